@@ -1,0 +1,1 @@
+"""Captions for a dataset, and the ledger that makes any captioner resumable."""

@@ -1,0 +1,1 @@
+"""What makes the pack work with no download: a tiny FLUX family and procedurally painted pictures."""

@@ -1,0 +1,118 @@
+"""Files that appear whole or not at all, lines that survive a crash, and hashes that name content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this prefix and may be removed
+
+
+@contextlib.contextmanager
+def appearing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends, it is flushed to disk and renamed to `path`.
+
+    Works for a file or a folder that the block creates. If the block raises, nothing appears and the temporary is removed.
+    An existing file is replaced; an existing folder is replaced too (it is moved away first, then removed).
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
+    try:
+        yield temporary
+        _flush(temporary)
+        if final.is_dir():
+            discarded = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-old")
+            os.rename(final, discarded)
+            os.rename(temporary, final)
+            shutil.rmtree(discarded, ignore_errors=True)
+        else:
+            os.replace(temporary, final)
+        _flush_folder(final.parent)
+    finally:
+        remove(temporary)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write `content` so that `path` holds either the old or the new content, whatever happens meanwhile."""
+    with appearing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append one line (no newline inside) and flush it to disk before returning.
+
+    A crash can leave a last line without its newline; `read_jsonl` leaves such a torso out, and the next append starts
+    on a line of its own.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of a line file; a missing file gives none, a line torn by a crash is left out."""
+    try:
+        content = Path(path).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    records = []
+    for line in content.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file or a folder with all it holds; nothing happens where there is none."""
+    target = Path(path)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def remove_partials(folder: str | Path) -> None:
+    """Remove what killed processes left half-written directly in `folder`."""
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+        remove(leftover)
+
+
+def content_hash(value: Any, length: int = 16) -> str:
+    """Hash a JSON-able value (keys sorted, so that order does not matter) to `length` hexadecimal digits of SHA-256."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def _flush(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder for flushing; its renames are journaled
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,20 @@
+"""The ComfyUI faces: one V3 class per node, each thin over the pure packages. Only this folder knows ComfyUI."""
+
+import importlib
+import logging
+
+from comfy_api.latest import ComfyExtension, io
+
+MODULES = ("dataset", "captions", "training", "rendering", "prompts", "embedded")
+
+
+class ImpastoExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node of the pack. A module that cannot be imported costs its own nodes and a line in the log."""
+        nodes: list[type[io.ComfyNode]] = []
+        for name in MODULES:
+            try:
+                nodes += importlib.import_module(f".{name}", __package__).NODES
+            except Exception:
+                logging.getLogger(__name__).exception("Impasto's %s nodes could not be imported and are missing", name)
+        return nodes

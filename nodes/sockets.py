@@ -1,0 +1,10 @@
+"""The pack's socket types. What travels on them is small, frozen and serialisable (paths, ids, settings)."""
+
+from comfy_api.latest import io
+
+Dataset = io.Custom("IMPASTO_DATASET")  # curation.records.Dataset
+DatasetConfig = io.Custom("IMPASTO_DATASET_CONFIG")  # curation.toml.DatasetConfig
+Prompts = io.Custom("IMPASTO_PROMPTS")  # tuple of prompting.prompt_set.Prompt
+Features = io.Custom("IMPASTO_FEATURES")  # trainers.features.Features
+Training = io.Custom("IMPASTO_TRAINING")  # trainers.settings.Settings
+Run = io.Custom("IMPASTO_RUN")  # trainers.runs.Run

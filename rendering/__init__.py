@@ -1,0 +1,1 @@
+"""Pictures of a training run: the progress grid and the loss plot."""
