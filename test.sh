@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up everything under .impasto/, then checks the style and runs the tests.
+#   ./test.sh                    all that finishes within about 20 minutes on 2 cores
+#   ./test.sh --long             also the rest: more kills, more sizes
+#   ./test.sh tests/nodes -q     arguments are pytest's
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+if [ "${1:-}" = --long ]; then
+  export IMPASTO_LONG=1
+  shift
+fi
+. setup/python.sh
+"$PYTHON" setup/environment.py --test
+.impasto/venv/bin/ruff check .
+exec .impasto/venv/bin/python -m pytest "$@"
