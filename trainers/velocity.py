@@ -1,0 +1,138 @@
+"""The forward pass that training differentiates: noisy latents in, velocity out, as ComfyUI's sampler computes it.
+
+diffusers' own `FluxTransformer2DModel.forward` is not used: it casts sigma to the hidden dtype before the sinusoidal
+embedding, and in bfloat16 the timesteps between 512 and 1024 are then 4 apart. Here sigma stays float32 up to there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import FeatureError
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+PATCH = 2  # latent pixels per side of a token; BFL flux/sampling.py `prepare`
+TIMESTEPS = 1000.0  # sigma and guidance are embedded times this; BFL flux/modules/layers.py `time_factor`
+
+
+def predict_velocity(
+    transformer: FluxTransformer2DModel,
+    latents: torch.Tensor,
+    sigma: torch.Tensor,
+    t5: torch.Tensor,
+    pooled: torch.Tensor,
+    guidance: float = 1.0,
+    checkpointing: bool = False,
+) -> torch.Tensor:
+    """Predict the velocity ε - x₀ of noisy latents.
+
+    Args:
+        transformer: on the device of the other tensors, in any floating dtype, with or without an adapter.
+        latents: (batch, 16, height/8, width/8), scaled, noised to `sigma`.
+        sigma: (batch,), float32, in [0, 1].
+        t5: (batch, tokens, context width).
+        pooled: (batch, pooled width).
+        guidance: what the guidance embedding of a distilled model (FLUX.1-dev) is told; others don't use it.
+        checkpointing: recompute each block in the backward pass instead of keeping what it computed.
+
+    Returns:
+        The velocity, in the shape and dtype of `latents`.
+
+    Raises:
+        FeatureError: the latents' height or width is odd (pictures must be multiples of 16 pixels), or features have a
+            width that this transformer does not take.
+    """
+    _check_shapes(transformer, latents, t5, pooled)
+    rows, columns = latents.shape[-2] // PATCH, latents.shape[-1] // PATCH
+    dtype = transformer.x_embedder.weight.dtype
+    image = transformer.x_embedder(patchify(latents).to(dtype))
+    text = transformer.context_embedder(t5.to(dtype))
+    conditioning = _embed_conditioning(transformer, sigma, pooled.to(dtype), guidance)
+    rotary = transformer.pos_embed(position_ids(t5.shape[1], rows, columns, latents.device))
+
+    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        if checkpointing and torch.is_grad_enabled():
+            # Non-reentrant: gradients reach the adapter though neither image nor text requires them in the first block.
+            text, image = checkpoint(block, image, text, conditioning, rotary, use_reentrant=False)
+        else:
+            text, image = block(image, text, conditioning, rotary)
+
+    tokens = transformer.proj_out(transformer.norm_out(image, conditioning))
+    return unpatchify(tokens, rows, columns).to(latents.dtype)
+
+
+def patchify(latents: torch.Tensor) -> torch.Tensor:
+    """Cut (batch, channels, height, width) into tokens (batch, height/2 * width/2, channels * 4).
+
+    The order within a token is channel, row, column: ComfyUI's "b c (h ph) (w pw) -> b (h w) (c ph pw)".
+    """
+    batch, channels, height, width = latents.shape
+    patches = latents.reshape(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * PATCH * PATCH)
+
+
+def unpatchify(tokens: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Put tokens (batch, rows * columns, channels * 4) back together: (batch, channels, rows * 2, columns * 2)."""
+    batch = tokens.shape[0]
+    patches = tokens.reshape(batch, rows, columns, -1, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, -1, rows * PATCH, columns * PATCH)
+
+
+def position_ids(text_tokens: int, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Positions for the rotary embedding: text (0, 0, 0), image (0, row, column); float32, as bfloat16 ends at 256.
+
+    Returns:
+        (text_tokens + rows * columns, 3).
+    """
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float32, device=device),
+        torch.arange(columns, dtype=torch.float32, device=device),
+        indexing="ij",
+    )
+    image = torch.stack((torch.zeros_like(row), row, column), dim=-1).reshape(-1, 3)
+    return torch.cat((torch.zeros(text_tokens, 3, dtype=torch.float32, device=device), image))
+
+
+def embed_sigma(transformer: FluxTransformer2DModel, sigma: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Embed sigma (batch,) to (batch, hidden size); the sinusoids are computed in float32, then cast to `dtype`."""
+    embed = transformer.time_text_embed
+    return embed.timestep_embedder(embed.time_proj(sigma.float() * TIMESTEPS).to(dtype))
+
+
+def _embed_conditioning(
+    transformer: FluxTransformer2DModel, sigma: torch.Tensor, pooled: torch.Tensor, guidance: float
+) -> torch.Tensor:
+    embed = transformer.time_text_embed
+    conditioning = embed_sigma(transformer, sigma, pooled.dtype)
+    if transformer.config.guidance_embeds:
+        scale = torch.full_like(sigma, guidance, dtype=torch.float32) * TIMESTEPS
+        conditioning = conditioning + embed.guidance_embedder(embed.time_proj(scale).to(pooled.dtype))
+    return conditioning + embed.text_embedder(pooled)
+
+
+def _check_shapes(
+    transformer: FluxTransformer2DModel, latents: torch.Tensor, t5: torch.Tensor, pooled: torch.Tensor
+) -> None:
+    config = transformer.config
+    height, width = latents.shape[-2:]
+    if height % PATCH or width % PATCH:
+        raise FeatureError(
+            f"Latents of {width}x{height} (a picture of {width * 8}x{height * 8} pixels) cannot be cut into "
+            f"{PATCH}x{PATCH} patches. Encode again with bucket sides that are multiples of 16 pixels."
+        )
+    widths = (
+        ("latent channels", latents.shape[1], config.in_channels // PATCH**2),
+        ("T5 width", t5.shape[-1], config.joint_attention_dim),
+        ("pooled CLIP width", pooled.shape[-1], config.pooled_projection_dim),
+    )
+    for what, given, taken in widths:
+        if given != taken:
+            raise FeatureError(
+                f"The features' {what} is {given}, this model takes {taken}. "
+                "Encode again with the CLIP and VAE that belong to the model."
+            )
