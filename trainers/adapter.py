@@ -109,18 +109,19 @@ def lora_parameters(transformer: FluxTransformer2DModel) -> list[torch.nn.Parame
     return [layer.weight for _, lora_a, lora_b in _layers(transformer) for layer in (lora_a, lora_b)]
 
 
-def lora_state_dict(transformer: FluxTransformer2DModel, alpha: float) -> dict[str, torch.Tensor]:
+def lora_state_dict(transformer: FluxTransformer2DModel) -> dict[str, torch.Tensor]:
     """Copy the adapter to the CPU in its exported form, float32.
 
     Per layer `transformer.<module>.lora_A.weight` (rank, inputs), `.lora_B.weight` (outputs, rank) and `.alpha`
-    (scalar, as given to `add_lora`); without the last, loaders assume alpha = rank. The file's metadata must not have
+    (scalar); without the last, loaders assume alpha = rank. The file's metadata must not have
     diffusers' own `lora_adapter_metadata`: its loader refuses to be given both.
     """
+    alpha = float(transformer.peft_config[ADAPTER].lora_alpha)
     state = {}
     for name, lora_a, lora_b in _layers(transformer):
         state[f"{EXPORT_PREFIX}{name}.lora_A.weight"] = _exported(lora_a.weight)
         state[f"{EXPORT_PREFIX}{name}.lora_B.weight"] = _exported(lora_b.weight)
-        state[f"{EXPORT_PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
+        state[f"{EXPORT_PREFIX}{name}.alpha"] = torch.tensor(alpha)
     return state
 
 
@@ -130,7 +131,7 @@ def load_lora_state_dict(transformer: FluxTransformer2DModel, state: Mapping[str
     Raises:
         TrainingError: the state has other layers, shapes or alpha than the adapter.
     """
-    current = lora_state_dict(transformer, transformer.peft_config[ADAPTER].lora_alpha)
+    current = lora_state_dict(transformer)
     if current.keys() != state.keys():
         differing = sorted(current.keys() ^ state.keys())
         raise TrainingError(

@@ -44,10 +44,10 @@ def predict_velocity(
         The velocity, in the shape and dtype of `latents`.
 
     Raises:
-        FeatureError: the latents' height or width is odd (pictures must be multiples of 16 pixels), or features have a
-            width that this transformer does not take.
+        FeatureError: the latents' height or width is odd (pictures must be multiples of 16 pixels), or their channels
+            are not this model's.
     """
-    _check_shapes(transformer, latents, t5, pooled)
+    _check_latents(transformer, latents)
     rows, columns = latents.shape[-2] // PATCH, latents.shape[-1] // PATCH
     dtype = transformer.x_embedder.weight.dtype
     image = transformer.x_embedder(patchify(latents).to(dtype))
@@ -115,24 +115,15 @@ def _embed_conditioning(
     return conditioning + embed.text_embedder(pooled)
 
 
-def _check_shapes(
-    transformer: FluxTransformer2DModel, latents: torch.Tensor, t5: torch.Tensor, pooled: torch.Tensor
-) -> None:
-    config = transformer.config
-    height, width = latents.shape[-2:]
+def _check_latents(transformer: FluxTransformer2DModel, latents: torch.Tensor) -> None:
+    channels, height, width = latents.shape[-3:]
     if height % PATCH or width % PATCH:
         raise FeatureError(
             f"Latents of {width}x{height} (a picture of {width * 8}x{height * 8} pixels) cannot be cut into "
             f"{PATCH}x{PATCH} patches. Encode again with bucket sides that are multiples of 16 pixels."
         )
-    widths = (
-        ("latent channels", latents.shape[1], config.in_channels // PATCH**2),
-        ("T5 width", t5.shape[-1], config.joint_attention_dim),
-        ("pooled CLIP width", pooled.shape[-1], config.pooled_projection_dim),
-    )
-    for what, given, taken in widths:
-        if given != taken:
-            raise FeatureError(
-                f"The features' {what} is {given}, this model takes {taken}. "
-                "Encode again with the CLIP and VAE that belong to the model."
-            )
+    if channels * PATCH**2 != transformer.config.in_channels:
+        raise FeatureError(
+            f"The latents have {channels} channels, this model takes {transformer.config.in_channels // PATCH**2}. "
+            "Encode again with the VAE that belongs to the model."
+        )
