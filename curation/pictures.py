@@ -1,0 +1,111 @@
+"""Picture files: what a header tells without decoding, storing by content, and decoding whole to find damage."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageFile
+
+from ..files import write_whole
+
+# Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS)
+
+
+class PictureRefused(Exception):
+    """One picture cannot be used. It is recorded and left out; the rest goes on."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(reason)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class Header:
+    extension: str  # by content, whatever the file was called
+    width: int  # pixels
+    height: int  # pixels
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    file_name: str  # "images/<sha256>.<ext>"
+    sha256: str
+    width: int
+    height: int
+    size: int  # bytes
+
+
+def read_header(data: bytes) -> Header:
+    """What the first bytes of a picture tell, without decoding it.
+
+    Raises:
+        PictureRefused: not a JPEG, PNG or WebP by content, or larger than `MAX_PIXELS`.
+    """
+    if not data:
+        raise PictureRefused("empty", "the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            kind, (width, height) = picture.format, picture.size
+    except Image.DecompressionBombError:
+        raise PictureRefused("too_large", f"more than {2 * MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # Pillow's plugins raise whatever they meet in damaged bytes
+        raise PictureRefused("unreadable", f"no readable picture ({_first_line(error)})") from error
+    if kind not in EXTENSIONS:
+        raise PictureRefused("format", f"format {kind} is not JPEG, PNG or WebP")
+    if width * height > MAX_PIXELS:
+        raise PictureRefused("too_large", f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+    return Header(EXTENSIONS[kind], width, height)
+
+
+def store_picture(folder: Path, data: bytes) -> StoredPicture:
+    """Store the bytes as they are under `<folder>/images/<sha256>.<ext>`, unless they are there already.
+
+    Raises:
+        PictureRefused: see `read_header`.
+    """
+    header = read_header(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    file_name = f"images/{sha256}.{header.extension}"
+    path = folder / file_name
+    if not path.exists() or path.stat().st_size != len(data):
+        write_whole(path, data)
+    return StoredPicture(file_name, sha256, header.width, header.height, len(data))
+
+
+def decode_whole(path: Path) -> None:
+    """Decode every pixel, so that damage is found here and not in training.
+
+    Raises:
+        PictureRefused: the file is missing, truncated or damaged.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except FileNotFoundError:
+        raise PictureRefused("missing", f"the stored file {path.name} is missing") from None
+    except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
+        raise PictureRefused("damaged", f"does not decode whole: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def strict_decoding() -> Iterator[None]:
+    """Let Pillow raise on a truncated file, even where another part of the process asked it to fill in grey instead."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _first_line(error: Exception) -> str:
+    # Pillow names the in-memory buffer in its message, which tells a person nothing
+    text = (str(error).splitlines() or [""])[0].partition(" <_io.BytesIO")[0]
+    return text or type(error).__name__

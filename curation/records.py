@@ -1,0 +1,148 @@
+"""A dataset on disk: its pictures' records in immutable manifests, and every picture refused on the way, with why.
+
+Where pictures come from is for the sources (`wikiart`); whether they are good enough is for `quality`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import DatasetError
+from ..files import write_whole
+
+REVISION_LENGTH = 16  # hexadecimal digits of SHA-256: 64 bits name every manifest that one dataset will ever have
+_LEFT_OUT_WHEN_EMPTY = {"title", "date"}  # so that a source without them has the same revisions whatever is added here
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of a dataset. The names are the columns of Hugging Face's imagefolder where it has one."""
+
+    file_name: str  # "images/<sha256>.<ext>", under the dataset's folder
+    sha256: str  # of the stored bytes
+    width: int  # pixels, from the header
+    height: int  # pixels, from the header
+    size: int  # bytes of the stored file, which are the source's own bytes
+    text: str = ""  # the caption, one line; "" as long as there is none
+    artist: str = ""  # as people write it, "Claude Monet"; "" when unknown
+    genre: str = ""  # the source's label, "still_life"; "" when unknown
+    style: str = ""  # the source's label, "Post_Impressionism"; "" when unknown
+    source: str = ""  # "<source>/<shard>#<row>"
+    title: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why one picture is not in the dataset."""
+
+    source: str  # as in `Record.source`
+    rule: str  # what it fell by: "min_side", "truncated" …
+    reason: str  # a sentence with the measured value
+    measured: float | None = None
+    limit: float | None = None
+    file_name: str = ""  # "" when the picture was never stored
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One revision of a dataset. Immutable: whatever changes the records writes another manifest."""
+
+    name: str
+    folder: str  # absolute
+    revision: str  # hash of the manifest's content
+
+    @property
+    def manifest(self) -> Path:
+        return Path(self.folder) / "manifests" / f"{self.revision}.jsonl"
+
+    def records(self) -> tuple[Record, ...]:
+        """Read the manifest.
+
+        Raises:
+            DatasetError: the manifest is gone, or was changed after it was written.
+        """
+        try:
+            content = self.manifest.read_bytes()
+        except FileNotFoundError:
+            raise DatasetError(
+                f"The manifest {self.manifest} of dataset '{self.name}' is gone: the folder was moved or deleted while "
+                "ComfyUI remembered it. Change an input of the node that loads the dataset, or restart ComfyUI."
+            ) from None
+        if _revision(content) != self.revision:
+            raise DatasetError(
+                f"The manifest {self.manifest} of dataset '{self.name}' was changed after it was written. Delete it, "
+                "and queue again from the node that loads the dataset; captions are edited in nodes, not in manifests."
+            )
+        return tuple(_from_line(Record, line) for line in content.decode().splitlines())
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Every picture refused between the source and this revision."""
+        path = _refusals_path(Path(self.folder), self.revision)
+        return tuple(_from_line(Refusal, line) for line in _text_if_any(path).splitlines())
+
+    def image_path(self, record: Record) -> Path:
+        """Where the picture lies: always directly in the dataset's own `images` folder, whatever the manifest says."""
+        return Path(self.folder) / "images" / Path(record.file_name).name
+
+    @property
+    def captions_ledger(self) -> Path:
+        return Path(self.folder) / "captions.jsonl"
+
+    def with_texts(self, texts: Mapping[str, str]) -> Dataset:
+        """The revision in which each picture whose sha256 is in `texts` has that caption."""
+        records = [replace(record, text=texts.get(record.sha256, record.text)) for record in self.records()]
+        return write_manifest(self.folder, records, self.refusals())
+
+
+def write_manifest(folder: str | Path, records: Iterable[Record], refusals: Iterable[Refusal] = ()) -> Dataset:
+    """Write the manifest of these records, in this order, and beside it the pictures refused; both appear whole.
+
+    Files that hold this content already are not touched. The dataset is called as its folder.
+
+    Raises:
+        DatasetError: there are no records.
+    """
+    root = Path(folder)
+    content = "".join(_to_line(record) for record in records).encode()
+    if not content:
+        raise DatasetError(f"The dataset '{root.name}' would have no picture. Loosen the filters before this node.")
+    dataset = Dataset(root.name, str(root), _revision(content))
+    if not dataset.manifest.exists() or dataset.manifest.read_bytes() != content:
+        write_whole(dataset.manifest, content)
+    refused = "".join(_to_line(refusal) for refusal in refusals)
+    refusals_path = _refusals_path(root, dataset.revision)
+    if refused != _text_if_any(refusals_path):
+        write_whole(refusals_path, refused)
+    return dataset
+
+
+def _refusals_path(folder: Path, revision: str) -> Path:
+    return folder / "rejected" / f"{revision}.jsonl"
+
+
+def _revision(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:REVISION_LENGTH]
+
+
+def _text_if_any(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _to_line(value: Record | Refusal) -> str:
+    columns = {name: cell for name, cell in asdict(value).items() if cell != "" or name not in _LEFT_OUT_WHEN_EMPTY}
+    # ASCII escapes keep every line separator that Unicode knows out of the file, so that a line stays a line
+    return json.dumps(columns) + "\n"
+
+
+def _from_line(kind: type[Any], line: str) -> Any:
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: cell for name, cell in json.loads(line).items() if name in known})
