@@ -1,0 +1,253 @@
+"""Nodes that make, filter and write datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..curation.labels import ANY, GENRES, STYLES
+from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
+from ..curation.toml import TomlSettings, write_dataset_toml
+from ..curation.wikiart import Request, load_paintings, source_fingerprint
+from ..errors import ImpastoError
+from . import host, sockets
+
+CATEGORY = "Impasto/Dataset"
+
+
+class ImpastoWikiArtLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoWikiArtLoader",
+            display_name="WikiArt Loader",
+            category=CATEGORY,
+            description=(
+                "Chooses paintings by style, genre and artist from a WikiArt-like source and stores them as a dataset. "
+                "The choice is seeded and spread over artists; the same inputs give the same pictures."
+            ),
+            search_aliases=["wikiart", "paintings", "load dataset", "parquet", "huggan/wikiart", "art"],
+            inputs=[
+                io.String.Input(
+                    "source",
+                    default="embedded-wikiart",
+                    tooltip="Folder in ComfyUI's datasets folder with parquet files in it or one folder below.",
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=[ANY, *STYLES],
+                    default=ANY,
+                    tooltip="Style label to take, or any. Over the API any label of the source is accepted.",
+                ),
+                io.Combo.Input(
+                    "genre",
+                    options=[ANY, *GENRES],
+                    default=ANY,
+                    tooltip="Genre label to take, or any. Over the API any label of the source is accepted.",
+                ),
+                io.String.Input(
+                    "artist",
+                    default=ANY,
+                    tooltip="Artist to take, or any: 'claude-monet' and 'Claude Monet' are the same.",
+                ),
+                io.Int.Input(
+                    "count",
+                    default=100,
+                    min=1,
+                    max=100_000,
+                    tooltip="How many paintings to take. Where fewer match, all are taken and the report says so.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFF_FFFF_FFFF_FFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Another seed, another choice. The same seed and source give the same pictures.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="paintings",
+                    tooltip="Name of the dataset: a folder of this name appears under ComfyUI's datasets folder.",
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output("dataset", tooltip="The dataset, without captions unless the source has some."),
+                io.String.Output("report", tooltip="How many paintings were available, asked for and taken."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, style: str, genre: str) -> bool | str:
+        """Accept labels that are not in the lists: another source has its own. `execute` looks for them there."""
+        return all(isinstance(label, str) for label in (style, genre)) or "style and genre are labels, or 'any'"
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str, **others: object) -> str:
+        """Choose again when the source's files have changed."""
+        try:
+            return source_fingerprint(host.datasets_root(), source)
+        except ImpastoError:  # `execute` will say what is wrong
+            return ""
+
+    @classmethod
+    def execute(
+        cls, source: str, style: str, genre: str, artist: str, count: int, seed: int, name: str
+    ) -> io.NodeOutput:
+        request = Request(source=source, name=name, style=style, genre=genre, artist=artist, count=count, seed=seed)
+        loaded = load_paintings(host.datasets_root(), request, host.progress())
+        return io.NodeOutput(loaded.dataset, loaded.report)
+
+
+class ImpastoQualityFilter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoQualityFilter",
+            display_name="Quality Filter",
+            category=CATEGORY,
+            description=(
+                "Refuses pictures that are too small, too narrow, too heavily compressed or damaged. The first three "
+                "are decided without decoding; every refusal is recorded with what was measured."
+            ),
+            search_aliases=["filter dataset", "remove bad images", "resolution filter", "truncated", "curate"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="The dataset to filter. It stays as it is."),
+                io.Int.Input(
+                    "min_side", default=512, min=0, max=16384, tooltip="Least length of the shorter side, in pixels."
+                ),
+                io.Float.Input(
+                    "max_aspect",
+                    default=2.0,
+                    min=1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Greatest ratio of the longer side to the shorter.",
+                ),
+                io.Float.Input(
+                    "min_bytes_per_pixel",
+                    default=DEFAULT_MIN_BYTES_PER_PIXEL,
+                    min=0.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip="Least bytes per pixel of the original file; less shows compression blocks. 0 for any.",
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
+                io.Image.Output(
+                    "rejected", tooltip="Contact sheet of the refused pictures with the reason under each."
+                ),
+                io.String.Output("report", tooltip="How many were kept, and why each of the others was refused."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset, min_side: int, max_aspect: float, min_bytes_per_pixel: float) -> io.NodeOutput:
+        thresholds = Thresholds(min_side, max_aspect, min_bytes_per_pixel)
+        filtered = filter_quality(dataset, thresholds, host.progress())
+        return io.NodeOutput(filtered.dataset, host.image_batch([filtered.sheet()]), filtered.report)
+
+
+class ImpastoDatasetTOMLWriter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoDatasetTOMLWriter",
+            display_name="Dataset TOML Writer",
+            category=CATEGORY,
+            description=(
+                "Puts pictures and captions side by side, and writes the dataset config that kohya sd-scripts and "
+                "trainers built on it read. What they would refuse later is refused here."
+            ),
+            search_aliases=["kohya", "sd-scripts", "dataset config", "toml", "buckets", "training data"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="A dataset in which every picture has a caption."),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=16,
+                    tooltip="Training size in pixels: no bucket has more pixels than a square of this side.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures per step; all of one batch share a bucket.",
+                ),
+                io.Int.Input(
+                    "num_repeats", default=1, min=1, max=10_000, tooltip="How often each picture is shown in one epoch."
+                ),
+                io.Boolean.Input(
+                    "enable_bucket",
+                    default=True,
+                    tooltip="Sort pictures into buckets by their aspect. Without it every picture is cropped square.",
+                ),
+                io.Int.Input(
+                    "min_bucket_reso",
+                    default=256,
+                    min=32,
+                    max=4096,
+                    step=32,
+                    advanced=True,
+                    tooltip="Shortest side of a bucket, pixels: a multiple of bucket_reso_steps, at most resolution.",
+                ),
+                io.Int.Input(
+                    "max_bucket_reso",
+                    default=1024,
+                    min=64,
+                    max=8192,
+                    step=32,
+                    advanced=True,
+                    tooltip="Longest side of a bucket, pixels: a multiple of bucket_reso_steps, at least resolution.",
+                ),
+                io.Int.Input(
+                    "bucket_reso_steps",
+                    default=64,
+                    min=32,
+                    max=512,
+                    step=32,
+                    advanced=True,
+                    tooltip="Bucket sides are multiples of this many pixels. FLUX needs a multiple of 32.",
+                ),
+                io.Boolean.Input(
+                    "bucket_no_upscale",
+                    default=False,
+                    advanced=True,
+                    tooltip="Never enlarge a picture to fill its bucket; shortest and longest side are ignored then.",
+                ),
+                io.Float.Input(
+                    "validation_split",
+                    default=0.1,
+                    min=0.0,
+                    max=0.9,
+                    step=0.01,
+                    tooltip="Share of the pictures held out from training to measure the loss on. 0 holds out none.",
+                ),
+                io.Int.Input(
+                    "validation_seed",
+                    default=0,
+                    min=0,
+                    max=0x7FFF_FFFF,
+                    control_after_generate=False,
+                    advanced=True,
+                    tooltip="Which pictures are held out.",
+                ),
+            ],
+            outputs=[
+                sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),
+                io.String.Output("toml", tooltip="The text of the dataset config."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset, **settings) -> io.NodeOutput:
+        config = write_dataset_toml(dataset, TomlSettings(**settings), host.progress())
+        return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
+
+
+NODES = [ImpastoWikiArtLoader, ImpastoQualityFilter, ImpastoDatasetTOMLWriter]
