@@ -5,9 +5,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 case "${1:-}" in
-  "" | --serve) ;;
+  "" | --serve | --workflow) ;;
   *) sed -n '2,4s/^# //p' quickstart.sh; exit 2 ;;
 esac
 . setup/python.sh
-"$PYTHON" setup/environment.py
-exec .impasto/venv/bin/python setup/quickstart.py "$@"
+"$PYTHON" -m setup.environment
+exec .impasto/venv/bin/python -m setup.quickstart "$@"

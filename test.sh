@@ -10,6 +10,6 @@ if [ "${1:-}" = --long ]; then
   shift
 fi
 . setup/python.sh
-"$PYTHON" setup/environment.py --test
+"$PYTHON" -m setup.environment --test
 .impasto/venv/bin/ruff check .
 exec .impasto/venv/bin/python -m pytest "$@"

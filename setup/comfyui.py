@@ -10,7 +10,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from steps import StepFailed, Steps
+from . import comfy_cli
+from .steps import StepFailed, Steps
 
 VERSION = "0.30.0"
 REPOSITORY_URL = "https://github.com/comfyanonymous/ComfyUI"  # the one that comfy-cli clones
@@ -60,7 +61,7 @@ def fetch(home: Path, steps: Steps) -> ComfyUI:
     try:
         steps.run(
             ["git", "ls-remote", "--exit-code", REPOSITORY_URL, f"refs/tags/v{VERSION}"],
-            _quiet_git(),
+            os.environ | comfy_cli.QUIET_GIT,
             REACHABLE_SECONDS,
         )
         _clone(home, arriving, steps)
@@ -82,30 +83,12 @@ def read_version(path: Path) -> str:
     return match.group(1) if match else "of unknown version"
 
 
-def comfy_cli_environment(home: Path) -> dict[str, str]:
-    """Environment variables under which comfy-cli asks nothing, reports nothing and keeps off the person's settings."""
-    environment = _quiet_git() | {
-        "HOME": str(home / "tools" / "home"),  # comfy-cli keeps its settings, such as the last workspace, under HOME
-        "VIRTUAL_ENV": str(home / "tools"),  # else it would make another environment inside ComfyUI
-        "DO_NOT_TRACK": "1",
-    }
-    Path(environment["HOME"]).mkdir(parents=True, exist_ok=True)
-    settings_of_git = Path.home() / ".gitconfig"
-    if settings_of_git.is_file() and "GIT_CONFIG_GLOBAL" not in environment:
-        environment["GIT_CONFIG_GLOBAL"] = str(settings_of_git)
-    return environment
-
-
-def _quiet_git() -> dict[str, str]:
-    return os.environ | {"GIT_TERMINAL_PROMPT": "0"}
-
-
 def _clone(home: Path, arriving: Path, steps: Steps) -> None:
     # --cpu only keeps comfy-cli from asking which GPU: uv installs torch and all requirements, with constraints.
     skips = ["--cpu", "--skip-torch-or-directml", "--skip-requirement", "--skip-manager"]
     comfy = home / "tools" / "bin" / "comfy"
     command = [comfy, "--skip-prompt", "--workspace", arriving, "install", "--version", VERSION, *skips]
-    steps.run(command, comfy_cli_environment(home), CLONE_SECONDS)
+    steps.run(command, comfy_cli.environment(home), CLONE_SECONDS)
     if not (arriving / "main.py").is_file():
         raise StepFailed(f"comfy-cli reported success, but {arriving / 'main.py'} is not there.")
 

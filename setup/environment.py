@@ -1,7 +1,7 @@
 """Make the environment under .impasto/: tools, ComfyUI, a virtual environment, a base directory with the pack in it.
 
 Runs on any Python from 3.10 on, with the standard library only. Done once, it takes a second:
-    python3 setup/environment.py [--test]
+    python3 -m setup.environment [--test]
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import comfyui
-from steps import Screen, StepFailed, Steps
+from . import comfyui
+from .steps import Screen, StepFailed, Steps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOME = REPOSITORY / ".impasto"
