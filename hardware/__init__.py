@@ -1,0 +1,1 @@
+"""Devices and memory: what there is, what is free, what holds it."""

@@ -1,0 +1,24 @@
+"""How much memory this process has used at most, on the host and on its accelerator."""
+
+from __future__ import annotations
+
+import sys
+
+
+def peak_host_memory() -> int:
+    """Largest resident set of this process so far, in bytes."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB, macOS in bytes
+
+
+def peak_device_memory() -> int:
+    """Largest memory that PyTorch has held on the current CUDA or ROCm device, in bytes; 0 without such a device."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0

@@ -1,0 +1,65 @@
+"""The flow-matching objective: its formulas, its distributions, and that every step can be drawn on its own."""
+
+import pytest
+import torch
+from impasto.trainers import objective, sampling
+
+
+def draw(sampling_name, count=20_000, image_tokens=1024):
+    return objective.sample_sigmas(count, sampling_name, image_tokens, objective.generator(7, "test"))
+
+
+def test_sigma_one_is_noise_and_sigma_zero_is_the_picture():
+    latents, noise = torch.randn(2, 2, 16, 4, 4).unbind(0)
+    noisy = objective.noisy_latents(latents, noise, torch.tensor([0.0, 1.0]))
+    assert torch.equal(noisy[0], latents[0])
+    assert torch.equal(noisy[1], noise[1])
+
+
+def test_the_loss_is_zero_for_noise_minus_latents_and_only_there():
+    latents, noise = torch.randn(2, 1, 16, 4, 4).unbind(0)
+    assert objective.velocity_loss(noise - latents, latents, noise) == 0
+    assert objective.velocity_loss(latents - noise, latents, noise) > 1
+
+
+def test_following_the_true_velocity_from_noise_arrives_at_the_picture():
+    latents, noise = torch.randn(2, 1, 16, 8, 8).unbind(0)
+    arrived = sampling.sample(lambda x, sigma: noise - latents, noise, steps=3)
+    assert torch.allclose(arrived, latents, atol=1e-5)
+
+
+def test_the_sampling_schedule_goes_from_one_to_zero_and_lingers_at_noise_for_large_pictures():
+    small, large = sampling.schedule(8, 256), sampling.schedule(8, 4096)
+    assert small[0] == large[0] == 1 and small[-1] == large[-1] == 0
+    assert all(a > b for a, b in zip(small, small[1:], strict=False))
+    assert large[4] > small[4] > 0.5
+
+
+@pytest.mark.parametrize(("tokens", "mu"), [(256, 0.5), (4096, 1.15), (1024, 0.63)])
+def test_the_resolution_shift_is_that_of_flux(tokens, mu):
+    assert objective.resolution_shift(tokens) == pytest.approx(mu, abs=0.001)
+
+
+def test_sigmas_are_fp32_and_within_zero_and_one():
+    for name in ("uniform", "sigmoid", "flux_shift"):
+        sigma = draw(name)
+        assert sigma.dtype == torch.float32 and sigma.min() >= 0 and sigma.max() <= 1
+
+
+def test_each_sampling_has_its_own_distribution():
+    uniform, sigmoid, shift = (draw(name) for name in ("uniform", "sigmoid", "flux_shift"))
+    assert uniform.std() == pytest.approx(12**-0.5, abs=0.01)
+    assert sigmoid.mean() == pytest.approx(0.5, abs=0.01) and sigmoid.std() == pytest.approx(0.208, abs=0.01)
+    assert shift.median() == pytest.approx(1 / (1 + 2.718281828 ** -objective.resolution_shift(1024)), abs=0.02)
+
+
+def test_a_steps_random_numbers_depend_on_seed_purpose_and_step_alone():
+    def numbers(*arguments):
+        return torch.rand(4, generator=objective.generator(*arguments)).tolist()
+
+    torch.manual_seed(1)
+    first = numbers(5, "batch", 731)
+    torch.manual_seed(2)
+    assert numbers(5, "batch", 731) == first
+    assert first not in (numbers(6, "batch", 731), numbers(5, "batch", 732), numbers(5, "sample", 731))
+    assert numbers(2**64 - 1, "batch", 0)

@@ -1,0 +1,133 @@
+"""Run folders: one per set of inputs, found again, and LoRA files that never overwrite another run's."""
+
+import json
+import os
+
+import pytest
+import torch
+from impasto.errors import NameRefused, TrainingError
+from impasto.trainers import checkpoints, runs
+from impasto.trainers.features import Features
+from impasto.trainers.settings import Settings
+
+FEATURES = Features("/features/abc", "abc")
+
+
+def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/models/flux.safetensors"):
+    return runs.create_run(root, name, settings or Settings(), FEATURES, weights, fingerprint)
+
+
+def save_checkpoint(run, step, value):
+    lora = {"transformer.x.lora_A.weight": torch.full((2, 2), float(value))}
+    return checkpoints.save(run.path / "checkpoints", step, lora, {"impasto_run": run.id}, {"optimizer": {}})
+
+
+def finish(run):
+    (run.path / "status.json").write_text(json.dumps({"state": "finished"}))
+
+
+def first_value(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)["transformer.x.lora_A.weight"][0, 0].item()
+
+
+def test_the_same_inputs_are_the_same_run_wherever_the_model_lies(tmp_path):
+    assert make_run(tmp_path) == make_run(tmp_path, weights="/elsewhere/flux.safetensors")
+
+
+def test_other_settings_or_another_model_are_another_run(tmp_path):
+    ids = {
+        make_run(tmp_path).id,
+        make_run(tmp_path, settings=Settings(rank=8)).id,
+        make_run(tmp_path, fingerprint="f2").id,
+    }
+    assert len(ids) == 3
+
+
+def test_the_job_is_read_back_as_it_was_written(tmp_path):
+    run = make_run(tmp_path, settings=Settings(seed=2**63 + 5))
+    job = runs.Job.read(run)
+    assert job.settings == Settings(seed=2**63 + 5) and job.features_folder == FEATURES.folder and job.name == "monet"
+
+
+@pytest.mark.parametrize("name", ["../monet", "/etc", "a/b", "", "..", "CON"])
+def test_a_name_that_leaves_the_root_is_refused(tmp_path, name):
+    with pytest.raises(NameRefused):
+        make_run(tmp_path, name)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_name_that_a_symbolic_link_leads_out_of_the_root_is_refused(tmp_path):
+    root, outside = tmp_path / "loras", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    os.symlink(outside, root / "monet")
+    run = make_run(tmp_path / "runs")
+    save_checkpoint(run, 10, 1)
+    with pytest.raises(NameRefused, match="outside"):
+        runs.publish(run, "monet", root)
+    assert not any(outside.iterdir())
+
+
+def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
+    run = make_run(tmp_path)
+    with pytest.raises(TrainingError, match=run.id):
+        runs.find_run(tmp_path, "monet-00000000")
+
+
+def test_an_unfinished_run_publishes_its_checkpoints_but_no_final_lora(tmp_path):
+    run = make_run(tmp_path / "runs")
+    save_checkpoint(run, 10, 1)
+    assert runs.publish(run, "monet", tmp_path / "loras") is None
+    assert sorted(path.name for path in (tmp_path / "loras" / "monet").iterdir()) == ["monet-000010.safetensors"]
+
+
+def test_a_second_run_of_the_same_name_keeps_the_first_ones_files(tmp_path):
+    loras = tmp_path / "loras"
+    first, second = make_run(tmp_path / "runs"), make_run(tmp_path / "runs", settings=Settings(rank=8))
+    for value, run in enumerate((first, second)):
+        save_checkpoint(run, 10, value)
+        finish(run)
+        assert first_value(runs.publish(run, "monet", loras)) == value
+    assert first_value(loras / "monet" / f"monet.{first.id}.safetensors") == 0
+    assert first_value(loras / "monet" / f"monet-000010.{first.id}.safetensors") == 0
+
+
+def test_publishing_twice_changes_nothing(tmp_path):
+    run = make_run(tmp_path / "runs")
+    save_checkpoint(run, 10, 1)
+    finish(run)
+    final = runs.publish(run, "monet", tmp_path / "loras")
+    before = {path: path.stat().st_mtime_ns for path in final.parent.iterdir()}
+    runs.publish(run, "monet", tmp_path / "loras")
+    assert {path: path.stat().st_mtime_ns for path in final.parent.iterdir()} == before
+
+
+def test_metrics_keep_the_last_word_on_each_step_and_leave_torn_lines_out(tmp_path):
+    run = make_run(tmp_path)
+    (run.path / "metrics.jsonl").write_text(
+        '{"step": 2, "loss": 1}\n{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"st'
+    )
+    assert run.metrics() == [{"step": 1, "loss": 3}, {"step": 2, "loss": 2}]
+
+
+def test_a_trainer_waits_for_the_one_before_it_and_gives_up_when_asked_to(tmp_path):
+    run = make_run(tmp_path)
+    with (
+        runs.sole_trainer(run, lambda: False),
+        pytest.raises(TrainingError, match="Another trainer"),
+        runs.sole_trainer(run, lambda: True),
+    ):
+        pass
+    with runs.sole_trainer(run, lambda: True):
+        pass
+
+
+def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path):
+    run = make_run(tmp_path)
+    save_checkpoint(run, 10, 1)
+    torso = run.path / "checkpoints" / ".partial-12345678-step-000020"
+    torso.mkdir()
+    assert checkpoints.latest(run.path / "checkpoints").step == 10
+    assert not torso.exists()

@@ -1,0 +1,175 @@
+"""Training in its own process: it learns, stops when asked, and goes on to the same weights after any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from impasto.errors import TrainingError
+from impasto.progress import silent
+from impasto.trainers import launch
+from safetensors.torch import load_file
+
+
+class Cancelled(BaseException):
+    """As ComfyUI's interrupt, not an Exception."""
+
+
+def cancel_at(step: int):
+    def progress(done, total, text="", preview=None):
+        if done >= step:
+            raise Cancelled
+
+    return progress
+
+
+def final_adapter(run):
+    checkpoints = run.checkpoints()
+    return load_file(checkpoints[max(checkpoints)] / "adapter.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_features, tiny_weights):
+    """The run that others are compared with: 24 steps in one go."""
+    from impasto.trainers import flux_weights, runs
+    from impasto.trainers.settings import Settings
+
+    settings = Settings(steps=24, checkpoint_every=8, rank=4, alpha=4.0, learning_rate=1e-3, sample_steps=2)
+    root = tmp_path_factory.mktemp("runs")
+    run = runs.create_run(root, "tiny", settings, tiny_features, tiny_weights, flux_weights.fingerprint(tiny_weights))
+    launch.train(run, cpu=True, progress=silent)
+    return run
+
+
+LONG = {"steps": 24, "checkpoint_every": 8}
+
+
+def test_a_run_leaves_checkpoints_samples_metrics_and_its_peak_memory(uninterrupted):
+    assert list(uninterrupted.checkpoints()) == [8, 16, 24]
+    assert len(list(uninterrupted.path.glob("samples/*/latents.safetensors"))) == 3
+    status = uninterrupted.status()
+    assert status["state"] == "finished" and status["step"] == 24 and status["peak_memory"] > 50e6
+    steps = [record["step"] for record in uninterrupted.metrics()]
+    assert steps == list(range(25))
+
+
+def test_the_held_out_loss_falls(uninterrupted):
+    held_out = [record["held_out_loss"] for record in uninterrupted.metrics() if "held_out_loss" in record]
+    assert len(held_out) == 4 and held_out[-1] < held_out[0]
+
+
+def test_every_lora_b_has_moved(uninterrupted):
+    moved = {key: value.abs().max() > 0 for key, value in final_adapter(uninterrupted).items() if "lora_B" in key}
+    assert moved and all(moved.values())
+
+
+def test_lora_b_is_nonzero_after_the_first_step(make_run):
+    run = make_run(steps=1, sample_steps=0)
+    launch.train(run, cpu=True, progress=silent)
+    assert all(value.abs().max() > 0 for key, value in final_adapter(run).items() if "lora_B" in key)
+
+
+def test_the_learning_rate_is_what_was_asked_for(uninterrupted):
+    assert {record["learning_rate"] for record in uninterrupted.metrics() if "loss" in record} == {1e-3}
+
+
+def test_the_learning_rate_warms_up_and_falls(make_run):
+    run = make_run(steps=8, warmup_steps=2, scheduler="linear", sample_steps=0)
+    launch.train(run, cpu=True, progress=silent)
+    rates = [record["learning_rate"] for record in run.metrics() if "loss" in record]
+    assert rates[:3] == pytest.approx([0, 5e-4, 1e-3]) and rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_a_finished_run_is_returned_without_starting_a_process(uninterrupted, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    launch.train(uninterrupted, cpu=True, progress=silent)
+
+
+def test_cancel_saves_the_step_it_is_in_and_queueing_again_ends_at_the_same_weights(make_run, uninterrupted):
+    run = make_run(**LONG)
+    with pytest.raises(Cancelled):
+        launch.train(run, cpu=True, progress=cancel_at(3))
+    status, saved = run.status(), list(run.checkpoints())
+    assert status["state"] == "stopped" and saved == [status["step"]] and 3 <= status["step"] < 24
+    launch.train(run, cpu=True, progress=silent)
+    assert same(final_adapter(run), final_adapter(uninterrupted))
+    assert list(run.checkpoints()) == [8, 16, 24]
+    losses = [{record["step"]: record.get("loss") for record in r.metrics()} for r in (run, uninterrupted)]
+    assert losses[0] == losses[1]
+
+
+def trainer_pid(run) -> int:
+    """The process that trains (not accelerate's launcher), by its command line."""
+    found = subprocess.run(["pgrep", "-f", f"child.py {run.folder}"], capture_output=True, text=True).stdout.split()
+    return max(int(pid) for pid in found)
+
+
+def test_a_killed_trainer_is_explained_and_the_next_one_ends_at_the_same_weights(make_run, uninterrupted):
+    run = make_run(**LONG)
+
+    killed = []
+
+    def kill_at_ten(done, total, text="", preview=None):
+        if done >= 10 and not killed:
+            killed.append(trainer_pid(run))
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match=r"(?s)killed from outside.*memory.*Queue again"):
+        launch.train(run, cpu=True, progress=kill_at_ten)
+    assert 8 in run.checkpoints()
+    launch.train(run, cpu=True, progress=silent)
+    assert same(final_adapter(run), final_adapter(uninterrupted))
+
+
+def test_the_trainer_saves_and_stops_when_its_parent_is_killed(make_run, uninterrupted):
+    run = make_run(**LONG)
+    read_end, write_end = os.pipe()
+    process = subprocess.Popen(launch.command(run, cpu=True, config=None), stdin=read_end, stderr=subprocess.DEVNULL)
+    os.close(read_end)
+    deadline = time.monotonic() + 120
+    while not any(record["step"] >= 2 for record in run.metrics()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.close(write_end)  # what the kernel does when the parent dies
+    assert process.wait(60) == 0
+    assert run.status()["state"] == "stopped" and list(run.checkpoints())[-1] == run.status()["step"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_learning_rate(make_run):
+    run = make_run(steps=40, learning_rate=1.0, max_grad_norm=0.0, rank=64, alpha=4096.0)
+    with pytest.raises(TrainingError, match=r"(?s)loss became (nan|inf).*learning_rate \(now 1\)"):
+        launch.train(run, cpu=True, progress=silent)
+    assert run.status()["state"] == "failed"
+
+
+def test_text_features_of_another_model_are_refused_before_training(make_run, tmp_path):
+    from impasto.embedded.transformer_weights import transformer_weights
+    from safetensors.torch import save_file
+
+    other = tmp_path / "other.safetensors"
+    sizes = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 1, "context_width": 96, "pooled_width": 32}
+    save_file(transformer_weights(**sizes, seed=0), other)
+    with pytest.raises(TrainingError, match="64 and 32 wide.*takes 96 and 32.*CLIP that belongs to this model"):
+        launch.train(make_run(weights=other), cpu=True, progress=silent)
+
+
+def test_gradient_accumulation_takes_more_batches_per_step(make_run):
+    run = make_run(steps=2, gradient_accumulation=3, sample_steps=0)
+    launch.train(run, cpu=True, progress=silent)
+    assert run.status()["state"] == "finished" and [record["step"] for record in run.metrics()] == [0, 1, 2]
+
+
+def test_the_lora_file_says_what_made_it(uninterrupted):
+    from impasto.trainers.runs import lora_metadata
+
+    metadata = lora_metadata(uninterrupted.checkpoints()[24] / "adapter.safetensors")
+    assert metadata["impasto_run"] == uninterrupted.id and metadata["impasto_step"] == "24"
+    assert metadata["ss_network_dim"] == "4" and json.loads(metadata["ss_network_alpha"]) == 4.0

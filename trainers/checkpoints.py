@@ -1,0 +1,92 @@
+"""Checkpoints of a run: the adapter, and what is needed to go on from it as if nothing had happened.
+
+No random state is kept: order, noise and dropout are drawn from the seed and the step (see `objective.derived_seed`),
+so the step itself is the data position and the random state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TrainingError
+from ..files import TEMPORARY_PREFIX, appearing, remove, remove_partials
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADAPTER_FILE = "adapter.safetensors"
+STATE_FILE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    folder: Path
+
+    def adapter(self) -> dict[str, Tensor]:
+        """The LoRA in its exported form."""
+        from safetensors.torch import load_file
+
+        return load_file(self.folder / ADAPTER_FILE)
+
+    def state(self) -> dict[str, Any]:
+        """State dicts of the optimiser and the learning-rate scheduler."""
+        import torch
+
+        return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The checkpoint with the most steps in `folder`; what a killed process left half-written is removed."""
+    remove_partials(folder)
+    found = sorted(folder.glob("step-*"))
+    return Checkpoint(int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
+
+
+def save(
+    folder: Path, step: int, adapter: dict[str, Tensor], metadata: dict[str, str], state: dict[str, Any]
+) -> Checkpoint:
+    """Write `step-<step>` into `folder` so that it is there whole or not at all.
+
+    Raises:
+        TrainingError: the disk is full; the checkpoints before this one are untouched.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    checkpoint = Checkpoint(step, folder / f"step-{step:06d}")
+    with _disk_full_explained(checkpoint), appearing(checkpoint.folder) as temporary:
+        temporary.mkdir()
+        save_file(adapter, temporary / ADAPTER_FILE, metadata)
+        torch.save(state, temporary / STATE_FILE)
+    return checkpoint
+
+
+def discard(checkpoint_folder: Path) -> None:
+    """Remove a checkpoint; killed half-way, what is left does not look like one."""
+    leaving = checkpoint_folder.with_name(f"{TEMPORARY_PREFIX}{checkpoint_folder.name}")
+    checkpoint_folder.rename(leaving)
+    remove(leaving)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(checkpoint: Checkpoint):
+    """PyTorch and safetensors report a full disk as errors of their own kinds; the free space tells."""
+    try:
+        yield
+    except Exception as error:
+        folder = checkpoint.folder.parent
+        free = shutil.disk_usage(folder).free
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and free > 1 << 20 and "os error 28" not in str(error).lower():
+            raise
+        raise TrainingError(
+            f"The disk is full: the checkpoint of step {checkpoint.step} could not be written to {folder} "
+            f"({free / 1e6:.0f} MB free). The checkpoints before it are whole. "
+            "Free some space and queue again: training goes on from the last one."
+        ) from error

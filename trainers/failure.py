@@ -1,0 +1,48 @@
+"""Turns what can go wrong in the trainer's process into the words a person can act on."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ..errors import ImpastoError
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
+
+
+def explained(error: Exception, settings: Settings) -> str:
+    """What to show for an exception raised while training."""
+    if isinstance(error, ImpastoError):
+        return str(error)
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return f"Out of memory while training: {first_line(error)} {cheaper(settings)} {QUEUE_AGAIN}"
+    return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
+
+
+def killed(log: str) -> str:
+    """What to show when the process died without a word; `log` is the end of what it and its launcher printed."""
+    signal = re.search(r"died with <Signals\.(SIG\w+)", log)
+    if signal and signal[1] == "SIGKILL":
+        return (
+            "The trainer's process was killed from outside (SIGKILL). The usual cause is the system running out of "
+            f"memory. Close other programs, or choose a smaller resolution, batch_size or base precision. {QUEUE_AGAIN}"
+        )
+    ending = "\n".join(log.strip().splitlines()[-5:])
+    how = f" ({signal[1]})" if signal else ""
+    return f"The trainer's process ended unexpectedly{how}. {QUEUE_AGAIN} Its last words:\n{ending}"
+
+
+def cheaper(settings: Settings) -> str:
+    """The cheapest setting that lowers the memory need."""
+    if not settings.gradient_checkpointing:
+        return "Switch gradient_checkpointing on."
+    if settings.optimizer == "adamw" and settings.rank > 64:
+        return "Choose the optimizer adamw8bit or a smaller rank."
+    return "Lower the resolution or batch_size in Dataset TOML Writer."
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else ""

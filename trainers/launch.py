@@ -1,0 +1,172 @@
+"""Starts the trainer's process, follows it, and turns Cancel into: finish this step, save, stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TrainingError
+from ..files import write_whole
+from .failure import killed
+from .runs import Job, Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..progress import Progress
+
+logger = logging.getLogger(__name__)
+
+CHILD = Path(__file__).with_name("child.py")
+POLL_SECONDS = 0.1
+STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
+LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
+
+
+def command(run: Run, cpu: bool, config: Path | None) -> list[str]:
+    """The command line of the trainer's process.
+
+    Args:
+        config: an accelerate configuration (several GPUs or machines); without one, a single process.
+    """
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    if config:
+        launcher += ["--config_file", str(config)]
+    else:
+        launcher += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    if cpu:
+        launcher += ["--cpu"]
+    return [*launcher, str(CHILD), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
+
+
+def train(
+    run: Run,
+    cpu: bool,
+    progress: Progress,
+    preview: Callable[[Path], Image] | None = None,
+    config: Path | None = None,
+) -> None:
+    """Train `run` in a process of its own, until it is finished; returns at once when it already is.
+
+    Args:
+        run: made by `runs.create_run`.
+        cpu: train on the CPU whatever accelerators there are.
+        progress: told of every step; whatever it raises (Cancel) stops the training after the step it is in, with a
+            checkpoint, and is raised again.
+        preview: makes a picture of a sample's latents file.
+        config: accelerate configuration file.
+
+    Raises:
+        TrainingError: the process failed or was killed; the text says why and what to do.
+    """
+    if run.status().get("state") == "finished":
+        return
+    total = Job.read(run).settings.steps
+    progress(0, total, "starting the trainer")
+    write_whole(run.path / "status.json", json.dumps({"state": "starting"}))
+    follower = _Follower(run, total, progress, preview)
+    with open(run.path / "train.log", "ab") as log:
+        process = subprocess.Popen(
+            command(run, cpu, config),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=run.folder,
+            # Ctrl-C in ComfyUI's terminal must reach the trainer as the end of its input, not as a signal.
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                follower.look()
+                time.sleep(POLL_SECONDS)
+        finally:
+            stop(process)
+    follower.look()
+    status = run.status()
+    if status["state"] == "failed":
+        raise TrainingError(status["error"])
+    if status["state"] != "finished":
+        raise TrainingError(killed(_end_of(run.path / "train.log")))
+
+
+def _end_of(log: Path) -> str:
+    with open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - LOG_TAIL))
+        return file.read().decode(errors="replace")
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ask the process to finish its step, save and end; after `STOP_SECONDS`, end it."""
+    process.stdin.close()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        logger.warning("The trainer did not stop within %.0f s and is ended; its last checkpoint stays", STOP_SECONDS)
+        process.kill()
+        process.wait()
+
+
+class _Follower:
+    """Reads what the trainer writes and tells it on."""
+
+    def __init__(self, run: Run, total: int, progress: Progress, preview: Callable[[Path], Image] | None) -> None:
+        self.run, self.total, self.progress, self.preview = run, total, progress, preview
+        self.offset = 0
+        self.seconds: list[float] = []
+        self.shown: Path | None = None
+        self.last: dict[str, Any] = {}
+
+    def look(self) -> None:
+        """Tell `progress` where the run is. Called also when nothing happened, so that Cancel is noticed at once."""
+        for record in self.new_records():
+            self.last |= record
+            if "seconds" in record:
+                self.seconds = [*self.seconds[-19:], record["seconds"]]
+        self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
+
+    def new_records(self) -> list[dict[str, Any]]:
+        try:
+            with open(self.run.path / "metrics.jsonl", "rb") as file:
+                if file.seek(0, 2) < self.offset:  # rewritten on resuming
+                    self.offset = 0
+                file.seek(self.offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self.offset += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def text(self) -> str:
+        if "loss" not in self.last:
+            return "loading the model"
+        text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
+        if "held_out_loss" in self.last:
+            text += f"   held-out {self.last['held_out_loss']:.4f}"
+        if self.seconds:
+            text += f"   {_duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
+        return text
+
+    def new_preview(self) -> Image | None:
+        if not self.preview:
+            return None
+        samples = sorted(self.run.path.glob("samples/step-*/latents.safetensors"))
+        if not samples or samples[-1] == self.shown:
+            return None
+        self.shown = samples[-1]
+        return self.preview(self.shown)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
