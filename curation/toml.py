@@ -177,6 +177,7 @@ def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:
     subset.add("caption_extension", CAPTION_EXTENSION)
     table = tomlkit.table()
     table.update(_dataset_keys(settings))
+    table.add(tomlkit.nl())
     table.add("subsets", tomlkit.aot())
     table["subsets"].append(subset)
     document.add("datasets", tomlkit.aot())
