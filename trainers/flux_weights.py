@@ -342,7 +342,7 @@ def _refuse_other_formats(path: Path, opening: bytes) -> None:
 
 def _canonical(key: str) -> str:
     """BFL's name of a query or key norm ends in `scale`; files written by ComfyUI say `weight`."""
-    return f"{key[: -len('weight')]}scale" if key.endswith("_norm.weight") else key
+    return f"{key[: -len('weight')]}scale" if key.endswith(("query_norm.weight", "key_norm.weight")) else key
 
 
 def _find_prefix(path: str | Path, tensors: Mapping[str, Any]) -> str:
