@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import comfy.model_base
 import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.sd
 import comfy.utils
+import comfy.weight_adapter
 import folder_paths
+import torch
 from comfy_execution.utils import get_executing_context
+from PIL.Image import fromarray
 from server import PromptServer
 
+from ..errors import ModelError
+from ..files import appearing
+from ..trainers.features import LATENT_CHANNELS, Encoder
+
 if TYPE_CHECKING:
-    import torch
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
     from PIL.Image import Image
 
     from ..progress import Progress
+    from ..rendering.cells import Sampling
 
 PREVIEW_SIZE = 512  # pixels of the longer side of a live preview
+FINGERPRINT_VALUES = 256  # of each weight; a fine-tune changes nearly all values
 
 
 def datasets_root() -> Path:
@@ -73,9 +89,239 @@ def unload_models() -> None:
     comfy.model_management.soft_empty_cache()
 
 
+def on_cpu() -> bool:
+    """Whether ComfyUI computes on the CPU, by choice or for want of an accelerator."""
+    return comfy.model_management.get_torch_device().type == "cpu"
+
+
+def accelerate_config() -> Path | None:
+    """The accelerate configuration (several GPUs or machines) that the owner of the server has put under `user`."""
+    config = Path(folder_paths.get_user_directory()) / "impasto" / "accelerate.yaml"
+    return config if config.is_file() else None
+
+
+def flux_weights_file(model) -> Path:
+    """The file behind a MODEL socket. A model without one, or with patches on it (a LoRA), is written out first.
+
+    Raises:
+        ModelError: the model is not FLUX.1.
+    """
+    if type(model.model) is not comfy.model_base.Flux:
+        raise ModelError(
+            f"The model is {type(model.model).__name__}, not FLUX.1. Load a FLUX.1 model (dev, schnell, Krea or "
+            "Kontext) with Load Diffusion Model and connect it."
+        )
+    loader, arguments = (model.cached_patcher_init or (None, ()))[:2]
+    if loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config) and not model.patches:
+        return Path(arguments[0])
+    target = pack_models_root() / "baked" / f"{model_identity(model)}.safetensors"
+    if not target.exists():
+        with appearing(target) as temporary:
+            comfy.sd.save_checkpoint(str(temporary), model)
+    return target
+
+
+def load_diffusion_model(path: Path) -> ModelPatcher:
+    """A MODEL from one file, as core's UNETLoader gives it; it remembers the file it came from."""
+    return comfy.sd.load_diffusion_model(str(path))
+
+
+def load_flux_clip(clip_l: Path, t5: Path, clip_config: dict[str, Any], t5_config: dict[str, Any]) -> CLIP:
+    """A CLIP of ComfyUI's own FLUX class from a CLIP-L and a T5 file whose sizes differ from the real ones.
+
+    In float32 on every device, so that a prompt has the same embedding everywhere.
+    """
+    # "model_config" is the CLIP-L's: comfy/text_encoders/long_clipl.py adds the token count and hands it on.
+    options = {"model_config": dict(clip_config), "t5xxl_model_config": dict(t5_config), "dtype": torch.float32}
+    return comfy.sd.load_clip(
+        [str(clip_l), str(t5)], folder_paths.get_folder_paths("embeddings"), comfy.sd.CLIPType.FLUX, options
+    )
+
+
+def load_vae(path: Path) -> VAE:
+    """A VAE from one file, in float32 on every device; it remembers the file it came from."""
+    weights, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+    vae = comfy.sd.VAE(sd=weights, metadata=metadata, dtype=torch.float32)
+    vae.throw_exception_if_invalid()
+    vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (str(path), metadata, None))
+    return vae
+
+
+def latents_preview(path: Path) -> Image:
+    """A small picture of scaled FLUX latents in a safetensors file, by ComfyUI's own latent-to-RGB factors."""
+    import comfy.latent_formats
+    from latent_preview import Latent2RGBPreviewer
+
+    latents = comfy.utils.load_torch_file(str(path))["latents"]
+    flux = comfy.latent_formats.Flux()
+    previewer = Latent2RGBPreviewer(flux.latent_rgb_factors, flux.latent_rgb_factors_bias)
+    picture = previewer.decode_latent_to_preview(latents)
+    return picture.resize((picture.width * 4, picture.height * 4))
+
+
+def model_identity(patcher: ModelPatcher) -> str:
+    """A hash of the weights behind `patcher` and the patches on them: the same after a restart, and nothing is loaded.
+
+    Of every weight the name, shape, dtype and about 256 evenly spaced values are taken, so that T5-XXL costs well under
+    a second.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(patcher.model.state_dict().items()):
+        # Where a patch has been worked into the weight, the weight before it is in the backup.
+        original = patcher.backup[name].weight if name in patcher.backup else weight
+        _digest([name, original, patcher.patches.get(name, [])], digest)
+    return digest.hexdigest()[:32]
+
+
+def _digest(value: Any, digest: hashlib._Hash) -> None:
+    if isinstance(value, torch.Tensor):
+        stored = getattr(value, "_qdata", value).detach()  # of a quantised weight, without dequantising it
+        flat = stored.reshape(-1)
+        sample = flat[:: max(1, flat.numel() // FINGERPRINT_VALUES)].cpu().contiguous()
+        digest.update(f"{tuple(stored.shape)} {stored.dtype}".encode())
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"[{len(value)}".encode())
+        for part in value:
+            _digest(part, digest)
+    elif isinstance(value, comfy.weight_adapter.WeightAdapterBase):
+        digest.update(value.name.encode())
+        _digest(value.weights, digest)
+    else:
+        digest.update(repr(value).encode())
+
+
+def _refuse_attachments(patcher: ModelPatcher, socket: str) -> None:
+    """What changes a model's results by running code has no content to recognise it by after a restart."""
+    for what in ("injections", "forced_hooks", "object_patches", "weight_wrapper_patches"):
+        if getattr(patcher, what):
+            raise ModelError(
+                f"The {socket} carries {what.replace('_', ' ')} from another node (hooks, a bypass LoRA), which "
+                "cannot be recognised again later. Connect it without that node; Load LoRA can be used."
+            )
+
+
+def text_encoder(clip: CLIP) -> Encoder:
+    """FLUX's text encoders on a CLIP socket, giving what CLIPTextEncode gives: T5 unmasked, padded by ComfyUI.
+
+    Raises:
+        ModelError: the CLIP is another model's, or carries hooks.
+    """
+    tokenizers = set(clip.tokenize(""))
+    if tokenizers != {"l", "t5xxl"}:
+        raise ModelError(
+            f"The CLIP has the text encoders {', '.join(sorted(tokenizers))}, but FLUX has l and t5xxl. "
+            "Load both with DualCLIPLoader, type flux."
+        )
+
+    _refuse_attachments(clip.patcher, "CLIP")
+
+    def encode(text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden_states, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+        return hidden_states[0], pooled[0]
+
+    options = f"{clip.layer_idx} {sorted(clip.tokenizer_options.items())}"
+    return Encoder(f"{model_identity(clip.patcher)} {options}", encode)
+
+
+def autoencoder(vae: VAE) -> Encoder:
+    """FLUX's autoencoder on a VAE socket, giving raw latents (not yet scaled).
+
+    Raises:
+        ModelError: the VAE is another model's, or carries hooks.
+    """
+    vae.throw_exception_if_invalid()
+    if (vae.latent_channels, vae.latent_dim) != (LATENT_CHANNELS, 2):
+        raise ModelError(
+            f"The VAE has {vae.latent_channels} latent channels in {vae.latent_dim} dimensions, but FLUX.1's has "
+            f"{LATENT_CHANNELS} in 2. Load FLUX's autoencoder (ae.safetensors) with Load VAE."
+        )
+    _refuse_attachments(vae.patcher, "VAE")
+    return Encoder(model_identity(vae.patcher), lambda pixels: vae.encode(pixels[None])[0])
+
+
 def image_batch(pictures: list[Image]) -> torch.Tensor:
     """PIL pictures of one size as a ComfyUI IMAGE: `(batch, height, width, 3)`, float32 in 0…1."""
     import numpy
-    import torch
 
     return torch.from_numpy(numpy.stack([numpy.asarray(picture.convert("RGB")) for picture in pictures])).float() / 255
+
+
+def sampler_names() -> list[str]:
+    return list(comfy.samplers.SAMPLER_NAMES)
+
+
+def scheduler_names() -> list[str]:
+    return list(comfy.samplers.SCHEDULER_NAMES)
+
+
+def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
+    """`model` with a LoRA file applied, as core's LoraLoaderModelOnly does it, but never only in part.
+
+    Raises:
+        ModelError: some of the LoRA's layers do not exist in the model, or have other sizes there.
+    """
+    weights = comfy.utils.load_torch_file(str(file), safe_load=True)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
+    layers = sum(key.endswith(".lora_A.weight") for key in weights)
+    applied = [
+        (key, patch[1])
+        for key, patches in patched.patches.items()
+        for patch in patches[len(model.patches.get(key, ())) :]
+    ]
+    fitting = sum(
+        adapter.weights[1].shape[1] == comfy.utils.get_attr(model.model, key).shape[-1] for key, adapter in applied
+    )
+    if fitting < layers or not layers:
+        raise ModelError(
+            f"{file} has {layers} LoRA layers, and only {fitting} of them fit this {type(model.model).__name__} model. "
+            "Connect the model that the LoRA was trained on."
+        )
+    return patched
+
+
+class Painter:
+    """Samples pictures as core's KSampler does at cfg 1.0: one model pass a step, guided by FLUX's own guidance.
+
+    Keeps the encoded prompts and the model with the present LoRA, so that neither is made once a picture.
+    """
+
+    def __init__(self, model: ModelPatcher, clip: CLIP, vae: VAE, sampling: Sampling, strength: float):
+        self._base, self._clip, self._vae = model, clip, vae
+        self._sampling, self._strength = sampling, strength
+        self._model = model
+        self._conditioning: dict[str, list] = {}
+
+    def encode(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            raise_if_cancelled()
+            self._conditioning[text] = self._clip.encode_from_tokens_scheduled(
+                self._clip.tokenize(text), add_dict={"guidance": self._sampling.guidance}
+            )
+
+    def use(self, adapter: Path | None) -> None:
+        self._model = with_lora(self._base, adapter, self._strength) if adapter else self._base
+
+    def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image | None:
+        sampling, conditioning = self._sampling, self._conditioning[text]
+        channels = self._model.get_model_object("latent_format").latent_channels
+        latent = torch.zeros([1, channels, sampling.height // 8, sampling.width // 8])
+        samples = comfy.sample.sample(
+            self._model,
+            comfy.sample.prepare_noise(latent, seed),
+            sampling.steps,
+            1.0,
+            sampling.sampler_name,
+            sampling.scheduler,
+            conditioning,
+            conditioning,  # the negative: not computed at cfg 1.0
+            latent,
+            callback=lambda step, x0, x, total: on_step(step + 1),
+            disable_pbar=True,
+            seed=seed,
+        )
+        pixels = self._vae.decode(samples)[0].float().cpu()
+        if not torch.isfinite(pixels).all():
+            return None
+        # Cut, not rounded, as core's SaveImage does it.
+        return fromarray((pixels * 255).clamp(0, 255).to(torch.uint8).numpy())
