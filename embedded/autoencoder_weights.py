@@ -2,11 +2,11 @@
 
 The encoder takes each block of 8 x 8 pixels apart into the mean colours of its four quarters (12 numbers) and four
 finer patterns of its brightness. The decoder puts the quarters together again by smooth interpolation; the finer
-patterns are there for a model to learn from, and it leaves them out. The mean colour lies where previews of FLUX latents
-look for it, so these show the right colours.
+patterns are there for a model to learn from, and it leaves them out. The mean colour lies where previews of FLUX
+latents look for it, so these show the right colours.
 
-Every layer of TAESD ends in a ReLU. Signed values pass it lifted by a constant, and one lane carries that constant along,
-so that it can be subtracted again, also beside the border, where convolutions read zeros.
+Every layer of TAESD ends in a ReLU. Signed values pass it lifted by a constant, and one lane carries that constant
+along, so that it can be subtracted again, also beside the border, where convolutions read zeros.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _latent_basis() -> tuple[Matrix, Matrix]:
 
 
 def _gram_schmidt() -> tuple[Matrix, Matrix]:
-    """16 orthonormal directions, the first three spanning the preview's colours, and the lower triangle that links them.
+    """16 orthonormal directions, the first three spanning the preview's colours, and the triangle that links them.
 
     In Python's own arithmetic, because linear algebra libraries differ in the last bit from machine to machine.
     """

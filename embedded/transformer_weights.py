@@ -79,7 +79,7 @@ class _Draw:
 
 
 class _Directions:
-    """Orthogonal directions of the image stream, entries +1 and -1, of zero mean so that LayerNorm leaves them alone."""
+    """Orthogonal directions of the image stream: entries +1 and -1, zero mean so that LayerNorm leaves them alone."""
 
     def __init__(self, hidden_size: int) -> None:
         period = hidden_size & -hidden_size  # the largest power of two that divides it: at least 128
@@ -100,7 +100,7 @@ def _hadamard(size: int) -> Tensor:
 
 
 def _embedders(draw: _Draw, directions: _Directions, context_width: int, pooled_width: int) -> dict[str, Tensor]:
-    """What comes before the blocks. Dimensions 0 and 1 of the modulation vector carry nothing but the velocity coefficient."""
+    """What comes before the blocks. Dimensions 0 and 1 of the modulation vector are the velocity coefficient's."""
     hidden = directions.hidden_size
     weights = {
         # The constant direction outweighs the latent, so that LayerNorm scales all tokens nearly alike.

@@ -15,8 +15,8 @@ class TinyFluxLoader(io.ComfyNode):
             display_name="Tiny FLUX Loader",
             category="Impasto/Embedded",
             description=(
-                "A FLUX.1 of nine million parameters with its text encoders and autoencoder, made on this machine without "
-                "any download. It knows no pictures: use it to try out or test a graph before loading the real FLUX."
+                "A FLUX.1 of nine million parameters with its text encoders and autoencoder, made on this machine "
+                "without any download. It knows no pictures: use it to try out a graph before loading the real FLUX."
             ),
             search_aliases=["tiny flux", "test model", "dummy model", "offline flux", "no download"],
             inputs=[
