@@ -46,7 +46,7 @@ def contact_sheet(title: str, pictures: Sequence[tuple[Path, str]]) -> Image.Ima
 
 
 def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, path: Path, x: int, y: int) -> None:
-    """Put the picture in the middle of the square at `(x, y)`."""
+    """Put the picture into the square at `(x, y)`, down on the text under it."""
     try:
         with Image.open(path) as picture:
             picture.draft("RGB", (CELL, CELL))
@@ -58,4 +58,4 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, path: Path, x: int, y:
         draw.line(box, INK)
         draw.line((x, y + CELL, x + CELL, y), INK)
         return
-    sheet.paste(small, (x + (CELL - small.width) // 2, y + (CELL - small.height) // 2))
+    sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))

@@ -206,8 +206,8 @@ def _report(request: Request, available: int, records: Sequence[Record], refusal
     asked = ", ".join(f"{column} {label or ANY}" for column, label in request.labels().items())
     lines = [
         f"{request.source} ({asked}): {available} available, {request.count} asked for, {len(records)} taken.",
-        f"{len({record.artist for record in records})} artists, "
-        f"{sum(record.size for record in records) / 1e6:.1f} MB in dataset '{request.name.strip()}'.",
+        f"Dataset '{request.name.strip()}': {sum(record.size for record in records) / 1e6:.1f} MB, "
+        f"artists known by name: {len({record.artist for record in records} - {''})}.",
     ]
     if len(records) < request.count:
         lines.append(f"{request.count - len(records)} fewer than asked for: nothing else in the source matches.")

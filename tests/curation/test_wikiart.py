@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from impasto.errors import DatasetError, NameRefused, SettingsError
 from pyarrow.parquet import ParquetFile
 
 from .conftest import Painting, picture_bytes, write_shard
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def stored(folder: Path) -> dict[str, bytes]:
@@ -147,6 +152,29 @@ def test_an_interrupted_load_goes_on_to_the_same_dataset(datasets_root, mixed_so
     assert resumed.revision == undisturbed.revision
     assert stored(folder) == stored(Path(undisturbed.folder))
     assert {name: (folder / "images" / name).stat().st_mtime_ns for name in written} == written
+
+
+@pytest.mark.parametrize("pictures_before_the_kill", [1, 5, 9])
+def test_a_killed_load_goes_on_to_the_same_dataset(datasets_root, mixed_source, pictures_before_the_kill):
+    script = (
+        f"import runpy, time; runpy.run_path({str(REPOSITORY / 'tests' / 'conftest.py')!r})\n"
+        "from pathlib import Path\n"
+        "from impasto.curation.wikiart import Request, load_paintings\n"
+        f"load_paintings(Path({str(datasets_root)!r}), Request('museum', 'killed', count=12),"
+        " lambda *_: time.sleep(0.02))"
+    )
+    folder = datasets_root / "killed"
+    child = subprocess.Popen([sys.executable, "-c", script])
+    while len(list(folder.glob("images/*.jpg"))) < pictures_before_the_kill and child.poll() is None:
+        time.sleep(0.001)
+    child.kill()
+    assert child.wait() != 0
+    assert not (folder / "manifests").exists()
+
+    undisturbed = load_paintings(datasets_root, Request("museum", "undisturbed", count=12)).dataset
+    resumed = load_paintings(datasets_root, Request("museum", "killed", count=12)).dataset
+    assert resumed.revision == undisturbed.revision
+    assert stored(folder) == stored(Path(undisturbed.folder))
 
 
 def test_loading_again_writes_nothing(datasets_root, mixed_source):
