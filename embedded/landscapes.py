@@ -1,0 +1,446 @@
+"""Landscapes: one function draws each composition on a canvas, back to front."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .canvas import Canvas
+from .colour import colour, mix
+from .nature import (
+    Light,
+    figure,
+    flowers,
+    foliage,
+    glitter,
+    grasses,
+    hedge,
+    hill,
+    house,
+    light_of,
+    meadow,
+    parasol,
+    poplar,
+    sailboat,
+    sky,
+    smooth,
+    tree,
+    water,
+)
+from .scenes import Scene
+
+_FLOWERS = {"yellow": "f2cf4a", "white": "f6f1e4", "violet": "a884cc", "pink": "eba3b4"}
+_GREEN, _FAR_GREEN, _OLIVE, _STRAW = colour("6f9a4e"), colour("9db873"), colour("7d8a4a"), colour("d9b968")
+
+
+def draw(c: Canvas, scene: Scene) -> None:
+    """Draw a landscape scene."""
+    rng = scene.random()
+    light = light_of(scene.light, -1.0 if rng.random() < 0.5 else 1.0)
+    _COMPOSITIONS[scene.composition](c, scene, light, rng)
+
+
+def _hills(c: Canvas, rng, light: Light, y: float, layers: int = 3, height: float = 0.09) -> None:
+    """Ranges that turn from the sky's colour to green as they come nearer (aerial perspective)."""
+    for layer in range(layers):
+        near = (layer + 1) / layers
+        haze = mix(light.horizon, light.on(colour("7f93c4"), -0.2), 0.55)
+        green = light.on(mix(colour("7fa08f"), _FAR_GREEN, near), 0.1)
+        top = mix(haze, green, 0.15 + 0.6 * near)
+        foot = mix(mix(light.horizon, haze, 0.4), green, 0.6 * near)
+        hill(c, rng, y - height * (1 - near) * 0.8, height * (1.1 - 0.5 * near), 2.5 + 2 * layer, top, foot, 0.10)
+
+
+def _river(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    horizon = rng.uniform(0.36, 0.46)
+    sun_x, _ = sky(c, light, rng, horizon, rng.uniform(0.4, 0.8))
+    _hills(c, rng, light, horizon - 0.02)
+    c.drawn |= {"hills", "meadows"}
+    meadow(c, rng, light, horizon + 0.015, _FAR_GREEN, _GREEN)
+    bank = -1 if rng.random() < 0.5 else 1
+    hedge(c, rng, light, -0.05, c.aspect + 0.05, horizon + 0.03, 0.045, mix(_FAR_GREEN, colour("6f8fa0"), 0.35))
+
+    # The middle line swings less and less towards the horizon, where the river is a thread.
+    x, y = c.grid()
+    t = np.clip((y - horizon - 0.03) / (1 - horizon - 0.03), 0, 1)
+    phase = rng.uniform(-0.4, 0.4)
+    middle = c.aspect * (0.5 + 0.06 * bank) + c.aspect * bank * (
+        0.20 * np.sin(5.2 * np.sqrt(t) + phase) * (0.35 + 0.5 * t)
+    )
+    breadth = (0.008 + 0.27 * t**1.45) * c.aspect**0.6
+    shore_noise = (c.noise(rng, 14, 14, 2) - 0.5) * 0.06 * t
+    inside = np.abs(x - middle) + shore_noise
+    mask = smooth(breadth - inside, -0.002, 0.003) * (t > 0)
+    trees_x = np.sort(rng.uniform(0.03, 0.44, 8)) * c.aspect
+    trees_x = trees_x if bank > 0 else c.aspect - trees_x
+    for k, px in enumerate(trees_x):
+        foot = horizon + 0.035 + 0.045 * k / 8
+        poplar(c, rng, light, px, foot, (0.20 + 0.03 * k) * rng.uniform(0.85, 1.15), mix(_GREEN, _OLIVE, rng.random()))
+    banks = smooth(breadth + 0.016 + 0.05 * t - inside, 0, 0.006) * (t > 0)
+    c.cover(light.on(_OLIVE, -0.55), banks * 0.75, 0.15, 0.6)
+    water(c, rng, light, mask, horizon + 0.06, mix(light.middle, colour("5f8a9a"), 0.35), 0.75)
+    if abs(sun_x - 0.5 * c.aspect) < 0.25 * c.aspect and light.sun_height < 0.3:
+        c.glow(sun_x, horizon + 0.2, 0.2, light.sun, 0.35)
+    big_x = c.aspect * (0.87 if bank > 0 else 0.13)
+    c.ellipse(big_x - light.side * 0.16, 0.80, 0.24, 0.035, light.on(_GREEN, -0.9), 0.0, 0.7)
+    tree(c, rng, light, big_x, 0.80, 0.62 + 0.1 * rng.random(), mix(_GREEN, colour("4f7a4a"), 0.5), 0.62)
+    c.drawn |= {"river", "poplars", "grass", "flowers", scene.choice("flowers")}
+
+    def dry(px, py):
+        row, column = min(c.height - 1, int(py * c.height)), min(c.width - 1, int(px * c.height))
+        return 1 - banks[row, column]
+
+    tint = colour(_FLOWERS[scene.choice("flowers")])
+    flowers(c, rng, light, horizon + 0.14, 700, [tint, mix(tint, colour("ffffff"), 0.3)], 0.0085, dry)
+
+
+def _poppies(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    horizon = rng.uniform(0.40, 0.48)
+    sky(c, light, rng, horizon, rng.uniform(0.55, 0.9))
+    _hills(c, rng, light, horizon, 2, 0.05)
+    hedge(c, rng, light, -0.05, c.aspect + 0.05, horizon + 0.02, 0.075, mix(_GREEN, colour("5f7f86"), 0.4))
+    side = 1 if rng.random() < 0.5 else -1
+    home = c.aspect * (0.5 + 0.2 * side)
+    house(c, light, home - 0.06, horizon + 0.02, 0.13, 0.055, colour("efe3cf"), colour("c4654a"))
+    for px in np.sort(rng.uniform(0.02, 0.98, 7)) * c.aspect:
+        if abs(px - home) > 0.11:
+            foliage(
+                c, rng, light, px, horizon - 0.035, 0.055, 0.075, mix(_GREEN, colour("4f7a5a"), rng.random()), 60, 0.014
+            )
+    meadow(c, rng, light, horizon + 0.02, mix(_FAR_GREEN, _STRAW, 0.35), mix(_GREEN, _OLIVE, 0.4), 0.03)
+    reds = [colour("d8392b"), colour("e8583a"), colour("c92f38"), colour("ef7d5a")]
+    slope = rng.uniform(0.2, 0.45) * side
+
+    def drift(px, py):
+        return float((py - horizon) + slope * (px / c.aspect - 0.5) > 0.02 + 0.10 * np.sin(px * 6 + 2) ** 2)
+
+    flowers(c, rng, light, horizon + 0.05, 260, [colour("f6f1e4"), colour("8fa0d8")], 0.006)
+    flowers(c, rng, light, horizon + 0.035, 2600, reds, 0.0125, drift)
+    walker = c.aspect * (0.5 - 0.17 * side)
+    foot, tall = horizon + 0.30, 0.25
+    c.ellipse(walker - 0.09 * light.side, foot, 0.10, 0.016, light.on(_GREEN, -1.0), 0.0, 0.5)
+    figure(c, light, walker, foot, tall, colour("7f86b8"), colour("e8cf8a"))
+    tint = {"white": "fbf4e6", "yellow": "efca5a", "blue": "6f93cf"}[scene.choice("parasol")]
+    parasol(c, light, walker + 0.02 * side, foot - tall * 1.02, 0.105, colour(tint), 0.2 * side)
+    figure(c, light, walker - 0.13 * side, foot + 0.01, tall * 0.6, colour("f2e6da"), colour("e0b95a"))
+    flowers(c, rng, light, foot - 0.03, 420, reds, 0.0125, drift)
+    grasses(c, rng, light, 0.82, 130, _OLIVE)
+    c.drawn |= {"poppies", "parasol", "woman", "child", "house", "trees", scene.choice("parasol")}
+
+
+def _haystack(c: Canvas, rng, light: Light, x: float, foot: float, width: float) -> None:
+    tall = 0.78 * width
+    shadow = light.on(mix(_STRAW, colour("8d86b8"), 0.55), -0.75)
+    reach = -light.side * width * (1.2 + 1.2 * (1 - light.sun_height))
+    c.polygon(
+        [
+            (x - 0.48 * width, foot - 0.015),
+            (x + 0.48 * width, foot - 0.015),
+            (x + 0.35 * width + reach, foot + 0.14 * width),
+            (x - 0.1 * width + reach, foot + 0.17 * width),
+        ],
+        shadow,
+        0.12 * light.side,
+        0.8,
+    )
+    wall = [
+        (x - 0.46 * width, foot),
+        (x - 0.5 * width, foot - 0.42 * tall),
+        (x + 0.5 * width, foot - 0.42 * tall),
+        (x + 0.46 * width, foot),
+    ]
+    dome = [
+        (x + 0.56 * width * np.sign(s) * abs(s) ** 0.9, foot - (0.36 + 0.64 * (1 - abs(s)) ** 0.62) * tall)
+        for s in np.linspace(-1, 1, 21)
+    ]
+    lit, half, dark = light.on(colour("e8c172"), 0.9), light.on(colour("cf9b62"), 0), light.on(colour("b98a78"), -1)
+
+    def shading(px, py):
+        around = (np.clip((px - x) / (0.56 * width), -1, 1) * light.side)[..., None]
+        straw = 0.16 * np.sin(px * 300 + 9 * np.sin(py * 60))[..., None] * np.sin(py * 210)[..., None]
+        t = around + straw + 0.1
+        return np.where(
+            t > 0, half + (lit - half) * np.clip(t * 1.6, 0, 1), half + (dark - half) * np.clip(-t * 1.8, 0, 1)
+        )
+
+    c.shade(wall, shading, 1.5, 0.7)
+    c.shade(dome, shading, lambda px, py: np.pi / 2 + np.clip((px - x) / width * 2.2, -1, 1), 0.7)
+    c.line([(x - 0.53 * width, foot - 0.37 * tall), (x + 0.53 * width, foot - 0.37 * tall)], 0.05 * tall, dark, 0.5)
+
+
+def _haystacks(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    horizon = rng.uniform(0.36, 0.44)
+    sky(c, light, rng, horizon, rng.uniform(0.25, 0.55))
+    _hills(c, rng, light, horizon - 0.01, 2, 0.07)
+    hedge(c, rng, light, -0.05, c.aspect + 0.05, horizon + 0.02, 0.07, mix(colour("6a8a6a"), colour("7f86b8"), 0.45))
+    meadow(c, rng, light, horizon + 0.02, mix(_STRAW, light.horizon, 0.3), mix(_STRAW, colour("b98f6a"), 0.35))
+    side = 1 if rng.random() < 0.5 else -1
+    spread = min(1.0, c.aspect)
+    stacks = [(0.5 + 0.19 * side, 0.80, 0.44), (0.5 - 0.25 * side, 0.62, 0.23), (0.5 - 0.02 * side, 0.515, 0.12)]
+    number = 2 if scene.choice("number") == "two" else 3
+    for px, foot, width in reversed(stacks[:number]):
+        _haystack(c, rng, light, px * c.aspect, foot, width * spread)
+    grasses(c, rng, light, 0.84, 150, mix(_STRAW, _OLIVE, 0.4))
+    c.drawn |= {"haystacks", "shadows", "trees", "hills", scene.choice("number")}
+
+
+def _sailboats(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    horizon = rng.uniform(0.40, 0.50)
+    sun_x, _ = sky(c, light, rng, horizon, rng.uniform(0.3, 0.7))
+    coast = mix(light.on(colour("7d8fb0"), -0.2), light.horizon, 0.35)
+    side = 1 if rng.random() < 0.5 else -1
+    edge = c.aspect * (0.5 + 0.5 * side)
+    reach = c.aspect * rng.uniform(0.5, 0.7)
+    steps = np.linspace(0, 1, 24)
+    line = [(edge - side * reach * s, horizon - 0.055 * (1 - s) ** 0.8 * (1 + 0.3 * np.sin(9 * s + 3))) for s in steps]
+    c.polygon([*line, (edge - side * reach, horizon + 0.004), (edge, horizon + 0.004)], coast, 0.0, 0.6)
+    x, y = c.grid()
+    deep = {"morning": "7fa6b0", "noon": "3f86b4", "sunset": "8b6f9c", "dusk": "40569c"}[scene.light]
+    water(c, rng, light, smooth(y + 0 * x, horizon - 0.001, horizon + 0.002), horizon, colour(deep), 0.62, 1.3)
+    glitter(c, rng, light, sun_x, horizon)
+    sail = colour({"white": "fbf1df", "red": "cf5a42", "ochre": "dd9f4a"}[scene.choice("sails")])
+    far = [(0.12, 0.035, 0.10), (0.34, 0.02, 0.07), (0.80, 0.03, 0.085), (0.93, 0.05, 0.11)]
+    for px, below, tall in far[: 2 + int(rng.integers(3))]:
+        sailboat(c, light, c.aspect * px, horizon + below, tall, mix(sail, light.horizon, 0.35), side)
+    sailboat(c, light, c.aspect * (0.5 - 0.14 * side), horizon + 0.18, 0.40 * min(1, c.aspect**0.5), sail, side)
+    sailboat(c, light, c.aspect * (0.5 + 0.24 * side), horizon + 0.09, 0.22, sail, side)
+    c.drawn |= {"sailboats", "sails", "water", "reflections", "coast", scene.choice("sails")}
+
+
+def _lily_pond(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    shore = rng.uniform(0.44, 0.50)
+    sky(c, light, rng, shore, 0.4)
+    deep, mid, fresh = colour("4c7358"), colour("6f9a5e"), colour("9dbb62")
+    x, y = c.grid()
+    thicket = c.noise(rng, 9, 12, 4)
+    tone = light.on(deep, -0.6) + (light.on(mid, 0.4) - light.on(deep, -0.6)) * smooth(thicket, 0.2, 0.8)[..., None]
+    c.cover(tone, smooth(y + 0.10 * (thicket - 0.5), 0.07, 0.12), 1.4 + (thicket - 0.5), 0.8)
+    for _ in range(16):
+        px, py = rng.uniform(0, c.aspect), rng.uniform(0.10, shore - 0.03)
+        foliage(
+            c,
+            rng,
+            light,
+            px,
+            py,
+            rng.uniform(0.07, 0.15),
+            rng.uniform(0.05, 0.1),
+            mix(deep, fresh, rng.random()),
+            55,
+            0.019,
+        )
+    foliage(c, rng, light, c.aspect * 0.5, shore - 0.01, c.aspect * 0.55, 0.03, mid, 160, 0.015)
+    water(c, rng, light, smooth(y + 0 * x, shore, shore + 0.004), shore, colour("6f93a0"), 0.74, 0.8)
+    sheen = smooth(c.noise(rng, 3, 4, 2), 0.45, 0.8) * smooth(y, shore + 0.12, 0.95)
+    c.cover(mix(light.middle, light.zenith, 0.3), 0.6 * sheen * smooth(y, shore, shore + 0.1), 1.57, 0.9)
+
+    def arch(px):
+        return shore - 0.015 - 0.17 * np.sqrt(np.clip(1 - ((px - 0.5 * c.aspect) / (0.62 * c.aspect)) ** 2, 0, 1))
+
+    xs = np.linspace(-0.02, c.aspect + 0.02, 40)
+    rail, dark = light.on(colour("7fae9a"), 0.45), light.on(colour("4f8080"), -0.4)
+    echo = mix(light.on(colour("5f9288"), -0.3), colour("6f93a0"), 0.35)
+    for level, thick in ((0.0, 0.03), (-0.085, 0.016)):
+        c.line([(px, 2 * shore - arch(px) - level) for px in xs], thick, echo, 0.6)
+    c.line([(px, arch(px) + 0.014) for px in xs], 0.030, dark, 0.55)
+    c.line([(px, arch(px)) for px in xs], 0.020, rail, 0.5)
+    for px in np.linspace(0.02, c.aspect - 0.02, max(8, round(9 * c.aspect))):
+        c.line([(px, arch(px)), (px, arch(px) - 0.09)], 0.009, dark, 0.4)
+    for level in (-0.045, -0.09):
+        c.line([(px, arch(px) + level) for px in xs], 0.012, rail, 0.45)
+    petal = colour(_FLOWERS[scene.choice("lilies")])
+    for level in np.sort(shore + 0.05 + (0.98 - shore - 0.05) * rng.random(34)):
+        near = (level - shore) / (1 - shore)
+        px = rng.uniform(0, c.aspect)
+        for _ in range(9):
+            leaf = (0.016 + 0.034 * near) * rng.uniform(0.7, 1.2)
+            c.ellipse(
+                px + rng.normal(0, 0.035 + 0.05 * near),
+                level + rng.normal(0, 0.004 + 0.012 * near),
+                leaf,
+                leaf * 0.33,
+                light.on(mix(fresh, colour("6f9f86"), rng.random()), rng.uniform(-0.6, 0.8)),
+                0.0,
+                0.5,
+            )
+        for _ in range(int(rng.integers(1, 4))):
+            bloom = 0.006 + 0.013 * near
+            bx, by = px + rng.normal(0, 0.03 + 0.04 * near), level - 0.4 * bloom
+            c.ellipse(bx, by, bloom, bloom * 0.7, light.on(petal, -0.1), 0.0, 0.35)
+            c.ellipse(bx, by - 0.3 * bloom, bloom * 0.6, bloom * 0.45, light.on(petal, 1.0), 0.0, 0.32)
+    for left, right in ((0, 0.24), (0.80, 1)):
+        for px in rng.uniform(left, right, 34) * c.aspect:
+            start, long = rng.uniform(-0.1, 0.12), rng.uniform(0.18, 0.42)
+            tint = light.on(mix(mid, fresh, rng.random()), rng.uniform(-0.5, 0.9))
+            sway = rng.normal(0, 0.015)
+            c.line([(px, start), (px + sway, start + 0.6 * long), (px + 1.6 * sway, start + long)], 0.007, tint, 0.55)
+    c.drawn |= {"footbridge", "pond", "water lilies", "willows", scene.choice("lilies")}
+
+
+def _bare_tree(c: Canvas, rng, light: Light, x: float, foot: float, height: float) -> None:
+    bark = light.on(colour("7f6a76"), -0.3)
+
+    def branch(px, py, angle, length, width, depth):
+        ex, ey = px + length * np.cos(angle), py + length * np.sin(angle)
+        c.line([(px, py), (ex, ey)], width, bark, 0.45)
+        if depth:
+            for turn in (-0.5, 0.08, 0.55):
+                branch(
+                    ex, ey, angle + turn + rng.normal(0, 0.15), length * rng.uniform(0.55, 0.75), width * 0.6, depth - 1
+                )
+
+    branch(x, foot, -np.pi / 2 + rng.normal(0, 0.06), 0.36 * height, 0.035 * height, 3)
+
+
+def _snow(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    horizon = rng.uniform(0.38, 0.44)
+    sky(c, light, rng, horizon, rng.uniform(0.5, 0.8))
+    white, blue = light.on(colour("f4f0ee"), 0.5), light.on(colour("c4cfe8"), -0.25)
+    hill(c, rng, horizon - 0.03, 0.07, 3, mix(light.horizon, blue, 0.6), mix(light.horizon, white, 0.6), 0.1)
+    hedge(c, rng, light, -0.05, c.aspect + 0.05, horizon + 0.015, 0.05, colour("8f8fae"))
+    side = 1 if rng.random() < 0.5 else -1
+    drifts = c.noise(rng, 4, 9, 3)
+
+    def ground(px, py):
+        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
+        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
+        t = smooth(drifts[rows, columns] + 0.25 * (py - 0.7), 0.3, 0.7)[..., None]
+        return blue + (white - blue) * t
+
+    c.shade(
+        [(-0.05, horizon + 0.01), (c.aspect + 0.05, horizon + 0.01), (c.aspect + 0.05, 1.02), (-0.05, 1.02)],
+        ground,
+        0.06,
+    )
+    lane_x = c.aspect * (0.5 + 0.06 * side)
+    near_x = c.aspect * (0.5 - 0.12 * side)
+    lane = [
+        (lane_x - 0.012, horizon + 0.04),
+        (lane_x + 0.012, horizon + 0.04),
+        (near_x + 0.34, 1.02),
+        (near_x - 0.30, 1.02),
+    ]
+    c.polygon(lane, light.on(colour("c9bcc4"), -0.15), 1.3, 0.8)
+    for track in (-0.12, 0.13):
+        c.line([(lane_x, horizon + 0.05), (near_x + track, 1.02)], 0.014, light.on(colour("a39bb8"), -0.4), 0.6)
+    for k in range(5):
+        px = lane_x + side * (0.09 + 0.155 * k)
+        foot, size = horizon + 0.035 + 0.026 * k, 0.075 + 0.022 * k
+        wall = mix(colour("e6c79c"), colour("c98f7a"), rng.random())
+        house(c, light, px - size / 2, foot, size * 1.25, size * 0.62, wall, colour("e9ecf6"))
+    for px, foot, tall in ((0.10, 0.80, 0.62), (0.24, 0.62, 0.36), (0.33, 0.53, 0.22), (0.95, 0.74, 0.5)):
+        place = c.aspect * (px if side > 0 else 1 - px)
+        c.polygon(
+            [
+                (place - 0.01, foot),
+                (place + 0.01, foot),
+                (place - light.side * 0.5 * tall + 0.02, foot + 0.07),
+                (place - light.side * 0.5 * tall, foot + 0.07),
+            ],
+            light.on(colour("aab4dc"), -0.35),
+            0.1,
+            0.6,
+        )
+        _bare_tree(c, rng, light, place, foot, tall)
+    number = 1 if scene.choice("figures") == "one person" else 2
+    for k in range(number):
+        px = near_x + (lane_x - near_x) * 0.52 + 0.055 * k
+        c.ellipse(px - 0.05 * light.side, 0.712, 0.055, 0.008, light.on(colour("a39bc4"), -0.5), 0, 0.5)
+        figure(c, light, px, 0.71, 0.145, colour(("6f5f7a", "8a5a52")[k]), colour("5a5470"), k == 1)
+    c.drawn |= {"snow", "lane", "village", "bare trees", "houses", "roofs", scene.choice("figures")}
+
+
+def _cliffs(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    horizon = rng.uniform(0.46, 0.52)
+    sun_x, _ = sky(c, light, rng, horizon, rng.uniform(0.35, 0.7))
+    x, y = c.grid()
+    deep = {"morning": "77a7ad", "noon": "3f8fae", "afternoon": "4f96a4", "sunset": "7f7aa6"}[scene.light]
+    water(c, rng, light, smooth(y + 0 * x, horizon - 0.001, horizon + 0.002), horizon, colour(deep), 0.42, 1.4)
+    glitter(c, rng, light, sun_x, horizon, 0.8)
+    side = 1 if rng.random() < 0.5 else -1
+
+    def at(px):
+        return c.aspect * (0.5 + side * (px - 0.5))
+
+    base = horizon + 0.075
+    outline = [
+        (1.05, 0.17),
+        (0.88, 0.19),
+        (0.74, 0.23),
+        (0.66, 0.235),
+        (0.58, 0.27),
+        (0.52, 0.275),
+        (0.475, 0.31),
+        (0.445, 0.40),
+        (0.425, base),
+        (0.475, base),
+        (0.485, 0.46),
+        (0.51, 0.405),
+        (0.545, 0.40),
+        (0.575, 0.45),
+        (0.60, base),
+        (0.75, base + 0.04),
+        (0.9, base + 0.11),
+        (1.05, base + 0.18),
+    ]
+    chalk, cool = light.on(colour("efe4d2"), 0.55), light.on(colour("c2b8cc"), -0.45)
+    if light.side * side > 0:
+        chalk = light.on(colour("e2d8d2"), 0.0)
+    strata = c.noise(rng, 5, 30, 3)
+
+    def shading(px, py):
+        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
+        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
+        t = smooth(strata[rows, columns], 0.3, 0.62)[..., None]
+        return cool + (chalk - cool) * t
+
+    c.shade([(at(px), py) for px, py in outline], shading, 1.45, 0.7)
+    turf = [
+        (1.05, 0.17),
+        (0.88, 0.19),
+        (0.74, 0.23),
+        (0.66, 0.235),
+        (0.58, 0.27),
+        (0.55, 0.29),
+        (0.64, 0.275),
+        (0.74, 0.265),
+        (0.88, 0.235),
+        (1.05, 0.23),
+    ]
+    c.polygon([(at(px), py) for px, py in turf], light.on(colour("8aa75e"), 0.4), 0.25, 0.6)
+    for depth in range(5):
+        left, right = at(0.43 + 0.012 * depth), at(0.62 + 0.1 * depth)
+        echo = mix(chalk, colour(deep) * light.ambient / 255, 0.35 + 0.1 * depth)
+        c.ellipse((left + right) / 2, base + 0.014 + 0.022 * depth, abs(right - left) / 2, 0.006, echo, 0, 0.6)
+    beach_line = [(at(px), 0.80 + 0.10 * (1 - px) + 0.012 * np.sin(px * 17)) for px in np.linspace(-0.05, 1.05, 40)]
+    foam = [(px, py - 0.02) for px, py in beach_line]
+    c.polygon([*foam, (at(1.05), 1.02), (at(-0.05), 1.02)], light.on(colour("f2f2ee"), 0.5), 0.08, 0.6)
+    c.polygon([*beach_line, (at(1.05), 1.02), (at(-0.05), 1.02)], light.on(colour("d2b896"), 0.1), 0.08, 0.7)
+    for _ in range(500):
+        px, py = rng.uniform(0, c.aspect), rng.uniform(0.84, 1.0)
+        stone = mix(colour("b59c8c"), colour("d9cbb8"), rng.random())
+        row, column = min(c.height - 1, int((py - 0.03) * c.height)), min(c.width - 1, int(px * c.height))
+        if c.image.getpixel((column, row))[2] < 215:
+            c.ellipse(px, py, 0.008, 0.004, light.on(stone, rng.uniform(-0.7, 0.6)), 0, 0.45)
+    for level in (0.70, 0.76):
+        xs = np.linspace(0, c.aspect, 40)
+        c.line(
+            [(px, level + 0.012 * np.sin(px * 8 + level * 40)) for px in xs],
+            0.008,
+            light.on(colour("e4eef0"), 0.4),
+            0.5,
+        )
+    number = 1 if scene.choice("boats") == "a single sailboat" else 3
+    for px, below, tall in ((0.20, 0.06, 0.16), (0.33, 0.025, 0.085), (0.08, 0.02, 0.07))[:number]:
+        sailboat(c, light, at(px), horizon + below, tall, colour("f6ead2"), side)
+    c.drawn |= {"cliffs", "arch", "sea", "beach", "sailboat", scene.choice("boats")}
+
+
+_COMPOSITIONS = {
+    "river": _river,
+    "poppies": _poppies,
+    "haystacks": _haystacks,
+    "sailboats": _sailboats,
+    "lily pond": _lily_pond,
+    "snow": _snow,
+    "cliffs": _cliffs,
+}

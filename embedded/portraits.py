@@ -1,0 +1,532 @@
+"""Portraits: quiet people, lit from one side, their eyes lowered or turned away."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .canvas import Canvas, Point
+from .colour import Colour, colour, mix
+from .nature import Light, flowers, foliage, grasses, light_of, parasol, sky, smooth
+from .scenes import Scene
+
+_TINTS = {
+    "white": "f7f1e8",
+    "pale pink": "f1cdc8",
+    "pale blue": "c2d4ea",
+    "green": "6f9a72",
+    "ochre": "d9a24e",
+    "rose": "d98a94",
+    "blue": "5d7fc0",
+    "red": "c9483c",
+    "violet": "8f76b8",
+    "yellow": "ecc95e",
+    "brown": "94684a",
+    "auburn": "a4583a",
+    "dark": "5c4550",
+    "fair": "d8af68",
+    "grey": "b9b4b8",
+}
+_BACKDROPS = ("8aa29a", "a89bb8", "b59a86", "7f95b4", "9aa37c")
+
+
+def draw(c: Canvas, scene: Scene) -> None:
+    """Draw a portrait scene."""
+    rng = scene.random()
+    light = light_of(scene.light, -1.0 if rng.random() < 0.5 else 1.0)
+    _COMPOSITIONS[scene.composition](c, scene, light, rng)
+
+
+def _tint(scene: Scene, what: str) -> Colour:
+    return colour(_TINTS[scene.choice(what)])
+
+
+def _backdrop(c: Canvas, rng, light: Light) -> None:
+    """A wall of scumbled colour, lighter towards the light."""
+    x, y = c.grid()
+    base = colour(_BACKDROPS[int(rng.integers(len(_BACKDROPS)))])
+    cloud = c.noise(rng, 4, 5, 3)
+    toward = (x / c.aspect - 0.5) * light.side - 0.25 * (y - 0.4)
+    t = np.clip(0.5 + 0.7 * toward + 0.5 * (cloud - 0.5), 0, 1)[..., None]
+    dark, lit = light.on(base, -0.75), light.on(mix(base, colour("f0dcc0"), 0.25), 0.6)
+    c.cover(dark + (lit - dark) * t, np.ones_like(cloud), 0.8 * light.side + 2.4 * (cloud - 0.5), 1.25)
+
+
+def _garden(c: Canvas, rng, light: Light) -> None:
+    """Leaves out of focus, with spots of sun and flowers."""
+    x, y = c.grid()
+    cloud = c.noise(rng, 6, 7, 4)
+    dark, mid = light.on(colour("567f5c"), -0.7), light.on(colour("9dbb74"), 0.5)
+    c.cover(dark + (mid - dark) * smooth(cloud, 0.2, 0.8)[..., None], np.ones_like(cloud), 3 * cloud, 1.0)
+    for _ in range(18):
+        foliage(
+            c,
+            rng,
+            light,
+            rng.uniform(0, c.aspect),
+            rng.uniform(-0.05, 1),
+            0.16,
+            0.13,
+            mix(colour("5f8a5c"), colour("a3b964"), rng.random()),
+            40,
+            0.024,
+            0.75,
+        )
+    flowers(c, rng, light, 0.0, 130, [colour("f3b5bd"), colour("fbf1e2"), colour("e88a7a")], 0.011)
+
+
+def _oval(x: float, y: float, rx: float, ry: float, lean: float = 0.0, jaw: float = 1.0) -> list[Point]:
+    """An egg: an ellipse leaning by `lean` radians whose lower half narrows by `jaw`."""
+    points = []
+    for a in np.linspace(0, 2 * np.pi, 48, endpoint=False):
+        px, py = rx * np.cos(a), ry * np.sin(a)
+        px *= 1 - (1 - jaw) * max(0.0, np.sin(a)) ** 1.5
+        points.append((x + px * np.cos(lean) - py * np.sin(lean), y + px * np.sin(lean) + py * np.cos(lean)))
+    return points
+
+
+def _flesh(light: Light, x: float, y: float, r: float, warm: float = 0.0):
+    """Shading of a head of radius `r` at (x, y): warm in light, rosy at the turn, cool violet in shadow."""
+    skin = mix(colour("ecc3a2"), colour("c98f6e"), warm)
+    lit, turn, dark = light.on(skin, 0.75), light.on(mix(skin, colour("d98a78"), 0.32), 0.0), light.on(skin, -0.62)
+
+    def shading(px, py):
+        t = (((px - x) * light.side * 0.85 - (py - y) * 0.42) / r)[..., None]
+        return np.where(
+            t > 0.05, turn + (lit - turn) * smooth(t, 0.05, 0.6), turn + (dark - turn) * smooth(-t, -0.05, 0.65)
+        )
+
+    return shading
+
+
+def _around(x: float, y: float):
+    """Brush movement that follows a round form."""
+    return lambda px, py: np.arctan2(py - y, px - x) + np.pi / 2
+
+
+def _cloth(c: Canvas, rng, light: Light, tint: Colour):
+    """Shading of cloth: broad folds, light on one side."""
+    folds = c.noise(rng, 9, 4, 3)
+
+    def shading(px, py):
+        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
+        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
+        t = (folds[rows, columns] - 0.5) * 2.4 + 0.9 * light.side * (px / c.aspect - 0.5)
+        t = np.clip(t, -1, 1)[..., None]
+        lit, half, dark = light.on(tint, 0.95), light.on(tint, 0), light.on(tint, -0.9)
+        return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
+
+    return shading
+
+
+def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint: Colour, turn: float) -> None:
+    """Neck and shoulders under a head of radius `r`; `turn` (-1..1) is where the face looks."""
+    chin = head_y + 1.15 * r
+    left = [
+        (x - 2.05 * r, 1.05),
+        (x - 1.95 * r, chin + 1.6 * r),
+        (x - 1.45 * r, chin + 0.85 * r),
+        (x - 0.62 * r, chin + 0.42 * r),
+    ]
+    right = [
+        (x + 0.62 * r, chin + 0.42 * r),
+        (x + 1.45 * r, chin + 0.85 * r),
+        (x + 1.95 * r, chin + 1.6 * r),
+        (x + 2.05 * r, 1.05),
+    ]
+    skin = _flesh(light, x, chin - 0.6 * r, 1.3 * r)
+    neck = [
+        (x - 0.40 * r, head_y + 0.5 * r),
+        (x + 0.40 * r, head_y + 0.5 * r),
+        (x + 0.62 * r, chin + 0.48 * r),
+        (x, chin + 0.95 * r),
+        (x - 0.62 * r, chin + 0.48 * r),
+    ]
+    c.shade(
+        [*left, (x, chin + 0.75 * r), *right],
+        _cloth(c, rng, light, tint),
+        lambda px, py: 1.2 + 1.5 * (px - x) / r * 0.4,
+        1.0,
+        0.003,
+    )
+    c.shade(neck, lambda px, py: skin(px, py) * np.array([0.93, 0.90, 0.95]), 1.4, 0.6, 0.003)
+
+
+def _face(c: Canvas, rng, light: Light, x: float, y: float, r: float, turn: float, lips: Colour | None = None) -> None:
+    """A face of half-width about `r`, turned by `turn` (-1..1), eyes lowered."""
+    skin = _flesh(light, x, y, 1.15 * r)
+    c.shade(_oval(x, y, 0.86 * r, 1.15 * r, 0.06 * turn, 0.72), skin, _around(x, y), 0.42, 0.002)
+    middle = x + 0.20 * turn * r
+    shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
+    blush = light.on(colour("dd8577"), 0.15)
+    for side in (-1, 1):
+        eye = middle + side * (0.36 - 0.07 * turn * side) * r
+        wide = 0.17 * (1 - 0.25 * turn * side) * r
+        _patch(c, eye, y - 0.03 * r, wide * 1.35, 0.11 * r, shadow, 0.42)
+        _patch(c, eye + side * 0.10 * r, y + 0.42 * r, 0.26 * r, 0.20 * r, blush, 0.55)
+        arc = [(eye + wide * t, y + (0.075 - 0.07 * t * t) * r) for t in np.linspace(-1, 1, 9)]
+        c.line(arc, 0.038 * r, line, 0.3)
+        brow = [
+            (eye + 1.25 * wide * t, y + (-0.235 + 0.065 * (t - 0.1 * side) ** 2) * r) for t in np.linspace(-1, 1, 9)
+        ]
+        c.line(brow, 0.036 * r, mix(line, shadow, 0.35), 0.3)
+    tip_x, tip_y = middle + 0.10 * turn * r, y + 0.44 * r
+    dark = -light.side
+    bridge = [
+        (middle + 0.05 * dark * r, y + 0.02 * r),
+        (tip_x + 0.13 * dark * r, tip_y),
+        (tip_x + 0.02 * dark * r, tip_y + 0.045 * r),
+        (middle - 0.01 * dark * r, y + 0.1 * r),
+    ]
+    c.shade(bridge, lambda px, py: np.broadcast_to(shadow, (*px.shape, 3)), 1.5, 0.32, 0.012 * r / 0.2)
+    _patch(c, tip_x, tip_y + 0.05 * r, 0.12 * r, 0.04 * r, light.on(colour("b87468"), -0.3), 0.75)
+    _patch(c, tip_x - 0.03 * dark * r, tip_y - 0.06 * r, 0.05 * r, 0.06 * r, light.on(colour("fbe3cc"), 0.8), 0.7)
+    lips = light.on(colour("c4605c") if lips is None else lips, 0.0)
+    mouth = middle + 0.03 * turn * r
+    _patch(c, mouth, y + 0.685 * r, 0.20 * r, 0.045 * r, mix(lips, line, 0.2), 0.9)
+    _patch(c, mouth, y + 0.745 * r, 0.15 * r, 0.05 * r, mix(lips, colour("f0b0a0"), 0.25), 0.85)
+    _patch(c, mouth, y + 0.835 * r, 0.13 * r, 0.03 * r, shadow, 0.4)
+
+
+def _patch(c: Canvas, x: float, y: float, rx: float, ry: float, tint: Colour, strength: float) -> None:
+    """A soft touch of colour that leaves the brush's movement mostly as it is."""
+    left, top = max(0, int((x - 2 * rx) * c.height)), max(0, int((y - 2 * ry) * c.height))
+    right, bottom = min(c.width, int((x + 2 * rx) * c.height) + 2), min(c.height, int((y + 2 * ry) * c.height) + 2)
+    if right <= left or bottom <= top:
+        return
+    px = ((np.arange(left, right) + 0.5) / c.height - x) / rx
+    py = ((np.arange(top, bottom) + 0.5) / c.height - y) / ry
+    c.tint((left, top, right, bottom), tint, strength * np.exp(-1.3 * (px[None] ** 2 + py[:, None] ** 2)))
+
+
+def _hair(c: Canvas, rng, light: Light, points: list[Point], tint: Colour, x: float, y: float) -> None:
+    """A mass of hair whose strands run around (x, y)."""
+    strands = c.noise(rng, 10, 10, 3)
+    lit, half, dark = light.on(mix(tint, colour("e8c48a"), 0.25), 0.8), light.on(tint, 0), light.on(tint, -0.7)
+
+    def shading(px, py):
+        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
+        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
+        t = (strands[rows, columns] - 0.5) * 1.5 + 3.2 * light.side * (px - x) - 2.2 * (py - y)
+        t = np.clip(t, -1, 1)[..., None]
+        return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
+
+    c.shade(points, shading, _around(x, y), 0.5, 0.003)
+
+
+def _place(c: Canvas, rng) -> tuple[float, float, float]:
+    """Middle, height and half-width of a head that suits the format."""
+    r = 0.165 * min(1.0, c.aspect**0.6 * 1.08)
+    return c.aspect * rng.uniform(0.46, 0.54), 0.40, r
+
+
+def _straw_hat(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    _garden(c, rng, light)
+    x, y, r = _place(c, rng)
+    turn = -light.side * 0.7 if rng.random() < 0.3 else light.side * 0.7
+    hair = colour(("8a5a42", "b3824e", "6b4c4a")[int(rng.integers(3))])
+    _hair(c, rng, light, _oval(x - 0.12 * turn * r, y + 0.10 * r, 1.06 * r, 1.18 * r, 0, 0.85), hair, x, y)
+    _bust(c, rng, light, x, y, r, _tint(scene, "dress"), turn)
+    _face(c, rng, light, x, y, r, turn)
+    straw = colour("e6c67e")
+    # Under the brim the brow lies in shadow, which also softens the eyes.
+    brim = _oval(x, y - 0.50 * r, 1.72 * r, 0.50 * r, -0.10 * turn)
+    _patch(c, x, y - 0.38 * r, 0.85 * r, 0.40 * r, light.on(colour("b58a78"), -0.5), 0.75)
+
+    def weave(px, py):
+        t = np.clip((px - x) * light.side / (1.6 * r) + 0.25 - 0.8 * (py - y + 0.5 * r) / r, -1, 1)[..., None]
+        lit, half, dark = light.on(straw, 0.9), light.on(straw, 0.1), light.on(mix(straw, colour("b08a6a"), 0.4), -0.6)
+        return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
+
+    c.shade(brim, weave, lambda px, py: np.arctan2((py - y + 0.5 * r) * 3.4, (px - x)) + np.pi / 2, 0.55, 0.002)
+    crown = [(px, min(py, y - 0.52 * r)) for px, py in _oval(x - 0.05 * turn * r, y - 0.72 * r, 0.90 * r, 0.72 * r)]
+    c.shade(crown, weave, _around(x, y - 0.6 * r), 0.5, 0.002)
+    ribbon = _tint(scene, "ribbon")
+    for row in range(4):
+        level = y - (0.66 + 0.055 * row) * r
+        band = [(x - 0.05 * turn * r + 0.91 * r * t, level + 0.10 * r * (1 - t * t)) for t in np.linspace(-1, 1, 15)]
+        c.line(band, 0.075 * r, light.on(ribbon, 0.5 - 0.35 * row), 0.4)
+    knot = x - 0.8 * turn * r
+    c.polygon(
+        [(knot, y - 0.72 * r), (knot - 0.42 * turn * r, y - 0.15 * r), (knot - 0.12 * turn * r, y - 0.08 * r)],
+        light.on(ribbon, 0.2),
+        1.2,
+        0.4,
+    )
+    c.drawn |= {"woman", "straw hat", "ribbon", "dress", "garden", scene.choice("ribbon"), scene.choice("dress")}
+
+
+def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    _backdrop(c, rng, light)
+    x, y, r = _place(c, rng)
+    turn = light.side * 0.75
+    _bust(c, rng, light, x, y, r, _tint(scene, "shawl"), turn)
+    scarf = _tint(scene, "scarf")
+    shading = _cloth(c, rng, light, scarf)
+    c.shade(
+        _oval(x - 0.10 * turn * r, y + 0.05 * r, 1.18 * r, 1.50 * r, 0.05 * turn, 0.8),
+        shading,
+        _around(x, y),
+        0.7,
+        0.003,
+    )
+    _hair(c, rng, light, _oval(x + 0.06 * turn * r, y - 0.08 * r, 0.92 * r, 1.16 * r), colour("6f4f48"), x, y)
+    _face(c, rng, light, x + 0.06 * turn * r, y + 0.06 * r, 0.97 * r, turn)
+    chin = y + 1.22 * r
+    for side in (-1, 1):
+        c.shade(
+            [
+                (x, chin - 0.1 * r),
+                (x + side * 0.5 * r, chin - 0.32 * r),
+                (x + side * 0.95 * r, chin + 0.1 * r),
+                (x + side * 0.55 * r, chin + 0.95 * r),
+                (x + 0.1 * side * r, chin + 0.35 * r),
+            ],
+            _cloth(c, rng, light, scarf),
+            1.57 - 0.6 * side,
+            0.6,
+            0.003,
+        )
+    c.ellipse(x, chin + 0.08 * r, 0.16 * r, 0.14 * r, light.on(scarf, -0.3), 0.5, 0.4)
+    c.drawn |= {"woman", "headscarf", "shawl", "backdrop", scene.choice("scarf"), scene.choice("shawl")}
+
+
+def _bearded_man(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    _backdrop(c, rng, light)
+    x, y, r = _place(c, rng)
+    turn = light.side * 0.75
+    hair = _tint(scene, "beard")
+    _hair(c, rng, light, _oval(x - 0.1 * turn * r, y, 1.0 * r, 1.1 * r), hair, x, y)
+    _bust(c, rng, light, x, y, r * 1.12, _tint(scene, "jacket"), turn)
+    _face(c, rng, light, x, y, r, turn, colour("b8655c"))
+    collar = light.on(colour("f1ebe0"), 0.5)
+    for side in (-1, 1):
+        c.polygon(
+            [(x, y + 1.75 * r), (x + side * 0.62 * r, y + 1.38 * r), (x + side * 0.55 * r, y + 1.85 * r)],
+            collar,
+            0.6 * side,
+            0.4,
+        )
+    middle = x + 0.16 * turn * r
+    beard = [
+        (x - 0.90 * r, y + 0.15 * r),
+        (x - 0.72 * r, y + 0.45 * r),
+        (middle - 0.34 * r, y + 0.58 * r),
+        (middle, y + 0.52 * r),
+        (middle + 0.34 * r, y + 0.58 * r),
+        (x + 0.72 * r, y + 0.45 * r),
+        (x + 0.90 * r, y + 0.15 * r),
+        (x + 0.80 * r, y + 1.05 * r),
+        (middle + 0.3 * r, y + 1.62 * r),
+        (middle - 0.25 * r, y + 1.62 * r),
+        (x - 0.80 * r, y + 1.05 * r),
+    ]
+    _hair(c, rng, light, beard, hair, x, y + 0.2 * r)
+    _patch(c, middle, y + 0.71 * r, 0.17 * r, 0.045 * r, light.on(colour("b8655c"), -0.1), 0.85)
+    felt = colour(("7d6a5c", "6a6f86", "8a7a5c")[int(rng.integers(3))])
+    _patch(c, x, y - 0.42 * r, 0.85 * r, 0.36 * r, light.on(colour("a87a6a"), -0.6), 0.75)
+    shading = _cloth(c, rng, light, felt)
+    c.shade(_oval(x, y - 0.52 * r, 1.75 * r, 0.36 * r, -0.10 * turn), shading, -0.1 * turn, 0.55, 0.003)
+    crown = [(px, min(py, y - 0.56 * r)) for px, py in _oval(x, y - 0.80 * r, 0.92 * r, 0.74 * r)]
+    c.shade(crown, shading, 1.2, 0.6, 0.003)
+    band = [(x + 0.92 * r * t, y - (0.72 - 0.09 * (1 - t * t)) * r) for t in np.linspace(-1, 1, 15)]
+    c.line(band, 0.17 * r, light.on(felt, -0.9), 0.4)
+    c.drawn |= {"man", "beard", "hat", "jacket", "backdrop", scene.choice("beard"), scene.choice("jacket")}
+
+
+def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    _backdrop(c, rng, light)
+    x, y, r = _place(c, rng)
+    r *= 1.05
+    look = light.side  # towards the light
+
+    def at(points):
+        return [(x + look * px * r, y + py * r) for px, py in points]
+
+    _bust(c, rng, light, x - 0.1 * look * r, y, r, _tint(scene, "dress"), look)
+    outline = at(
+        [
+            (0.10, -1.10),
+            (0.46, -1.02),
+            (0.68, -0.78),
+            (0.76, -0.50),
+            (0.755, -0.30),
+            (0.72, -0.17),
+            (0.74, -0.08),
+            (0.83, 0.08),
+            (0.935, 0.24),
+            (0.93, 0.295),
+            (0.80, 0.335),
+            (0.775, 0.40),
+            (0.83, 0.455),
+            (0.835, 0.50),
+            (0.79, 0.545),
+            (0.82, 0.60),
+            (0.80, 0.67),
+            (0.755, 0.71),
+            (0.765, 0.80),
+            (0.74, 0.93),
+            (0.62, 1.01),
+            (0.42, 0.98),
+            (0.15, 0.86),
+            (-0.05, 0.74),
+            (-0.10, 1.2),
+            (-0.75, 1.25),
+            (-0.70, 0.4),
+            (-0.6, -0.6),
+        ]
+    )
+    skin = _flesh(light, x + 0.25 * look * r, y, 1.0 * r)
+    throat = at([(0.42, 0.90), (0.30, 1.15), (0.42, 1.75), (-0.85, 1.75), (-0.75, 0.2), (0.2, 0.2)])
+    c.shade(throat, lambda px, py: skin(px, py) * np.array([0.93, 0.9, 0.95]), 1.4, 0.5, 0.003)
+    c.shade(outline, skin, _around(x, y), 0.40, 0.002)
+    shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
+    _patch(c, x + 0.40 * look * r, y + 0.34 * r, 0.26 * r, 0.22 * r, light.on(colour("dd8577"), 0.2), 0.6)
+    _patch(c, x + 0.58 * look * r, y - 0.10 * r, 0.16 * r, 0.11 * r, shadow, 0.5)
+    _patch(c, x + 0.30 * look * r, y + 0.95 * r, 0.42 * r, 0.14 * r, light.on(colour("b98a86"), -0.5), 0.5)
+    c.line(at([(0.46, -0.02), (0.54, 0.01), (0.62, 0.0), (0.69, -0.05)]), 0.036 * r, line, 0.3)
+    c.line(at([(0.42, -0.27), (0.53, -0.33), (0.64, -0.32), (0.72, -0.27)]), 0.036 * r, mix(line, shadow, 0.3), 0.3)
+    c.line(at([(0.80, 0.345), (0.74, 0.34), (0.70, 0.29)]), 0.03 * r, light.on(colour("b87468"), -0.3), 0.3)
+    lips = light.on(colour("c4605c"), 0.1)
+    c.polygon(at([(0.645, 0.53), (0.78, 0.455), (0.833, 0.48), (0.785, 0.545)]), mix(lips, line, 0.15), 0.2, 0.3)
+    c.polygon(
+        at([(0.655, 0.545), (0.785, 0.55), (0.818, 0.61), (0.74, 0.665)]), mix(lips, colour("f0b0a0"), 0.25), 0.2, 0.3
+    )
+    hair = _tint(scene, "hair")
+    mass = at(
+        [
+            (0.62, -0.72),
+            (0.52, -1.06),
+            (0.18, -1.30),
+            (-0.30, -1.36),
+            (-0.76, -1.14),
+            (-1.02, -0.68),
+            (-1.02, -0.14),
+            (-0.82, 0.34),
+            (-0.55, 0.56),
+            (-0.42, 0.40),
+            (-0.34, 0.24),
+            (-0.12, 0.26),
+            (-0.06, 0.0),
+            (0.08, -0.22),
+            (0.30, -0.46),
+        ]
+    )
+    _hair(c, rng, light, mass, hair, x - 0.15 * look * r, y - 0.3 * r)
+    c.shade(
+        _oval(x - 0.20 * look * r, y + 0.10 * r, 0.10 * r, 0.19 * r, 0.2 * look),
+        _flesh(light, x - 0.2 * look * r, y, 0.3 * r),
+        1.5,
+        0.32,
+        0.002,
+    )
+    bun_x, bun_y = x - 1.08 * look * r, y - 0.32 * r
+    _hair(c, rng, light, _oval(bun_x, bun_y, 0.40 * r, 0.44 * r), hair, bun_x, bun_y)
+    c.line(at([(-0.82, -0.68), (-0.76, -0.35), (-0.86, 0.05)]), 0.045 * r, light.on(hair, -0.9), 0.4)
+    collar = light.on(colour("f6f0e6"), 0.6)
+    c.polygon(at([(-0.86, 1.42), (0.46, 1.60), (0.52, 1.86), (-0.1, 1.92), (-0.98, 1.70)]), collar, 0.2 * look, 0.45)
+    c.line(at([(-0.86, 1.50), (-0.1, 1.72), (0.46, 1.70)]), 0.03 * r, light.on(colour("c9c4d8"), -0.2), 0.4)
+    c.drawn |= {"woman", "hair", "bun", "profile", "dress", "collar", scene.choice("hair"), scene.choice("dress")}
+
+
+def _parasol(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    sky(c, light, rng, 0.98, 0.75)
+    x = c.aspect * rng.uniform(0.45, 0.55)
+    top, lean = 0.74, -light.side
+    crest = [
+        (px * c.aspect, top + 0.05 - 0.07 * np.exp(-(((px - x / c.aspect) / 0.35) ** 2)))
+        for px in np.linspace(-0.02, 1.02, 40)
+    ]
+    grass = colour("86a55a")
+    streaks = c.noise(rng, 8, 10, 3)
+
+    def ground(px, py):
+        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
+        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
+        t = smooth(streaks[rows, columns] - 0.5 * (py - 0.85), 0.25, 0.75)[..., None]
+        return light.on(grass, -0.8) + (light.on(grass, 0.7) - light.on(grass, -0.8)) * t
+
+    c.shade([*crest, (c.aspect * 1.02, 1.02), (-0.02, 1.02)], ground, 1.3, 0.8)
+    size = 0.50
+    foot = top + 0.015
+    tint = _tint(scene, "dress")
+    wind = lean
+    sway = [
+        (x - 0.11 * size, foot),
+        (x - 0.05 * size, foot - 0.45 * size),
+        (x + 0.05 * size, foot - 0.45 * size),
+        (x + 0.13 * size, foot),
+        (x + wind * 0.30 * size, foot - 0.01),
+    ]
+    sway = sorted(sway, key=lambda p: np.arctan2(p[1] - (foot - 0.2 * size), p[0] - x))
+    c.shade(sway, _cloth(c, rng, light, tint), lambda px, py: 1.57 + 1.6 * (px - x), 0.6, 0.003)
+    c.shade(
+        [
+            (x - 0.062 * size, foot - 0.43 * size),
+            (x - 0.088 * size, foot - 0.70 * size),
+            (x, foot - 0.76 * size),
+            (x + 0.088 * size, foot - 0.70 * size),
+            (x + 0.062 * size, foot - 0.43 * size),
+        ],
+        _cloth(c, rng, light, tint),
+        1.5,
+        0.5,
+        0.002,
+    )
+    hand_x = x + light.side * 0.15 * size
+    c.line(
+        [
+            (x + light.side * 0.07 * size, foot - 0.69 * size),
+            (x + light.side * 0.17 * size, foot - 0.55 * size),
+            (hand_x, foot - 0.66 * size),
+        ],
+        0.045 * size,
+        light.on(tint, -0.3),
+        0.4,
+    )
+    head = foot - 0.825 * size
+    veil = mix(light.cloud, light.zenith, 0.25)
+    c.line(
+        [(x, head), (x + wind * 0.12 * size, head + 0.02), (x + wind * 0.26 * size, head + 0.06)],
+        0.035 * size,
+        veil,
+        0.4,
+    )
+    c.shade(_oval(x, head, 0.050 * size, 0.066 * size), _flesh(light, x, head, 0.06 * size), 1.5, 0.32)
+    c.shade(
+        _oval(x - 0.3 * light.side * 0.05 * size, head - 0.012, 0.052 * size, 0.06 * size),
+        lambda px, py: np.broadcast_to(light.on(colour("8a5f48"), -0.2), (*px.shape, 3)),
+        1.5,
+        0.32,
+    )
+    c.ellipse(x, head - 0.048 * size, 0.105 * size, 0.022 * size, light.on(colour("ecd08a"), 0.6), 0, 0.35)
+    c.ellipse(x, head - 0.072 * size, 0.055 * size, 0.036 * size, light.on(colour("ecd08a"), 0.2), 0, 0.35)
+    c.line(
+        [
+            (hand_x - 0.02 * light.side * size, foot - 0.60 * size),
+            (hand_x - light.side * 0.06 * size, head - 0.10 * size),
+        ],
+        0.010,
+        light.on(colour("6b5448"), 0),
+        0.35,
+    )
+    parasol(
+        c,
+        light,
+        hand_x - light.side * 0.07 * size,
+        head - 0.14 * size,
+        0.185 * min(1.0, c.aspect + 0.2),
+        _tint(scene, "parasol"),
+        0.25 * light.side,
+    )
+    flowers(c, rng, light, top + 0.03, 170, [colour("f2d25a"), colour("f6f1e4")], 0.010)
+    grasses(c, rng, light, top, 320, grass)
+    c.drawn |= {"woman", "parasol", "dress", "hill", "sky", "clouds", scene.choice("dress"), scene.choice("parasol")}
+
+
+_COMPOSITIONS = {
+    "parasol": _parasol,
+    "straw hat": _straw_hat,
+    "profile": _profile,
+    "headscarf": _headscarf,
+    "bearded man": _bearded_man,
+}

@@ -1,0 +1,617 @@
+"""Still lifes: fruit, flowers, jugs and bottles on a table, lit from one side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .canvas import Canvas, Point
+from .colour import Colour, colour, mix
+from .nature import Light, hill, light_of, sky, smooth, water
+from .scenes import Scene
+
+_WALLS = {"blue": "8fa8c4", "green": "93ab92", "grey": "b0aab0"}
+_FRUIT = {
+    "apples": ("d0483c", "dd7a42", "b9b84a"),
+    "oranges": ("f0973a", "ee8434", "f4a94c"),
+    "peaches": ("f0ae72", "e8896a", "f2c288"),
+    "lemons": ("f2d24a", "ecc63c", "f6de6c"),
+    "pears": ("c4b84e", "d8bf5a", "b0ad4c"),
+}
+_VASES = {"blue": "5f84bc", "white": "ece8e2", "ochre": "cf9a4e", "copper": "bf7448"}
+
+
+def draw(c: Canvas, scene: Scene) -> None:
+    """Draw a still-life scene."""
+    rng = scene.random()
+    light = light_of(scene.light, -1.0 if rng.random() < 0.5 else 1.0)
+    _COMPOSITIONS[scene.composition](c, scene, light, rng)
+
+
+def _wall(c: Canvas, rng, light: Light, tint: Colour, table: float) -> None:
+    x, y = c.grid()
+    cloud = c.noise(rng, 4, 5, 3)
+    t = np.clip(0.55 + 0.6 * light.side * (x / c.aspect - 0.5) - 0.3 * (y - 0.3) + 0.6 * (cloud - 0.5), 0, 1)[..., None]
+    dark, lit = light.on(tint, -0.75), light.on(mix(tint, colour("f6e6cc"), 0.25), 0.6)
+    c.cover(dark + (lit - dark) * t, np.ones_like(cloud), -0.8 * light.side + 2.2 * (cloud - 0.5), 1.2)
+
+
+def _table(c: Canvas, rng, light: Light, tint: Colour, line: float) -> None:
+    x, y = c.grid()
+    grain = c.noise(rng, 3, 26, 3)
+    t = np.clip(0.5 + 0.5 * light.side * (x / c.aspect - 0.5) + 0.9 * (grain - 0.5) - 0.3 * (y - 0.8), 0, 1)[..., None]
+    dark, lit = light.on(tint, -0.75), light.on(tint, 0.75)
+    c.cover(dark + (lit - dark) * t, smooth(y + 0 * x, line - 0.002, line + 0.002), 0.04, 0.95)
+    c.cover(light.on(tint, -0.9), 0.5 * np.exp(-(((y - line) / 0.012) ** 2)) * (y > line - 0.002) + 0 * x, 0.0, 0.7)
+
+
+def _shadow(c: Canvas, light: Light, x: float, y: float, rx: float, ry: float, tint: Colour = None) -> None:
+    """The shadow an object throws away from the light: soft and violet."""
+    tint = light.on(colour("7d6f96"), -0.35) if tint is None else tint
+    cx = x - light.side * rx * 0.75
+    ring = [(cx + 1.35 * rx * np.cos(a), y + ry * np.sin(a)) for a in np.linspace(0, 6.28, 24)]
+    c.shade(ring, lambda px, py: np.broadcast_to(tint, (*px.shape, 3)), 0.05, 0.7, 0.007)
+
+
+def _round(light: Light, x: float, y: float, r: float, tint: Colour, bounce: Colour | None = None):
+    """Shading of a ball: light, turn, cool shadow, and light thrown back from the table at its foot."""
+    lit, half, dark = light.on(tint, 0.95), light.on(tint, 0.1), light.on(mix(tint, colour("7a5f96"), 0.28), -0.7)
+    glow = mix(dark, tint if bounce is None else bounce, 0.45)
+
+    def shading(px, py):
+        dx, dy = (px - x) / r, (py - y) / r
+        t = (0.72 * dx * light.side - 0.62 * dy)[..., None]
+        body = np.where(
+            t > -0.05, half + (lit - half) * smooth(t, -0.05, 0.75), half + (dark - half) * smooth(-t, 0.05, 0.55)
+        )
+        rim = (smooth(-0.72 * dx * light.side + 0.55 * dy, 0.62, 0.95))[..., None]
+        return body + (glow - body) * rim
+
+    return shading
+
+
+def _follow(x: float, y: float):
+    return lambda px, py: np.arctan2(py - y, px - x) + np.pi / 2
+
+
+def _ring(x: float, y: float, rx: float, ry: float, steps: int = 40) -> list[Point]:
+    return [(x + rx * np.cos(a), y + ry * np.sin(a)) for a in np.linspace(0, 2 * np.pi, steps, endpoint=False)]
+
+
+def _fruit(c: Canvas, rng, light: Light, kind: str, x: float, y: float, r: float, shadow: bool = True) -> None:
+    """One fruit resting on its foot at about (x, y + r)."""
+    tint = mix(*(colour(_FRUIT[kind][k]) for k in rng.permutation(3)[:2]), 0.35 * rng.random())
+    if shadow:
+        _shadow(c, light, x, y + 0.86 * r, r, 0.30 * r)
+    if kind == "pears":
+        lean = rng.uniform(-0.25, 0.25)
+        outline = []
+        for a in np.linspace(0, 2 * np.pi, 40, endpoint=False):
+            up = max(0.0, -np.sin(a))
+            px, py = r * np.cos(a) * (1 - 0.55 * up**1.3), r * np.sin(a) * (1 + 0.75 * up**2)
+            outline.append((x + px - py * lean * (py < 0), y + py))
+        c.shade(outline, _round(light, x, y - 0.1 * r, 1.15 * r, tint), _follow(x, y), 0.5, 0.0015)
+        stem = (x + 1.7 * r * lean, y - 1.68 * r)
+    elif kind == "lemons":
+        tilt = rng.uniform(-0.5, 0.5)
+        outline = []
+        for a in np.linspace(0, 2 * np.pi, 48, endpoint=False):
+            px, py = 1.22 * r * np.cos(a), 0.86 * r * np.sin(a)
+            px *= 1 + 0.10 * abs(np.cos(a)) ** 10
+            outline.append(
+                (x + px * np.cos(tilt) - py * np.sin(tilt), y + 0.1 * r + px * np.sin(tilt) + py * np.cos(tilt))
+            )
+        c.shade(outline, _round(light, x, y + 0.1 * r, r, tint), _follow(x, y), 0.5, 0.0015)
+        stem = None
+    else:
+        c.shade(_ring(x, y, r * 1.04, r * 0.97), _round(light, x, y, r, tint), _follow(x, y), 0.5, 0.0015)
+        stem = (x + 0.05 * r, y - 0.98 * r) if kind == "apples" else None
+        if kind == "apples":
+            blush = light.on(colour(("e8b94e", "c9c25a")[int(rng.integers(2))]), 0.4)
+            c.glow(x + 0.3 * light.side * r, y - 0.5 * r, 0.35 * r, blush, 0.5)
+            c.ellipse(
+                x + 0.03 * r,
+                y - 0.78 * r,
+                0.22 * r,
+                0.07 * r,
+                light.on(mix(tint, colour("7a4f3c"), 0.5), -0.3),
+                0,
+                0.35,
+            )
+        if kind == "peaches":
+            c.line(
+                [(x - 0.1 * r, y - 0.9 * r), (x - 0.28 * r, y - 0.2 * r), (x - 0.12 * r, y + 0.6 * r)],
+                0.05 * r,
+                light.on(colour("c9604c"), -0.1),
+                0.4,
+            )
+    if stem is not None:
+        c.line(
+            [(stem[0], stem[1] + 0.24 * r), (stem[0] + 0.08 * r, stem[1] - 0.10 * r)],
+            0.07 * r,
+            light.on(colour("6a4a3c"), -0.2),
+            0.3,
+        )
+    c.glow(x + 0.36 * light.side * r, y - 0.40 * r, 0.13 * r, colour("fffaf0"), 0.85)
+
+
+def _turned(
+    c: Canvas, light: Light, x: float, profile: list[tuple[float, float]], tint: Colour, gloss: float = 0.6
+) -> None:
+    """A vessel turned on a wheel: `profile` lists (height y, half-width) from the mouth down."""
+    heights, widths = [p[0] for p in profile], [p[1] for p in profile]
+    ys = np.linspace(heights[0], heights[-1], 50)
+    half = np.interp(ys, heights, widths)
+    kernel = np.ones(5) / 5
+    half = np.convolve(np.pad(half, 2, mode="edge"), kernel, mode="valid")
+    foot = [(x + half[-1] * np.cos(a), ys[-1] + 0.22 * half[-1] * np.sin(a)) for a in np.linspace(0, np.pi, 12)]
+    outline = [
+        *((x - w, y) for w, y in zip(half, ys, strict=True)),
+        *reversed(foot),
+        *((x + w, y) for w, y in zip(half[::-1], ys[::-1], strict=True)),
+    ]
+    lit, mid, dark = light.on(tint, 0.9), light.on(tint, 0.05), light.on(mix(tint, colour("5f5a90"), 0.28), -0.75)
+
+    def shading(px, py):
+        t = (light.side * (px - x) / np.maximum(np.interp(py, ys, half), 1e-3))[..., None]
+        body = np.where(t > 0, mid + (lit - mid) * smooth(t, 0, 0.75), mid + (dark - mid) * smooth(-t, 0, 0.7))
+        return body + (mid - body) * 0.55 * smooth(-t, 0.78, 1.0)
+
+    c.shade(outline, shading, lambda px, py: 1.57 + 0.5 * (px - x) / max(widths), 0.5, 0.0015)
+    shine = x + 0.42 * light.side * float(np.interp(0.4, [0, 1], [widths[0], max(widths)]))
+    level = heights[0] + 0.42 * (heights[-1] - heights[0])
+    c.glow(shine, level, 0.16 * max(widths), colour("ffffff"), gloss)
+    c.glow(shine, level + 0.18 * max(widths), 0.12 * max(widths), colour("ffffff"), gloss * 0.7)
+
+
+def _mouth(c: Canvas, light: Light, x: float, y: float, half: float, tint: Colour) -> None:
+    c.ellipse(x, y, half, 0.24 * half, light.on(tint, 0.5), 0, 0.4)
+    c.ellipse(x, y + 0.02 * half, 0.84 * half, 0.17 * half, light.on(mix(tint, colour("5f5a80"), 0.5), -0.6), 0, 0.4)
+
+
+def _bottle(c: Canvas, light: Light, x: float, foot: float, tall: float, tint: Colour) -> None:
+    w = 0.155 * tall
+    _shadow(c, light, x, foot, w, 0.05 * tall)
+    profile = [
+        (foot - tall, 0.28 * w),
+        (foot - 0.96 * tall, 0.36 * w),
+        (foot - 0.93 * tall, 0.28 * w),
+        (foot - 0.72 * tall, 0.31 * w),
+        (foot - 0.58 * tall, 0.95 * w),
+        (foot - 0.50 * tall, w),
+        (foot, 0.98 * w),
+    ]
+    _turned(c, light, x, profile, tint, 0.75)
+    label = [
+        (x - 0.99 * w, foot - 0.38 * tall),
+        (x + 0.99 * w, foot - 0.38 * tall),
+        (x + 0.99 * w, foot - 0.18 * tall),
+        (x - 0.99 * w, foot - 0.18 * tall),
+    ]
+    paper = colour("ead9b4")
+
+    def shading(px, py):
+        t = np.clip(0.5 + 0.5 * light.side * (px - x) / w, 0, 1)[..., None]
+        return light.on(paper, -0.7) + (light.on(paper, 0.6) - light.on(paper, -0.7)) * t
+
+    c.shade(label, shading, 0.02, 0.5)
+
+
+def _cloth(c: Canvas, rng, light: Light, x: float, y: float, rx: float, ry: float) -> None:
+    """A white cloth lying in folds and hanging over the table's front."""
+    around = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    wave = 1 + 0.10 * np.sin(around * 5 + rng.uniform(0, 6)) + 0.06 * np.sin(around * 9 + rng.uniform(0, 6))
+    outline = [
+        (x + rx * w * np.cos(a), y + ry * w * np.sin(a) * (1.0 if np.sin(a) < 0 else 1.5))
+        for a, w in zip(around, wave, strict=True)
+    ]
+    folds = [(rng.uniform(-1, 1), rng.uniform(-0.9, 0.9), rng.uniform(14, 26)) for _ in range(4)]
+    white, blue, warm = (
+        light.on(colour("faf6ee"), 0.6),
+        light.on(colour("aab2d6"), -0.2),
+        light.on(colour("efe2d0"), 0.2),
+    )
+
+    def crease(px, py):
+        u, v = (px - x) / rx, (py - y) / ry
+        return sum(np.sin(f * 0.42 * (u * np.cos(a) + 0.6 * v * np.sin(a)) + b * 5) for a, b, f in folds) / 4
+
+    def shading(px, py):
+        t = np.clip(crease(px + 0.02 * np.sin(py * 30), py) * 1.2 + 0.25, -1, 1)[..., None]
+        return np.where(t > 0, warm + (white - warm) * t, warm + (blue - warm) * -t)
+
+    _shadow(c, light, x, y + 0.4 * ry, rx * 0.9, ry)
+    c.shade(outline, shading, lambda px, py: 0.6 * np.sin(crease(px, py) * 2) + 0.5 * (px - x) / rx, 0.75, 0.003)
+
+
+def _bowl(c: Canvas, rng, light: Light, x: float, y: float, half: float, tint: Colour, kind: str) -> None:
+    """A footed bowl heaped with fruit; its rim lies at y."""
+    _shadow(c, light, x, y + 0.72 * half, 0.75 * half, 0.16 * half)
+    r = 0.285 * half
+    c.ellipse(x, y, half, 0.26 * half, light.on(tint, -0.5), 0.0, 0.5)
+    for px, py in (
+        (-0.52, -0.16),
+        (0.52, -0.16),
+        (0.0, -0.20),
+        (-0.28, -0.52),
+        (0.27, -0.54),
+        (0.0, -0.86),
+        (-0.70, 0.02),
+        (0.70, 0.02),
+        (-0.25, 0.03),
+        (0.25, 0.04),
+    ):
+        _fruit(
+            c, rng, light, kind, x + px * half * 0.96, y + py * half * 0.72 - 0.02, r * rng.uniform(0.95, 1.08), False
+        )
+    profile = (
+        [(y, half)]
+        + [(y + 0.62 * half * s, half * (1 - 0.66 * s**1.7)) for s in (0.2, 0.4, 0.6, 0.8, 1.0)]
+        + [(y + 0.76 * half, 0.42 * half)]
+    )
+    rim = [(x + half * np.cos(a), y + 0.26 * half * np.sin(a)) for a in np.linspace(0, np.pi, 20)]
+    # The front of the bowl begins at the rim's lower edge, so that the fruit stands inside.
+    ys, ws = [p[0] for p in profile], [p[1] for p in profile]
+    side = [(w, level) for level in np.linspace(ys[0], ys[-1], 24) for w in (float(np.interp(level, ys, ws)),)]
+    outline = [*reversed(rim), *((x + w, level) for w, level in side), *((x - w, level) for w, level in reversed(side))]
+    lit, mid, dark = (
+        light.on(tint, 0.9),
+        light.on(mix(tint, colour("c9c4dc"), 0.4), 0.0),
+        light.on(mix(tint, colour("7f86c0"), 0.4), -0.6),
+    )
+
+    def shading(px, py):
+        t = (light.side * (px - x) / half)[..., None]
+        body = np.where(t > 0, mid + (lit - mid) * smooth(t, -0.1, 0.7), mid + (dark - mid) * smooth(-t, 0.0, 0.8))
+        band = (np.exp(-(((py - y - 0.34 * half) / (0.035 * half)) ** 2)) * 0.8)[..., None]
+        return body + (light.on(colour("5f7fc0"), 0) - body) * band
+
+    c.shade(outline, shading, lambda px, py: 0.5 * (px - x) / half, 0.5, 0.0015)
+    c.line(rim, 0.028 * half, light.on(tint, 1.0), 0.4)
+
+
+def _fruit_piece(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    line = 0.56
+    kind = scene.choice("fruit")
+    _wall(c, rng, light, colour(_WALLS[scene.choice("wall")]), line)
+    _table(c, rng, light, colour("b8875c"), line)
+    s = min(1.0, c.aspect**0.75)
+    side = 1 if rng.random() < 0.5 else -1
+    middle = c.aspect * 0.5
+    _bottle(c, light, middle + side * 0.34 * s, 0.66, 0.50 * s + 0.04, colour("5f8a62"))
+    _cloth(c, rng, light, middle - side * 0.05 * s, 0.80, 0.46 * s, 0.11)
+    _bowl(c, rng, light, middle - side * 0.08 * s, 0.58, 0.27 * s, colour("f2ece2"), kind)
+    for px, py in ((0.30, 0.80), (0.17, 0.86), (-0.36, 0.85), (0.42, 0.87)):
+        _fruit(c, rng, light, kind, middle + side * px * s, py, 0.072 * s * rng.uniform(0.95, 1.08))
+    c.drawn |= {kind, "bowl", "cloth", "bottle", "wall", scene.choice("wall")}
+
+
+def _bloom(c: Canvas, rng, light: Light, kind: str, x: float, y: float, r: float, away: float) -> None:
+    """One flower head of radius `r`; `away` (-1..1) is how lit its side of the bunch is."""
+    flat = rng.uniform(0.72, 1.0)
+
+    def petals(count, reach, size, tint, spread=0.12):
+        for k in range(count):
+            a = 2 * np.pi * k / count + rng.normal(0, spread)
+            tone = np.clip(0.55 * away + 0.5 * light.side * np.cos(a) - 0.4 * np.sin(a) + rng.normal(0, 0.15), -1, 1)
+            px, py = x + reach * r * np.cos(a), y + reach * r * np.sin(a) * flat
+            tip = [
+                (px + size * r * np.cos(a + b), py + size * r * np.sin(a + b) * flat)
+                for b in (0.0, 1.3, 1.9, 3.14, 4.4, 5.0)
+            ]
+            tip[0] = (x + (reach + size * 1.15) * r * np.cos(a), y + (reach + size * 1.15) * r * np.sin(a) * flat)
+            c.polygon(tip, light.on(tint, float(tone)), a, 0.42)
+
+    if kind == "sunflowers":
+        petals(17, 0.72, 0.30, colour("e9ad30"))
+        petals(14, 0.58, 0.28, colour("f6cf4a"), 0.2)
+        c.ellipse(x, y, 0.47 * r, 0.47 * r * flat, light.on(colour("8a5a38"), -0.1), 1, 0.42)
+        for _ in range(26):
+            a, d = rng.uniform(0, 6.28), 0.40 * np.sqrt(rng.random())
+            c.ellipse(
+                x + d * r * np.cos(a),
+                y + d * r * np.sin(a) * flat,
+                0.06 * r,
+                0.06 * r,
+                light.on(colour(("b3763c", "6b4a44")[int(rng.integers(2))]), 0.1),
+                a,
+                0.35,
+            )
+    elif kind == "violet irises":
+        for a, size in ((-2.2, 0.62), (-0.95, 0.62), (-1.57, 0.7), (0.5, 0.66), (2.65, 0.66), (1.57, 0.72)):
+            tone = np.clip(0.5 * away + 0.6 * light.side * np.cos(a) - 0.6 * np.sin(a), -1, 1)
+            px, py = x + 0.45 * r * np.cos(a), y + 0.5 * r * np.sin(a)
+            leaf = [
+                (
+                    px + size * r * (np.cos(b) * np.cos(a) * 0.8 - np.sin(b) * np.sin(a) * 0.5),
+                    py + size * r * (np.cos(b) * np.sin(a) * 0.8 + np.sin(b) * np.cos(a) * 0.5),
+                )
+                for b in np.linspace(0, 6.28, 14)
+            ]
+            tint = colour("7f62b8") if a > 0 else colour("9f8ad0")
+            c.polygon(leaf, light.on(mix(tint, colour("5f74c4"), 0.3 * rng.random()), float(tone)), a, 0.42)
+        c.ellipse(x, y + 0.45 * r, 0.10 * r, 0.22 * r, colour("f2c84a"), 1.57, 0.35)
+    else:
+        tints = {
+            "pink and white peonies": ("eea6b0", "f8ece6", "e58c9e"),
+            "red and orange dahlias": ("d2453c", "ec8a3e", "c23a48"),
+        }[kind]
+        tint = colour(tints[int(rng.integers(3))])
+        c.ellipse(x, y, r, r * flat, light.on(tint, -0.75 + 0.3 * away), 0.8, 0.45)
+        for count, reach, size in ((12, 0.74, 0.30), (10, 0.52, 0.30), (7, 0.30, 0.27), (4, 0.12, 0.22)):
+            petals(count, reach, size, mix(tint, colour("fff4e6"), 0.16 * (1 - reach)), 0.25)
+
+
+def _flowers(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    line = 0.76
+    kind = scene.choice("flowers")
+    wall = {
+        "sunflowers": "9fbccb",
+        "pink and white peonies": "9db3a8",
+        "violet irises": "e6cd8c",
+        "red and orange dahlias": "98a4c2",
+    }[kind]
+    _wall(c, rng, light, colour(wall), line)
+    _table(c, rng, light, colour("c99a62"), line)
+    s = min(1.0, c.aspect**0.8)
+    x, foot = c.aspect * rng.uniform(0.47, 0.53), 0.88
+    tint = colour(_VASES[scene.choice("vase")])
+    w = 0.125 * s
+    _shadow(c, light, x, foot, w * 1.3, 0.032)
+    bunch_y, reach_x, reach_y = 0.36, 0.33 * s, 0.25
+    for _ in range(34):
+        a, d = rng.uniform(0, 6.28), rng.uniform(0.35, 1.1)
+        ex, ey = x + d * reach_x * np.cos(a), bunch_y + 0.05 + d * reach_y * np.sin(a)
+        green = light.on(mix(colour("5f8a52"), colour("8aa858"), rng.random()), rng.uniform(-0.8, 0.6))
+        c.line([(x, foot - 0.30), (x + 0.4 * (ex - x), ey + 0.12), (ex, ey)], 0.007, green, 0.5)
+        lean = np.arctan2(ey - 0.55, ex - x)
+        long, wide = 0.085 * s, 0.024 * s
+        leaf = [
+            (
+                ex + long * np.cos(b) * np.cos(lean) - wide * np.sin(b) * np.sin(lean),
+                ey + long * np.cos(b) * np.sin(lean) + wide * np.sin(b) * np.cos(lean),
+            )
+            for b in np.linspace(0, 6.28, 12)
+        ]
+        c.polygon(leaf, green, lean, 0.5)
+    profile = [
+        (foot - 0.31, 0.66 * w),
+        (foot - 0.285, 0.60 * w),
+        (foot - 0.23, 0.78 * w),
+        (foot - 0.13, 1.15 * w),
+        (foot - 0.05, 0.95 * w),
+        (foot, 0.68 * w),
+    ]
+    _turned(c, light, x, profile, tint, 0.8)
+    c.ellipse(x, foot - 0.31, 0.66 * w, 0.16 * w, light.on(mix(tint, colour("5f5a80"), 0.5), -0.6), 0, 0.4)
+    heads, size = [], (0.088 if kind != "violet irises" else 0.072) * s
+    for _ in range(400):
+        a, d = rng.uniform(0, 6.28), np.sqrt(rng.random())
+        px, py = x + d * reach_x * np.cos(a), bunch_y + d * reach_y * np.sin(a) + 0.02
+        if py < 0.60 and all((px - qx) ** 2 + (py - qy) ** 2 > (1.35 * size) ** 2 for qx, qy in heads):
+            heads.append((px, py))
+        if len(heads) == 16:
+            break
+    heads.sort(key=lambda p: -((p[0] - x) ** 2) - 1.6 * (p[1] - bunch_y - 0.06) ** 2)
+    for px, py in heads:
+        away = float(np.clip(light.side * (px - x) / reach_x - 0.6 * (py - bunch_y) / reach_y, -1, 1))
+        _bloom(c, rng, light, kind, px, py, size * rng.uniform(0.9, 1.12), away)
+    for _ in range(7):
+        px, py = x + rng.uniform(-0.30, 0.30) * s, rng.uniform(0.86, 0.95)
+        petal = {
+            "sunflowers": "efb93a",
+            "violet irises": "8f74c4",
+            "pink and white peonies": "f0b3ba",
+            "red and orange dahlias": "dd6a3c",
+        }[kind]
+        c.ellipse(px, py, 0.014, 0.007, light.on(colour(petal), 0.4), 0.2, 0.4)
+    c.drawn |= {*kind.split(" and "), "vase", "table", "wall", scene.choice("vase")}
+
+
+def _jug(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    line = 0.60
+    _wall(c, rng, light, colour(("a9a294", "9aa6b8", "b59c8a")[int(rng.integers(3))]), line)
+    _table(c, rng, light, colour("a8744e"), line)
+    s = min(1.0, c.aspect**0.75)
+    side = 1 if rng.random() < 0.5 else -1
+    middle, foot = c.aspect * 0.5, 0.74
+    tint = colour(_VASES[scene.choice("jug")])
+    x, w, tall = middle + side * 0.20 * s, 0.145 * s, 0.46 * s
+    _shadow(c, light, x, foot, w * 1.2, 0.036)
+    handle = [
+        (x + side * (0.55 + 1.05 * np.sin(t)) * w, foot - tall * (0.90 - 0.55 * t / np.pi))
+        for t in np.linspace(0.0, np.pi, 16)
+    ]
+    c.line(handle, 0.030 * s, light.on(tint, -0.5 if side != light.side else 0.6), 0.4)
+    profile = [
+        (foot - tall, 0.66 * w),
+        (foot - 0.92 * tall, 0.56 * w),
+        (foot - 0.78 * tall, 0.60 * w),
+        (foot - 0.50 * tall, 1.05 * w),
+        (foot - 0.30 * tall, 1.16 * w),
+        (foot - 0.08 * tall, 0.86 * w),
+        (foot, 0.76 * w),
+    ]
+    _turned(c, light, x, profile, tint, 0.9)
+    _mouth(c, light, x, foot - tall, 0.66 * w, tint)
+    c.polygon(
+        [
+            (x - side * 0.5 * w, foot - tall - 0.012),
+            (x - side * 0.98 * w, foot - tall - 0.025),
+            (x - side * 0.55 * w, foot - tall + 0.06),
+        ],
+        light.on(tint, 0.4),
+        0.3,
+        0.35,
+    )
+    gx, gfoot, gh = middle - side * 0.06 * s, 0.72, 0.30 * s
+    _shadow(c, light, gx, gfoot, 0.07 * s, 0.018)
+    glass = light.on(colour("c9d4dc"), 0.3)
+    c.line([(gx, gfoot), (gx, gfoot - 0.5 * gh)], 0.010, glass, 0.35)
+    c.ellipse(gx, gfoot, 0.06 * s, 0.014, glass, 0, 0.4)
+    bowl = [
+        (gx - 0.062 * s, gfoot - gh),
+        (gx - 0.072 * s, gfoot - 0.78 * gh),
+        (gx - 0.045 * s, gfoot - 0.56 * gh),
+        (gx, gfoot - 0.48 * gh),
+        (gx + 0.045 * s, gfoot - 0.56 * gh),
+        (gx + 0.072 * s, gfoot - 0.78 * gh),
+        (gx + 0.062 * s, gfoot - gh),
+    ]
+    c.polygon(bowl, mix(glass, light.on(colour("b0a8a0"), 0), 0.3), 1.4, 0.4)
+    wine = [
+        (gx - 0.070 * s, gfoot - 0.80 * gh),
+        (gx - 0.045 * s, gfoot - 0.56 * gh),
+        (gx, gfoot - 0.49 * gh),
+        (gx + 0.045 * s, gfoot - 0.56 * gh),
+        (gx + 0.070 * s, gfoot - 0.80 * gh),
+    ]
+    c.shade(wine, _round(light, gx, gfoot - 0.66 * gh, 0.08 * s, colour("a8323e"), colour("e0605c")), 1.4, 0.4, 0.001)
+    c.ellipse(gx, gfoot - 0.80 * gh, 0.070 * s, 0.014, light.on(colour("c2505a"), 0.3), 0, 0.35)
+    c.glow(gx + 0.04 * light.side * s, gfoot - 0.84 * gh, 0.018, colour("ffffff"), 0.8)
+    bx, by = middle - side * 0.30 * s, 0.76
+    _shadow(c, light, bx, by + 0.055, 0.18 * s, 0.03)
+    loaf = [
+        (bx + 0.20 * s * np.cos(a), by + (0.085 if np.sin(a) < 0 else 0.055) * np.sin(a))
+        for a in np.linspace(0, 6.28, 40)
+    ]
+    c.shade(loaf, _round(light, bx, by, 0.17 * s, colour("d09a58"), colour("e0b070")), 0.2, 0.55, 0.002)
+    for k in range(4):
+        px = bx + (-0.11 + 0.072 * k) * s
+        c.line(
+            [(px - 0.02 * s, by + 0.0), (px + 0.02 * s, by - 0.062)], 0.014 * s, light.on(colour("f0d6a0"), 0.4), 0.4
+        )
+        c.line(
+            [(px - 0.008 * s, by + 0.002), (px + 0.030 * s, by - 0.058)],
+            0.006 * s,
+            light.on(colour("8f5f3c"), -0.2),
+            0.35,
+        )
+    kind = scene.choice("fruit")
+    for px, py in ((0.02, 0.845), (0.30, 0.85), (0.15, 0.875), (-0.14, 0.88)):
+        _fruit(c, rng, light, kind, middle + side * px * s, py, 0.062 * s * rng.uniform(0.95, 1.1))
+    c.drawn |= {"jug", "loaf", "bread", "glass", "red wine", "table", kind, scene.choice("jug")}
+
+
+def _window(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    sill = 0.72
+    horizon = 0.46
+    sky(c, light, rng, horizon, 0.55)
+    x, y = c.grid()
+    water(c, rng, light, smooth(y + 0 * x, horizon, horizon + 0.002), horizon, colour("5fa0c0"), 0.5, 1.0)
+    for level, tall, tint in ((0.45, 0.09, "8fa6c4"), (0.56, 0.09, "93b07a"), (0.64, 0.10, "6f9a5c")):
+        side = 0.5 + 0.5 * light.side
+        local = light.on(colour(tint), 0.3)
+        line_rng = np.random.default_rng(int(level * 100))
+        if level < 0.5:
+            points = [
+                (px * c.aspect, horizon + 0.005 - tall * max(0.0, 1 - abs(px - side) * 1.7) ** 1.3)
+                for px in np.linspace(0, 1, 30)
+            ]
+            c.polygon(
+                [*points, (c.aspect, horizon + 0.006), (0, horizon + 0.006)], mix(local, light.horizon, 0.35), 0.1, 0.7
+            )
+        else:
+            hill(c, line_rng, level, tall, 3.0, local, mix(local, colour("c9c27a"), 0.4), 0.15)
+    wall = colour("e6d8cc")
+    wide = 0.13 * c.aspect
+    shade_wall, lit_wall = light.on(mix(wall, colour("a89cc0"), 0.5), -0.3), light.on(wall, 0.1)
+    for side in (-1, 1):
+        edge = c.aspect / 2 + side * c.aspect / 2
+        inner = edge - side * wide
+        tone = shade_wall if side == light.side else lit_wall
+        c.polygon([(edge, -0.02), (inner, -0.02), (inner, sill), (edge, sill + 0.03)], tone, 1.57, 0.8)
+        c.polygon(
+            [(inner, 0.0), (inner - side * 0.035, 0.0), (inner - side * 0.035, sill), (inner, sill)],
+            light.on(colour("f2ede6"), 0.4 if side != light.side else -0.3),
+            1.57,
+            0.5,
+        )
+        pane = [
+            (inner - side * 0.035, 0.02),
+            (inner - side * 0.17, 0.07),
+            (inner - side * 0.17, sill - 0.05),
+            (inner - side * 0.035, sill),
+        ]
+        c.line([*pane, pane[0]], 0.018, light.on(colour("dfe6e6"), 0.2), 0.45)
+        c.line([((pane[0][0]), 0.36), (pane[1][0], 0.37)], 0.012, light.on(colour("dfe6e6"), 0.1), 0.4)
+        for k in range(5):
+            px = edge - side * wide * (0.15 + 0.17 * k)
+            tint = light.on(colour("f4e3d0"), (0.7, -0.3, 0.4, -0.6, 0.6)[k])
+            c.line([(px, 0), (px + side * 0.012, 0.35), (px - side * 0.01, sill + 0.01)], 0.024 * c.aspect, tint, 0.6)
+    ledge = colour("efe6da")
+    tones = c.noise(rng, 4, 12, 3)
+    dark, lit = light.on(mix(ledge, colour("b3aad0"), 0.5), -0.1), light.on(ledge, 0.8)
+    c.cover(
+        dark + (lit - dark) * smooth(tones, 0.25, 0.75)[..., None],
+        smooth(y + 0 * x, sill - 0.001, sill + 0.003),
+        0.04,
+        0.9,
+    )
+    c.line([(0, 0.965), (c.aspect, 0.965)], 0.016, light.on(colour("a89cc0"), -0.3), 0.6)
+    s = min(1.0, c.aspect**0.75)
+    side = -1 if rng.random() < 0.5 else 1
+    px, foot, w = c.aspect * 0.5 + side * 0.20 * s, 0.86, 0.115 * s
+    _shadow(c, light, px, foot, w, 0.03)
+    clay = colour("c9734c")
+    _turned(
+        c,
+        light,
+        px,
+        [(foot - 0.20, 1.05 * w), (foot - 0.165, 1.08 * w), (foot - 0.16, 0.95 * w), (foot, 0.70 * w)],
+        clay,
+        0.3,
+    )
+    _mouth(c, light, px, foot - 0.20, 1.05 * w, clay)
+    top = foot - 0.36
+    for _ in range(120):
+        a, d = rng.uniform(0, 6.28), np.sqrt(rng.random())
+        lx, ly = px + d * 0.20 * s * np.cos(a), top + d * 0.16 * np.sin(a)
+        tone = np.clip(0.6 * light.side * (lx - px) / (0.2 * s) - 0.7 * (ly - top) / 0.16 + rng.normal(0, 0.35), -1, 1)
+        c.ellipse(
+            lx,
+            ly,
+            0.026 * s,
+            0.020 * s,
+            light.on(mix(colour("5c8a50"), colour("8fb060"), rng.random()), float(tone)),
+            a,
+            0.45,
+        )
+    red = scene.choice("flowers") == "red geraniums"
+    for _ in range(13 if red else 20):
+        a, d = rng.uniform(0, 6.28), 0.92 * np.sqrt(rng.random())
+        fx, fy = px + d * 0.21 * s * np.cos(a), top - 0.04 + d * 0.16 * np.sin(a)
+        if red:
+            for _ in range(13):
+                tint = mix(colour("d8352f"), colour("f0665a"), rng.random())
+                c.ellipse(
+                    fx + rng.normal(0, 0.014) * s,
+                    fy + rng.normal(0, 0.011) * s,
+                    0.011 * s,
+                    0.009 * s,
+                    light.on(tint, rng.uniform(-0.6, 0.7)),
+                    rng.uniform(0, 3),
+                    0.4,
+                )
+        else:
+            for k in range(9):
+                b = 2 * np.pi * k / 9
+                c.ellipse(
+                    fx + 0.020 * s * np.cos(b),
+                    fy + 0.017 * s * np.sin(b),
+                    0.009 * s,
+                    0.007 * s,
+                    light.on(colour("f8f4ea"), 0.3 - 0.5 * np.sin(b)),
+                    b,
+                    0.38,
+                )
+            c.ellipse(fx, fy, 0.010 * s, 0.009 * s, light.on(colour("efb93a"), 0.4), 0, 0.35)
+    plate_x, plate_y = c.aspect * 0.5 - side * 0.22 * s, 0.86
+    _shadow(c, light, plate_x, plate_y + 0.02, 0.17 * s, 0.04)
+    for grow, tint in ((1.0, "f4efe6"), (0.9, "8fa8d0"), (0.84, "ece8e4")):
+        c.ellipse(plate_x, plate_y, 0.19 * s * grow, 0.058 * s * grow, light.on(colour(tint), 0.4), 0, 0.5)
+    for dx, dy in ((-0.075, -0.035), (0.075, -0.035), (0.0, -0.025), (0.01, -0.125)):
+        _fruit(c, rng, light, scene.choice("fruit"), plate_x + dx * s, plate_y + dy * s - 0.01, 0.060 * s, False)
+    c.drawn |= {scene.choice("flowers"), "pot", "plate", "sill", "window", "hills", "sea", scene.choice("fruit")}
+
+
+_COMPOSITIONS = {"fruit": _fruit_piece, "flowers": _flowers, "jug": _jug, "window": _window}
