@@ -154,7 +154,8 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels.
+            turned = Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
     return (height, width) if turned else (width, height)
