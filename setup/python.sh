@@ -15,3 +15,4 @@ find_python() {
 }
 
 find_python
+unset PYTHONDONTWRITEBYTECODE # or ComfyUI, torch and transformers are compiled at each start, for 10 seconds and more

@@ -192,10 +192,18 @@ class ComfyServer:
         database = f"sqlite:///{self.base / 'user' / 'comfyui.db'}"  # by default it lies in ComfyUI's own folder
         where = ["--base-directory", str(self.base), "--database-url", database, "--port", str(self.port)]
         command = [sys.executable, "main.py", *where, "--disable-auto-launch", *self.options]
+        # Without bytecode, ComfyUI compiles itself, torch and transformers at each start, for 10 seconds and more.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with open(self.log, "ab") as log:
             # A session of its own: Ctrl-C reaches the caller only, who then cancels the running node first.
             self.process = subprocess.Popen(
-                command, cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.comfyui,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self._groups.append(self.process.pid)
         deadline = time.monotonic() + timeout

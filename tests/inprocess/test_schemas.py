@@ -1,0 +1,59 @@
+"""Every node of the pack, looked at as ComfyUI and a person see it: its schema, its ids, its words."""
+
+import asyncio
+import re
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def nodes(comfyui) -> list[type]:
+    """All node classes of the pack, each module imported on its own so that a failure shows as itself."""
+    import importlib
+
+    from impasto.nodes import MODULES, ImpastoExtension
+
+    for name in MODULES:
+        importlib.import_module(f"impasto.nodes.{name}")
+    return asyncio.run(ImpastoExtension().get_node_list())
+
+
+def sockets(node: type) -> list:
+    schema = node.GET_SCHEMA()
+    return [*schema.inputs, *schema.outputs]
+
+
+def test_every_module_says_which_nodes_it_has(nodes):
+    assert nodes
+    assert len(set(nodes)) == len(nodes)
+
+
+def test_every_schema_is_valid(nodes):
+    for node in nodes:
+        schema = node.GET_SCHEMA()
+        schema.validate()
+        node.VALIDATE_CLASS()
+
+
+def test_ids_are_unique_and_bear_the_packs_prefix(nodes):
+    ids = [node.GET_SCHEMA().node_id for node in nodes]
+    assert len(set(ids)) == len(ids)
+    assert not [node_id for node_id in ids if not re.fullmatch(r"Impasto[A-Z]\w+", node_id)]
+
+
+def test_every_node_says_what_it_is_for_and_where_it_is_found(nodes):
+    for node in nodes:
+        schema = node.GET_SCHEMA()
+        assert schema.display_name and schema.description, schema.node_id
+        assert schema.category.startswith("Impasto/"), schema.node_id
+        assert schema.search_aliases, schema.node_id
+
+
+def test_every_input_and_output_has_a_tooltip(nodes):
+    silent = [
+        f"{node.GET_SCHEMA().node_id}.{getattr(socket, 'id', None) or socket.display_name}"
+        for node in nodes
+        for socket in sockets(node)
+        if not socket.tooltip
+    ]
+    assert not silent

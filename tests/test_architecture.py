@@ -1,0 +1,158 @@
+"""Who may import whom (DESIGN.md, section 1), read from the source, so that no import has to be run to be caught."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PURE = ("captioners", "curation", "embedded", "hardware", "prompting", "rendering", "trainers")
+BOTTOM = ("errors", "files", "names", "progress")
+MAY_MEET = {("trainers", "hardware")}
+SCRIPTS = {"trainers.child"}  # started by path as a process of its own; loads the pack as `impasto` first
+COMFYUI = {
+    "app",
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "execution",
+    "folder_paths",
+    "latent_preview",
+    "main",
+    "node_helpers",
+    "nodes",
+    "server",
+}
+# What ComfyUI does not load for itself at start. (transformers it does load; ours must not count on that.)
+HEAVY = {
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "diffusers",
+    "matplotlib",
+    "peft",
+    "pyarrow",
+    "tomlkit",
+    "transformers",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name, from the repository root, of every module of the pack -> its file."""
+    files = [path for package in (*PURE, "nodes") for path in (REPOSITORY / package).rglob("*.py")]
+    files += [REPOSITORY / f"{name}.py" for name in BOTTOM]
+    return {name_of(path): path for path in files}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(name: str, path: Path, whole: bool) -> Iterator[str]:
+    """Dotted names that a module imports: ours from the repository root, others absolute, marked by a leading colon.
+
+    With `whole`, from everywhere in it, else only what importing it runs (no functions, no type checking).
+    """
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in statements(ast.parse(path.read_text(encoding="utf-8")), whole):
+        if isinstance(node, ast.Import):
+            yield from (f":{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield f":{node.module}"
+        elif isinstance(node, ast.ImportFrom):
+            source = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                yield ".".join([*source, alias.name])
+
+
+def statements(tree: ast.AST, whole: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        in_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if whole or not (in_function or for_types):
+            yield from statements(node, whole)
+
+
+def package_of(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_only_the_nodes_know_comfyui():
+    offences = [
+        f"{name} imports {imported[1:]}"
+        for name, path in modules().items()
+        if package_of(name) != "nodes"
+        for imported in imports(name, path, whole=True)
+        if imported.startswith(":") and package_of(imported[1:]) in COMFYUI
+    ]
+    assert not offences
+
+
+def test_nodes_reach_comfyui_through_one_module():
+    """Apart from the node API itself, which every node is written against."""
+    offences = [
+        f"{name} imports {imported[1:]}"
+        for name, path in modules().items()
+        if package_of(name) == "nodes" and name != "nodes.host"
+        for imported in imports(name, path, whole=True)
+        if imported.startswith(":") and package_of(imported[1:]) in COMFYUI - {"comfy_api"}
+    ]
+    assert not offences
+
+
+def test_packages_meet_only_where_the_plan_says():
+    known = {*PURE, *BOTTOM, "nodes"}
+    offences = []
+    for name, path in modules().items():
+        package = package_of(name)
+        allowed = {package, *BOTTOM} if package not in BOTTOM else set(BOTTOM)
+        allowed |= known if package == "nodes" else {other for one, other in MAY_MEET if one == package}
+        for imported in imports(name, path, whole=True):
+            if not imported.startswith(":") and package_of(imported) not in allowed:
+                offences.append(f"{name} imports {imported}")
+    assert not offences
+
+
+def test_no_module_reaches_its_neighbours_by_an_absolute_name():
+    """Inside ComfyUI the pack bears the name of whatever folder it was cloned into; only a script can choose a name."""
+    offences = [
+        f"{name} imports {imported[1:]}"
+        for name, path in modules().items()
+        if name not in SCRIPTS
+        for imported in imports(name, path, whole=True)
+        if imported.startswith(":") and package_of(imported[1:]) == "impasto"
+    ]
+    assert not offences
+
+
+def test_importing_the_nodes_runs_no_heavy_import():
+    known = modules()
+    reached, waiting = set(), [name for name in known if package_of(name) == "nodes"]
+    offences = []
+    while waiting:
+        name = waiting.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        for imported in imports(name, known[name], whole=False):
+            if imported.startswith(":"):
+                if package_of(imported[1:]) in HEAVY:
+                    offences.append(f"{name} imports {imported[1:]}")
+                continue
+            parts = imported.split(".")  # a module, or a name in a module; its packages are imported too
+            waiting += [part for end in range(1, len(parts) + 1) if (part := ".".join(parts[:end])) in known]
+    assert not offences
+    assert {"nodes.host", "errors"} <= reached
+
+
+@pytest.mark.parametrize("name", ["__init__", *BOTTOM])
+def test_what_everything_rests_on_needs_only_the_standard_library(name: str):
+    outside = {"torch", "numpy", "PIL", *HEAVY, *COMFYUI}
+    path = REPOSITORY / f"{name}.py"
+    assert (
+        not {package_of(imported[1:]) for imported in imports(name, path, whole=False) if imported[0] == ":"} & outside
+    )
