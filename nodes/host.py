@@ -193,7 +193,7 @@ def _digest(value: Any, digest: hashlib._Hash) -> None:
 
 def _refuse_attachments(patcher: ModelPatcher, socket: str) -> None:
     """What changes a model's results by running code has no content to recognise it by after a restart."""
-    for what in ("injections", "forced_hooks", "object_patches", "weight_wrapper_patches"):
+    for what in ("injections", "forced_hooks", "weight_wrapper_patches"):
         if getattr(patcher, what):
             raise ModelError(
                 f"The {socket} carries {what.replace('_', ' ')} from another node (hooks, a bypass LoRA), which "
@@ -278,6 +278,19 @@ def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
             "Connect the model that the LoRA was trained on."
         )
     return patched
+
+
+def sampling_identity(model: ModelPatcher, clip: CLIP, vae: VAE) -> str:
+    """A hash of all that decides a sampled picture but its own settings: weights, patches, noise schedule, options.
+
+    Code attached to the model (hooks, attention patches) is told apart only while this server runs.
+    """
+    digest = hashlib.sha256()
+    _digest([model_identity(patcher) for patcher in (model, clip.patcher, vae.patcher)], digest)
+    _digest(model.get_model_object("model_sampling").sigmas, digest)
+    attached = [model.model_options, sorted(model.object_patches), model.injections, model.forced_hooks]
+    _digest([*attached, model.weight_wrapper_patches, clip.layer_idx, clip.tokenizer_options], digest)
+    return digest.hexdigest()[:32]
 
 
 class Painter:
