@@ -1,0 +1,182 @@
+"""Encode Training Data through ComfyUI's own VAE and CLIP classes: the trainer sees what sampling will see."""
+
+import time
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+from impasto.errors import ModelError
+from PIL import Image
+
+CAPTION = "a red boat on a river, the (sails) white"
+
+
+@pytest.fixture(scope="module")
+def tiny_flux(comfyui):
+    return load_tiny_flux(0)
+
+
+def load_tiny_flux(seed):
+    from impasto.nodes.embedded import TinyFluxLoader
+
+    _, clip, vae = TinyFluxLoader.execute(seed=seed).args
+    return SimpleNamespace(clip=clip, vae=vae)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A dataset config of two pictures with captions."""
+    for name, size in (("boat", (192, 128)), ("garden", (128, 128))):
+        pixels = numpy.random.default_rng(len(name)).integers(0, 256, (size[1], size[0], 3), dtype=numpy.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(CAPTION if name == "boat" else "a garden")
+    config = tmp_path / "dataset.toml"
+    config.write_text(
+        "[[datasets]]\nresolution = 128\nenable_bucket = true\nmin_bucket_reso = 64\nbucket_reso_steps = 32\n"
+        '[[datasets.subsets]]\nimage_dir = "."\ncaption_extension = ".txt"\n'
+    )
+    return config
+
+
+def encode(config, tiny_flux):
+    from impasto.nodes.encoding import EncodeTrainingData
+    from impasto.trainers import features
+
+    found, report = EncodeTrainingData.execute(SimpleNamespace(path=str(config)), tiny_flux.clip, tiny_flux.vae).args
+    return features.load(found), report
+
+
+def with_lora(clip, strength, seed=0):
+    """The CLIP with a rank-2 LoRA on one weight, as Load LoRA puts it there."""
+    from comfy.weight_adapter import LoRAAdapter
+
+    key = next(name for name in clip.cond_stage_model.state_dict() if name.endswith("k_proj.weight"))
+    rows, columns = clip.cond_stage_model.state_dict()[key].shape
+    random = torch.Generator().manual_seed(seed)
+    up, down = torch.randn(rows, 2, generator=random), torch.randn(2, columns, generator=random)
+    patched = clip.clone()
+    assert patched.add_patches({key: LoRAAdapter({"up"}, (up, down, 2.0, None, None, None))}, strength)
+    return patched
+
+
+def test_the_latents_are_what_the_sampler_would_be_given(config, tiny_flux):
+    """Core's VAEEncode, and the latent format that core applies before the model sees a latent."""
+    import comfy.latent_formats
+    from impasto.nodes import host
+    from impasto.trainers.buckets import fit, read_picture
+
+    from nodes import VAEEncode
+
+    loaded, report = encode(config, tiny_flux)
+    boat = next(sample for sample in loaded.samples if sample.caption == CAPTION)
+    picture = fit(read_picture(config.parent / "boat.png"), (boat.width, boat.height))
+    (latent,) = VAEEncode().encode(tiny_flux.vae, host.image_batch([picture]))
+
+    assert (boat.width, boat.height) == (160, 96)
+    expected = comfy.latent_formats.Flux().process_in(latent["samples"])[0]
+    torch.testing.assert_close(loaded.load_latent(boat), expected, rtol=0, atol=1e-6)
+    assert "160 x 96: 1" in report
+
+
+@pytest.mark.parametrize("text", [CAPTION, ""])
+def test_the_texts_are_what_clip_text_encode_gives(config, tiny_flux, text):
+    from nodes import CLIPTextEncode
+
+    loaded, _ = encode(config, tiny_flux)
+    path = loaded.empty_text_path
+    if text:
+        path = next(sample.text_path for sample in loaded.samples if sample.caption == text)
+    ((hidden_states, options),) = CLIPTextEncode().encode(tiny_flux.clip, text)[0]
+
+    t5, pooled = loaded.load_text(path)
+    assert t5.shape[0] == 256
+    assert torch.equal(t5, hidden_states[0])
+    assert torch.equal(pooled, options["pooled_output"][0])
+    assert "attention_mask" not in options
+
+
+def test_a_model_loaded_again_has_the_same_identity_and_another_family_another(tiny_flux):
+    from impasto.nodes import host
+
+    again, other = load_tiny_flux(0), load_tiny_flux(1)
+    for encoder, socket in ((host.text_encoder, "clip"), (host.autoencoder, "vae")):
+        assert encoder(getattr(again, socket)).identity == encoder(getattr(tiny_flux, socket)).identity
+    assert host.text_encoder(other.clip).identity != host.text_encoder(tiny_flux.clip).identity
+    with torch.inference_mode():
+        weight = next(other.vae.first_stage_model.parameters())
+        weight.mul_(1.001)
+    assert host.autoencoder(other.vae).identity != host.autoencoder(tiny_flux.vae).identity
+
+
+def test_a_lora_on_the_clip_is_part_of_its_identity_before_and_after_it_is_loaded(tiny_flux):
+    from impasto.nodes import host
+
+    clip = load_tiny_flux(0).clip
+    bare = host.text_encoder(clip).identity
+    identities = [host.text_encoder(with_lora(clip, *lora)).identity for lora in ((1.0, 0), (0.5, 0), (1.0, 1))]
+    assert len({bare, *identities}) == 4
+
+    patched = with_lora(clip, 1.0, 0)
+    encoder = host.text_encoder(patched)
+    assert encoder.identity == identities[0]
+    changed = encoder.encode(CAPTION)[1]
+    assert not torch.equal(changed, host.text_encoder(tiny_flux.clip).encode(CAPTION)[1])
+    assert host.text_encoder(patched).identity == identities[0]  # the patch is now worked into the weights
+    assert host.text_encoder(clip).identity == bare
+
+
+def test_the_layer_that_clip_stops_at_is_part_of_its_identity(tiny_flux):
+    from impasto.nodes import host
+
+    clip = tiny_flux.clip.clone()
+    clip.clip_layer(-2)
+    assert host.text_encoder(clip).identity != host.text_encoder(tiny_flux.clip).identity
+
+
+def test_what_cannot_be_recognised_again_is_refused(tiny_flux):
+    from impasto.nodes import host
+
+    clip = tiny_flux.clip.clone()
+    clip.patcher.set_injections("bypass_lora", [object()])
+    with pytest.raises(ModelError, match="injections"):
+        host.text_encoder(clip)
+
+
+def test_the_vae_of_another_model_is_refused(comfyui):
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+    from impasto.nodes import host
+
+    vae = comfy.sd.VAE(sd=TAESD(latent_channels=4).state_dict())
+    with pytest.raises(ModelError, match=r"4 latent channels.*ae\.safetensors"):
+        host.autoencoder(vae)
+
+
+def test_the_clip_of_another_model_is_refused(comfyui):
+    from comfy.sdxl_clip import SDXLTokenizer
+    from impasto.nodes import host
+
+    clip = SimpleNamespace(tokenize=SDXLTokenizer().tokenize_with_weights)
+    with pytest.raises(ModelError, match="g, l, but FLUX has l and t5xxl.*DualCLIPLoader"):
+        host.text_encoder(clip)
+
+
+def test_the_identity_of_t5_xxl_takes_under_a_second(comfyui):
+    """On weights of T5-XXL's 4.7 billion parameters; the pages that are not looked at take no memory."""
+    from impasto.nodes import host
+
+    def bf16(*shape):
+        return torch.empty(shape, dtype=torch.bfloat16)
+
+    weights = {"shared.weight": bf16(32128, 4096)}
+    for block in range(24):
+        weights |= {f"{block}.attention.{name}": bf16(4096, 4096) for name in "qkvo"}
+        weights |= {f"{block}.wi_{number}": bf16(10240, 4096) for number in (0, 1)}
+        weights |= {f"{block}.wo": bf16(4096, 10240)}
+    assert sum(weight.numel() for weight in weights.values()) > 4.7e9
+    model = SimpleNamespace(state_dict=lambda: weights)
+
+    started = time.perf_counter()
+    host.model_identity(SimpleNamespace(model=model, backup={}, patches={}))
+    assert time.perf_counter() - started < 1
