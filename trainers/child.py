@@ -52,25 +52,12 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = end_of_input() if arguments.stop_at_eof else threading.Event()
     load_pack()
-    from impasto.trainers.failure import explained
-    from impasto.trainers.recipe import FluxLoraRecipe
+    from impasto.trainers.recipe import train_run
     from impasto.trainers.runs import Run, sole_trainer
 
     run = Run(arguments.run.name, str(arguments.run.resolve()))
     with sole_trainer(run, stop.is_set):
-        if run.status().get("state") == "finished":
-            return 0
-        recipe = FluxLoraRecipe(run, arguments.cpu, stop.is_set)
-        try:
-            recipe.setup()
-            recipe.train()
-        except Exception as error:
-            logging.exception("Training failed")
-            recipe.report("failed", explained(error, recipe.settings))
-            return 1
-        finally:
-            recipe.cleanup()
-    return 0
+        return 0 if train_run(run, arguments.cpu, stop.is_set) else 1
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ..errors import TrainingError
 from ..files import appearing, read_jsonl, write_whole
 from ..hardware.memory import peak_device_memory, peak_host_memory
 from . import adapter, checkpoints, features, flux_weights, objective, sampling
+from .failure import explained
 from .runs import Job, Run
 from .velocity import predict_velocity
 
@@ -27,6 +28,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELD_OUT_PICTURES = 8  # evaluated at most: with 4 sigmas each, 32 forward passes per evaluation
+
+
+def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
+    """Train `run` from where it is, in this process; the arguments are `FluxLoraRecipe`'s.
+
+    Returns:
+        Whether it is finished or was stopped as asked; if not, status.json says why and the log has the traceback.
+    """
+    if run.status().get("state") == "finished":
+        return True
+    recipe = FluxLoraRecipe(run, cpu, stop_requested)
+    try:
+        recipe.setup()
+        recipe.train()
+    except Exception as error:
+        logger.exception("Training failed")
+        recipe.report("failed", explained(error, recipe.settings))
+        return False
+    finally:
+        recipe.cleanup()
+    return True
 
 
 class VelocityModel(torch.nn.Module):
@@ -160,10 +182,7 @@ class FluxLoraRecipe:
             loss = self.optimise(batches)
             self.step += 1
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The loss became {loss} at step {self.step}; training stopped before saving it. The checkpoints "
-                    f"before it are whole. Lower learning_rate (now {settings.learning_rate:g}) and queue again."
-                )
+                raise TrainingError(self.diverged(loss))
             record = {"step": self.step, "loss": loss, "learning_rate": self.scheduler.get_last_lr()[0]}
             self.scheduler.step()
             milestone = self.step % settings.checkpoint_every == 0 or self.step == settings.steps
@@ -179,6 +198,19 @@ class FluxLoraRecipe:
                 return False
         self.report("finished")
         return True
+
+    def diverged(self, loss: float) -> str:
+        """What to say of a loss that is not finite."""
+        if self.step == 1:
+            return (
+                f"The loss is {loss} at the first step, before anything was learned: the base model {self.job.weights} "
+                "or the encoded training data hold values that are not finite. Try another file of the model, or "
+                "another VAE and CLIP."
+            )
+        return (
+            f"The loss became {loss} at step {self.step}; training stopped before saving it. The checkpoints before it "
+            f"are whole. Lower learning_rate (now {self.settings.learning_rate:g}) and queue again."
+        )
 
     def optimise(self, batches: Iterator[tuple[int, tuple[Sample, ...]]]) -> float:
         """One optimiser step over `gradient_accumulation` batches; returns their mean loss."""

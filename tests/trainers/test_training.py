@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -13,7 +14,13 @@ import torch
 from impasto.errors import TrainingError
 from impasto.progress import silent
 from impasto.trainers import launch
-from safetensors.torch import load_file
+from impasto.trainers.recipe import train_run
+from safetensors.torch import load_file, save_file
+
+
+def train_here(run) -> bool:
+    """Train in this process: what does not concern the process is tested without the seconds that its start takes."""
+    return train_run(run, cpu=True, stop_requested=lambda: False)
 
 
 class Cancelled(BaseException):
@@ -74,7 +81,7 @@ def test_every_lora_b_has_moved(uninterrupted):
 
 def test_lora_b_is_nonzero_after_the_first_step(make_run):
     run = make_run(steps=1, sample_steps=0)
-    launch.train(run, cpu=True, progress=silent)
+    assert train_here(run)
     assert all(value.abs().max() > 0 for key, value in final_adapter(run).items() if "lora_B" in key)
 
 
@@ -84,7 +91,7 @@ def test_the_learning_rate_is_what_was_asked_for(uninterrupted):
 
 def test_the_learning_rate_warms_up_and_falls(make_run):
     run = make_run(steps=8, warmup_steps=2, scheduler="linear", sample_steps=0)
-    launch.train(run, cpu=True, progress=silent)
+    assert train_here(run)
     rates = [record["learning_rate"] for record in run.metrics() if "loss" in record]
     assert rates[:3] == pytest.approx([0, 5e-4, 1e-3]) and rates[2:] == sorted(rates[2:], reverse=True)
 
@@ -144,26 +151,39 @@ def test_the_trainer_saves_and_stops_when_its_parent_is_killed(make_run, uninter
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_learning_rate(make_run):
-    run = make_run(steps=40, learning_rate=1.0, max_grad_norm=0.0, rank=64, alpha=4096.0)
-    with pytest.raises(TrainingError, match=r"(?s)loss became (nan|inf).*learning_rate \(now 1\)"):
-        launch.train(run, cpu=True, progress=silent)
+    run = make_run(steps=60, checkpoint_every=60, learning_rate=1.0, targets="all linear", rank=1, alpha=4096.0)
+    assert not train_here(run)
     assert run.status()["state"] == "failed"
+    assert re.search(r"loss became (nan|inf).*learning_rate \(now 1\)", run.status()["error"])
+
+
+def test_a_base_model_with_broken_values_is_named_at_the_first_step(make_run, tiny_weights, tmp_path):
+    state = load_file(tiny_weights)
+    state["txt_in.bias"][0] = float("nan")
+    save_file(state, tmp_path / "broken.safetensors")
+    run = make_run(weights=tmp_path / "broken.safetensors")
+    assert not train_here(run)
+    assert re.search(r"nan at the first step.*broken\.safetensors", run.status()["error"])
+    assert not run.checkpoints()
 
 
 def test_text_features_of_another_model_are_refused_before_training(make_run, tmp_path):
     from impasto.embedded.transformer_weights import transformer_weights
-    from safetensors.torch import save_file
 
     other = tmp_path / "other.safetensors"
     sizes = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 1, "context_width": 96, "pooled_width": 32}
     save_file(transformer_weights(**sizes, seed=0), other)
-    with pytest.raises(TrainingError, match="64 and 32 wide.*takes 96 and 32.*CLIP that belongs to this model"):
-        launch.train(make_run(weights=other), cpu=True, progress=silent)
+    run = make_run(weights=other)
+    assert not train_here(run)
+    error = run.status()["error"]
+    assert re.search("64 and 32 wide.*takes 96 and 32.*CLIP that belongs to this model", error)
+    with pytest.raises(TrainingError, match="CLIP that belongs to this model"):  # and the process hands it on
+        launch.train(run, cpu=True, progress=silent)
 
 
 def test_gradient_accumulation_takes_more_batches_per_step(make_run):
     run = make_run(steps=2, gradient_accumulation=3, sample_steps=0)
-    launch.train(run, cpu=True, progress=silent)
+    assert train_here(run)
     assert run.status()["state"] == "finished" and [record["step"] for record in run.metrics()] == [0, 1, 2]
 
 
