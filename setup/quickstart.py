@@ -19,6 +19,8 @@ from .steps import Screen
 
 WORKFLOW = REPOSITORY / "workflows" / "quickstart.json"
 PAINTINGS = BASE / "datasets" / "embedded-wikiart"  # what the workflow's WikiArt Loader reads
+PAINTING_COUNT = 64  # every scene in both finishes, so that the loader's style widget has something to choose
+PAINTING_SEED = 0
 SERVE_PORT = 8188  # ComfyUI's own, where a person looks for it
 TRAINER = "ImpastoFluxLoraTrainer"
 
@@ -68,15 +70,16 @@ def torch_sees_accelerator() -> bool:
 
 
 def paint(screen: Screen) -> None:
-    """Make the embedded paintings, once: parquet shards in the form of the real WikiArt set."""
-    if PAINTINGS.is_dir():
-        return
+    """Make the embedded paintings, unless they are there: parquet shards in the form of the real WikiArt set."""
     sys.path.insert(0, str(BASE / "custom_nodes"))  # where the pack is linked under its own name
-    from impasto.embedded.paintings import write_wikiart_shards
+    from impasto.embedded.paintings import FINISHES, write_wikiart_shards
 
     began = time.monotonic()
-    screen.alive("  Paintings …")
-    write_wikiart_shards(PAINTINGS)
+
+    def report(done: int, total: int, text: str = "", preview: object = None) -> None:
+        screen.alive(f"  Paintings        {time.monotonic() - began:6.1f} s  {done}/{total}")
+
+    write_wikiart_shards(PAINTINGS, PAINTING_COUNT, PAINTING_SEED, finishes=FINISHES, defects=True, progress=report)
     screen.line(f"  Paintings        {time.monotonic() - began:6.1f} s  {PAINTINGS}")
 
 
@@ -139,7 +142,7 @@ class Narrator:
 def sum_up(server: ComfyServer, prompt: dict[str, Any], result: Result, screen: Screen) -> None:
     """Print the files that were made, the time of the setup's steps and the peak memory."""
     screen.line("What was made:")
-    for lora in loras(prompt):
+    for lora in loras(server.base, prompt):
         screen.line(f"  LoRA: {lora}")
     for node in result.outputs:
         for file in server.output_files(result, node):
@@ -147,19 +150,19 @@ def sum_up(server: ComfyServer, prompt: dict[str, Any], result: Result, screen: 
     setup = HOME / "log" / "setup.json"
     steps = json.loads(setup.read_text()) if setup.is_file() else {}
     screen.line("Setup: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in steps.items()))
-    screen.line(f"Peak memory: server {size(server.peak_memory())}, trainer {size(trainer_peak())}")
+    screen.line(f"Peak memory: server {size(server.peak_memory())}, trainer {size(trainer_peak(server.base))}")
 
 
-def loras(prompt: dict[str, Any]) -> list[Path]:
+def loras(base: Path, prompt: dict[str, Any]) -> list[Path]:
     """The finished LoRA file of each trainer in the prompt."""
     names = [node["inputs"].get("name") for node in prompt.values() if node["class_type"] == TRAINER]
-    files = [BASE / "output" / "loras" / name / f"{name}.safetensors" for name in names if isinstance(name, str)]
+    files = [base / "output" / "loras" / name / f"{name}.safetensors" for name in names if isinstance(name, str)]
     return [file for file in files if file.is_file()]
 
 
-def trainer_peak() -> int | None:
+def trainer_peak(base: Path) -> int | None:
     """Peak bytes of the latest training run's own process, from its status file."""
-    statuses = (BASE / "output" / "impasto" / "runs").glob("*/status.json")
+    statuses = (base / "output" / "impasto" / "runs").glob("*/status.json")
     latest = max(statuses, key=lambda path: path.stat().st_mtime, default=None)
     return json.loads(latest.read_text()).get("peak_memory") if latest else None
 
@@ -187,7 +190,7 @@ def duration(seconds: float) -> str:
 
 
 def size(memory: int | None) -> str:
-    return "not known on this system" if memory is None else f"{memory / 1e9:.2f} GB"
+    return "not known" if memory is None else f"{memory / 1e9:.2f} GB"
 
 
 if __name__ == "__main__":
