@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Point = tuple[float, float]
+_DAB = ((-1.0, -0.15), (-0.5, -0.85), (0.2, -1.0), (0.8, -0.55), (1.0, 0.1), (0.55, 0.8), (-0.1, 1.0), (-0.75, 0.6))
 Shading = Callable[
     [np.ndarray, np.ndarray], np.ndarray
 ]  # x and y of some points, (h, w) each -> their colours (h, w, 3)
@@ -34,7 +35,7 @@ class Canvas:
     # Flat shapes
 
     def polygon(self, points: Sequence[Point], fill: np.ndarray, angle: float = 0.0, size: float = 1.0) -> None:
-        """Fill a polygon; the brush moves at `angle` (radians, clockwise from the right), its strokes `size` times normal."""
+        """Fill a polygon; the brush moves at `angle` (radians, clockwise from right); `size` 1 is a normal stroke."""
         corners = [(x * self.height, y * self.height) for x, y in points]
         self._colour.polygon(corners, fill=_ink(fill))
         self._brush.polygon(corners, fill=_brush(angle, size))
@@ -46,6 +47,16 @@ class Canvas:
         box = [(x - rx) * self.height, (y - ry) * self.height, (x + rx) * self.height, (y + ry) * self.height]
         self._colour.ellipse(box, fill=_ink(fill))
         self._brush.ellipse(box, fill=_brush(angle, size))
+
+    def dab(self, x: float, y: float, length: float, width: float, fill: np.ndarray, angle: float, size: float) -> None:
+        """A pointed touch of the brush around (x, y); `length` and `width` are halves of its extent."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        self.polygon(
+            [(x + length * u * cos - width * v * sin, y + length * u * sin + width * v * cos) for u, v in _DAB],
+            fill,
+            angle,
+            size,
+        )
 
     def line(self, points: Sequence[Point], width: float, fill: np.ndarray, size: float = 0.5) -> None:
         """Draw a line of `width` (in picture heights); the brush follows it."""
@@ -116,7 +127,7 @@ class Canvas:
         self.image.paste(_picture(part + (lit - part) * alpha), (left, top))
 
     def tint(self, box: tuple[int, int, int, int], fill: np.ndarray, alpha: np.ndarray) -> None:
-        """Blend one colour over a pixel box (left, top, right, bottom) with `alpha` (h, w); the brush is not changed."""
+        """Blend a colour over a pixel box (left, top, right, bottom) with `alpha` (h, w); the brush is not changed."""
         part = np.asarray(self.image.crop(box), dtype=np.float32)
         self.image.paste(_picture(part + (fill - part) * alpha[..., None]), box[:2])
 

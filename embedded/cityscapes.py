@@ -187,7 +187,7 @@ def _crowd(
     c: Canvas, rng, light: Light, street: _Street, number: int, tall: float, where, umbrella=None, wet=False
 ) -> None:
     """People at several distances; `where(rng, t)` gives how far from the middle (-1..1) one at depth t walks."""
-    for depth in np.sort(1 - rng.random(number) ** 0.8 * 0.93)[::-1]:
+    for depth in np.sort(1 - 0.05 - 0.62 * rng.random(number) ** 1.4)[::-1]:
         x = street.x + where(rng, depth) * (1 - depth) * street.aspect * 0.62
         ground = street.y + (1.0 - street.y) * 0.92 * (1 - depth)
         h = tall * (1 - depth) * rng.uniform(0.92, 1.08)
@@ -278,8 +278,8 @@ def _boulevard(c: Canvas, scene: Scene, light: Light, rng) -> None:
                 )
             c.ellipse(px - light.side * 0.2 * h, level, 0.32 * h, 0.03 * h, light.on(colour("a59ab4"), -0.5), 0.1, 0.5)
     _crowd(c, rng, light, street, 46, 0.30, lambda r, t: r.choice((-1, 1)) * r.uniform(0.45, 0.95))
-    for t, place, way in ((0.80, -0.1, 1), (0.70, 0.22, -1), (0.52, -0.22, 1), (0.30, 0.24, -1)):
-        _carriage(c, light, street.x + place * (1 - t) * c.aspect, street.y + 0.42 * (1 - t), 0.25 * (1 - t), way)
+    for t, place, way in ((0.82, -0.1, 1), (0.72, 0.2, -1), (0.56, -0.26, 1), (0.36, 0.3, -1)):
+        _carriage(c, light, street.x + place * (1 - t) * c.aspect, street.y + 0.40 * (1 - t), 0.19 * (1 - t), way)
     _crowd(c, rng, light, street, 9, 0.30, lambda r, t: r.uniform(-0.5, 0.5))
     c.drawn |= {"boulevard", "houses", "trees", "people", "carriages", "street", scene.choice("trees")}
 
@@ -321,8 +321,8 @@ def _rain(c: Canvas, scene: Scene, light: Light, rng) -> None:
     # The house line rises to both sides, so each column of the wet street mirrors about its own foot.
     broken = c.noise(rng, 6, 70, 2) - 0.5
     depth = np.clip(y - slope_line, 0, 1)
-    rows = np.clip((slope_line - depth * 0.95 + broken * 0.14 * depth) * c.height, 0, c.height - 1).astype(int)
-    columns = np.clip((x + broken * (0.01 + 0.10 * depth)) * c.height, 0, c.width - 1).astype(int)
+    rows = np.clip((slope_line - depth * 0.95 + broken * 0.10 * depth) * c.height, 0, c.height - 1).astype(int)
+    columns = np.clip((x + broken * (0.008 + 0.05 * depth)) * c.height, 0, c.width - 1).astype(int)
     mirrored = c.pixels()[rows, columns]
     stone = colour("6f6a94") * light.ambient / 255
     shine = stone + (mirrored - stone) * 0.62
@@ -449,14 +449,15 @@ def _bridge(c: Canvas, scene: Scene, light: Light, rng) -> None:
     arches = 4 if c.aspect > 1 else 3
     span = (c.aspect + 0.1) / arches
     foot = shore + 0.075
-    face, under = light.on(stone, 0.3), light.on(colour("8a7f9c"), -0.55)
+    bright = -0.55 if scene.light == "dusk" else 0.35  # at night the bridge stands dark before the town's lights
+    face, under = light.on(stone, bright), light.on(colour("8a7f9c"), -0.75)
     rise = [(px, deck - 0.05 * np.sin(np.pi * px / c.aspect)) for px in np.linspace(-0.05, c.aspect + 0.05, 30)]
     courses = c.noise(rng, 10, 40, 2)
 
     def masonry(px, py):
         rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
         columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        return face + (light.on(stone, -0.5) - face) * smooth(courses[rows, columns], 0.4, 0.9)[..., None]
+        return face + (light.on(stone, bright - 0.6) - face) * smooth(courses[rows, columns], 0.4, 0.9)[..., None]
 
     hollow = []
     for k in range(arches):
@@ -475,7 +476,7 @@ def _bridge(c: Canvas, scene: Scene, light: Light, rng) -> None:
             np.maximum(mask, smooth(-r, -1.03, -0.97) * (y < foot), out=mask)
     c.cover(np.broadcast_to(under, (c.height, c.width, 3)), inner, 1.3, 0.5)
     c.cover(np.asarray(behind, dtype=np.float32), opening, 1.57, 0.5)
-    c.line([(px, py) for px, py in rise], 0.014, light.on(stone, 0.9), 0.45)
+    c.line([(px, py) for px, py in rise], 0.014, light.on(stone, bright + 0.5), 0.45)
     c.line([(px, py + 0.02) for px, py in rise], 0.006, light.on(stone, -0.6), 0.4)
     for px in rng.uniform(0.05, 0.95, 9) * c.aspect:
         top = deck - 0.05 * np.sin(np.pi * px / c.aspect)
@@ -647,8 +648,8 @@ def _canal(c: Canvas, scene: Scene, light: Light, rng) -> None:
         )
     depth = np.clip(y - slope, 0, 1)
     broken = c.noise(rng, 6, 60, 2) - 0.5
-    rows = np.clip((slope - depth * 0.98 + broken * 0.15 * depth) * c.height, 0, c.height - 1).astype(int)
-    columns = np.clip((x + broken * (0.012 + 0.14 * depth)) * c.height, 0, c.width - 1).astype(int)
+    rows = np.clip((slope - depth * 0.98 + broken * 0.10 * depth) * c.height, 0, c.height - 1).astype(int)
+    columns = np.clip((x + broken * (0.010 + 0.055 * depth)) * c.height, 0, c.width - 1).astype(int)
     mirrored = c.pixels()[rows, columns]
     deep = colour("5f8a94") * light.ambient / 255
     surface = deep + (mirrored - deep) * 0.70

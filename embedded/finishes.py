@@ -29,9 +29,10 @@ class _Layer:
 
 
 _PASSES = (
-    (_Layer(0.085, 0.32, 1.9, 0.0, 70), _Layer(0.055, 0.30, 1.3, 0.5, 55)),
-    (_Layer(0.040, 0.27, 1.0, 0.6, 42), _Layer(0.026, 0.27, 0.35, 1.3, 36), _Layer(0.016, 0.30, 0.0, 1.2, 32)),
+    (_Layer(0.085, 0.32, 1.9, 0.0, 62), _Layer(0.055, 0.30, 1.3, 0.5, 46)),
+    (_Layer(0.042, 0.27, 0.9, 0.5, 36), _Layer(0.027, 0.27, 0.30, 1.2, 32), _Layer(0.016, 0.32, 0.0, 1.5, 28)),
 )
+_WASH = 0.72  # how much of the motif the first thin wash already shows; the rest is canvas
 
 
 def plain(canvas: Canvas, width: int, height: int, seed: int) -> Image.Image:
@@ -48,12 +49,11 @@ def impressionist(canvas: Canvas, width: int, height: int, seed: int) -> Image.I
     full = np.asarray(_as_image(motif).resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
     detail = _detail(motif)
     brush = np.asarray(canvas.flow.filter(ImageFilter.BoxBlur(2)), dtype=np.float32)
-    painted = np.broadcast_to(GROUND, (height, width, 3)).astype(np.float32)
+    wash = _as_image(full).filter(ImageFilter.BoxBlur(float(0.005 * np.sqrt(width * height))))
+    painted = GROUND + (np.asarray(wash, dtype=np.float32) - GROUND) * _WASH
     relief = np.zeros((height, width), dtype=np.float32)
     for layers in _PASSES:
-        strokes = _Strokes.concatenate(
-            [_strokes(rng, layer, motif, brush, detail, width, height) for layer in layers if layer is not None]
-        )
+        strokes = _Strokes.concatenate([_strokes(rng, layer, motif, brush, detail, width, height) for layer in layers])
         _lay(painted, relief, strokes, full, rng)
     return _lit(painted, relief, width, height, rng)
 
@@ -125,22 +125,26 @@ def _strokes(rng, layer: _Layer, motif, brush, detail, width: int, height: int) 
     bend = np.clip(0.5 * turn, -0.3, 0.3) + rng.normal(0, 0.05, n)
     under = motif[row, column]
     return _Strokes(
-        x, y, angle, half_length, half_width, bend, _broken_colour(rng, under), under, np.full(n, layer.edge)
+        x, y, angle, half_length, half_width, bend, _broken_colour(rng, under, size), under, np.full(n, layer.edge)
     )
 
 
-def _broken_colour(rng, under: np.ndarray) -> np.ndarray:
-    """Neighbouring strokes differ in hue and value around the motif's colour; a few lean to its complement."""
+def _broken_colour(rng, under: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Neighbouring strokes differ in hue and value around the motif's colour; a few lean to its complement.
+
+    Small strokes draw (faces, windows), so they keep closer to the motif.
+    """
     lab = to_oklab(under)
     n = len(lab)
-    hue = rng.normal(0, 0.24, n)
-    chroma = rng.normal(1.08, 0.16, n)
+    free = np.clip(size, 0.35, 1.0)
+    hue = rng.normal(0, 0.21, n) * free
+    chroma = rng.normal(1.06, 0.15 * free)
     a, b = lab[:, 1].copy(), lab[:, 2].copy()
-    opposite = rng.random(n) < 0.07
-    chroma = np.where(opposite, -0.25, chroma)
-    lab[:, 1] = (a * np.cos(hue) - b * np.sin(hue)) * chroma + rng.normal(0, 0.014, n)
-    lab[:, 2] = (a * np.sin(hue) + b * np.cos(hue)) * chroma + rng.normal(0, 0.016, n)
-    lab[:, 0] = np.clip(lab[:, 0] + rng.normal(0, 0.030, n), 0.31, 0.985)
+    opposite = rng.random(n) < 0.055 * free**2
+    chroma = np.where(opposite, -0.2, chroma)
+    lab[:, 1] = (a * np.cos(hue) - b * np.sin(hue)) * chroma + rng.normal(0, 0.013, n) * free
+    lab[:, 2] = (a * np.sin(hue) + b * np.cos(hue)) * chroma + rng.normal(0, 0.015, n) * free
+    lab[:, 0] = np.clip(lab[:, 0] + rng.normal(0, 0.029, n) * free, 0.31, 0.985)
     return from_oklab(lab)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import Canvas
-from .colour import colour, mix
+from .colour import Colour, colour, mix
 from .nature import (
     Light,
     figure,
@@ -164,7 +164,10 @@ def _haystack(c: Canvas, rng, light: Light, x: float, foot: float, width: float)
 
     c.shade(wall, shading, 1.5, 0.7)
     c.shade(dome, shading, lambda px, py: np.pi / 2 + np.clip((px - x) / width * 2.2, -1, 1), 0.7)
-    c.line([(x - 0.53 * width, foot - 0.37 * tall), (x + 0.53 * width, foot - 0.37 * tall)], 0.05 * tall, dark, 0.5)
+    for px in rng.uniform(-0.53, 0.53, 90):  # the eave's shadow, in straws
+        shaded = light.on(colour("b98a70"), -0.95 if px * light.side < 0.1 else -0.5)
+        drop = foot - (0.37 + rng.normal(0, 0.012)) * tall
+        c.dab(x + px * width, drop, 0.045 * tall, 0.010 * width, shaded, 1.57 + 0.5 * px, 0.55)
 
 
 def _haystacks(c: Canvas, scene: Scene, light: Light, rng) -> None:
@@ -292,61 +295,62 @@ def _bare_tree(c: Canvas, rng, light: Light, x: float, foot: float, height: floa
 
 
 def _snow(c: Canvas, scene: Scene, light: Light, rng) -> None:
-    horizon = rng.uniform(0.38, 0.44)
+    horizon = rng.uniform(0.40, 0.46)
     sky(c, light, rng, horizon, rng.uniform(0.5, 0.8))
-    white, blue = light.on(colour("f4f0ee"), 0.5), light.on(colour("c4cfe8"), -0.25)
-    hill(c, rng, horizon - 0.03, 0.07, 3, mix(light.horizon, blue, 0.6), mix(light.horizon, white, 0.6), 0.1)
-    hedge(c, rng, light, -0.05, c.aspect + 0.05, horizon + 0.015, 0.05, colour("8f8fae"))
-    side = 1 if rng.random() < 0.5 else -1
-    drifts = c.noise(rng, 4, 9, 3)
-
-    def ground(px, py):
-        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
-        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        t = smooth(drifts[rows, columns] + 0.25 * (py - 0.7), 0.3, 0.7)[..., None]
-        return blue + (white - blue) * t
-
-    c.shade(
-        [(-0.05, horizon + 0.01), (c.aspect + 0.05, horizon + 0.01), (c.aspect + 0.05, 1.02), (-0.05, 1.02)],
-        ground,
-        0.06,
+    white, blue = light.on(colour("f6f1ec"), 0.55), light.on(colour("bccbe8"), -0.3)
+    hill(
+        c, rng, horizon - 0.05, 0.09, 3, mix(light.horizon, light.on(colour("a9b2d4"), -0.2), 0.7), light.horizon, 0.12
     )
-    lane_x = c.aspect * (0.5 + 0.06 * side)
-    near_x = c.aspect * (0.5 - 0.12 * side)
-    lane = [
-        (lane_x - 0.012, horizon + 0.04),
-        (lane_x + 0.012, horizon + 0.04),
-        (near_x + 0.34, 1.02),
-        (near_x - 0.30, 1.02),
-    ]
-    c.polygon(lane, light.on(colour("c9bcc4"), -0.15), 1.3, 0.8)
-    for track in (-0.12, 0.13):
-        c.line([(lane_x, horizon + 0.05), (near_x + track, 1.02)], 0.014, light.on(colour("a39bb8"), -0.4), 0.6)
-    for k in range(5):
-        px = lane_x + side * (0.09 + 0.155 * k)
-        foot, size = horizon + 0.035 + 0.026 * k, 0.075 + 0.022 * k
-        wall = mix(colour("e6c79c"), colour("c98f7a"), rng.random())
-        house(c, light, px - size / 2, foot, size * 1.25, size * 0.62, wall, colour("e9ecf6"))
-    for px, foot, tall in ((0.10, 0.80, 0.62), (0.24, 0.62, 0.36), (0.33, 0.53, 0.22), (0.95, 0.74, 0.5)):
+    side = 1 if rng.random() < 0.5 else -1
+    wood = light.on(mix(colour("77789c"), colour("8a7a86"), rng.random()), -0.15)
+    hedge(c, rng, light, -0.05, c.aspect + 0.05, horizon + 0.02, 0.10, wood)
+    _snowfield(c, rng, horizon, white, blue)
+
+    # The lane swings once on its way to the village.
+    x, y = c.grid()
+    t = np.clip((y - horizon - 0.03) / (1 - horizon - 0.03), 0, 1)
+    middle = _lane(c, side, t)
+    rough = (c.noise(rng, 16, 20, 2) - 0.5) * 0.10 * t
+    breadth = 0.010 + 0.22 * t**1.3
+    trodden = light.on(mix(colour("cdbfc6"), colour("d8c6b4"), rng.random()), -0.1)
+    inside = smooth(breadth - np.abs(x - middle) + rough, 0, 0.02) * (t > 0)
+    c.cover(trodden, inside * 0.8, 1.35, 0.8)
+    for rut in (-0.45, 0.42):
+        band = np.exp(-(((x - middle - rut * breadth + 0.3 * rough) / (0.004 + 0.02 * t)) ** 2)) * (t > 0)
+        c.cover(light.on(colour("9a93ba"), -0.45), band * 0.75, 1.35, 0.6)
+
+    for k in range(6):
+        px = c.aspect * 0.5 + side * (0.02 + 0.125 * k)
+        foot, size = horizon + 0.035 + 0.022 * k, 0.10 + 0.026 * k
+        wall = mix(colour("e2b884"), colour("c07f6c"), rng.random())
+        house(c, light, px - size / 2, foot, size, size * 0.52, wall, mix(colour("f6f3f2"), colour("d4def4"), 0.35))
+    for px, foot, tall in ((0.10, 0.80, 0.66), (0.25, 0.64, 0.38), (0.34, 0.545, 0.22), (0.97, 0.80, 0.5)):
         place = c.aspect * (px if side > 0 else 1 - px)
-        c.polygon(
-            [
-                (place - 0.01, foot),
-                (place + 0.01, foot),
-                (place - light.side * 0.5 * tall + 0.02, foot + 0.07),
-                (place - light.side * 0.5 * tall, foot + 0.07),
-            ],
-            light.on(colour("aab4dc"), -0.35),
-            0.1,
-            0.6,
+        reach = -light.side * 0.55 * tall
+        c.line(
+            [(place, foot), (place + reach, foot + 0.075)], 0.02 * tall + 0.006, light.on(colour("a3aedb"), -0.35), 0.6
         )
         _bare_tree(c, rng, light, place, foot, tall)
     number = 1 if scene.choice("figures") == "one person" else 2
     for k in range(number):
-        px = near_x + (lane_x - near_x) * 0.52 + 0.055 * k
-        c.ellipse(px - 0.05 * light.side, 0.712, 0.055, 0.008, light.on(colour("a39bc4"), -0.5), 0, 0.5)
-        figure(c, light, px, 0.71, 0.145, colour(("6f5f7a", "8a5a52")[k]), colour("5a5470"), k == 1)
+        level = 0.735 + 0.01 * k
+        px = float(_lane(c, side, (level - horizon) / (1 - horizon))) + 0.075 * (k - 0.3)
+        c.line([(px, level), (px - 0.12 * light.side, level + 0.02)], 0.012, light.on(colour("9f98c4"), -0.5), 0.5)
+        figure(c, light, px, level, 0.185 - 0.015 * k, colour(("5f5474", "94524a")[k]), colour("4f4a66"), k == 1)
     c.drawn |= {"snow", "lane", "village", "bare trees", "houses", "roofs", scene.choice("figures")}
+
+
+def _snowfield(c: Canvas, rng, horizon: float, white: Colour, blue: Colour) -> None:
+    """Snow down to the lower edge: warm where the light falls, blue in the hollows."""
+    drifts = c.noise(rng, 4, 11, 3)
+    _, y = c.grid()
+    t = smooth(drifts + 0.2 * (y - 0.7), 0.25, 0.68)[..., None]
+    c.cover(blue + (white - blue) * t, smooth(y + 0 * drifts, horizon + 0.008, horizon + 0.014), 0.1 - 0.3 * drifts)
+
+
+def _lane(c: Canvas, side: int, t):
+    """The x of the lane's middle, t from the village (0) to the lower edge (1)."""
+    return c.aspect * (0.5 + 0.02 * side) - side * (0.14 * c.aspect * t - 0.09 * np.sin(3.0 * t))
 
 
 def _cliffs(c: Canvas, scene: Scene, light: Light, rng) -> None:
@@ -421,13 +425,11 @@ def _cliffs(c: Canvas, scene: Scene, light: Light, rng) -> None:
         row, column = min(c.height - 1, int((py - 0.03) * c.height)), min(c.width - 1, int(px * c.height))
         if c.image.getpixel((column, row))[2] < 215:
             c.ellipse(px, py, 0.008, 0.004, light.on(stone, rng.uniform(-0.7, 0.6)), 0, 0.45)
-    for level in (0.70, 0.76):
-        xs = np.linspace(0, c.aspect, 40)
-        c.line(
-            [(px, level + 0.012 * np.sin(px * 8 + level * 40)) for px in xs],
-            0.008,
-            light.on(colour("e4eef0"), 0.4),
-            0.5,
+    for level in np.sort(horizon + 0.06 + (0.80 - horizon - 0.06) * rng.random(70) ** 0.7):
+        near = (level - horizon) / 0.35
+        tint = light.on(mix(colour("dfeef0"), colour(deep), 0.25 * rng.random()), 0.4)
+        c.ellipse(
+            rng.uniform(0, c.aspect), level, 0.012 + 0.05 * near * rng.random(), 0.0015 + 0.0035 * near, tint, 0, 0.5
         )
     number = 1 if scene.choice("boats") == "a single sailboat" else 3
     for px, below, tall in ((0.20, 0.06, 0.16), (0.33, 0.025, 0.085), (0.08, 0.02, 0.07))[:number]:

@@ -42,6 +42,7 @@ _LIGHTS = {
     "afternoon": ("5b97cc", "a3c6da", "f7e6bf", "fff6de", "c3b6cd", "ffe2a0", "8074b4", "fff6e6", None, 0.6),
     "sunset": ("6a70b2", "d38fa0", "ffbf6b", "ffd09a", "a06f9c", "ffb765", "6f5fa8", "f2d6cc", "fff0b4", 0.1),
     "dusk": ("2f4a8c", "5a74b4", "c9a9bd", "9fa6d4", "51609f", "dcd2e6", "5a62b0", "93a0d0", "fff6dc", 0.55),
+    "lamplight": ("8a7a86", "b29a8e", "d9b48e", "f0cfa6", "a08a9c", "ffce84", "86608e", "eacdb0", None, 0.3),
     "evening": ("4a4f8e", "8b79ad", "e0a78f", "c7a3bb", "6a629c", "ffd08a", "6a5f9e", "cdbdcb", None, 0.3),
 }
 
@@ -151,9 +152,8 @@ def foliage(
     for i in np.argsort(lit):
         tint = mix(base, warm, 0.22 * max(0.0, float(lit[i])) + 0.08 * rng.random())
         grow = dab * (1.15 - 0.35 * lit[i]) * rng.uniform(0.7, 1.2)
-        c.ellipse(
-            x + px[i] * rx, y + py[i] * ry, grow, grow * 0.8, light.on(tint, float(lit[i])), rng.uniform(0, 3.1), size
-        )
+        angle = rng.uniform(0, np.pi)
+        c.dab(x + px[i] * rx, y + py[i] * ry, grow * 1.15, grow * 0.7, light.on(tint, float(lit[i])), angle, size)
 
 
 def tree(c: Canvas, rng, light: Light, x: float, foot: float, height: float, base: Colour, spread: float = 0.5) -> None:
@@ -187,15 +187,9 @@ def poplar(c: Canvas, rng, light: Light, x: float, foot: float, height: float, b
     girth = 0.085 * height * np.sin(np.pi * np.clip(rise * 0.9 + 0.1, 0, 1)) ** 0.7
     lit = np.clip(0.8 * light.side * across + rng.normal(0, 0.25, count), -1, 1)
     for i in np.argsort(lit):
-        c.ellipse(
-            x + across[i] * girth[i],
-            foot - (0.12 + 0.88 * rise[i]) * height,
-            0.022 * height,
-            0.05 * height,
-            light.on(mix(base, colour("c9b44a"), 0.2 * max(0.0, float(lit[i]))), float(lit[i])),
-            1.45 + 0.1 * across[i],
-            0.55,
-        )
+        tint = mix(base, colour("c9b44a"), 0.2 * max(0.0, float(lit[i])))
+        px, py = x + across[i] * girth[i], foot - (0.12 + 0.88 * rise[i]) * height
+        c.dab(px, py, 0.055 * height, 0.021 * height, light.on(tint, float(lit[i])), 1.57 + 0.25 * across[i], 0.55)
 
 
 def hedge(c: Canvas, rng, light: Light, left: float, right: float, foot: float, height: float, base: Colour) -> None:
@@ -221,7 +215,7 @@ def flowers(
         amount = rng.uniform(-0.5, 0.9)
         if clump[row, column] < 0.47 or (where is not None and where(x[i], y[i]) < 0.5):
             continue
-        c.ellipse(x[i], y[i], grow, grow * 0.75, light.on(tint, amount), rng.uniform(0, 3.1), 0.42)
+        c.dab(x[i], y[i], grow * 1.1, grow * 0.75, light.on(tint, amount), rng.uniform(-0.7, 0.7), 0.42)
 
 
 def grasses(c: Canvas, rng, light: Light, top: float, count: int, base: Colour) -> None:
@@ -248,8 +242,8 @@ def water(
     x, y = c.grid()
     depth = np.clip(y - shore, 0, 1)
     broken = c.noise(rng, 5, 60, 2) - 0.5
-    source_y = np.clip((shore - depth * 0.92 + broken * depth * 0.16 * ripple) * c.height, 0, c.height - 1).astype(int)
-    source_x = np.clip((x + broken * (0.012 + 0.13 * depth) * ripple) * c.height, 0, c.width - 1).astype(int)
+    source_y = np.clip((shore - depth * 0.92 + broken * depth * 0.11 * ripple) * c.height, 0, c.height - 1).astype(int)
+    source_x = np.clip((x + broken * (0.010 + 0.055 * depth) * ripple) * c.height, 0, c.width - 1).astype(int)
     mirrored = c.pixels()[source_y, source_x]
     deep = tint * light.ambient / 255
     colours = deep + (mirrored - deep) * clarity
@@ -380,37 +374,27 @@ def house(
 def figure(
     c: Canvas, light: Light, x: float, foot: float, height: float, dress: Colour, hat: Colour, skirt: bool = True
 ) -> None:
-    """A small standing person, a few touches of the brush."""
+    """A small standing person, a few touches of the brush; in a long skirt, or a coat over legs."""
     h = height
-    wide = 0.19 if skirt else 0.11
-    lit, dark = (1, -0.6) if light.side < 0 else (-0.6, 1)
-    c.polygon(
-        [
-            (x - wide * h, foot),
-            (x - 0.085 * h, foot - 0.56 * h),
-            (x - 0.09 * h, foot - 0.8 * h),
-            (x, foot - 0.84 * h),
-            (x, foot),
-        ],
-        light.on(dress, 0.6 * lit),
-        1.4,
-        0.42,
-    )
-    c.polygon(
-        [
-            (x + wide * h, foot),
-            (x + 0.085 * h, foot - 0.56 * h),
-            (x + 0.09 * h, foot - 0.8 * h),
-            (x, foot - 0.84 * h),
-            (x, foot),
-        ],
-        light.on(dress, 0.6 * dark),
-        1.7,
-        0.42,
-    )
-    c.ellipse(x, foot - 0.90 * h, 0.055 * h, 0.068 * h, light.on(colour("e2b597"), 0.2), 0.0, 0.35)
-    c.ellipse(x, foot - 0.95 * h, 0.12 * h, 0.026 * h, light.on(hat, 0.3), 0.0, 0.35)
-    c.ellipse(x, foot - 0.98 * h, 0.062 * h, 0.042 * h, light.on(hat, 0.1), 0.0, 0.35)
+    hem, low = (0.17, 0.0) if skirt else (0.125, 0.36)
+    toward, away = (-1, 1) if light.side < 0 else (1, -1)
+    if not skirt:
+        for leg in (-0.045, 0.05):
+            c.line([(x + leg * h, foot - 0.4 * h), (x + leg * 1.2 * h, foot)], 0.07 * h, light.on(dress, -0.9), 0.4)
+    for way, tone in ((away, -0.75), (toward, 0.55)):
+        half = [(0, low), (hem, low), (0.085, 0.52), (0.12, 0.70), (0.10, 0.79), (0.035, 0.83), (0, 0.83)]
+        c.polygon(
+            [(x + way * px * h, foot - py * h) for px, py in half], light.on(dress, tone), 1.57 - 0.15 * way, 0.42
+        )
+        arm = [
+            (x + way * 0.11 * h, foot - 0.76 * h),
+            (x + way * 0.155 * h, foot - 0.60 * h),
+            (x + way * 0.10 * h, foot - 0.47 * h),
+        ]
+        c.line(arm, 0.055 * h, light.on(dress, tone - 0.3), 0.4)
+    c.ellipse(x, foot - 0.90 * h, 0.052 * h, 0.066 * h, light.on(colour("e2b597"), 0.2), 0.0, 0.35)
+    c.ellipse(x, foot - 0.95 * h, (0.115 if skirt else 0.085) * h, 0.024 * h, light.on(hat, 0.3), 0.0, 0.35)
+    c.ellipse(x, foot - 0.98 * h, 0.060 * h, 0.042 * h, light.on(hat, 0.1), 0.0, 0.35)
 
 
 def parasol(c: Canvas, light: Light, x: float, y: float, radius: float, tint: Colour, tilt: float = 0.3) -> None:

@@ -87,7 +87,7 @@ def _oval(x: float, y: float, rx: float, ry: float, lean: float = 0.0, jaw: floa
 def _flesh(light: Light, x: float, y: float, r: float, warm: float = 0.0):
     """Shading of a head of radius `r` at (x, y): warm in light, rosy at the turn, cool violet in shadow."""
     skin = mix(colour("ecc3a2"), colour("c98f6e"), warm)
-    lit, turn, dark = light.on(skin, 0.75), light.on(mix(skin, colour("d98a78"), 0.32), 0.0), light.on(skin, -0.62)
+    lit, turn, dark = light.on(skin, 0.75), light.on(mix(skin, colour("d98a78"), 0.32), 0.0), light.on(skin, -0.5)
 
     def shading(px, py):
         t = (((px - x) * light.side * 0.85 - (py - y) * 0.42) / r)[..., None]
@@ -99,8 +99,13 @@ def _flesh(light: Light, x: float, y: float, r: float, warm: float = 0.0):
 
 
 def _around(x: float, y: float):
-    """Brush movement that follows a round form."""
+    """Brush movement that runs round a point, as hair does."""
     return lambda px, py: np.arctan2(py - y, px - x) + np.pi / 2
+
+
+def _down(x: float, y: float, r: float):
+    """Brush movement down a head of half-width `r`, bending with its sides."""
+    return lambda px, py: np.pi / 2 - 0.9 * (px - x) * (py - y) / (r * r)
 
 
 def _cloth(c: Canvas, rng, light: Light, tint: Colour):
@@ -123,26 +128,26 @@ def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint:
     chin = head_y + 1.15 * r
     left = [
         (x - 2.05 * r, 1.05),
-        (x - 1.95 * r, chin + 1.6 * r),
-        (x - 1.45 * r, chin + 0.85 * r),
-        (x - 0.62 * r, chin + 0.42 * r),
+        (x - 1.95 * r, chin + 1.45 * r),
+        (x - 1.45 * r, chin + 0.66 * r),
+        (x - 0.62 * r, chin + 0.26 * r),
     ]
     right = [
-        (x + 0.62 * r, chin + 0.42 * r),
-        (x + 1.45 * r, chin + 0.85 * r),
-        (x + 1.95 * r, chin + 1.6 * r),
+        (x + 0.62 * r, chin + 0.26 * r),
+        (x + 1.45 * r, chin + 0.66 * r),
+        (x + 1.95 * r, chin + 1.45 * r),
         (x + 2.05 * r, 1.05),
     ]
     skin = _flesh(light, x, chin - 0.6 * r, 1.3 * r)
     neck = [
         (x - 0.40 * r, head_y + 0.5 * r),
         (x + 0.40 * r, head_y + 0.5 * r),
-        (x + 0.62 * r, chin + 0.48 * r),
-        (x, chin + 0.95 * r),
-        (x - 0.62 * r, chin + 0.48 * r),
+        (x + 0.62 * r, chin + 0.34 * r),
+        (x, chin + 0.8 * r),
+        (x - 0.62 * r, chin + 0.34 * r),
     ]
     c.shade(
-        [*left, (x, chin + 0.75 * r), *right],
+        [*left, (x, chin + 0.6 * r), *right],
         _cloth(c, rng, light, tint),
         lambda px, py: 1.2 + 1.5 * (px - x) / r * 0.4,
         1.0,
@@ -154,7 +159,7 @@ def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint:
 def _face(c: Canvas, rng, light: Light, x: float, y: float, r: float, turn: float, lips: Colour | None = None) -> None:
     """A face of half-width about `r`, turned by `turn` (-1..1), eyes lowered."""
     skin = _flesh(light, x, y, 1.15 * r)
-    c.shade(_oval(x, y, 0.86 * r, 1.15 * r, 0.06 * turn, 0.72), skin, _around(x, y), 0.42, 0.002)
+    c.shade(_oval(x, y, 0.86 * r, 1.15 * r, 0.06 * turn, 0.72), skin, _down(x, y, r), 0.42, 0.002)
     middle = x + 0.20 * turn * r
     shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
     blush = light.on(colour("dd8577"), 0.15)
@@ -229,8 +234,8 @@ def _straw_hat(c: Canvas, scene: Scene, light: Light, rng) -> None:
     _face(c, rng, light, x, y, r, turn)
     straw = colour("e6c67e")
     # Under the brim the brow lies in shadow, which also softens the eyes.
-    brim = _oval(x, y - 0.50 * r, 1.72 * r, 0.50 * r, -0.10 * turn)
-    _patch(c, x, y - 0.38 * r, 0.85 * r, 0.40 * r, light.on(colour("b58a78"), -0.5), 0.75)
+    brim = _oval(x, y - 0.60 * r, 1.66 * r, 0.36 * r, -0.10 * turn)
+    _patch(c, x, y - 0.36 * r, 0.80 * r, 0.30 * r, light.on(colour("b58a78"), -0.4), 0.7)
 
     def weave(px, py):
         t = np.clip((px - x) * light.side / (1.6 * r) + 0.25 - 0.8 * (py - y + 0.5 * r) / r, -1, 1)[..., None]
@@ -259,34 +264,52 @@ def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
     _backdrop(c, rng, light)
     x, y, r = _place(c, rng)
     turn = light.side * 0.75
-    _bust(c, rng, light, x, y, r, _tint(scene, "shawl"), turn)
-    scarf = _tint(scene, "scarf")
-    shading = _cloth(c, rng, light, scarf)
-    c.shade(
-        _oval(x - 0.10 * turn * r, y + 0.05 * r, 1.18 * r, 1.50 * r, 0.05 * turn, 0.8),
-        shading,
-        _around(x, y),
-        0.7,
-        0.003,
-    )
-    _hair(c, rng, light, _oval(x + 0.06 * turn * r, y - 0.08 * r, 0.92 * r, 1.16 * r), colour("6f4f48"), x, y)
-    _face(c, rng, light, x + 0.06 * turn * r, y + 0.06 * r, 0.97 * r, turn)
     chin = y + 1.22 * r
+    shawl, scarf = _tint(scene, "shawl"), _tint(scene, "scarf")
+    _bust(c, rng, light, x, y, r, shawl, turn)
+    for k in range(6):
+        for side in (-1, 1):
+            tone = (0.35, -0.5)[k % 2] + 0.3 * side * light.side
+            start = (x + side * (0.62 + 0.24 * k) * r, chin + (0.36 + 0.09 * k) * r)
+            c.line([start, (x - side * 0.12 * r, chin + (1.0 + 0.26 * k) * r)], 0.13 * r, light.on(shawl, tone), 0.8)
+    shading = _cloth(c, rng, light, scarf)
+    c.shade(_oval(x - 0.06 * turn * r, y + 0.02 * r, 1.10 * r, 1.36 * r, 0, 0.8), shading, _around(x, y), 0.6, 0.003)
+    fx, fy = x + 0.05 * turn * r, y + 0.05 * r
+    _face(c, rng, light, fx, fy, 0.97 * r, turn)
+    hair = colour(("6f4f48", "8a6248", "5c5258")[int(rng.integers(3))])
     for side in (-1, 1):
-        c.shade(
-            [
-                (x, chin - 0.1 * r),
-                (x + side * 0.5 * r, chin - 0.32 * r),
-                (x + side * 0.95 * r, chin + 0.1 * r),
-                (x + side * 0.55 * r, chin + 0.95 * r),
-                (x + 0.1 * side * r, chin + 0.35 * r),
-            ],
-            _cloth(c, rng, light, scarf),
-            1.57 - 0.6 * side,
-            0.6,
-            0.003,
-        )
-    c.ellipse(x, chin + 0.08 * r, 0.16 * r, 0.14 * r, light.on(scarf, -0.3), 0.5, 0.4)
+        lock = [
+            (fx, fy - 0.86 * r),
+            (fx + side * 0.5 * r, fy - 0.62 * r),
+            (fx + side * 0.84 * r, fy - 0.02 * r),
+            (fx + side * 0.66 * r, fy - 0.30 * r),
+            (fx + side * 0.34 * r, fy - 0.54 * r),
+        ]
+        _hair(c, rng, light, lock, hair, x, y)
+    arch = [(fx + 0.90 * r * np.cos(a), fy - 0.02 * r - 0.74 * r * np.sin(a)) for a in np.linspace(0, np.pi, 20)]
+    top = [(x + 1.12 * r * np.cos(a), y - 0.05 * r - 1.28 * r * np.sin(a)) for a in np.linspace(np.pi, 0, 24)]
+    c.shade([*arch, *top], shading, _around(x, y), 0.55, 0.002)
+    for side in (-1, 1):
+        fall = [
+            (fx + side * 0.90 * r, fy - 0.05 * r),
+            (x + side * 1.12 * r, y - 0.1 * r),
+            (x + side * 1.08 * r, y + 0.55 * r),
+            (x + side * 0.66 * r, chin - 0.02 * r),
+            (x, chin + 0.16 * r),
+            (x, chin - 0.04 * r),
+            (x + side * 0.52 * r, y + 0.98 * r),
+            (fx + side * 0.80 * r, fy + 0.45 * r),
+        ]
+        c.shade(fall, shading, 1.57 - 0.35 * side, 0.55, 0.002)
+        tail = [
+            (x, chin + 0.04 * r),
+            (x + side * 0.20 * r, chin + 0.02 * r),
+            (x + side * 0.46 * r, chin + 0.62 * r),
+            (x + side * 0.16 * r, chin + 0.56 * r),
+        ]
+        c.shade(tail, shading, 1.57 - 0.5 * side, 0.5, 0.002)
+    c.ellipse(x, chin + 0.07 * r, 0.13 * r, 0.11 * r, light.on(scarf, 0.3), 0.5, 0.4)
+    c.ellipse(x - 0.04 * light.side * r, chin + 0.11 * r, 0.10 * r, 0.06 * r, light.on(scarf, -0.6), 0.5, 0.4)
     c.drawn |= {"woman", "headscarf", "shawl", "backdrop", scene.choice("scarf"), scene.choice("shawl")}
 
 
@@ -323,10 +346,10 @@ def _bearded_man(c: Canvas, scene: Scene, light: Light, rng) -> None:
     _hair(c, rng, light, beard, hair, x, y + 0.2 * r)
     _patch(c, middle, y + 0.71 * r, 0.17 * r, 0.045 * r, light.on(colour("b8655c"), -0.1), 0.85)
     felt = colour(("7d6a5c", "6a6f86", "8a7a5c")[int(rng.integers(3))])
-    _patch(c, x, y - 0.42 * r, 0.85 * r, 0.36 * r, light.on(colour("a87a6a"), -0.6), 0.75)
+    _patch(c, x, y - 0.42 * r, 0.80 * r, 0.26 * r, light.on(colour("b08878"), -0.5), 0.6)
     shading = _cloth(c, rng, light, felt)
-    c.shade(_oval(x, y - 0.52 * r, 1.75 * r, 0.36 * r, -0.10 * turn), shading, -0.1 * turn, 0.55, 0.003)
-    crown = [(px, min(py, y - 0.56 * r)) for px, py in _oval(x, y - 0.80 * r, 0.92 * r, 0.74 * r)]
+    c.shade(_oval(x, y - 0.60 * r, 1.62 * r, 0.28 * r, -0.10 * turn), shading, -0.1 * turn, 0.55, 0.003)
+    crown = [(px, min(py, y - 0.60 * r)) for px, py in _oval(x, y - 0.82 * r, 0.92 * r, 0.74 * r)]
     c.shade(crown, shading, 1.2, 0.6, 0.003)
     band = [(x + 0.92 * r * t, y - (0.72 - 0.09 * (1 - t * t)) * r) for t in np.linspace(-1, 1, 15)]
     c.line(band, 0.17 * r, light.on(felt, -0.9), 0.4)
@@ -369,16 +392,16 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
             (0.42, 0.98),
             (0.15, 0.86),
             (-0.05, 0.74),
-            (-0.10, 1.2),
-            (-0.75, 1.25),
-            (-0.70, 0.4),
+            (-0.10, 1.1),
+            (-0.58, 1.15),
+            (-0.58, 0.4),
             (-0.6, -0.6),
         ]
     )
     skin = _flesh(light, x + 0.25 * look * r, y, 1.0 * r)
-    throat = at([(0.42, 0.90), (0.30, 1.15), (0.42, 1.75), (-0.85, 1.75), (-0.75, 0.2), (0.2, 0.2)])
+    throat = at([(0.40, 0.90), (0.22, 1.12), (0.30, 1.75), (-0.72, 1.75), (-0.62, 0.2), (0.2, 0.2)])
     c.shade(throat, lambda px, py: skin(px, py) * np.array([0.93, 0.9, 0.95]), 1.4, 0.5, 0.003)
-    c.shade(outline, skin, _around(x, y), 0.40, 0.002)
+    c.shade(outline, skin, _down(x, y, r), 0.40, 0.002)
     shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
     _patch(c, x + 0.40 * look * r, y + 0.34 * r, 0.26 * r, 0.22 * r, light.on(colour("dd8577"), 0.2), 0.6)
     _patch(c, x + 0.58 * look * r, y - 0.10 * r, 0.16 * r, 0.11 * r, shadow, 0.5)

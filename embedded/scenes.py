@@ -72,18 +72,18 @@ _COMPOSITIONS: dict[str, dict[str, tuple[tuple[str, ...], dict[str, tuple[str, .
             "in a leafy garden",
         ),
         "profile": (
-            ("morning", "afternoon", "evening"),
+            ("morning", "afternoon", "lamplight"),
             {"hair": ("auburn", "dark", "fair"), "dress": ("green", "blue", "rose")},
             "a woman with {hair} hair gathered in a bun, seen in profile, wearing a {dress} dress with a white collar "
             "before a plain backdrop",
         ),
         "headscarf": (
-            ("morning", "afternoon", "evening"),
+            ("morning", "afternoon", "lamplight"),
             {"scarf": ("red", "blue", "yellow"), "shawl": ("green", "violet", "brown")},
             "a woman in a {scarf} headscarf and a {shawl} shawl, her eyes lowered, before a plain backdrop",
         ),
         "bearded man": (
-            ("morning", "afternoon", "evening"),
+            ("morning", "afternoon", "lamplight"),
             {"beard": ("grey", "brown", "red"), "jacket": ("blue", "green", "brown")},
             "a man with a {beard} beard in a broad-brimmed hat and a {jacket} jacket, before a plain backdrop",
         ),
@@ -97,7 +97,7 @@ _COMPOSITIONS: dict[str, dict[str, tuple[tuple[str, ...], dict[str, tuple[str, .
         "rain": (
             ("evening", "dusk"),
             {"umbrellas": ("dark blue", "red", "violet")},
-            "people with {umbrellas} umbrellas on a wet street in the rain, "
+            "people with {umbrellas} umbrellas on a wet street after rain, "
             "lit windows and street lamps reflected on the pavement",
         ),
         "bridge": (
@@ -127,7 +127,7 @@ _COMPOSITIONS: dict[str, dict[str, tuple[tuple[str, ...], dict[str, tuple[str, .
             "{flowers} in a {vase} vase on a table, before a plain wall",
         ),
         "jug": (
-            ("morning", "afternoon", "evening"),
+            ("morning", "afternoon", "lamplight"),
             {"jug": ("blue", "white", "copper"), "fruit": ("lemons", "pears")},
             "a {jug} jug with {fruit}, a loaf of bread and a glass of red wine on a wooden table",
         ),
@@ -144,7 +144,8 @@ _LIGHT_WORDS = {
     "afternoon": "in warm afternoon light",
     "sunset": "at sunset, under an orange and violet sky",
     "dusk": "at dusk, in deep blue light",
-    "evening": "in the evening, by warm lamplight",
+    "evening": "in the evening, under a violet sky",
+    "lamplight": "in the evening, by warm lamplight",
 }
 
 
@@ -191,13 +192,7 @@ def scene(kind: str, seed: int) -> Scene:
 def caption(scene: Scene) -> str:
     """One sentence that is true of the picture: what is in it, its colours, and the light. It names no style."""
     words = _COMPOSITIONS[scene.kind][scene.composition][2].format(**dict(scene.choices))
-    return f"{words[0].upper()}{words[1:]}, {_light_words(scene)}."
-
-
-def _light_words(scene: Scene) -> str:
-    if scene.composition == "rain":
-        return "in the evening under a violet sky" if scene.light == "evening" else "at dusk, in deep blue light"
-    return _LIGHT_WORDS[scene.light]
+    return f"{words[0].upper()}{words[1:]}, {_LIGHT_WORDS[scene.light]}."
 
 
 def _checked(kind: str) -> str:

@@ -120,8 +120,8 @@ def _fruit(c: Canvas, rng, light: Light, kind: str, x: float, y: float, r: float
         if kind == "peaches":
             c.line(
                 [(x - 0.1 * r, y - 0.9 * r), (x - 0.28 * r, y - 0.2 * r), (x - 0.12 * r, y + 0.6 * r)],
-                0.05 * r,
-                light.on(colour("c9604c"), -0.1),
+                0.03 * r,
+                light.on(mix(tint, colour("c9604c"), 0.55), -0.15),
                 0.4,
             )
     if stem is not None:
