@@ -217,14 +217,16 @@ class ComfyServer:
 
     def stop(self) -> None:
         """Cancel what is running, then end the process and whatever it started, before and after a `kill` too."""
-        if self.process is not None and self.process.poll() is None:
-            self._leave()
-        for group in self._groups:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # everything in it has ended
-                os.killpg(group, signal.SIGKILL)
-        self._groups.clear()
-        if self.process is not None:
-            self.process.wait()
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self._leave()
+        finally:  # an impatient second Ctrl-C ends the wait, and leaves nothing behind either
+            for group in self._groups:
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # everything in it has ended
+                    os.killpg(group, signal.SIGKILL)
+            self._groups.clear()
+            if self.process is not None:
+                self.process.wait()
 
     def _leave(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
