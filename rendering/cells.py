@@ -113,7 +113,11 @@ class Painter(Protocol):
         """Encode all texts at once, so that text encoders and model need not take turns in memory."""
 
     def use(self, adapter: Path | None) -> None:
-        """Apply a LoRA file to the base model, or none."""
+        """Apply a LoRA file to the base model, or none.
+
+        Raises:
+            ModelError: the LoRA is another model's.
+        """
 
     def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image.Image | None:
         """Sample an encoded text; calls `on_step` with the number of steps done. None: the picture is not finite."""
@@ -166,6 +170,7 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
     paths = _paths(grid)
     pictures = {path: picture for path in set(paths.values()) if (picture := _load(path, grid.sampling))}
     missing = {place: path for place, path in paths.items() if path not in pictures}
+    _refuse_early(grid, missing, painter)
     painter.encode([grid.prompts[row].text for row in sorted({row for row, _ in missing})])
 
     def cells() -> dict[tuple[int, int], Image.Image]:
@@ -189,6 +194,13 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
             pictures[paths[row, index]] = picture
             report(grid.sampling.steps, grid.picture(cells(), PREVIEW_CELL))
     return cells()
+
+
+def _refuse_early(grid: Grid, missing: Mapping[tuple[int, int], Path], painter: Painter) -> None:
+    """Apply one LoRA before anything is sampled: one of another model is refused before the base model's pictures."""
+    adapters = [grid.columns[index].adapter for _, index in missing if grid.columns[index].adapter]
+    if adapters:
+        painter.use(adapters[0])
 
 
 def _reporter(grid: Grid, progress: Progress, done: int, text: str) -> Callable[..., None]:

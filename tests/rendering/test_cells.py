@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from impasto.errors import TrainingError
+from impasto.errors import ModelError, TrainingError
 from impasto.progress import silent
 from impasto.rendering.cells import Column, Grid, Sampling, columns_of, render
 from PIL import Image
@@ -72,7 +72,7 @@ def test_every_prompt_is_sampled_with_every_checkpoint_base_model_first(run_fold
         for row, text in enumerate(("a harbour", "a garden"))
         for column in range(4)
     }
-    assert painter.used == [None, *run_folder.values()]  # each LoRA is applied once
+    assert painter.used[1:] == [None, *run_folder.values()]  # each LoRA is applied once, after a first trial
 
 
 def test_a_finished_grid_is_read_back_without_sampling_or_encoding(run_folder, tmp_path):
@@ -102,6 +102,18 @@ def test_a_stop_loses_only_the_picture_being_made(run_folder, tmp_path):
     cells = render(grid_of(run_folder, tmp_path), painter, silent)
     assert len(cells) == 8 and len(painter.asked) == 5
     assert len(list((tmp_path / "grid").iterdir())) == 8
+
+
+def test_a_lora_of_another_model_is_refused_before_anything_is_sampled(run_folder, tmp_path):
+    class OtherModelsPainter(ColourPainter):
+        def use(self, adapter):
+            if adapter:
+                raise ModelError("does not fit")
+
+    painter = OtherModelsPainter()
+    with pytest.raises(ModelError):
+        render(grid_of(run_folder, tmp_path), painter, silent)
+    assert not painter.asked and not painter.encoded
 
 
 def test_a_new_checkpoint_and_a_new_prompt_sample_only_what_is_new(run_folder, tmp_path):
