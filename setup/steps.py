@@ -13,6 +13,7 @@ from pathlib import Path
 
 HEARTBEAT = 15.0  # seconds between two lines about the same step where nothing can be rewritten in place
 LINE_WIDTH = 110  # characters; a longer line would wrap and could not be rewritten
+TAIL_WIDTH = 300  # characters of each line of a log
 TAIL_LINES = 12  # of a log, shown when its step fails
 
 _CAUSES = (
@@ -61,7 +62,7 @@ class Screen:
         if self.in_place:
             print(f"\r\033[K{text[:LINE_WIDTH]}", end="", flush=True)
         elif now - self._last_shown >= HEARTBEAT:
-            print(text, flush=True)
+            print(text[:LINE_WIDTH], flush=True)
             self._last_shown = now
 
     def line(self, text: str = "") -> None:
@@ -150,5 +151,5 @@ def failure_text(title: str, command: list[str], what: str, said: str, log: Path
     lowered = said.lower()
     causes = [remedy for signs, remedy in _CAUSES if any(sign in lowered for sign in signs)]
     remedy = causes[0] if causes else "The log says more; once the cause is mended, run the same command again."
-    shown = "\n".join(f"    {line}" for line in lines)
+    shown = "\n".join(f"    {line[:TAIL_WIDTH]}" for line in lines)
     return f"{title} failed ({what}):\n  $ {shlex.join(command)}\n{shown}\n{remedy}\nWhole log: {log}"
