@@ -16,7 +16,7 @@ from typing import Protocol
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..errors import TrainingError
+from ..errors import ModelError, TrainingError
 from ..files import appearing, content_hash, remove_partials
 from ..progress import Progress
 from .grid import Label, progress_grid
@@ -143,7 +143,7 @@ def columns_of(
             f"The run '{run}' has no checkpoint to show yet. Let it train until its first one, or load another run."
         )
     chosen = _spread(steps, max(count, 2) - 1)
-    notes = {step: f"held-out loss {loss:.4f}" for step, loss in held_out.items()}
+    notes = {step: f"held-out {loss:.4f}" for step, loss in held_out.items()}
     return (
         Column(0, None, notes.get(0, "")),
         *(Column(step, checkpoints[step], notes.get(step, "")) for step in chosen),
@@ -165,6 +165,9 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
     Returns:
         The pictures by (row, column). A checkpoint whose LoRA file is gone, or whose pictures are not finite (a
         diverged training), has none; the log says so.
+
+    Raises:
+        ModelError: no picture at all is finite, or a LoRA is another model's.
     """
     remove_partials(grid.folder)
     paths = _paths(grid)
@@ -193,6 +196,11 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
             _save(paths[row, index], picture, grid, row, index)
             pictures[paths[row, index]] = picture
             report(grid.sampling.steps, grid.picture(cells(), PREVIEW_CELL))
+    if not pictures:
+        raise ModelError(
+            "Not one picture of the grid is finite, the base model's neither. Check that MODEL, CLIP and VAE belong "
+            "together, and load the VAE in a wider precision (ComfyUI's --fp32-vae)."
+        )
     return cells()
 
 

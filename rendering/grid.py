@@ -13,7 +13,7 @@ from .lettering import LINE_HEIGHT, draw_text, shortened, text_width, wrap
 from .palette import ABSENT, HAIRLINE, HATCHING, INK, PAPER, QUIET
 
 MIN_LETTER = 13  # pixels: smaller is hard to read
-MAX_SIDE = 12_000  # pixels of a whole grid; larger ones are slow to look at and near JPEG's and browsers' limits
+MAX_SIDE = 8192  # pixels of a whole grid; as a ComfyUI IMAGE a square one then takes 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def progress_grid(
         rows: one label a prompt, wrapped at the left.
         columns: one label a checkpoint.
         cells: the pictures by (row, column); a picture of another size is fitted into its cell.
-        cell_size: width and height of a cell in pixels; shrunk if the whole would exceed 12,000 pixels a side.
+        cell_size: width and height of a cell in pixels; shrunk if the whole would exceed 8,192 pixels a side.
 
     Returns:
         An RGB picture.
@@ -87,9 +87,8 @@ def _layout(rows: Sequence[Label], columns: Sequence[Label], cell: tuple[int, in
     margin, gap, label_width = round(1.8 * letter), max(4, round(0.45 * letter)), round(12.5 * letter)
     row_height = max(cell[1], _height(letter, 3) + _height(_small(letter)))
     left = margin + label_width + letter
-    column_lines = max((len(_column_lines(label, letter, cell[0])) for label in columns), default=1)
-    notes = _height(_small(letter)) if any(label.note for label in columns) else 0
-    top = margin + _title_height(letter) + _height(letter, column_lines) + notes + round(0.35 * letter)
+    heading = max((_column_height(label, letter, cell[0]) for label in columns), default=0)
+    top = margin + _title_height(letter) + heading + round(0.35 * letter)
     width = left + len(columns) * (cell[0] + gap) - gap + margin
     height = top + len(rows) * (row_height + gap) - gap + margin
     return _Layout(letter, cell, row_height, label_width, margin, gap, left, top, (width, height))
@@ -122,20 +121,24 @@ def _draw_title(draw: ImageDraw.ImageDraw, layout: _Layout, title: Label) -> Non
     draw.line((left, rule, left + width - 1, rule), fill=HAIRLINE, width=max(1, layout.letter // 14))
 
 
-def _column_lines(label: Label, letter: int, width: int) -> list[str]:
-    return wrap(label.text, letter, width, max_lines=2)
+def _column_lines(label: Label, letter: int, width: int) -> tuple[list[str], list[str]]:
+    note = wrap(label.note, _small(letter), width, max_lines=2) if label.note else []
+    return wrap(label.text, letter, width, max_lines=2), note
+
+
+def _column_height(label: Label, letter: int, width: int) -> int:
+    text, note = _column_lines(label, letter, width)
+    return _height(letter, len(text)) + _height(_small(letter), len(note))
 
 
 def _draw_column_label(draw: ImageDraw.ImageDraw, layout: _Layout, column: int, label: Label) -> None:
-    left, bottom = layout.box(0, column)
-    bottom -= round(0.35 * layout.letter)
-    if label.note:
-        small = _small(layout.letter)
-        bottom -= _height(small)
-        draw_text(draw, (left, bottom), shortened(label.note, small, layout.cell[0]), small, QUIET)
-    lines = _column_lines(label, layout.letter, layout.cell[0])
-    for number, line in enumerate(reversed(lines), start=1):
-        draw_text(draw, (left, bottom - _height(layout.letter, number)), line, layout.letter, INK)
+    text, note = _column_lines(label, layout.letter, layout.cell[0])
+    left, first_row = layout.box(0, column)
+    top = first_row - round(0.35 * layout.letter) - _column_height(label, layout.letter, layout.cell[0])
+    for lines, letter, color in ((text, layout.letter, INK), (note, _small(layout.letter), QUIET)):
+        for number, line in enumerate(lines):
+            draw_text(draw, (left, top + _height(letter, number)), line, letter, color)
+        top += _height(letter, len(lines))
 
 
 def _draw_row_label(draw: ImageDraw.ImageDraw, layout: _Layout, row: int, label: Label) -> None:

@@ -177,6 +177,11 @@ def test_a_diverged_checkpoint_leaves_its_column_empty_and_the_log_says_so(run_f
     assert "step 20" in caplog.text and "a harbour" in caplog.text
 
 
+def test_models_that_give_no_finite_picture_at_all_are_named(run_folder, tmp_path):
+    with pytest.raises(ModelError, match="MODEL, CLIP and VAE belong together"):
+        render(grid_of(run_folder, tmp_path), ColourPainter(not_finite={0, 10, 20, 30}), silent)
+
+
 def test_a_checkpoint_whose_file_is_gone_leaves_its_column_empty(run_folder, tmp_path, caplog):
     run_folder[20].unlink()
     cells = render(grid_of(run_folder, tmp_path), ColourPainter(), silent)
@@ -216,8 +221,8 @@ def test_columns_are_the_base_model_and_evenly_spread_checkpoints_up_to_the_last
 
 def test_held_out_loss_is_written_below_its_step():
     columns = columns_of("run", {10: Path("a"), 20: Path("b")}, 6, {0: 1.0, 20: 0.51234})
-    assert [column.label.note for column in columns] == ["held-out loss 1.0000", "", "held-out loss 0.5123"]
-    assert columns[0] == Column(0, None, "held-out loss 1.0000")
+    assert [column.label.note for column in columns] == ["held-out 1.0000", "", "held-out 0.5123"]
+    assert columns[0] == Column(0, None, "held-out 1.0000")
 
 
 def test_a_run_without_checkpoints_says_what_to_do():
