@@ -19,6 +19,16 @@ Shading = Callable[
 ]  # x and y of some points, (h, w) each -> their colours (h, w, 3)
 
 
+def outline(numbers: str) -> list[Point]:
+    """The points of an outline written as ``"x,y x,y …"``, in hundredths."""
+    return [(float(x) / 100, float(y) / 100) for x, y in (pair.split(",") for pair in numbers.split())]
+
+
+def placed(numbers: str, x: float, y: float, size: float = 1.0, side: float = 1.0) -> list[Point]:
+    """The same, `size` times as large around (x, y), and mirrored where `side` is -1."""
+    return [(x + side * size * px, y + size * py) for px, py in outline(numbers)]
+
+
 class Canvas:
     """Colour (`image`) and brush movement (`flow`: cos 2θ, sin 2θ and stroke size as bytes) of the same shapes."""
 
@@ -153,6 +163,11 @@ class Canvas:
             total += np.asarray(layer) * 0.5**octave
             weight += 0.5**octave
         return np.clip((total / weight - 0.5) * 1.5 + 0.5, 0, 1)
+
+    def sample(self, field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """The values of a (height, width) field at the points x, y; those outside take the nearest inside."""
+        rows = np.clip((y * self.height).astype(int), 0, self.height - 1)
+        return field[rows, np.clip((x * self.height).astype(int), 0, self.width - 1)]
 
     def _paste(self, colours, angle, size, corner, mask) -> None:
         self.image.paste(_picture(colours), corner, mask)

@@ -180,32 +180,37 @@ def _bristles(rng) -> np.ndarray:
 def _lay(painted: np.ndarray, relief: np.ndarray, strokes: _Strokes, motif: np.ndarray, rng) -> None:
     """Put the strokes' paint on `painted` (h, w, 3) and its thickness on `relief` (h, w), in place."""
     height, width = relief.shape
-    numbers = _number_map(strokes, width, height)
-    rows, columns = np.nonzero(numbers)
-    n = numbers[rows, columns] - 1
-    f = np.float32
-    cos, sin = np.cos(strokes.angle).astype(f)[n], np.sin(strokes.angle).astype(f)[n]
-    length, girth = strokes.half_length.astype(f)[n], strokes.half_width.astype(f)[n]
-    dx, dy = columns.astype(f) + 0.5 - strokes.x.astype(f)[n], rows.astype(f) + 0.5 - strokes.y.astype(f)[n]
+    numbers = _number_map(strokes, width, height).ravel()
+    where = np.flatnonzero(numbers)
+    n = numbers[where] - 1
+    rows, columns = np.divmod(where.astype(np.int32), np.int32(width))
+
+    def of(values: np.ndarray) -> np.ndarray:
+        return np.take(values.astype(np.float32), n, axis=0)
+
+    cos, sin = of(np.cos(strokes.angle)), of(np.sin(strokes.angle))
+    length, girth = of(strokes.half_length), of(strokes.half_width)
+    dx, dy = columns + np.float32(0.5) - of(strokes.x), rows + np.float32(0.5) - of(strokes.y)
     u = (dx * cos + dy * sin) / length
-    v = (dy * cos - dx * sin) / girth - strokes.bend.astype(f)[n] * (length / girth) * u * u
+    v = (dy * cos - dx * sin) / girth - of(strokes.bend) * (length / girth) * u * u
 
     marks = _bristles(rng)
     offset = rng.integers(0, 512, len(strokes.x))
     hair = ((v + 1) * np.minimum(girth, 14) * 0.9 + 64).astype(np.int32)
-    mark = marks[np.clip((u + 1) * 47, 0, 95).astype(np.int32), (hair + offset[n]) & 511]
+    mark = marks[np.clip((u + 1) * 47, 0, 95).astype(np.int32), (hair + np.take(offset, n)) & 511]
     side = np.clip((1.05 - np.abs(v)) * girth * 0.8, 0, 1)
     tail = np.clip((1.05 - u) * 3.2 + (mark - 0.62) * 2.2, 0, 1)  # the brush runs dry towards the end
     body = np.clip(mark * 7 - 0.7, 0.15, 1)
-    borders = strokes.motif.astype(f)[n] - motif[rows, columns]
-    strange = np.sqrt(np.einsum("ij,ij->i", borders, borders)) / strokes.edge.astype(f)[n]
+    border = of(strokes.motif) - np.take(motif.reshape(-1, 3), where, axis=0)
+    strange = np.sqrt(np.einsum("ij,ij->i", border, border)) / of(strokes.edge)
     alpha = side * tail * body * np.clip(1.9 - strange, 0, 1)
 
-    laid = strokes.paint.astype(f)[n] * (1 + 0.13 * (mark - 0.5))[:, None]
-    under = painted[rows, columns]
-    painted[rows, columns] = under + (laid - under) * alpha[:, None]
+    laid = of(strokes.paint) * (1 + 0.13 * (mark - 0.5))[:, None]
+    surface, thickness = painted.reshape(-1, 3), relief.reshape(-1)
+    under = np.take(surface, where, axis=0)
+    surface[where] = under + (laid - under) * alpha[:, None]
     ridge = (0.35 + 0.65 * mark) * (1 - 0.5 * v * v) * np.minimum(girth, 8) / 8
-    relief[rows, columns] = relief[rows, columns] * (1 - 0.8 * alpha) + ridge * alpha
+    thickness[where] = thickness[where] * (1 - 0.8 * alpha) + ridge * alpha
 
 
 def _lit(painted: np.ndarray, relief: np.ndarray, width: int, height: int, rng) -> Image.Image:

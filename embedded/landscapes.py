@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas
+from .canvas import Canvas, Point, outline, placed
 from .colour import Colour, colour, mix
 from .nature import (
     Light,
@@ -30,6 +30,13 @@ from .scenes import Scene
 
 _FLOWERS = {"yellow": "f2cf4a", "white": "f6f1e4", "violet": "a884cc", "pink": "eba3b4"}
 _GREEN, _FAR_GREEN, _OLIVE, _STRAW = colour("6f9a4e"), colour("9db873"), colour("7d8a4a"), colour("d9b968")
+
+# From the picture's edge to the arch and back along the water; y from 100 on counts from the water's level.
+_CLIFF = (
+    "105,17 88,19 74,23 66,23.5 58,27 52,27.5 47.5,31 44.5,40 42.5,100 47.5,100 48.5,46 51,40.5 54.5,40 57.5,45 60,100 "
+    "75,104 90,111 105,118"
+)
+_TURF = "105,17 88,19 74,23 66,23.5 58,27 55,29 64,27.5 74,26.5 88,23.5 105,23"
 
 
 def draw(c: Canvas, scene: Scene) -> None:
@@ -81,7 +88,7 @@ def _river(c: Canvas, scene: Scene, light: Light, rng) -> None:
     if abs(sun_x - 0.5 * c.aspect) < 0.25 * c.aspect and light.sun_height < 0.3:
         c.glow(sun_x, horizon + 0.2, 0.2, light.sun, 0.35)
     big_x = c.aspect * (0.87 if bank > 0 else 0.13)
-    c.ellipse(big_x - light.side * 0.16, 0.80, 0.24, 0.035, light.on(_GREEN, -0.9), 0.0, 0.7)
+    c.ellipse(big_x - light.side * 0.06, 0.80, 0.15, 0.025, light.on(_GREEN, -0.9), 0.0, 0.7)
     tree(c, rng, light, big_x, 0.80, 0.62 + 0.1 * rng.random(), mix(_GREEN, colour("4f7a4a"), 0.5), 0.62)
     c.drawn |= {"river", "poplars", "grass", "flowers", scene.choice("flowers")}
 
@@ -127,47 +134,33 @@ def _poppies(c: Canvas, scene: Scene, light: Light, rng) -> None:
     c.drawn |= {"poppies", "parasol", "woman", "child", "house", "trees", scene.choice("parasol")}
 
 
-def _haystack(c: Canvas, rng, light: Light, x: float, foot: float, width: float) -> None:
-    tall = 0.78 * width
+def _haystack(c: Canvas, light: Light, x: float, foot: float, width: float) -> None:
+    tall = 0.80 * width
     shadow = light.on(mix(_STRAW, colour("8d86b8"), 0.55), -0.75)
     reach = -light.side * width * (1.2 + 1.2 * (1 - light.sun_height))
-    c.polygon(
-        [
-            (x - 0.48 * width, foot - 0.015),
-            (x + 0.48 * width, foot - 0.015),
-            (x + 0.35 * width + reach, foot + 0.14 * width),
-            (x - 0.1 * width + reach, foot + 0.17 * width),
-        ],
-        shadow,
-        0.12 * light.side,
-        0.8,
+    ground = [(x - 0.48 * width, foot - 0.015), (x + 0.48 * width, foot - 0.015)]
+    far = [(x + 0.35 * width + reach, foot + 0.14 * width), (x - 0.1 * width + reach, foot + 0.17 * width)]
+    c.polygon([*ground, *far], shadow, 0.12 * light.side, 0.8)
+    wall = placed("-45,0 -49,-20 -51,-36 51,-36 49,-20 45,0", x, foot, width)
+    dome = placed(
+        "-53,-32 -50,-39 -43,-49 -33,-60 -21,-70 -10,-77 0,-80 10,-77 21,-70 33,-60 43,-49 50,-39 53,-32",
+        x,
+        foot,
+        width,
     )
-    wall = [
-        (x - 0.46 * width, foot),
-        (x - 0.5 * width, foot - 0.42 * tall),
-        (x + 0.5 * width, foot - 0.42 * tall),
-        (x + 0.46 * width, foot),
-    ]
-    dome = [
-        (x + 0.56 * width * np.sign(s) * abs(s) ** 0.9, foot - (0.36 + 0.64 * (1 - abs(s)) ** 0.62) * tall)
-        for s in np.linspace(-1, 1, 21)
-    ]
     lit, half, dark = light.on(colour("e8c172"), 0.9), light.on(colour("cf9b62"), 0), light.on(colour("b98a78"), -1)
 
-    def shading(px, py):
-        around = (np.clip((px - x) / (0.56 * width), -1, 1) * light.side)[..., None]
-        straw = 0.16 * np.sin(px * 300 + 9 * np.sin(py * 60))[..., None] * np.sin(py * 210)[..., None]
-        t = around + straw + 0.1
+    def shading(px, py, eave=0.0):
+        around = np.clip((px - x) / (0.56 * width), -1, 1) * light.side
+        straw = 0.16 * np.sin(px * 300 + 9 * np.sin(py * 60)) * np.sin(py * 210)
+        under = np.exp(-np.clip(py - foot + 0.40 * tall, 0, 1) / (0.10 * tall))
+        t = (around + straw + 0.1 - eave * under)[..., None]
         return np.where(
             t > 0, half + (lit - half) * np.clip(t * 1.6, 0, 1), half + (dark - half) * np.clip(-t * 1.8, 0, 1)
         )
 
-    c.shade(wall, shading, 1.5, 0.7)
-    c.shade(dome, shading, lambda px, py: np.pi / 2 + np.clip((px - x) / width * 2.2, -1, 1), 0.7)
-    for px in rng.uniform(-0.53, 0.53, 90):  # the eave's shadow, in straws
-        shaded = light.on(colour("b98a70"), -0.95 if px * light.side < 0.1 else -0.5)
-        drop = foot - (0.37 + rng.normal(0, 0.012)) * tall
-        c.dab(x + px * width, drop, 0.045 * tall, 0.010 * width, shaded, 1.57 + 0.5 * px, 0.55)
+    c.shade(wall, lambda px, py: shading(px, py, 0.5), 1.5, 0.7, 0.004)
+    c.shade(dome, shading, lambda px, py: np.pi / 2 + np.clip((px - x) / width * 2.2, -1, 1), 0.7, 0.004)
 
 
 def _haystacks(c: Canvas, scene: Scene, light: Light, rng) -> None:
@@ -181,7 +174,7 @@ def _haystacks(c: Canvas, scene: Scene, light: Light, rng) -> None:
     stacks = [(0.5 + 0.19 * side, 0.80, 0.44), (0.5 - 0.25 * side, 0.62, 0.23), (0.5 - 0.02 * side, 0.515, 0.12)]
     number = 2 if scene.choice("number") == "two" else 3
     for px, foot, width in reversed(stacks[:number]):
-        _haystack(c, rng, light, px * c.aspect, foot, width * spread)
+        _haystack(c, light, (px + rng.uniform(-0.03, 0.03)) * c.aspect, foot, width * spread)
     grasses(c, rng, light, 0.84, 150, mix(_STRAW, _OLIVE, 0.4))
     c.drawn |= {"haystacks", "shadows", "trees", "hills", scene.choice("number")}
 
@@ -209,39 +202,30 @@ def _sailboats(c: Canvas, scene: Scene, light: Light, rng) -> None:
     c.drawn |= {"sailboats", "sails", "water", "reflections", "coast", scene.choice("sails")}
 
 
-def _lily_pond(c: Canvas, scene: Scene, light: Light, rng) -> None:
-    shore = rng.uniform(0.44, 0.50)
-    sky(c, light, rng, shore, 0.4)
-    deep, mid, fresh = colour("4c7358"), colour("6f9a5e"), colour("9dbb62")
-    x, y = c.grid()
-    thicket = c.noise(rng, 9, 12, 4)
-    tone = light.on(deep, -0.6) + (light.on(mid, 0.4) - light.on(deep, -0.6)) * smooth(thicket, 0.2, 0.8)[..., None]
-    c.cover(tone, smooth(y + 0.10 * (thicket - 0.5), 0.07, 0.12), 1.4 + (thicket - 0.5), 0.8)
+def _thicket(c: Canvas, rng, light: Light, shore: float, deep: Colour, fresh: Colour) -> None:
+    """The green far bank of a pond, down to `shore`."""
+    mid = mix(deep, fresh, 0.45)
+    _, y = c.grid()
+    leaves = c.noise(rng, 9, 12, 4)
+    dark, lit = light.on(deep, -0.6), light.on(mid, 0.4)
+    bank = dark + (lit - dark) * smooth(leaves, 0.2, 0.8)[..., None]
+    c.cover(bank, smooth(y + 0.10 * (leaves - 0.5), 0.07, 0.12), 1.4 + (leaves - 0.5), 0.8)
     for _ in range(16):
         px, py = rng.uniform(0, c.aspect), rng.uniform(0.10, shore - 0.03)
-        foliage(
-            c,
-            rng,
-            light,
-            px,
-            py,
-            rng.uniform(0.07, 0.15),
-            rng.uniform(0.05, 0.1),
-            mix(deep, fresh, rng.random()),
-            55,
-            0.019,
-        )
+        rx, ry = rng.uniform(0.07, 0.15), rng.uniform(0.05, 0.1)
+        foliage(c, rng, light, px, py, rx, ry, mix(deep, fresh, rng.random()), 55, 0.019)
     foliage(c, rng, light, c.aspect * 0.5, shore - 0.01, c.aspect * 0.55, 0.03, mid, 160, 0.015)
-    water(c, rng, light, smooth(y + 0 * x, shore, shore + 0.004), shore, colour("6f93a0"), 0.74, 0.8)
-    sheen = smooth(c.noise(rng, 3, 4, 2), 0.45, 0.8) * smooth(y, shore + 0.12, 0.95)
-    c.cover(mix(light.middle, light.zenith, 0.3), 0.6 * sheen * smooth(y, shore, shore + 0.1), 1.57, 0.9)
+
+
+def _arched_footbridge(c: Canvas, light: Light, shore: float, tint: Colour) -> None:
+    """A wooden bridge in one low arch across the pond, with its reflection."""
+    xs = np.linspace(-0.02, c.aspect + 0.02, 40)
 
     def arch(px):
         return shore - 0.015 - 0.17 * np.sqrt(np.clip(1 - ((px - 0.5 * c.aspect) / (0.62 * c.aspect)) ** 2, 0, 1))
 
-    xs = np.linspace(-0.02, c.aspect + 0.02, 40)
-    rail, dark = light.on(colour("7fae9a"), 0.45), light.on(colour("4f8080"), -0.4)
-    echo = mix(light.on(colour("5f9288"), -0.3), colour("6f93a0"), 0.35)
+    rail, dark = light.on(tint, 0.45), light.on(mix(tint, colour("2f5f70"), 0.45), -0.4)
+    echo = mix(dark, colour("6f93a0"), 0.4)
     for level, thick in ((0.0, 0.03), (-0.085, 0.016)):
         c.line([(px, 2 * shore - arch(px) - level) for px in xs], thick, echo, 0.6)
     c.line([(px, arch(px) + 0.014) for px in xs], 0.030, dark, 0.55)
@@ -250,31 +234,43 @@ def _lily_pond(c: Canvas, scene: Scene, light: Light, rng) -> None:
         c.line([(px, arch(px)), (px, arch(px) - 0.09)], 0.009, dark, 0.4)
     for level in (-0.045, -0.09):
         c.line([(px, arch(px) + level) for px in xs], 0.012, rail, 0.45)
-    petal = colour(_FLOWERS[scene.choice("lilies")])
+
+
+def _water_lilies(c: Canvas, rng, light: Light, shore: float, leaf: Colour, petal: Colour) -> None:
+    """Rafts of round leaves with flowers, larger towards the viewer."""
     for level in np.sort(shore + 0.05 + (0.98 - shore - 0.05) * rng.random(34)):
         near = (level - shore) / (1 - shore)
         px = rng.uniform(0, c.aspect)
         for _ in range(9):
-            leaf = (0.016 + 0.034 * near) * rng.uniform(0.7, 1.2)
-            c.ellipse(
-                px + rng.normal(0, 0.035 + 0.05 * near),
-                level + rng.normal(0, 0.004 + 0.012 * near),
-                leaf,
-                leaf * 0.33,
-                light.on(mix(fresh, colour("6f9f86"), rng.random()), rng.uniform(-0.6, 0.8)),
-                0.0,
-                0.5,
-            )
+            wide = (0.016 + 0.034 * near) * rng.uniform(0.7, 1.2)
+            lx, ly = px + rng.normal(0, 0.035 + 0.05 * near), level + rng.normal(0, 0.004 + 0.012 * near)
+            tint = light.on(mix(leaf, colour("6f9f86"), rng.random()), rng.uniform(-0.6, 0.8))
+            c.ellipse(lx, ly, wide, wide * 0.33, tint, 0.0, 0.5)
         for _ in range(int(rng.integers(1, 4))):
             bloom = 0.006 + 0.013 * near
             bx, by = px + rng.normal(0, 0.03 + 0.04 * near), level - 0.4 * bloom
-            c.ellipse(bx, by, bloom, bloom * 0.7, light.on(petal, -0.1), 0.0, 0.35)
-            c.ellipse(bx, by - 0.3 * bloom, bloom * 0.6, bloom * 0.45, light.on(petal, 1.0), 0.0, 0.32)
+            for a in (0.2, 0.9, 1.6, 2.3, 2.9):
+                tip = light.on(petal, 0.9 - 0.5 * abs(a - 1.6))
+                c.dab(
+                    bx + 0.7 * bloom * np.cos(a), by - 0.5 * bloom * np.sin(a), bloom * 0.7, bloom * 0.32, tip, -a, 0.32
+                )
+
+
+def _lily_pond(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    shore = rng.uniform(0.44, 0.50)
+    sky(c, light, rng, shore, 0.4)
+    deep, fresh = colour("4c7358"), colour("9dbb62")
+    _thicket(c, rng, light, shore, deep, fresh)
+    x, y = c.grid()
+    water(c, rng, light, smooth(y + 0 * x, shore, shore + 0.004), shore, colour("6f93a0"), 0.74, 0.8)
+    sheen = smooth(c.noise(rng, 3, 4, 2), 0.45, 0.8) * smooth(y, shore + 0.12, 0.95)
+    c.cover(mix(light.middle, light.zenith, 0.3), 0.6 * sheen, 1.57, 0.9)
+    _arched_footbridge(c, light, shore, colour("7fae9a"))
+    _water_lilies(c, rng, light, shore, fresh, colour(_FLOWERS[scene.choice("lilies")]))
     for left, right in ((0, 0.24), (0.80, 1)):
         for px in rng.uniform(left, right, 34) * c.aspect:
-            start, long = rng.uniform(-0.1, 0.12), rng.uniform(0.18, 0.42)
-            tint = light.on(mix(mid, fresh, rng.random()), rng.uniform(-0.5, 0.9))
-            sway = rng.normal(0, 0.015)
+            start, long, sway = rng.uniform(-0.1, 0.12), rng.uniform(0.18, 0.42), rng.normal(0, 0.015)
+            tint = light.on(mix(deep, fresh, 0.4 + 0.6 * rng.random()), rng.uniform(-0.5, 0.9))
             c.line([(px, start), (px + sway, start + 0.6 * long), (px + 1.6 * sway, start + long)], 0.007, tint, 0.55)
     c.drawn |= {"footbridge", "pond", "water lilies", "willows", scene.choice("lilies")}
 
@@ -353,87 +349,65 @@ def _lane(c: Canvas, side: int, t):
     return c.aspect * (0.5 + 0.02 * side) - side * (0.14 * c.aspect * t - 0.09 * np.sin(3.0 * t))
 
 
+def _cliff(c: Canvas, rng, light: Light, base: float, side: int, sea: Colour) -> None:
+    """A chalk cliff with a natural arch, rising from the sea at `base` on `side` (-1, 1)."""
+
+    def at(numbers: str) -> list[Point]:
+        # The cliff's feet (100 and more) follow the sea's level; the rest keeps its place in the picture.
+        points = [(px, base + py - 1 if py >= 1 else py) for px, py in outline(numbers)]
+        return [(c.aspect * (0.5 + side * (px - 0.5)), py) for px, py in points]
+
+    lit = light.side * side < 0
+    chalk, cool = light.on(colour("efe4d2"), 0.55 if lit else 0.0), light.on(colour("c2b8cc"), -0.45)
+    strata = c.noise(rng, 5, 30, 3)
+
+    def shading(px, py):
+        return cool + (chalk - cool) * smooth(c.sample(strata, px, py), 0.3, 0.62)[..., None]
+
+    c.shade(at(_CLIFF), shading, 1.45, 0.7)
+    c.polygon(at(_TURF), light.on(colour("8aa75e"), 0.4), 0.25, 0.6)
+    for depth in range(5):
+        (left, level), (right, _) = at(f"{43 + 1.2 * depth},{101.4 + 2.2 * depth} {62 + 10 * depth},100")
+        echo = mix(chalk, sea * light.ambient / 255, 0.35 + 0.1 * depth)
+        c.ellipse((left + right) / 2, level, abs(right - left) / 2, 0.006, echo, 0, 0.6)
+
+
+def _beach(c: Canvas, rng, light: Light, side: int) -> None:
+    """Foam and pebbles along the lower edge."""
+
+    def line(px):
+        t = 0.5 + side * (px / c.aspect - 0.5)
+        return 0.80 + 0.10 * (1 - t) + 0.012 * np.sin(t * 17)
+
+    edge = [(float(px), float(line(px))) for px in np.linspace(-0.05, c.aspect + 0.05, 40)]
+    corners = [(c.aspect + 0.05, 1.02), (-0.05, 1.02)]
+    c.polygon([*((px, py - 0.02) for px, py in edge), *corners], light.on(colour("f2f2ee"), 0.5), 0.08, 0.6)
+    c.polygon([*edge, *corners], light.on(colour("d2b896"), 0.1), 0.08, 0.7)
+    for _ in range(420):
+        px = rng.uniform(0, c.aspect)
+        stone = light.on(mix(colour("b59c8c"), colour("d9cbb8"), rng.random()), rng.uniform(-0.7, 0.6))
+        c.ellipse(px, rng.uniform(line(px) + 0.01, 1.0), 0.008, 0.004, stone, 0, 0.45)
+
+
 def _cliffs(c: Canvas, scene: Scene, light: Light, rng) -> None:
     horizon = rng.uniform(0.46, 0.52)
     sun_x, _ = sky(c, light, rng, horizon, rng.uniform(0.35, 0.7))
     x, y = c.grid()
-    deep = {"morning": "77a7ad", "noon": "3f8fae", "afternoon": "4f96a4", "sunset": "7f7aa6"}[scene.light]
-    water(c, rng, light, smooth(y + 0 * x, horizon - 0.001, horizon + 0.002), horizon, colour(deep), 0.42, 1.4)
+    sea = colour({"morning": "77a7ad", "noon": "3f8fae", "afternoon": "4f96a4", "sunset": "7f7aa6"}[scene.light])
+    water(c, rng, light, smooth(y + 0 * x, horizon - 0.001, horizon + 0.002), horizon, sea, 0.42, 1.4)
     glitter(c, rng, light, sun_x, horizon, 0.8)
     side = 1 if rng.random() < 0.5 else -1
-
-    def at(px):
-        return c.aspect * (0.5 + side * (px - 0.5))
-
-    base = horizon + 0.075
-    outline = [
-        (1.05, 0.17),
-        (0.88, 0.19),
-        (0.74, 0.23),
-        (0.66, 0.235),
-        (0.58, 0.27),
-        (0.52, 0.275),
-        (0.475, 0.31),
-        (0.445, 0.40),
-        (0.425, base),
-        (0.475, base),
-        (0.485, 0.46),
-        (0.51, 0.405),
-        (0.545, 0.40),
-        (0.575, 0.45),
-        (0.60, base),
-        (0.75, base + 0.04),
-        (0.9, base + 0.11),
-        (1.05, base + 0.18),
-    ]
-    chalk, cool = light.on(colour("efe4d2"), 0.55), light.on(colour("c2b8cc"), -0.45)
-    if light.side * side > 0:
-        chalk = light.on(colour("e2d8d2"), 0.0)
-    strata = c.noise(rng, 5, 30, 3)
-
-    def shading(px, py):
-        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
-        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        t = smooth(strata[rows, columns], 0.3, 0.62)[..., None]
-        return cool + (chalk - cool) * t
-
-    c.shade([(at(px), py) for px, py in outline], shading, 1.45, 0.7)
-    turf = [
-        (1.05, 0.17),
-        (0.88, 0.19),
-        (0.74, 0.23),
-        (0.66, 0.235),
-        (0.58, 0.27),
-        (0.55, 0.29),
-        (0.64, 0.275),
-        (0.74, 0.265),
-        (0.88, 0.235),
-        (1.05, 0.23),
-    ]
-    c.polygon([(at(px), py) for px, py in turf], light.on(colour("8aa75e"), 0.4), 0.25, 0.6)
-    for depth in range(5):
-        left, right = at(0.43 + 0.012 * depth), at(0.62 + 0.1 * depth)
-        echo = mix(chalk, colour(deep) * light.ambient / 255, 0.35 + 0.1 * depth)
-        c.ellipse((left + right) / 2, base + 0.014 + 0.022 * depth, abs(right - left) / 2, 0.006, echo, 0, 0.6)
-    beach_line = [(at(px), 0.80 + 0.10 * (1 - px) + 0.012 * np.sin(px * 17)) for px in np.linspace(-0.05, 1.05, 40)]
-    foam = [(px, py - 0.02) for px, py in beach_line]
-    c.polygon([*foam, (at(1.05), 1.02), (at(-0.05), 1.02)], light.on(colour("f2f2ee"), 0.5), 0.08, 0.6)
-    c.polygon([*beach_line, (at(1.05), 1.02), (at(-0.05), 1.02)], light.on(colour("d2b896"), 0.1), 0.08, 0.7)
-    for _ in range(500):
-        px, py = rng.uniform(0, c.aspect), rng.uniform(0.84, 1.0)
-        stone = mix(colour("b59c8c"), colour("d9cbb8"), rng.random())
-        row, column = min(c.height - 1, int((py - 0.03) * c.height)), min(c.width - 1, int(px * c.height))
-        if c.image.getpixel((column, row))[2] < 215:
-            c.ellipse(px, py, 0.008, 0.004, light.on(stone, rng.uniform(-0.7, 0.6)), 0, 0.45)
+    _cliff(c, rng, light, horizon + 0.075, side, sea)
     for level in np.sort(horizon + 0.06 + (0.80 - horizon - 0.06) * rng.random(70) ** 0.7):
         near = (level - horizon) / 0.35
-        tint = light.on(mix(colour("dfeef0"), colour(deep), 0.25 * rng.random()), 0.4)
-        c.ellipse(
-            rng.uniform(0, c.aspect), level, 0.012 + 0.05 * near * rng.random(), 0.0015 + 0.0035 * near, tint, 0, 0.5
-        )
+        crest = light.on(mix(colour("dfeef0"), sea, 0.25 * rng.random()), 0.4)
+        wide = 0.012 + 0.05 * near * rng.random()
+        c.ellipse(rng.uniform(0, c.aspect), level, wide, 0.0015 + 0.0035 * near, crest, 0, 0.5)
+    _beach(c, rng, light, side)
     number = 1 if scene.choice("boats") == "a single sailboat" else 3
     for px, below, tall in ((0.20, 0.06, 0.16), (0.33, 0.025, 0.085), (0.08, 0.02, 0.07))[:number]:
-        sailboat(c, light, at(px), horizon + below, tall, colour("f6ead2"), side)
+        place = c.aspect * (0.5 + side * (px - 0.5))
+        sailboat(c, light, place, horizon + below, tall, colour("f6ead2"), side)
     c.drawn |= {"cliffs", "arch", "sea", "beach", "sailboat", scene.choice("boats")}
 
 

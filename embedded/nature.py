@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Canvas, Point
+from .canvas import Canvas, Point, placed
 from .colour import Colour, colour, mix
 
 
@@ -120,9 +120,7 @@ def meadow(c: Canvas, rng, light: Light, y: float, far: Colour, near: Colour, wa
 
     def shading(px, py):
         t = np.clip((py - y) / (1 - y), 0, 1)[..., None]
-        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
-        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        patch = (streaks[rows, columns] - 0.5)[..., None]
+        patch = (c.sample(streaks, px, py) - 0.5)[..., None]
         base = light.on(far, 0.3) * (1 - t) + light.on(near, 0.0) * t
         lit, dark = light.on(near, 0.9), light.on(near, -0.8)
         return base + np.maximum(patch, 0) * (lit - base) * 1.5 + np.maximum(-patch, 0) * (dark - base) * 1.6
@@ -267,108 +265,42 @@ def glitter(c: Canvas, rng, light: Light, x: float, shore: float, reach: float =
 
 
 def sailboat(c: Canvas, light: Light, x: float, line: float, height: float, sail: Colour, lean: float = 1.0) -> None:
-    """A boat with its waterline at `line`, and its broken reflection."""
-    hull, dark = light.on(colour("5c4a52"), -0.2), light.on(sail, -0.35)
-    water_tint = mix(light.middle, light.on(sail, 0), 0.55)
+    """A boat with its waterline at `line`, and its broken reflection; `lean` (-1, 1) is where the sails point."""
+    hull = light.on(colour("5c4a52"), -0.2)
+    echo = mix(light.middle, light.on(sail, 0), 0.55)
     for part in range(7):
         t = (part + 0.5) / 7
         wide = 0.17 * height * (1 - t) * (1 if part % 2 else 1.35)
         c.ellipse(
-            x + 0.05 * height * lean * (1 - t),
-            line + (0.05 + 0.75 * t) * height,
-            wide,
-            0.042 * height,
-            water_tint,
-            0,
-            0.5,
+            x + 0.05 * height * lean * (1 - t), line + (0.05 + 0.75 * t) * height, wide, 0.042 * height, echo, 0, 0.5
         )
     c.ellipse(x, line + 0.045 * height, 0.3 * height, 0.035 * height, mix(hull, light.middle, 0.35), 0, 0.5)
     mast = x - 0.02 * height * lean
     c.line([(mast, line), (mast, line - height)], max(0.003, 0.016 * height), hull)
-    c.polygon(
-        [
-            (mast + 0.02 * height * lean, line - 0.97 * height),
-            (mast + 0.40 * height * lean, line - 0.13 * height),
-            (mast + 0.02 * height * lean, line - 0.10 * height),
-        ],
-        light.on(sail, 0.75),
-        1.3,
-        0.5,
-    )
-    c.polygon(
-        [
-            (mast - 0.02 * height * lean, line - 0.85 * height),
-            (mast - 0.22 * height * lean, line - 0.12 * height),
-            (mast - 0.02 * height * lean, line - 0.12 * height),
-        ],
-        dark,
-        1.3,
-        0.5,
-    )
-    c.polygon(
-        [
-            (x - 0.30 * height, line - 0.09 * height),
-            (x + 0.36 * height, line - 0.09 * height),
-            (x + 0.26 * height, line + 0.02 * height),
-            (x - 0.22 * height, line + 0.02 * height),
-        ],
-        hull,
-        0.0,
-        0.5,
-    )
+    c.polygon(placed("2,-97 40,-13 2,-10", mast, line, height, lean), light.on(sail, 0.75), 1.3, 0.5)
+    c.polygon(placed("-2,-85 -22,-12 -2,-12", mast, line, height, lean), light.on(sail, -0.35), 1.3, 0.5)
+    c.polygon(placed("-30,-9 36,-9 26,2 -22,2", x, line, height), hull, 0.0, 0.5)
 
 
 def house(
     c: Canvas, light: Light, x: float, foot: float, width: float, height: float, wall: Colour, roof: Colour
 ) -> None:
     """A gabled house with its left lower corner at (x, foot); one side lies in shadow."""
-    front, side = (0.62, 0.38) if light.side > 0 else (0.38, 0.62)
-    corner = x + width * front
+    front = 0.62 if light.side > 0 else 0.38
     tones = (0.7, -0.75) if light.side < 0 else (-0.75, 0.7)
-    c.polygon(
-        [(x, foot), (x, foot - height), (corner, foot - height), (corner, foot)], light.on(wall, tones[0]), 1.57, 0.55
-    )
-    c.polygon(
-        [(corner, foot), (corner, foot - height), (x + width, foot - height), (x + width, foot)],
-        light.on(wall, tones[1]),
-        1.57,
-        0.55,
-    )
-    c.polygon(
-        [
-            (x - 0.05 * width, foot - 0.95 * height),
-            (x + 0.22 * width, foot - 1.6 * height),
-            (x + 0.85 * width, foot - 1.6 * height),
-            (x + 1.05 * width, foot - 0.95 * height),
-        ],
-        light.on(roof, 0.35),
-        0.9,
-        0.5,
-    )
-    c.polygon(
-        [
-            (x + 0.66 * width, foot - 1.5 * height),
-            (x + 0.66 * width, foot - 1.9 * height),
-            (x + 0.74 * width, foot - 1.9 * height),
-            (x + 0.74 * width, foot - 1.5 * height),
-        ],
-        light.on(roof, -0.6),
-        1.57,
-        0.4,
-    )
-    for part in (0.16 * front, 0.66 * front, front + 0.4 * side):
-        left = x + width * part
-        c.polygon(
-            [
-                (left, foot - 0.7 * height),
-                (left + 0.1 * width, foot - 0.7 * height),
-                (left + 0.1 * width, foot - 0.35 * height),
-                (left, foot - 0.35 * height),
-            ],
-            light.on(colour("5d6b8c"), -0.3),
-            1.57,
-            0.35,
-        )
+
+    def block(left: float, right: float, low: float, high: float, tint: Colour, size: float) -> None:
+        near, far = x + left * width, x + right * width
+        bottom, top = foot - low * height, foot - high * height
+        c.polygon([(near, bottom), (near, top), (far, top), (far, bottom)], tint, 1.57, size)
+
+    block(0, front, 0, 1, light.on(wall, tones[0]), 0.55)
+    block(front, 1, 0, 1, light.on(wall, tones[1]), 0.55)
+    slope = ((-0.05, 0.95), (0.22, 1.6), (0.85, 1.6), (1.05, 0.95))
+    c.polygon([(x + px * width, foot - py * height) for px, py in slope], light.on(roof, 0.35), 0.9, 0.5)
+    block(0.66, 0.74, 1.5, 1.9, light.on(roof, -0.6), 0.4)
+    for left in (0.16 * front, 0.66 * front, front + 0.4 * (1 - front)):
+        block(left, left + 0.1, 0.35, 0.7, light.on(colour("5d6b8c"), -0.3), 0.35)
 
 
 def figure(
@@ -397,8 +329,10 @@ def figure(
     c.ellipse(x, foot - 0.98 * h, 0.060 * h, 0.042 * h, light.on(hat, 0.1), 0.0, 0.35)
 
 
-def parasol(c: Canvas, light: Light, x: float, y: float, radius: float, tint: Colour, tilt: float = 0.3) -> None:
-    """An open parasol whose crown is centred at (x, y), leaning by `tilt` radians."""
+def parasol(
+    c: Canvas, light: Light, x: float, y: float, radius: float, tint: Colour, tilt: float = 0.3, stick: float = 1.7
+) -> None:
+    """An open parasol whose crown is centred at (x, y), leaning by `tilt` radians, its stick so many radii long."""
     cos, sin = np.cos(tilt), np.sin(tilt)
 
     def turned(points):
@@ -406,7 +340,7 @@ def parasol(c: Canvas, light: Light, x: float, y: float, radius: float, tint: Co
 
     arc = np.linspace(np.pi, 2 * np.pi, 15)
     dome = [(radius * np.cos(a), 0.62 * radius * np.sin(a)) for a in arc]
-    c.line(turned([(0, 0), (0, 1.7 * radius)]), max(0.004, 0.05 * radius), light.on(colour("6b5448"), 0))
+    c.line(turned([(0, 0), (0, stick * radius)]), max(0.004, 0.05 * radius), light.on(colour("6b5448"), 0))
     hem = [(radius * (1 - 2 * k / 8), 0.10 * radius * (k % 2)) for k in range(9)]
     c.polygon(turned([*dome, *hem]), light.on(tint, -0.5), tilt, 0.5)
     for k in range(5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Point
+from .canvas import Canvas, Point, outline, placed
 from .colour import Colour, colour, mix
 from .nature import Light, flowers, foliage, grasses, light_of, parasol, sky, smooth
 from .scenes import Scene
@@ -27,6 +27,15 @@ _TINTS = {
     "grey": "b9b4b8",
 }
 _BACKDROPS = ("8aa29a", "a89bb8", "b59a86", "7f95b4", "9aa37c")
+
+# A head in profile looking right, in head half-widths around the temple.
+_PROFILE = outline(
+    "10,-110 46,-102 68,-78 76,-50 75.5,-30 72,-17 74,-8 83,8 93.5,24 93,29.5 80,33.5 77.5,40 83,45.5 83.5,50 "
+    "79,54.5 82,60 80,67 75.5,71 76.5,80 74,93 62,101 42,98 15,86 -5,74 -10,110 -58,115 -58,40 -60,-60"
+)
+_GATHERED_HAIR = outline(
+    "62,-72 52,-106 18,-130 -30,-136 -76,-114 -102,-68 -102,-14 -82,34 -55,56 -42,40 -34,24 -12,26 -6,0 8,-22 30,-46"
+)
 
 
 def draw(c: Canvas, scene: Scene) -> None:
@@ -113,9 +122,7 @@ def _cloth(c: Canvas, rng, light: Light, tint: Colour):
     folds = c.noise(rng, 9, 4, 3)
 
     def shading(px, py):
-        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
-        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        t = (folds[rows, columns] - 0.5) * 2.4 + 0.9 * light.side * (px / c.aspect - 0.5)
+        t = (c.sample(folds, px, py) - 0.5) * 2.4 + 0.9 * light.side * (px / c.aspect - 0.5)
         t = np.clip(t, -1, 1)[..., None]
         lit, half, dark = light.on(tint, 0.95), light.on(tint, 0), light.on(tint, -0.9)
         return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
@@ -209,9 +216,7 @@ def _hair(c: Canvas, rng, light: Light, points: list[Point], tint: Colour, x: fl
     lit, half, dark = light.on(mix(tint, colour("e8c48a"), 0.25), 0.8), light.on(tint, 0), light.on(tint, -0.7)
 
     def shading(px, py):
-        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
-        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        t = (strands[rows, columns] - 0.5) * 1.5 + 3.2 * light.side * (px - x) - 2.2 * (py - y)
+        t = (c.sample(strands, px, py) - 0.5) * 1.5 + 3.2 * light.side * (px - x) - 2.2 * (py - y)
         t = np.clip(t, -1, 1)[..., None]
         return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
 
@@ -270,7 +275,7 @@ def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
     for k in range(6):
         for side in (-1, 1):
             tone = (0.35, -0.5)[k % 2] + 0.3 * side * light.side
-            start = (x + side * (0.62 + 0.24 * k) * r, chin + (0.36 + 0.09 * k) * r)
+            start = (x + side * (0.50 + 0.19 * k) * r, chin + (0.36 + 0.11 * k) * r)
             c.line([start, (x - side * 0.12 * r, chin + (1.0 + 0.26 * k) * r)], 0.13 * r, light.on(shawl, tone), 0.8)
     shading = _cloth(c, rng, light, scarf)
     c.shade(_oval(x - 0.06 * turn * r, y + 0.02 * r, 1.10 * r, 1.36 * r, 0, 0.8), shading, _around(x, y), 0.6, 0.003)
@@ -366,42 +371,10 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
         return [(x + look * px * r, y + py * r) for px, py in points]
 
     _bust(c, rng, light, x - 0.1 * look * r, y, r, _tint(scene, "dress"), look)
-    outline = at(
-        [
-            (0.10, -1.10),
-            (0.46, -1.02),
-            (0.68, -0.78),
-            (0.76, -0.50),
-            (0.755, -0.30),
-            (0.72, -0.17),
-            (0.74, -0.08),
-            (0.83, 0.08),
-            (0.935, 0.24),
-            (0.93, 0.295),
-            (0.80, 0.335),
-            (0.775, 0.40),
-            (0.83, 0.455),
-            (0.835, 0.50),
-            (0.79, 0.545),
-            (0.82, 0.60),
-            (0.80, 0.67),
-            (0.755, 0.71),
-            (0.765, 0.80),
-            (0.74, 0.93),
-            (0.62, 1.01),
-            (0.42, 0.98),
-            (0.15, 0.86),
-            (-0.05, 0.74),
-            (-0.10, 1.1),
-            (-0.58, 1.15),
-            (-0.58, 0.4),
-            (-0.6, -0.6),
-        ]
-    )
     skin = _flesh(light, x + 0.25 * look * r, y, 1.0 * r)
     throat = at([(0.40, 0.90), (0.22, 1.12), (0.30, 1.75), (-0.72, 1.75), (-0.62, 0.2), (0.2, 0.2)])
     c.shade(throat, lambda px, py: skin(px, py) * np.array([0.93, 0.9, 0.95]), 1.4, 0.5, 0.003)
-    c.shade(outline, skin, _down(x, y, r), 0.40, 0.002)
+    c.shade(at(_PROFILE), skin, _down(x, y, r), 0.40, 0.002)
     shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
     _patch(c, x + 0.40 * look * r, y + 0.34 * r, 0.26 * r, 0.22 * r, light.on(colour("dd8577"), 0.2), 0.6)
     _patch(c, x + 0.58 * look * r, y - 0.10 * r, 0.16 * r, 0.11 * r, shadow, 0.5)
@@ -415,26 +388,7 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
         at([(0.655, 0.545), (0.785, 0.55), (0.818, 0.61), (0.74, 0.665)]), mix(lips, colour("f0b0a0"), 0.25), 0.2, 0.3
     )
     hair = _tint(scene, "hair")
-    mass = at(
-        [
-            (0.62, -0.72),
-            (0.52, -1.06),
-            (0.18, -1.30),
-            (-0.30, -1.36),
-            (-0.76, -1.14),
-            (-1.02, -0.68),
-            (-1.02, -0.14),
-            (-0.82, 0.34),
-            (-0.55, 0.56),
-            (-0.42, 0.40),
-            (-0.34, 0.24),
-            (-0.12, 0.26),
-            (-0.06, 0.0),
-            (0.08, -0.22),
-            (0.30, -0.46),
-        ]
-    )
-    _hair(c, rng, light, mass, hair, x - 0.15 * look * r, y - 0.3 * r)
+    _hair(c, rng, light, at(_GATHERED_HAIR), hair, x - 0.15 * look * r, y - 0.3 * r)
     c.shade(
         _oval(x - 0.20 * look * r, y + 0.10 * r, 0.10 * r, 0.19 * r, 0.2 * look),
         _flesh(light, x - 0.2 * look * r, y, 0.3 * r),
@@ -451,96 +405,48 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
     c.drawn |= {"woman", "hair", "bun", "profile", "dress", "collar", scene.choice("hair"), scene.choice("dress")}
 
 
+def _hilltop(c: Canvas, rng, light: Light, x: float, top: float, grass: Colour) -> None:
+    """A grassy rise whose crest, at about `top`, lies under x."""
+    across = np.linspace(-0.02, 1.02, 40) * c.aspect
+    crest = [(px, top + 0.05 - 0.07 * np.exp(-(((px - x) / (0.35 * c.aspect)) ** 2))) for px in across]
+    streaks = c.noise(rng, 8, 10, 3)
+    dark, lit = light.on(grass, -0.8), light.on(grass, 0.7)
+
+    def shading(px, py):
+        return dark + (lit - dark) * smooth(c.sample(streaks, px, py) - 0.5 * (py - 0.85), 0.25, 0.75)[..., None]
+
+    c.shade([*crest, (c.aspect * 1.02, 1.02), (-0.02, 1.02)], shading, 1.3, 0.8)
+
+
+def _walker(c: Canvas, rng, light: Light, x: float, foot: float, size: float, tint: Colour) -> None:
+    """A standing woman seen from behind, her skirt and veil blown away from the light."""
+    wind = -light.side
+    skirt = placed("-11,0 -8,-20 -5,-45 5,-45 9,-24 17,-8 31,-2", x, foot, size, wind)
+    c.shade(skirt, _cloth(c, rng, light, tint), lambda px, py: 1.57 + 1.6 * (px - x), 0.6, 0.003)
+    bodice = placed("-6.2,-43 -8.8,-70 -4,-76 4,-76 8.8,-70 6.2,-43", x, foot, size)
+    c.shade(bodice, _cloth(c, rng, light, tint), 1.5, 0.5, 0.002)
+    c.line(placed("7,-69 17,-55 15,-66", x, foot, size, light.side), 0.045 * size, light.on(tint, -0.3), 0.4)
+    head, straw = foot - 0.825 * size, colour("ecd08a")
+    veil = mix(light.cloud, light.zenith, 0.25)
+    c.line(placed("0,0 12,4 26,12", x, head, size, wind), 0.035 * size, veil, 0.4)
+    c.shade(_oval(x, head, 0.050 * size, 0.066 * size), _flesh(light, x, head, 0.06 * size), 1.5, 0.32)
+    c.ellipse(
+        x + wind * 0.015 * size, head - 0.012, 0.052 * size, 0.06 * size, light.on(colour("8a5f48"), -0.2), 1.5, 0.32
+    )
+    c.ellipse(x, head - 0.048 * size, 0.105 * size, 0.022 * size, light.on(straw, 0.6), 0, 0.35)
+    c.ellipse(x, head - 0.072 * size, 0.055 * size, 0.036 * size, light.on(straw, 0.2), 0, 0.35)
+
+
 def _parasol(c: Canvas, scene: Scene, light: Light, rng) -> None:
     sky(c, light, rng, 0.98, 0.75)
-    x = c.aspect * rng.uniform(0.45, 0.55)
-    top, lean = 0.74, -light.side
-    crest = [
-        (px * c.aspect, top + 0.05 - 0.07 * np.exp(-(((px - x / c.aspect) / 0.35) ** 2)))
-        for px in np.linspace(-0.02, 1.02, 40)
-    ]
-    grass = colour("86a55a")
-    streaks = c.noise(rng, 8, 10, 3)
-
-    def ground(px, py):
-        rows = np.clip((py * c.height).astype(int), 0, c.height - 1)
-        columns = np.clip((px * c.height).astype(int), 0, c.width - 1)
-        t = smooth(streaks[rows, columns] - 0.5 * (py - 0.85), 0.25, 0.75)[..., None]
-        return light.on(grass, -0.8) + (light.on(grass, 0.7) - light.on(grass, -0.8)) * t
-
-    c.shade([*crest, (c.aspect * 1.02, 1.02), (-0.02, 1.02)], ground, 1.3, 0.8)
-    size = 0.50
+    x, top, size, grass = c.aspect * rng.uniform(0.44, 0.56), rng.uniform(0.72, 0.77), 0.50, colour("86a55a")
+    _hilltop(c, rng, light, x, top, grass)
     foot = top + 0.015
-    tint = _tint(scene, "dress")
-    wind = lean
-    sway = [
-        (x - 0.11 * size, foot),
-        (x - 0.05 * size, foot - 0.45 * size),
-        (x + 0.05 * size, foot - 0.45 * size),
-        (x + 0.13 * size, foot),
-        (x + wind * 0.30 * size, foot - 0.01),
-    ]
-    sway = sorted(sway, key=lambda p: np.arctan2(p[1] - (foot - 0.2 * size), p[0] - x))
-    c.shade(sway, _cloth(c, rng, light, tint), lambda px, py: 1.57 + 1.6 * (px - x), 0.6, 0.003)
-    c.shade(
-        [
-            (x - 0.062 * size, foot - 0.43 * size),
-            (x - 0.088 * size, foot - 0.70 * size),
-            (x, foot - 0.76 * size),
-            (x + 0.088 * size, foot - 0.70 * size),
-            (x + 0.062 * size, foot - 0.43 * size),
-        ],
-        _cloth(c, rng, light, tint),
-        1.5,
-        0.5,
-        0.002,
-    )
-    hand_x = x + light.side * 0.15 * size
-    c.line(
-        [
-            (x + light.side * 0.07 * size, foot - 0.69 * size),
-            (x + light.side * 0.17 * size, foot - 0.55 * size),
-            (hand_x, foot - 0.66 * size),
-        ],
-        0.045 * size,
-        light.on(tint, -0.3),
-        0.4,
-    )
-    head = foot - 0.825 * size
-    veil = mix(light.cloud, light.zenith, 0.25)
-    c.line(
-        [(x, head), (x + wind * 0.12 * size, head + 0.02), (x + wind * 0.26 * size, head + 0.06)],
-        0.035 * size,
-        veil,
-        0.4,
-    )
-    c.shade(_oval(x, head, 0.050 * size, 0.066 * size), _flesh(light, x, head, 0.06 * size), 1.5, 0.32)
-    c.shade(
-        _oval(x - 0.3 * light.side * 0.05 * size, head - 0.012, 0.052 * size, 0.06 * size),
-        lambda px, py: np.broadcast_to(light.on(colour("8a5f48"), -0.2), (*px.shape, 3)),
-        1.5,
-        0.32,
-    )
-    c.ellipse(x, head - 0.048 * size, 0.105 * size, 0.022 * size, light.on(colour("ecd08a"), 0.6), 0, 0.35)
-    c.ellipse(x, head - 0.072 * size, 0.055 * size, 0.036 * size, light.on(colour("ecd08a"), 0.2), 0, 0.35)
-    c.line(
-        [
-            (hand_x - 0.02 * light.side * size, foot - 0.60 * size),
-            (hand_x - light.side * 0.06 * size, head - 0.10 * size),
-        ],
-        0.010,
-        light.on(colour("6b5448"), 0),
-        0.35,
-    )
-    parasol(
-        c,
-        light,
-        hand_x - light.side * 0.07 * size,
-        head - 0.14 * size,
-        0.185 * min(1.0, c.aspect + 0.2),
-        _tint(scene, "parasol"),
-        0.25 * light.side,
-    )
+    _walker(c, rng, light, x, foot, size, _tint(scene, "dress"))
+    # The crown stands so that its stick passes through her hand.
+    crown_x, crown_y = x + light.side * 0.20 * size, foot - 0.965 * size
+    radius, tint = 0.185 * min(1.0, c.aspect + 0.2), _tint(scene, "parasol")
+    parasol(c, light, crown_x, crown_y, radius, tint, 0.2 * light.side, 1.1)
     flowers(c, rng, light, top + 0.03, 170, [colour("f2d25a"), colour("f6f1e4")], 0.010)
     grasses(c, rng, light, top, 320, grass)
     c.drawn |= {"woman", "parasol", "dress", "hill", "sky", "clouds", scene.choice("dress"), scene.choice("parasol")}

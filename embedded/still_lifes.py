@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Point
+from .canvas import Canvas, Point, placed
 from .colour import Colour, colour, mix
 from .nature import Light, hill, light_of, sky, smooth, water
 from .scenes import Scene
@@ -17,6 +17,12 @@ _FRUIT = {
     "lemons": ("f2d24a", "ecc63c", "f6de6c"),
     "pears": ("c4b84e", "d8bf5a", "b0ad4c"),
 }
+_BEHIND = {  # each bunch's wall, and a fallen petal
+    "sunflowers": ("9fbccb", "efb93a"),
+    "pink and white peonies": ("9db3a8", "f0b3ba"),
+    "violet irises": ("e6cd8c", "8f74c4"),
+    "red and orange dahlias": ("98a4c2", "dd6a3c"),
+}
 _VASES = {"blue": "5f84bc", "white": "ece8e2", "ochre": "cf9a4e", "copper": "bf7448"}
 
 
@@ -27,7 +33,7 @@ def draw(c: Canvas, scene: Scene) -> None:
     _COMPOSITIONS[scene.composition](c, scene, light, rng)
 
 
-def _wall(c: Canvas, rng, light: Light, tint: Colour, table: float) -> None:
+def _wall(c: Canvas, rng, light: Light, tint: Colour) -> None:
     x, y = c.grid()
     cloud = c.noise(rng, 4, 5, 3)
     t = np.clip(0.55 + 0.6 * light.side * (x / c.aspect - 0.5) - 0.3 * (y - 0.3) + 0.6 * (cloud - 0.5), 0, 1)[..., None]
@@ -171,22 +177,10 @@ def _mouth(c: Canvas, light: Light, x: float, y: float, half: float, tint: Colou
 def _bottle(c: Canvas, light: Light, x: float, foot: float, tall: float, tint: Colour) -> None:
     w = 0.155 * tall
     _shadow(c, light, x, foot, w, 0.05 * tall)
-    profile = [
-        (foot - tall, 0.28 * w),
-        (foot - 0.96 * tall, 0.36 * w),
-        (foot - 0.93 * tall, 0.28 * w),
-        (foot - 0.72 * tall, 0.31 * w),
-        (foot - 0.58 * tall, 0.95 * w),
-        (foot - 0.50 * tall, w),
-        (foot, 0.98 * w),
-    ]
+    shape = ((1, 0.28), (0.96, 0.36), (0.93, 0.28), (0.72, 0.31), (0.58, 0.95), (0.50, 1), (0, 0.98))
+    profile = [(foot - up * tall, wide * w) for up, wide in shape]
     _turned(c, light, x, profile, tint, 0.75)
-    label = [
-        (x - 0.99 * w, foot - 0.38 * tall),
-        (x + 0.99 * w, foot - 0.38 * tall),
-        (x + 0.99 * w, foot - 0.18 * tall),
-        (x - 0.99 * w, foot - 0.18 * tall),
-    ]
+    label = placed("-15.3,-38 15.3,-38 15.3,-18 -15.3,-18", x, foot, tall)
     paper = colour("ead9b4")
 
     def shading(px, py):
@@ -272,7 +266,7 @@ def _bowl(c: Canvas, rng, light: Light, x: float, y: float, half: float, tint: C
 def _fruit_piece(c: Canvas, scene: Scene, light: Light, rng) -> None:
     line = 0.56
     kind = scene.choice("fruit")
-    _wall(c, rng, light, colour(_WALLS[scene.choice("wall")]), line)
+    _wall(c, rng, light, colour(_WALLS[scene.choice("wall")]))
     _table(c, rng, light, colour("b8875c"), line)
     s = min(1.0, c.aspect**0.75)
     side = 1 if rng.random() < 0.5 else -1
@@ -341,277 +335,198 @@ def _bloom(c: Canvas, rng, light: Light, kind: str, x: float, y: float, r: float
             petals(count, reach, size, mix(tint, colour("fff4e6"), 0.16 * (1 - reach)), 0.25)
 
 
-def _flowers(c: Canvas, scene: Scene, light: Light, rng) -> None:
-    line = 0.76
-    kind = scene.choice("flowers")
-    wall = {
-        "sunflowers": "9fbccb",
-        "pink and white peonies": "9db3a8",
-        "violet irises": "e6cd8c",
-        "red and orange dahlias": "98a4c2",
-    }[kind]
-    _wall(c, rng, light, colour(wall), line)
-    _table(c, rng, light, colour("c99a62"), line)
-    s = min(1.0, c.aspect**0.8)
-    x, foot = c.aspect * rng.uniform(0.47, 0.53), 0.88
-    tint = colour(_VASES[scene.choice("vase")])
-    w = 0.125 * s
-    _shadow(c, light, x, foot, w * 1.3, 0.032)
-    bunch_y, reach_x, reach_y = 0.36, 0.33 * s, 0.25
-    for _ in range(34):
-        a, d = rng.uniform(0, 6.28), rng.uniform(0.35, 1.1)
-        ex, ey = x + d * reach_x * np.cos(a), bunch_y + 0.05 + d * reach_y * np.sin(a)
-        green = light.on(mix(colour("5f8a52"), colour("8aa858"), rng.random()), rng.uniform(-0.8, 0.6))
-        c.line([(x, foot - 0.30), (x + 0.4 * (ex - x), ey + 0.12), (ex, ey)], 0.007, green, 0.5)
-        lean = np.arctan2(ey - 0.55, ex - x)
-        long, wide = 0.085 * s, 0.024 * s
-        leaf = [
-            (
-                ex + long * np.cos(b) * np.cos(lean) - wide * np.sin(b) * np.sin(lean),
-                ey + long * np.cos(b) * np.sin(lean) + wide * np.sin(b) * np.cos(lean),
-            )
-            for b in np.linspace(0, 6.28, 12)
-        ]
-        c.polygon(leaf, green, lean, 0.5)
-    profile = [
-        (foot - 0.31, 0.66 * w),
-        (foot - 0.285, 0.60 * w),
-        (foot - 0.23, 0.78 * w),
-        (foot - 0.13, 1.15 * w),
-        (foot - 0.05, 0.95 * w),
-        (foot, 0.68 * w),
-    ]
-    _turned(c, light, x, profile, tint, 0.8)
-    c.ellipse(x, foot - 0.31, 0.66 * w, 0.16 * w, light.on(mix(tint, colour("5f5a80"), 0.5), -0.6), 0, 0.4)
-    heads, size = [], (0.088 if kind != "violet irises" else 0.072) * s
+def _bunch(c: Canvas, rng, light: Light, kind: str, x: float, y: float, rx: float, ry: float, size: float) -> None:
+    """Sixteen flower heads of radius `size` in an ellipse, those in front last."""
+    heads: list[Point] = []
     for _ in range(400):
         a, d = rng.uniform(0, 6.28), np.sqrt(rng.random())
-        px, py = x + d * reach_x * np.cos(a), bunch_y + d * reach_y * np.sin(a) + 0.02
+        px, py = x + d * rx * np.cos(a), y + d * ry * np.sin(a) + 0.02
         if py < 0.60 and all((px - qx) ** 2 + (py - qy) ** 2 > (1.35 * size) ** 2 for qx, qy in heads):
             heads.append((px, py))
         if len(heads) == 16:
             break
-    heads.sort(key=lambda p: -((p[0] - x) ** 2) - 1.6 * (p[1] - bunch_y - 0.06) ** 2)
-    for px, py in heads:
-        away = float(np.clip(light.side * (px - x) / reach_x - 0.6 * (py - bunch_y) / reach_y, -1, 1))
+    for px, py in sorted(heads, key=lambda p: -((p[0] - x) ** 2) - 1.6 * (p[1] - y - 0.06) ** 2):
+        away = float(np.clip(light.side * (px - x) / rx - 0.6 * (py - y) / ry, -1, 1))
         _bloom(c, rng, light, kind, px, py, size * rng.uniform(0.9, 1.12), away)
+
+
+def _stems(c: Canvas, rng, light: Light, x: float, y: float, rx: float, ry: float, root: float, s: float) -> None:
+    """Stems from the vase's mouth at (x, root) to the bunch, each with a leaf."""
+    for _ in range(34):
+        a, d = rng.uniform(0, 6.28), rng.uniform(0.35, 1.1)
+        ex, ey = x + d * rx * np.cos(a), y + 0.05 + d * ry * np.sin(a)
+        green = light.on(mix(colour("5f8a52"), colour("8aa858"), rng.random()), rng.uniform(-0.8, 0.6))
+        c.line([(x, root), (x + 0.4 * (ex - x), ey + 0.12), (ex, ey)], 0.007, green, 0.5)
+        c.dab(ex, ey, 0.085 * s, 0.026 * s, green, float(np.arctan2(ey - 0.55, ex - x)), 0.5)
+
+
+def _flowers(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    kind = scene.choice("flowers")
+    wall, petal = _BEHIND[kind]
+    _wall(c, rng, light, colour(wall))
+    _table(c, rng, light, colour("c99a62"), 0.76)
+    s = min(1.0, c.aspect**0.8)
+    x, foot, w = c.aspect * rng.uniform(0.46, 0.54), 0.88, 0.125 * s
+    tint = colour(_VASES[scene.choice("vase")])
+    bunch = (x, rng.uniform(0.33, 0.38), 0.33 * s, 0.25)
+    _shadow(c, light, x, foot, w * 1.3, 0.032)
+    _stems(c, rng, light, *bunch, foot - 0.30, s)
+    shape = ((0.31, 0.66), (0.285, 0.60), (0.23, 0.78), (0.13, 1.15), (0.05, 0.95), (0.0, 0.68))
+    _turned(c, light, x, [(foot - up, wide * w) for up, wide in shape], tint, 0.8)
+    c.ellipse(x, foot - 0.31, 0.66 * w, 0.16 * w, light.on(mix(tint, colour("5f5a80"), 0.5), -0.6), 0, 0.4)
+    _bunch(c, rng, light, kind, *bunch, (0.072 if kind == "violet irises" else 0.088) * s)
     for _ in range(7):
         px, py = x + rng.uniform(-0.30, 0.30) * s, rng.uniform(0.86, 0.95)
-        petal = {
-            "sunflowers": "efb93a",
-            "violet irises": "8f74c4",
-            "pink and white peonies": "f0b3ba",
-            "red and orange dahlias": "dd6a3c",
-        }[kind]
         c.ellipse(px, py, 0.014, 0.007, light.on(colour(petal), 0.4), 0.2, 0.4)
     c.drawn |= {*kind.split(" and "), "vase", "table", "wall", scene.choice("vase")}
 
 
+def _pitcher(c: Canvas, light: Light, x: float, foot: float, w: float, tall: float, side: int, tint: Colour) -> None:
+    """A jug of half-width `w` with its handle on `side` (-1, 1)."""
+    _shadow(c, light, x, foot, w * 1.2, 0.036)
+    turn = np.linspace(0.0, np.pi, 16)
+    handle = [(x + side * (0.55 + 1.05 * np.sin(t)) * w, foot - tall * (0.90 - 0.55 * t / np.pi)) for t in turn]
+    c.line(handle, 0.21 * w, light.on(tint, -0.5 if side != light.side else 0.6), 0.4)
+    shape = ((1, 0.66), (0.92, 0.56), (0.78, 0.60), (0.50, 1.05), (0.30, 1.16), (0.08, 0.86), (0, 0.76))
+    _turned(c, light, x, [(foot - up * tall, wide * w) for up, wide in shape], tint, 0.9)
+    _mouth(c, light, x, foot - tall, 0.66 * w, tint)
+    c.polygon(placed("-50,-8 -98,-17 -55,41", x, foot - tall, w, side), light.on(tint, 0.4), 0.3, 0.35)
+
+
+def _wine(c: Canvas, light: Light, x: float, foot: float, h: float) -> None:
+    """A stemmed glass of red wine, `h` high."""
+    _shadow(c, light, x, foot, 0.23 * h, 0.018)
+    glass = light.on(colour("c9d4dc"), 0.3)
+    c.line([(x, foot), (x, foot - 0.5 * h)], 0.010, glass, 0.35)
+    c.ellipse(x, foot, 0.20 * h, 0.014, glass, 0, 0.4)
+    bowl = placed("-21,-100 -24,-78 -15,-56 0,-48 15,-56 24,-78 21,-100", x, foot, h)
+    c.polygon(bowl, mix(glass, light.on(colour("b0a8a0"), 0), 0.3), 1.4, 0.4)
+    red = _round(light, x, foot - 0.66 * h, 0.27 * h, colour("a8323e"), colour("e0605c"))
+    c.shade(placed("-23.5,-80 -15,-56 0,-49 15,-56 23.5,-80", x, foot, h), red, 1.4, 0.4, 0.001)
+    c.ellipse(x, foot - 0.80 * h, 0.235 * h, 0.014, light.on(colour("c2505a"), 0.3), 0, 0.35)
+    c.glow(x + 0.13 * light.side * h, foot - 0.84 * h, 0.018, colour("ffffff"), 0.8)
+
+
+def _loaf(c: Canvas, light: Light, x: float, y: float, half: float) -> None:
+    """A loaf of bread with slashed crust, `half` its length from the middle."""
+    _shadow(c, light, x, y + 0.055, 0.9 * half, 0.03)
+    around = np.linspace(0, 6.28, 40)
+    crust = [(x + half * np.cos(a), y + (0.085 if np.sin(a) < 0 else 0.055) * np.sin(a)) for a in around]
+    c.shade(crust, _round(light, x, y, 0.85 * half, colour("d09a58"), colour("e0b070")), 0.2, 0.55, 0.002)
+    for k in range(4):
+        px = x + (-0.55 + 0.36 * k) * half
+        c.line([(px - 0.1 * half, y), (px + 0.1 * half, y - 0.062)], 0.07 * half, light.on(colour("f0d6a0"), 0.4), 0.4)
+        edge = [(px - 0.04 * half, y + 0.002), (px + 0.15 * half, y - 0.058)]
+        c.line(edge, 0.03 * half, light.on(colour("8f5f3c"), -0.2), 0.35)
+
+
 def _jug(c: Canvas, scene: Scene, light: Light, rng) -> None:
-    line = 0.60
-    _wall(c, rng, light, colour(("a9a294", "9aa6b8", "b59c8a")[int(rng.integers(3))]), line)
-    _table(c, rng, light, colour("a8744e"), line)
+    _wall(c, rng, light, colour(("a9a294", "9aa6b8", "b59c8a")[int(rng.integers(3))]))
+    _table(c, rng, light, colour("a8744e"), 0.60)
     s = min(1.0, c.aspect**0.75)
     side = 1 if rng.random() < 0.5 else -1
-    middle, foot = c.aspect * 0.5, 0.74
+    middle, kind = c.aspect * 0.5, scene.choice("fruit")
     tint = colour(_VASES[scene.choice("jug")])
-    x, w, tall = middle + side * 0.20 * s, 0.145 * s, 0.46 * s
-    _shadow(c, light, x, foot, w * 1.2, 0.036)
-    handle = [
-        (x + side * (0.55 + 1.05 * np.sin(t)) * w, foot - tall * (0.90 - 0.55 * t / np.pi))
-        for t in np.linspace(0.0, np.pi, 16)
-    ]
-    c.line(handle, 0.030 * s, light.on(tint, -0.5 if side != light.side else 0.6), 0.4)
-    profile = [
-        (foot - tall, 0.66 * w),
-        (foot - 0.92 * tall, 0.56 * w),
-        (foot - 0.78 * tall, 0.60 * w),
-        (foot - 0.50 * tall, 1.05 * w),
-        (foot - 0.30 * tall, 1.16 * w),
-        (foot - 0.08 * tall, 0.86 * w),
-        (foot, 0.76 * w),
-    ]
-    _turned(c, light, x, profile, tint, 0.9)
-    _mouth(c, light, x, foot - tall, 0.66 * w, tint)
-    c.polygon(
-        [
-            (x - side * 0.5 * w, foot - tall - 0.012),
-            (x - side * 0.98 * w, foot - tall - 0.025),
-            (x - side * 0.55 * w, foot - tall + 0.06),
-        ],
-        light.on(tint, 0.4),
-        0.3,
-        0.35,
-    )
-    gx, gfoot, gh = middle - side * 0.06 * s, 0.72, 0.30 * s
-    _shadow(c, light, gx, gfoot, 0.07 * s, 0.018)
-    glass = light.on(colour("c9d4dc"), 0.3)
-    c.line([(gx, gfoot), (gx, gfoot - 0.5 * gh)], 0.010, glass, 0.35)
-    c.ellipse(gx, gfoot, 0.06 * s, 0.014, glass, 0, 0.4)
-    bowl = [
-        (gx - 0.062 * s, gfoot - gh),
-        (gx - 0.072 * s, gfoot - 0.78 * gh),
-        (gx - 0.045 * s, gfoot - 0.56 * gh),
-        (gx, gfoot - 0.48 * gh),
-        (gx + 0.045 * s, gfoot - 0.56 * gh),
-        (gx + 0.072 * s, gfoot - 0.78 * gh),
-        (gx + 0.062 * s, gfoot - gh),
-    ]
-    c.polygon(bowl, mix(glass, light.on(colour("b0a8a0"), 0), 0.3), 1.4, 0.4)
-    wine = [
-        (gx - 0.070 * s, gfoot - 0.80 * gh),
-        (gx - 0.045 * s, gfoot - 0.56 * gh),
-        (gx, gfoot - 0.49 * gh),
-        (gx + 0.045 * s, gfoot - 0.56 * gh),
-        (gx + 0.070 * s, gfoot - 0.80 * gh),
-    ]
-    c.shade(wine, _round(light, gx, gfoot - 0.66 * gh, 0.08 * s, colour("a8323e"), colour("e0605c")), 1.4, 0.4, 0.001)
-    c.ellipse(gx, gfoot - 0.80 * gh, 0.070 * s, 0.014, light.on(colour("c2505a"), 0.3), 0, 0.35)
-    c.glow(gx + 0.04 * light.side * s, gfoot - 0.84 * gh, 0.018, colour("ffffff"), 0.8)
-    bx, by = middle - side * 0.30 * s, 0.76
-    _shadow(c, light, bx, by + 0.055, 0.18 * s, 0.03)
-    loaf = [
-        (bx + 0.20 * s * np.cos(a), by + (0.085 if np.sin(a) < 0 else 0.055) * np.sin(a))
-        for a in np.linspace(0, 6.28, 40)
-    ]
-    c.shade(loaf, _round(light, bx, by, 0.17 * s, colour("d09a58"), colour("e0b070")), 0.2, 0.55, 0.002)
-    for k in range(4):
-        px = bx + (-0.11 + 0.072 * k) * s
-        c.line(
-            [(px - 0.02 * s, by + 0.0), (px + 0.02 * s, by - 0.062)], 0.014 * s, light.on(colour("f0d6a0"), 0.4), 0.4
-        )
-        c.line(
-            [(px - 0.008 * s, by + 0.002), (px + 0.030 * s, by - 0.058)],
-            0.006 * s,
-            light.on(colour("8f5f3c"), -0.2),
-            0.35,
-        )
-    kind = scene.choice("fruit")
+    _pitcher(c, light, middle + side * rng.uniform(0.16, 0.24) * s, 0.74, 0.145 * s, 0.46 * s, side, tint)
+    _wine(c, light, middle - side * rng.uniform(0.04, 0.10) * s, 0.72, 0.30 * s)
+    _loaf(c, light, middle - side * 0.30 * s, 0.76, 0.20 * s)
     for px, py in ((0.02, 0.845), (0.30, 0.85), (0.15, 0.875), (-0.14, 0.88)):
-        _fruit(c, rng, light, kind, middle + side * px * s, py, 0.062 * s * rng.uniform(0.95, 1.1))
+        x = middle + side * (px + rng.uniform(-0.03, 0.03)) * s
+        _fruit(c, rng, light, kind, x, py, 0.062 * s * rng.uniform(0.95, 1.1))
     c.drawn |= {"jug", "loaf", "bread", "glass", "red wine", "table", kind, scene.choice("jug")}
 
 
-def _window(c: Canvas, scene: Scene, light: Light, rng) -> None:
-    sill = 0.72
-    horizon = 0.46
+def _view(c: Canvas, rng, light: Light, horizon: float) -> None:
+    """Sky, sea, a far headland and green hills, as seen from a window."""
     sky(c, light, rng, horizon, 0.55)
-    x, y = c.grid()
-    water(c, rng, light, smooth(y + 0 * x, horizon, horizon + 0.002), horizon, colour("5fa0c0"), 0.5, 1.0)
-    for level, tall, tint in ((0.45, 0.09, "8fa6c4"), (0.56, 0.09, "93b07a"), (0.64, 0.10, "6f9a5c")):
-        side = 0.5 + 0.5 * light.side
-        local = light.on(colour(tint), 0.3)
-        line_rng = np.random.default_rng(int(level * 100))
-        if level < 0.5:
-            points = [
-                (px * c.aspect, horizon + 0.005 - tall * max(0.0, 1 - abs(px - side) * 1.7) ** 1.3)
-                for px in np.linspace(0, 1, 30)
-            ]
-            c.polygon(
-                [*points, (c.aspect, horizon + 0.006), (0, horizon + 0.006)], mix(local, light.horizon, 0.35), 0.1, 0.7
-            )
-        else:
-            hill(c, line_rng, level, tall, 3.0, local, mix(local, colour("c9c27a"), 0.4), 0.15)
-    wall = colour("e6d8cc")
+    _, y = c.grid()
+    everywhere = np.zeros((c.height, c.width), dtype=np.float32)
+    water(c, rng, light, smooth(y + everywhere, horizon, horizon + 0.002), horizon, colour("5fa0c0"), 0.5, 1.0)
+    peak = rng.uniform(0.3, 0.7)
+    across = np.linspace(0, 1, 30)
+    coast = [(px * c.aspect, horizon + 0.005 - 0.09 * max(0.0, 1 - abs(px - peak) * 2.2) ** 1.3) for px in across]
+    haze = mix(light.on(colour("8fa6c4"), 0.3), light.horizon, 0.35)
+    c.polygon([*coast, (c.aspect, horizon + 0.006), (0, horizon + 0.006)], haze, 0.1, 0.7)
+    for level, name in ((0.57, "93b07a"), (0.65, "6f9a5c")):
+        green = light.on(colour(name), 0.3)
+        hill(c, rng, level, 0.09, 3.0, green, mix(green, colour("c9c27a"), 0.4), 0.15)
+
+
+def _open_window(c: Canvas, light: Light, sill: float) -> None:
+    """Walls, striped curtains and casements on both sides, opening inwards."""
     wide = 0.13 * c.aspect
-    shade_wall, lit_wall = light.on(mix(wall, colour("a89cc0"), 0.5), -0.3), light.on(wall, 0.1)
     for side in (-1, 1):
         edge = c.aspect / 2 + side * c.aspect / 2
         inner = edge - side * wide
-        tone = shade_wall if side == light.side else lit_wall
-        c.polygon([(edge, -0.02), (inner, -0.02), (inner, sill), (edge, sill + 0.03)], tone, 1.57, 0.8)
-        c.polygon(
-            [(inner, 0.0), (inner - side * 0.035, 0.0), (inner - side * 0.035, sill), (inner, sill)],
-            light.on(colour("f2ede6"), 0.4 if side != light.side else -0.3),
-            1.57,
-            0.5,
-        )
-        pane = [
-            (inner - side * 0.035, 0.02),
-            (inner - side * 0.17, 0.07),
-            (inner - side * 0.17, sill - 0.05),
-            (inner - side * 0.035, sill),
-        ]
-        c.line([*pane, pane[0]], 0.018, light.on(colour("dfe6e6"), 0.2), 0.45)
-        c.line([((pane[0][0]), 0.36), (pane[1][0], 0.37)], 0.012, light.on(colour("dfe6e6"), 0.1), 0.4)
-        for k in range(5):
+        lit = side != light.side
+        wall = light.on(colour("e6d8cc"), 0.1) if lit else light.on(colour("c7bac6"), -0.3)
+        c.polygon([(edge, -0.02), (inner, -0.02), (inner, sill), (edge, sill + 0.03)], wall, 1.57, 0.8)
+        post, swung = inner - side * 0.035, inner - side * 0.17
+        frame = light.on(colour("f2ede6"), 0.4 if lit else -0.3)
+        c.polygon([(inner, 0.0), (post, 0.0), (post, sill), (inner, sill)], frame, 1.57, 0.5)
+        wood = light.on(colour("dfe6e6"), 0.2)
+        c.line([(post, 0.02), (swung, 0.07), (swung, sill - 0.05), (post, sill), (post, 0.02)], 0.018, wood, 0.45)
+        c.line([(post, 0.36), (swung, 0.37)], 0.012, wood, 0.4)
+        for k, tone in enumerate((0.7, -0.3, 0.4, -0.6, 0.6)):
             px = edge - side * wide * (0.15 + 0.17 * k)
-            tint = light.on(colour("f4e3d0"), (0.7, -0.3, 0.4, -0.6, 0.6)[k])
-            c.line([(px, 0), (px + side * 0.012, 0.35), (px - side * 0.01, sill + 0.01)], 0.024 * c.aspect, tint, 0.6)
-    ledge = colour("efe6da")
+            fold = [(px, 0), (px + side * 0.012, 0.35), (px - side * 0.01, sill + 0.01)]
+            c.line(fold, 0.024 * c.aspect, light.on(colour("f4e3d0"), tone), 0.6)
+
+
+def _ledge(c: Canvas, rng, light: Light, sill: float) -> None:
     tones = c.noise(rng, 4, 12, 3)
-    dark, lit = light.on(mix(ledge, colour("b3aad0"), 0.5), -0.1), light.on(ledge, 0.8)
+    _, y = c.grid()
+    stone = colour("efe6da")
+    dark, lit = light.on(mix(stone, colour("b3aad0"), 0.5), -0.1), light.on(stone, 0.8)
     c.cover(
-        dark + (lit - dark) * smooth(tones, 0.25, 0.75)[..., None],
-        smooth(y + 0 * x, sill - 0.001, sill + 0.003),
-        0.04,
-        0.9,
+        dark + (lit - dark) * smooth(tones, 0.25, 0.75)[..., None], smooth(y + 0 * tones, sill, sill + 0.003), 0.04, 0.9
     )
     c.line([(0, 0.965), (c.aspect, 0.965)], 0.016, light.on(colour("a89cc0"), -0.3), 0.6)
+
+
+def _potted_plant(c: Canvas, rng, light: Light, x: float, foot: float, s: float, geraniums: bool) -> None:
+    """A clay pot with geraniums or daisies, at scale `s`."""
+    w, clay, top = 0.115 * s, colour("c9734c"), foot - 0.36
+    _shadow(c, light, x, foot, w, 0.03)
+    shape = ((0.20, 1.05), (0.165, 1.08), (0.16, 0.95), (0.0, 0.70))
+    _turned(c, light, x, [(foot - up, wide * w) for up, wide in shape], clay, 0.3)
+    _mouth(c, light, x, foot - 0.20, 1.05 * w, clay)
+    for _ in range(130):
+        a, d = rng.uniform(0, 6.28), np.sqrt(rng.random())
+        tone = float(np.clip(0.6 * light.side * d * np.cos(a) - 0.7 * d * np.sin(a) + rng.normal(0, 0.35), -1, 1))
+        leaf = light.on(mix(colour("5c8a50"), colour("8fb060"), rng.random()), tone)
+        c.dab(x + d * 0.20 * s * np.cos(a), top + d * 0.16 * np.sin(a), 0.028 * s, 0.020 * s, leaf, a, 0.45)
+    for _ in range(13 if geraniums else 20):
+        a, d = rng.uniform(0, 6.28), 0.92 * np.sqrt(rng.random())
+        px, py = x + d * 0.21 * s * np.cos(a), top - 0.04 + d * 0.16 * np.sin(a)
+        for k in range(13 if geraniums else 9):
+            b = 0.7 * k
+            if geraniums:
+                tint = light.on(mix(colour("d8352f"), colour("f0665a"), rng.random()), rng.uniform(-0.6, 0.7))
+                out = np.sqrt(rng.random()) * 0.022 * s
+            else:
+                tint, out = light.on(colour("f8f4ea"), 0.3 - 0.5 * np.sin(b)), 0.019 * s
+            c.dab(px + out * np.cos(b), py + 0.85 * out * np.sin(b), 0.012 * s, 0.008 * s, tint, b, 0.38)
+        if not geraniums:
+            c.ellipse(px, py, 0.010 * s, 0.009 * s, light.on(colour("efb93a"), 0.4), 0, 0.35)
+
+
+def _window(c: Canvas, scene: Scene, light: Light, rng) -> None:
+    sill, kind = 0.72, scene.choice("fruit")
+    _view(c, rng, light, rng.uniform(0.42, 0.50))
+    _open_window(c, light, sill)
+    _ledge(c, rng, light, sill)
     s = min(1.0, c.aspect**0.75)
     side = -1 if rng.random() < 0.5 else 1
-    px, foot, w = c.aspect * 0.5 + side * 0.20 * s, 0.86, 0.115 * s
-    _shadow(c, light, px, foot, w, 0.03)
-    clay = colour("c9734c")
-    _turned(
-        c,
-        light,
-        px,
-        [(foot - 0.20, 1.05 * w), (foot - 0.165, 1.08 * w), (foot - 0.16, 0.95 * w), (foot, 0.70 * w)],
-        clay,
-        0.3,
-    )
-    _mouth(c, light, px, foot - 0.20, 1.05 * w, clay)
-    top = foot - 0.36
-    for _ in range(120):
-        a, d = rng.uniform(0, 6.28), np.sqrt(rng.random())
-        lx, ly = px + d * 0.20 * s * np.cos(a), top + d * 0.16 * np.sin(a)
-        tone = np.clip(0.6 * light.side * (lx - px) / (0.2 * s) - 0.7 * (ly - top) / 0.16 + rng.normal(0, 0.35), -1, 1)
-        c.ellipse(
-            lx,
-            ly,
-            0.026 * s,
-            0.020 * s,
-            light.on(mix(colour("5c8a50"), colour("8fb060"), rng.random()), float(tone)),
-            a,
-            0.45,
-        )
-    red = scene.choice("flowers") == "red geraniums"
-    for _ in range(13 if red else 20):
-        a, d = rng.uniform(0, 6.28), 0.92 * np.sqrt(rng.random())
-        fx, fy = px + d * 0.21 * s * np.cos(a), top - 0.04 + d * 0.16 * np.sin(a)
-        if red:
-            for _ in range(13):
-                tint = mix(colour("d8352f"), colour("f0665a"), rng.random())
-                c.ellipse(
-                    fx + rng.normal(0, 0.014) * s,
-                    fy + rng.normal(0, 0.011) * s,
-                    0.011 * s,
-                    0.009 * s,
-                    light.on(tint, rng.uniform(-0.6, 0.7)),
-                    rng.uniform(0, 3),
-                    0.4,
-                )
-        else:
-            for k in range(9):
-                b = 2 * np.pi * k / 9
-                c.ellipse(
-                    fx + 0.020 * s * np.cos(b),
-                    fy + 0.017 * s * np.sin(b),
-                    0.009 * s,
-                    0.007 * s,
-                    light.on(colour("f8f4ea"), 0.3 - 0.5 * np.sin(b)),
-                    b,
-                    0.38,
-                )
-            c.ellipse(fx, fy, 0.010 * s, 0.009 * s, light.on(colour("efb93a"), 0.4), 0, 0.35)
-    plate_x, plate_y = c.aspect * 0.5 - side * 0.22 * s, 0.86
-    _shadow(c, light, plate_x, plate_y + 0.02, 0.17 * s, 0.04)
+    middle = c.aspect * 0.5
+    _potted_plant(c, rng, light, middle + side * 0.20 * s, 0.86, s, scene.choice("flowers") == "red geraniums")
+    x, y = middle - side * 0.22 * s, 0.86
+    _shadow(c, light, x, y + 0.02, 0.17 * s, 0.04)
     for grow, tint in ((1.0, "f4efe6"), (0.9, "8fa8d0"), (0.84, "ece8e4")):
-        c.ellipse(plate_x, plate_y, 0.19 * s * grow, 0.058 * s * grow, light.on(colour(tint), 0.4), 0, 0.5)
-    for dx, dy in ((-0.075, -0.035), (0.075, -0.035), (0.0, -0.025), (0.01, -0.125)):
-        _fruit(c, rng, light, scene.choice("fruit"), plate_x + dx * s, plate_y + dy * s - 0.01, 0.060 * s, False)
-    c.drawn |= {scene.choice("flowers"), "pot", "plate", "sill", "window", "hills", "sea", scene.choice("fruit")}
+        c.ellipse(x, y, 0.19 * s * grow, 0.058 * s * grow, light.on(colour(tint), 0.4), 0, 0.5)
+    for dx, dy in ((-0.075, -0.045), (0.075, -0.045), (0.0, -0.035), (0.01, -0.135)):
+        _fruit(c, rng, light, kind, x + dx * s, y + dy * s, 0.060 * s, False)
+    c.drawn |= {scene.choice("flowers"), "pot", "plate", "sill", "window", "hills", "sea", kind}
 
 
 _COMPOSITIONS = {"fruit": _fruit_piece, "flowers": _flowers, "jug": _jug, "window": _window}
