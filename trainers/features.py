@@ -7,6 +7,7 @@ revision and is written last. What encodes is not known here: it comes in as two
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,7 +15,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from . import buckets, dataset_config
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from safetensors import safe_open
     from torch import Tensor
 
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
@@ -139,15 +141,6 @@ class _Planned:
     def id(self) -> str:
         return files.content_hash([self.image, self.caption, self.size])
 
-    def latent_file(self, autoencoder: str) -> str:
-        """Relative to the index, by all that decides the latent."""
-        key = files.content_hash([VERSION, autoencoder, self.image, self.size], 32)
-        return f"../latents/{key}.safetensors"
-
-
-def _text_file(caption: str, text_encoder: str) -> str:
-    return f"../texts/{files.content_hash([VERSION, text_encoder, caption], 32)}.safetensors"
-
 
 def scale_latent(raw: Tensor) -> Tensor:
     """The autoencoder's raw latent as the transformer sees it. The only place where this is done."""
@@ -169,39 +162,49 @@ def encode(
     """
     group = dataset_config.read(config_path)
     planned = _plan(dataset_config.pictures(group), progress)
-    samples = [
-        {
-            "id": sample.id,
-            "image": sample.image,
-            "caption": sample.caption,
-            "latent": sample.latent_file(autoencoder.identity),
-            "text": _text_file(sample.caption, text_encoder.identity),
-            "width": sample.size[0],
-            "height": sample.size[1],
-            "repeats": sample.repeats,
-            "held_out": sample.held_out,
-        }
-        for sample in planned
-    ]
     index = {
         "version": VERSION,
         "batch_size": group.datasets[0].batch_size,
-        "samples": samples,
+        "samples": [_entry(sample, autoencoder.identity, text_encoder.identity) for sample in planned],
         "empty_text": _text_file("", text_encoder.identity),
     }
     key = files.content_hash(index)
     folder = Path(os.path.abspath(config_path)).parent / "features" / key
-    captions = ("", *(sample.caption for sample in planned))
-    texts = {_inside(folder, _text_file(caption, text_encoder.identity)): caption for caption in captions}
-    latents = {_inside(folder, sample.latent_file(autoencoder.identity)): sample for sample in planned}
     for place in (folder, folder.parent / "texts", folder.parent / "latents"):
         files.remove_partials(place)
+    captions = ("", *(sample.caption for sample in planned))
+    texts = {_inside(folder, _text_file(caption, text_encoder.identity)): caption for caption in captions}
+    latents = {_inside(folder, _latent_file(sample, autoencoder.identity)): sample for sample in planned}
     _encode_missing(texts, latents, autoencoder, text_encoder, progress)
     if not (folder / INDEX).is_file():
-        for entry in samples:
-            entry["tokens"] = _tensors(_inside(folder, entry["text"]), "t5")[0].shape[0]
+        tokens = {caption: _token_count(path) for path, caption in texts.items()}
+        for entry in index["samples"]:
+            entry["tokens"] = tokens[entry["caption"]]
         _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return Features(str(folder), key)
+
+
+def _entry(sample: _Planned, autoencoder: str, text_encoder: str) -> dict[str, Any]:
+    """A sample as the index lists it; files are relative to the index's folder."""
+    return {
+        "id": sample.id,
+        "image": sample.image,
+        "caption": sample.caption,
+        "latent": _latent_file(sample, autoencoder),
+        "text": _text_file(sample.caption, text_encoder),
+        "width": sample.size[0],
+        "height": sample.size[1],
+        "repeats": sample.repeats,
+        "held_out": sample.held_out,
+    }
+
+
+def _latent_file(sample: _Planned, autoencoder: str) -> str:
+    return f"../latents/{files.content_hash([VERSION, autoencoder, sample.image, sample.size], 32)}.safetensors"
+
+
+def _text_file(caption: str, text_encoder: str) -> str:
+    return f"../texts/{files.content_hash([VERSION, text_encoder, caption], 32)}.safetensors"
 
 
 def _plan(pictures: Sequence[dataset_config.Picture], progress: Progress) -> list[_Planned]:
@@ -262,8 +265,6 @@ def _encode_missing(
     text_encoder: Encoder,
     progress: Progress,
 ) -> None:
-    for folder in {path.parent for path in (*texts, *latents)}:
-        files.remove_partials(folder)
     missing_texts = {path: text for path, text in texts.items() if not path.is_file()}
     missing_latents = {path: sample for path, sample in latents.items() if not path.is_file()}
     total = len(missing_texts) + len(missing_latents)
@@ -355,8 +356,10 @@ def load(features: Features) -> FeatureSet:
     folder = Path(features.folder)
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise FeatureError(f"The training data {folder} cannot be read ({error}). {REMEDY}") from error
+    except OSError as error:
+        raise FeatureError(f"The training data {folder / INDEX} cannot be read ({error}). {REMEDY}") from error
+    except json.JSONDecodeError as error:
+        raise FeatureError(f"The training data {folder / INDEX} is damaged ({error}). Delete it. {REMEDY}") from error
     if index["version"] != VERSION:
         raise FeatureError(f"The training data {folder} is of version {index['version']}, not {VERSION}. {REMEDY}")
     loaded = FeatureSet(
@@ -380,11 +383,22 @@ def _inside(folder: Path, file: str) -> Path:
 
 
 def _tensors(path: str | Path, *names: str) -> list[Tensor]:
+    with _reading(path) as file:
+        return [file.get_tensor(name) for name in names]
+
+
+def _token_count(path: Path) -> int:
+    with _reading(path) as file:
+        return file.get_slice("t5").get_shape()[0]
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[safe_open]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return [file.get_tensor(name) for name in names]
+            yield file
     except (OSError, SafetensorError) as error:
         raise FeatureError(f"The encoded file {path} cannot be read ({error}). Delete it. {REMEDY}") from error
 

@@ -368,6 +368,14 @@ def test_missing_files_are_named_with_the_remedy(config, what):
     assert features.load(found).samples
 
 
+def test_a_damaged_index_is_named_with_the_remedy(config):
+    found = encode(config)
+    index = Path(found.folder, "index.json")
+    index.write_text(index.read_text()[:100])
+    with pytest.raises(FeatureError, match=r"index\.json is damaged.*Delete it"):
+        features.load(found)
+
+
 @pytest.mark.parametrize("damage", ["torn", "other shape"])
 def test_damaged_files_are_named_with_the_remedy(config, damage):
     from safetensors.torch import save_file
