@@ -118,8 +118,8 @@ def write_wikiart_shards(
     """
     if not 1 <= shards <= count:
         raise SettingsError(f"{count} paintings in {shards} shards cannot be written. Use from 1 to {count} shards.")
-    if unknown := [finish for finish in finishes if finish not in FINISHES] or not finishes:
-        raise SettingsError(f"The finishes {unknown or '()'} cannot be painted. Choose among: {', '.join(FINISHES)}.")
+    if not finishes or set(finishes) - set(FINISHES):
+        raise SettingsError(f"The finishes {tuple(finishes)} cannot be painted. Choose among: {', '.join(FINISHES)}.")
     folder = Path(folder)
     paths = [folder / "data" / f"train-{n:05}-of-{shards:05}.parquet" for n in range(shards)]
     key = content_hash([PAINTER_VERSION, count, seed, shards, list(finishes), defects])

@@ -93,9 +93,9 @@ def _oval(x: float, y: float, rx: float, ry: float, lean: float = 0.0, jaw: floa
     return points
 
 
-def _flesh(light: Light, x: float, y: float, r: float, warm: float = 0.0):
+def _flesh(light: Light, x: float, y: float, r: float):
     """Shading of a head of radius `r` at (x, y): warm in light, rosy at the turn, cool violet in shadow."""
-    skin = mix(colour("ecc3a2"), colour("c98f6e"), warm)
+    skin = colour("ecc3a2")
     lit, turn, dark = light.on(skin, 0.75), light.on(mix(skin, colour("d98a78"), 0.32), 0.0), light.on(skin, -0.5)
 
     def shading(px, py):
@@ -130,8 +130,8 @@ def _cloth(c: Canvas, rng, light: Light, tint: Colour):
     return shading
 
 
-def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint: Colour, turn: float) -> None:
-    """Neck and shoulders under a head of radius `r`; `turn` (-1..1) is where the face looks."""
+def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint: Colour) -> None:
+    """Neck and clothed shoulders under a head of half-width `r`."""
     chin = head_y + 1.15 * r
     left = [
         (x - 2.05 * r, 1.05),
@@ -163,7 +163,7 @@ def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint:
     c.shade(neck, lambda px, py: skin(px, py) * np.array([0.93, 0.90, 0.95]), 1.4, 0.6, 0.003)
 
 
-def _face(c: Canvas, rng, light: Light, x: float, y: float, r: float, turn: float, lips: Colour | None = None) -> None:
+def _face(c: Canvas, light: Light, x: float, y: float, r: float, turn: float, lips: Colour | None = None) -> None:
     """A face of half-width about `r`, turned by `turn` (-1..1), eyes lowered."""
     skin = _flesh(light, x, y, 1.15 * r)
     c.shade(_oval(x, y, 0.86 * r, 1.15 * r, 0.06 * turn, 0.72), skin, _down(x, y, r), 0.42, 0.002)
@@ -235,8 +235,8 @@ def _straw_hat(c: Canvas, scene: Scene, light: Light, rng) -> None:
     turn = -light.side * 0.7 if rng.random() < 0.3 else light.side * 0.7
     hair = colour(("8a5a42", "b3824e", "6b4c4a")[int(rng.integers(3))])
     _hair(c, rng, light, _oval(x - 0.12 * turn * r, y + 0.10 * r, 1.06 * r, 1.18 * r, 0, 0.85), hair, x, y)
-    _bust(c, rng, light, x, y, r, _tint(scene, "dress"), turn)
-    _face(c, rng, light, x, y, r, turn)
+    _bust(c, rng, light, x, y, r, _tint(scene, "dress"))
+    _face(c, light, x, y, r, turn)
     straw = colour("e6c67e")
     # Under the brim the brow lies in shadow, which also softens the eyes.
     brim = _oval(x, y - 0.60 * r, 1.66 * r, 0.36 * r, -0.10 * turn)
@@ -271,7 +271,7 @@ def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
     turn = light.side * 0.75
     chin = y + 1.22 * r
     shawl, scarf = _tint(scene, "shawl"), _tint(scene, "scarf")
-    _bust(c, rng, light, x, y, r, shawl, turn)
+    _bust(c, rng, light, x, y, r, shawl)
     for k in range(6):
         for side in (-1, 1):
             tone = (0.35, -0.5)[k % 2] + 0.3 * side * light.side
@@ -280,7 +280,7 @@ def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
     shading = _cloth(c, rng, light, scarf)
     c.shade(_oval(x - 0.06 * turn * r, y + 0.02 * r, 1.10 * r, 1.36 * r, 0, 0.8), shading, _around(x, y), 0.6, 0.003)
     fx, fy = x + 0.05 * turn * r, y + 0.05 * r
-    _face(c, rng, light, fx, fy, 0.97 * r, turn)
+    _face(c, light, fx, fy, 0.97 * r, turn)
     hair = colour(("6f4f48", "8a6248", "5c5258")[int(rng.integers(3))])
     for side in (-1, 1):
         lock = [
@@ -324,8 +324,8 @@ def _bearded_man(c: Canvas, scene: Scene, light: Light, rng) -> None:
     turn = light.side * 0.75
     hair = _tint(scene, "beard")
     _hair(c, rng, light, _oval(x - 0.1 * turn * r, y, 1.0 * r, 1.1 * r), hair, x, y)
-    _bust(c, rng, light, x, y, r * 1.12, _tint(scene, "jacket"), turn)
-    _face(c, rng, light, x, y, r, turn, colour("b8655c"))
+    _bust(c, rng, light, x, y, r * 1.12, _tint(scene, "jacket"))
+    _face(c, light, x, y, r, turn, colour("b8655c"))
     collar = light.on(colour("f1ebe0"), 0.5)
     for side in (-1, 1):
         c.polygon(
@@ -370,7 +370,7 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
     def at(points):
         return [(x + look * px * r, y + py * r) for px, py in points]
 
-    _bust(c, rng, light, x - 0.1 * look * r, y, r, _tint(scene, "dress"), look)
+    _bust(c, rng, light, x - 0.1 * look * r, y, r, _tint(scene, "dress"))
     skin = _flesh(light, x + 0.25 * look * r, y, 1.0 * r)
     throat = at([(0.40, 0.90), (0.22, 1.12), (0.30, 1.75), (-0.72, 1.75), (-0.62, 0.2), (0.2, 0.2)])
     c.shade(throat, lambda px, py: skin(px, py) * np.array([0.93, 0.9, 0.95]), 1.4, 0.5, 0.003)

@@ -50,9 +50,9 @@ def _table(c: Canvas, rng, light: Light, tint: Colour, line: float) -> None:
     c.cover(light.on(tint, -0.9), 0.5 * np.exp(-(((y - line) / 0.012) ** 2)) * (y > line - 0.002) + 0 * x, 0.0, 0.7)
 
 
-def _shadow(c: Canvas, light: Light, x: float, y: float, rx: float, ry: float, tint: Colour = None) -> None:
+def _shadow(c: Canvas, light: Light, x: float, y: float, rx: float, ry: float) -> None:
     """The shadow an object throws away from the light: soft and violet."""
-    tint = light.on(colour("7d6f96"), -0.35) if tint is None else tint
+    tint = light.on(colour("7d6f96"), -0.35)
     cx = x - light.side * rx * 0.75
     ring = [(cx + 1.35 * rx * np.cos(a), y + ry * np.sin(a)) for a in np.linspace(0, 6.28, 24)]
     c.shade(ring, lambda px, py: np.broadcast_to(tint, (*px.shape, 3)), 0.05, 0.7, 0.007)
