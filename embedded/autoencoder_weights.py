@@ -49,9 +49,9 @@ FROM_OPPONENT = ((1.0, 1.0, -2 / 3), (1.0, 0.0, 4 / 3), (1.0, -1.0, -2 / 3))
 QUARTERS = ((-1, 1, -1, 1), (-1, -1, 1, 1), (1, -1, -1, 1))
 # The same along x and along y: value (0) or difference (1). The value itself comes first.
 KINDS = ((0, 0), (1, 0), (0, 1), (1, 1))
-# Standard deviations over paintings, which make the latents' variance about 1: of the three differences in the three
-# opponent colours, and of the four finer patterns.
-DIFFERENCE_DEVIATIONS = ((0.04, 0.012, 0.008), (0.04, 0.012, 0.008), (0.02, 0.006, 0.004))
+# Of the three differences in the three opponent colours, and of the four finer patterns: a little over their standard
+# deviations over paintings, which makes the latents' variance about 1 and keeps their peaks within TAESD's clamp.
+DIFFERENCE_DEVIATIONS = ((0.04, 0.02, 0.01), (0.04, 0.02, 0.01), (0.02, 0.012, 0.006))
 FINE_DEVIATIONS = (0.02, 0.02, 0.012, 0.012)
 
 # Interpolation, one dimension: taps for values (a, b, a) and for differences (-c, 0, c), fitted by least squares to a
