@@ -174,6 +174,9 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
     pictures = {path: picture for path in set(paths.values()) if (picture := _load(path, grid.sampling))}
     missing = {place: path for place, path in paths.items() if path not in pictures}
     _refuse_early(grid, missing, painter)
+    steps = grid.sampling.steps
+    if missing:
+        progress(steps * (len(paths) - len(missing)), steps * len(paths), "Encoding the prompts")
     painter.encode([grid.prompts[row].text for row in sorted({row for row, _ in missing})])
 
     def cells() -> dict[tuple[int, int], Image.Image]:
@@ -187,7 +190,8 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
             if paths[row, index] in pictures:  # the same prompt and seed twice
                 continue
             done = sum(path in pictures for path in paths.values())
-            report = _reporter(grid, progress, done, f"{column.label.text}, prompt {row + 1} of {len(grid.prompts)}")
+            text = f"{column.label.text}, prompt {row + 1} of {len(grid.prompts)}"
+            report = _reporter(steps, len(paths), progress, done, text)
             report(0)
             picture = painter.paint(grid.prompts[row].text, grid.prompts[row].seed, report)
             if picture is None:
@@ -195,7 +199,7 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
                 continue
             _save(paths[row, index], picture, grid, row, index)
             pictures[paths[row, index]] = picture
-            report(grid.sampling.steps, grid.picture(cells(), PREVIEW_CELL))
+            report(steps, grid.picture(cells(), PREVIEW_CELL))
     if not pictures:
         raise ModelError(
             "Not one picture of the grid is finite, the base model's neither. Check that MODEL, CLIP and VAE belong "
@@ -211,9 +215,7 @@ def _refuse_early(grid: Grid, missing: Mapping[tuple[int, int], Path], painter: 
         painter.use(adapters[0])
 
 
-def _reporter(grid: Grid, progress: Progress, done: int, text: str) -> Callable[..., None]:
-    steps, total = grid.sampling.steps, len(grid.columns) * len(grid.prompts)
-
+def _reporter(steps: int, total: int, progress: Progress, done: int, text: str) -> Callable[..., None]:
     def report(step: int, preview: Image.Image | None = None) -> None:
         progress(done * steps + step, total * steps, f"{text}: step {step} of {steps}", preview)
 

@@ -201,7 +201,7 @@ def test_progress_never_goes_back_ends_full_and_shows_the_grid_so_far(run_folder
     done = [report[0] for report in heard]
     assert done == sorted(done) and heard[-1][0] == heard[-1][1] == 16  # 8 pictures of 2 steps
     assert sum(report[3] is not None for report in heard) == 8
-    assert heard[0][2].startswith("base model, prompt 1 of 2")
+    assert heard[0][2] == "Encoding the prompts" and heard[1][2].startswith("base model, prompt 1 of 2")
 
 
 def test_a_kept_picture_says_how_it_was_made(run_folder, tmp_path):
