@@ -197,7 +197,11 @@ def test_the_same_prompt_and_seed_twice_is_sampled_once(run_folder, tmp_path):
 
 def test_progress_never_goes_back_ends_full_and_shows_the_grid_so_far(run_folder, tmp_path):
     heard = []
-    render(grid_of(run_folder, tmp_path), ColourPainter(), lambda *report: heard.append(report))
+
+    def hear(done, total, text="", preview=None):
+        heard.append((done, total, text, preview))
+
+    render(grid_of(run_folder, tmp_path), ColourPainter(), hear)
     done = [report[0] for report in heard]
     assert done == sorted(done) and heard[-1][0] == heard[-1][1] == 16  # 8 pictures of 2 steps
     assert sum(report[3] is not None for report in heard) == 8
