@@ -132,7 +132,7 @@ class Narrator:
     def _line(self) -> str:
         seconds = time.monotonic() - self._began
         step = f"[{self._count}/{len(self._prompt)}]"
-        return f"  {step:>7} {title(self._prompt, self._node):<28} {seconds:6.1f} s  {self._bar}  {self._text}".rstrip()
+        return f"  {step:>7} {title(self._prompt, self._node):<34} {seconds:6.1f} s  {self._bar}  {self._text}".rstrip()
 
     def _finish(self) -> None:
         if self._node is not None:
@@ -150,7 +150,11 @@ def sum_up(server: ComfyServer, prompt: dict[str, Any], result: Result, screen: 
     setup = HOME / "log" / "setup.json"
     steps = json.loads(setup.read_text()) if setup.is_file() else {}
     screen.line("Setup: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in steps.items()))
-    screen.line(f"Peak memory: server {size(server.peak_memory())}, trainer {size(trainer_peak(server.base))}")
+    trainer = latest_run(server.base)
+    memory = f"server {size(server.peak_memory())}, trainer {size(trainer.get('peak_memory'))}"
+    if on_device := trainer.get("peak_device_memory"):
+        memory += f" and {size(on_device)} on the GPU"
+    screen.line(f"Peak memory: {memory}")
 
 
 def loras(base: Path, prompt: dict[str, Any]) -> list[Path]:
@@ -160,11 +164,11 @@ def loras(base: Path, prompt: dict[str, Any]) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def trainer_peak(base: Path) -> int | None:
-    """Peak bytes of the latest training run's own process, from its status file."""
+def latest_run(base: Path) -> dict[str, Any]:
+    """What the latest training run says of itself in its status file; nothing if there is none."""
     statuses = (base / "output" / "impasto" / "runs").glob("*/status.json")
     latest = max(statuses, key=lambda path: path.stat().st_mtime, default=None)
-    return json.loads(latest.read_text()).get("peak_memory") if latest else None
+    return json.loads(latest.read_text()) if latest else {}
 
 
 def serve(server: ComfyServer, workflow: Path, screen: Screen) -> None:
