@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -193,3 +194,18 @@ def test_the_lora_file_says_what_made_it(uninterrupted):
     metadata = lora_metadata(uninterrupted.checkpoints()[24] / "adapter.safetensors")
     assert metadata["impasto_run"] == uninterrupted.id and metadata["impasto_step"] == "24"
     assert metadata["ss_network_dim"] == "4" and json.loads(metadata["ss_network_alpha"]) == 4.0
+
+
+def test_a_full_disk_is_explained_and_costs_no_earlier_checkpoint(make_run, uninterrupted):
+    """The checkpoints' folder is a file system of its own, with room for one checkpoint but not for two."""
+    run = make_run(**LONG)
+    folder = run.path / "checkpoints"
+    folder.mkdir()
+    room = sum(file.stat().st_size for file in next(iter(uninterrupted.checkpoints().values())).iterdir()) * 3 // 2
+    child = " ".join(f"'{part}'" for part in [sys.executable, str(launch.CHILD), run.folder, "--cpu"])
+    # A mount of the test's own, which ends with its process. What is left on it is listed before.
+    script = f"mount -t tmpfs -o size={room} tmpfs '{folder}' && {{ {child}; ls '{folder}' > '{run.folder}/left'; }}"
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True)
+    assert (run.path / "left").is_file(), f"no file system of one's own can be mounted here: {done.stderr.decode()}"
+    assert (run.path / "left").read_text().split() == ["step-000008"]
+    assert re.search(r"disk is full: the checkpoint of step 16.*Free some space and queue again", run.status()["error"])
