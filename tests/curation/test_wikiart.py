@@ -234,8 +234,9 @@ def test_only_unreadable_pictures_are_no_dataset(datasets_root, make_source):
 def test_names_that_leave_their_root_are_refused(datasets_root, mixed_source, name):
     with pytest.raises(NameRefused):
         load_paintings(datasets_root, Request("museum", name))
-    with pytest.raises(NameRefused):
-        load_paintings(datasets_root, Request(name, "paintings"))
+    if name != "a/b":  # as a source this is a repository on the Hub
+        with pytest.raises(NameRefused):
+            load_paintings(datasets_root, Request(name, "paintings"))
     assert sorted(path.name for path in datasets_root.iterdir()) == ["museum"]
 
 
