@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import comfy.utils
 import comfy.weight_adapter
 import folder_paths
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
 from PIL.Image import fromarray
 from server import PromptServer
@@ -80,6 +82,57 @@ def progress() -> Progress:
             server.send_progress_text(text, node_id, server.client_id)
 
     return report
+
+
+def blocked() -> ExecutionBlocker:
+    """An output that keeps every node connected to it from running, without an error."""
+    return ExecutionBlocker(None)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Nodes to run in place of one that has already run, the last of them with its outputs."""
+
+    graph: dict[str, Any]
+    node_id: str
+
+    def outputs(self, number: int) -> list[list[Any]]:
+        return [[self.node_id, index] for index in range(number)]
+
+
+def run_again(
+    dynprompt, node_id: str, source: str, change: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> Expansion | None:
+    """The nodes from `source` on that lead to this one, and this one, to be run a second time with other inputs.
+
+    Args:
+        dynprompt: the graph, from the hidden input of that name.
+        node_id: the node that asks.
+        source: class name of the nodes where the second run begins; what only leads to these is not run again.
+        change: given a node's class name and inputs, those of its inputs that are different the second time.
+
+    Returns:
+        None where no such node leads to this one.
+    """
+    builder = GraphBuilder()
+    copies: dict[str, Any] = {}
+
+    def copied(original: str):
+        if original not in copies:
+            node = dynprompt.get_node(original)
+            inputs = dict(node["inputs"])
+            if node["class_type"] != source:
+                links = {name: value for name, value in inputs.items() if is_link(value)}
+                again = {name: (copied(value[0]), value[1]) for name, value in links.items()}
+                inputs |= {name: copy.out(index) for name, (copy, index) in again.items() if copy is not None}
+                if all(copy is None for copy, _ in again.values()):
+                    copies[original] = None
+                    return None
+            copies[original] = builder.node(node["class_type"], original, **inputs | change(node["class_type"], inputs))
+        return copies[original]
+
+    last = copied(node_id)
+    return last and Expansion(builder.finalize(), last.id)
 
 
 def unload_models() -> None:
