@@ -163,6 +163,11 @@ class TrainingRunLoader(io.ComfyNode):
         return True  # find_run answers for itself: it also knows runs made after this list was
 
     @classmethod
+    def fingerprint_inputs(cls, run_id: str) -> str:
+        """A run that has gone on is another output to ComfyUI, so that grids and plots of it are drawn anew."""
+        return runs.state_of(host.runs_root(), run_id)
+
+    @classmethod
     def execute(cls, run_id) -> io.NodeOutput:
         return io.NodeOutput(runs.find_run(host.runs_root(), run_id))
 
