@@ -1,6 +1,6 @@
 """Seconds per training step and peak memory: Impasto's recipe, ComfyUI's TrainLoraNode, a bare diffusers + PEFT loop.
 
-    .impasto/venv/bin/python benchmarks/train_step.py            about 20 minutes on 2 cores
+    .impasto/venv/bin/python benchmarks/train_step.py            about a quarter of an hour
     .impasto/venv/bin/python benchmarks/train_step.py --quick    under a minute; shows that it runs, measures nothing
 
 All train a LoRA of the same rank on the same seeded weights, latents and texts, one picture per batch, LoRA in float32,
@@ -34,6 +34,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MIB = 2**20
 PAGE = 4096  # bytes; what the kernel counts in, and the least that a ratio is made with
 IMPASTO, COMFYUI, DIFFUSERS = "Impasto", "TrainLoraNode", "diffusers + PEFT"
+POOLED_WIDTH = 768  # CLIP-L's
+PICTURES = 4
 AIMS = {COMFYUI: (0.6, 0.5), DIFFUSERS: (1.05, 1.05)}  # at most this ratio in time and in memory
 
 
@@ -123,10 +125,6 @@ class Work:
         return Path(self.folder) / "features" / self.features_key
 
 
-POOLED_WIDTH = 768  # CLIP-L's
-PICTURES = 4
-
-
 # ---- What is trained on -------------------------------------------------------------------------------------------
 
 
@@ -171,7 +169,8 @@ def encode_features(work: Work) -> str:
         return torch.randn(16, pixels.shape[0] // 8, pixels.shape[1] // 8, generator=random)
 
     def encode_text(text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.randn(work.tokens, work.context_width, generator=random), torch.randn(POOLED_WIDTH, generator=random)
+        t5 = torch.randn(work.tokens, work.context_width, generator=random)
+        return t5, torch.randn(POOLED_WIDTH, generator=random)
 
     random = torch.Generator().manual_seed(0)
     pictures = Path(work.folder) / "pictures"
@@ -205,9 +204,11 @@ class Meter:
     """Takes the time at the end of every step, and forgets the memory peak of loading once the warm-up is over."""
 
     def __init__(self, warmup: int) -> None:
+        import torch
+
         self.warmup = warmup
         self.marks: list[tuple[float, float]] = []  # clock and processor time, in seconds
-        self.imported = resident_memory("VmRSS")
+        self.imported = 0 if torch.cuda.is_available() else resident_memory("VmRSS")
         reset_peak_memory()
         self.peak_before = 0
 
@@ -583,7 +584,7 @@ def groups(quick: bool) -> list[tuple[Contender, ...]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and shared processes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="see that it runs: tiny sizes whatever else is asked for")
     parser.add_argument("--hidden-size", type=int, default=768, help="a multiple of 128 (default: 768)")
     parser.add_argument("--double-blocks", type=int, default=4)
     parser.add_argument("--single-blocks", type=int, default=8)
