@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ..errors import DatasetError
-from ..files import content_hash
 
 if TYPE_CHECKING:
     import requests
@@ -308,8 +307,3 @@ def _check_range(response: requests.Response, file: RemoteFile, start: int, leng
             f"{file.path} on the Hub is not the file that its revision lists ({given}, {other or 'another size'}). "
             "Queue again; if it stays so, the mirror behind HF_ENDPOINT is out of date."
         )
-
-
-def fingerprint(*parts: object) -> str:
-    """A short name for what was read with these settings."""
-    return content_hash([str(part) for part in parts])

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from ..files import append_line, read_jsonl, remove_partials, write_whole
+from ..files import append_line, content_hash, read_jsonl, remove_partials, write_whole
 from ..progress import Progress
-from .hub import Connection, Hub, RemoteFile, Revision, fingerprint, in_parallel
+from .hub import Connection, Hub, RemoteFile, Revision, in_parallel
 from .parquet import COLUMNS, Row, label_columns, opened, picture_column, read_group, read_labels
 from .pictures import PictureRefused, StoredPicture, store_picture
 
@@ -69,9 +69,8 @@ class Cost:
     def __str__(self) -> str:
         if not self.requests:
             return "Nothing needs to be fetched: all of it is here."
-        speed = "speed not measured yet" if self.seconds is None else f"about {self.seconds / 60:.1f} min at the speed"
-        measured = "" if self.seconds is None else " last measured"
-        return f"To fetch: {self.size / 1e6:,.1f} MB in {self.requests:,} requests, {speed}{measured}."
+        minutes = f"about {self.seconds / 60:.1f} min at the speed last measured" if self.seconds else "speed unknown"
+        return f"To fetch: {self.size / 1e6:,.1f} MB in {self.requests:,} requests, {minutes}."
 
 
 class HubRepository:
@@ -265,7 +264,7 @@ class HubRepository:
         return tail[-needed:]
 
     def _listed(self, repository: str, sha: str) -> Revision:
-        path = self._cache / "revisions" / f"{fingerprint(sha)}.json"
+        path = self._cache / "revisions" / f"{content_hash(sha)}.json"
         if (known := _json_if_any(path)) is not None:
             return Revision(repository, sha, tuple(RemoteFile(*entry) for entry in known))
         self._require_online([sha], "the list of files at")
@@ -294,14 +293,14 @@ class HubRepository:
         return self._shards[row.shard].oid, row.row
 
     def _index_path(self, shard: RemoteFile) -> Path:
-        name = f"{fingerprint(shard.oid, sorted(self._columns.items()), COLUMNS)}.json.gz"
+        name = f"{content_hash([shard.oid, self._columns, COLUMNS])}.json.gz"
         return self._cache / "labels" / name
 
     def _tail_path(self, shard: RemoteFile) -> Path:
-        return self._cache / "footers" / fingerprint(shard.oid)
+        return self._cache / "footers" / content_hash(shard.oid)
 
     def _part(self, group: tuple[int, int]) -> Path:
-        return self._cache / "parts" / f"{fingerprint(self._shards[group[0]].oid)}-{self._group(group).start}"
+        return self._cache / "parts" / f"{content_hash(self._shards[group[0]].oid)}-{self._group(group).start}"
 
     def _forget_other_parts(self, wanted: Iterable[tuple[int, int]]) -> None:
         """Remove what was half received for another selection, and what a killed process left of the index."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import time
@@ -158,10 +159,12 @@ def load_paintings(
         raise SettingsError(f"count is {request.count}. Ask for at least 1 painting.")
     folder = _dataset_folder(datasets_root, request.name)
     source = open_source(datasets_root, request, hub)
-    cells = _plan(source, request, source.rows(progress))
+    rows = source.rows(progress)
+    cells = _plan(source, request, rows)
     plan = _plan_text(source, request, cells, folder)
     if plan_only:
-        return Loaded(None, f"{plan}\nNothing was fetched: plan_only is on.")
+        cheaper = _cheaper(source, request, rows, folder)
+        return Loaded(None, f"{plan}{cheaper}\nNothing was fetched: plan_only is on.")
     progress(0, sum(cell.wanted for cell in cells), plan)
     remove_partials(folder / "images")
     refusals = _take(folder, source, cells, request.max_per_artist, progress)
@@ -198,7 +201,7 @@ def find_source(datasets_root: Path, source: str) -> Path:
     """
     folder = child_of(datasets_root, source, what="source")
     if not find_shards(folder) and not is_archive(folder):
-        others = find_sources(datasets_root)
+        others = sorted({*find_sources(datasets_root), *_archives(datasets_root)})
         remedy = (
             f"Choose one of these: {', '.join(others)}." if others else "No folder there holds any yet: put some in."
         )
@@ -207,6 +210,10 @@ def find_source(datasets_root: Path, source: str) -> Path:
             "A repository on the Hugging Face Hub is written owner/name."
         )
     return folder
+
+
+def _archives(datasets_root: Path) -> list[str]:
+    return [folder.name for folder in datasets_root.glob("*") if folder.is_dir() and is_archive(folder)]
 
 
 def source_fingerprint(datasets_root: Path, source: str, hub: Hub | None = None) -> str:
@@ -240,11 +247,12 @@ def _plan(source: Source, request: Request, rows: Sequence[Row]) -> list[_Cell]:
     for cell in _scarcest_first(cells):
         candidates = [row for row in cell.pool if row not in used]
         cell.order = spread_order(candidates, request.seed, source.shard_names)
+        cap = request.max_per_artist
         if isinstance(source, HubRepository) and cell.order:
             limits = _limits(cell, request, by_artist)
             cell.order = few_groups_first(cell.order, cell.wanted, source.group_of, source.weight_of, groups, limits)
-            groups |= {source.group_of(row) for row in _first(cell, request.max_per_artist, by_artist)}
-        first = _first(cell, request.max_per_artist, by_artist)
+            groups |= {source.group_of(row) for row in _first(cell, cap, by_artist)}
+        first = _first(cell, cap, by_artist)
         used.update(first)
         by_artist.update(map(artist_key, first))
     return cells
@@ -310,8 +318,19 @@ def _plan_text(source: Source, request: Request, cells: Sequence[_Cell], folder:
     rows = _planned(cells, request.max_per_artist)
     lines = [_asked(request), table([Filled(c.name, c.asked, len(c.pool), taken=len(rows[c.name])) for c in cells])]
     if isinstance(source, HubRepository):
-        lines.append(str(source.cost(folder, [row for chosen in rows.values() for row in chosen])))
+        lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
     return "\n".join(lines)
+
+
+def _cheaper(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
+    """What the other way to choose would take, where it is less."""
+    if not isinstance(source, HubRepository) or request.prefer == CHEAP:
+        return ""
+    even, cheap = (
+        source.cost(folder, itertools.chain(*_planned(_plan(source, asked, rows), asked.max_per_artist).values()))
+        for asked in (request, replace(request, prefer=CHEAP))
+    )
+    return f"\nWith prefer '{CHEAP}' it would be {cheap.size / 1e6:,.1f} MB." if cheap.size < even.size else ""
 
 
 def _planned(cells: Sequence[_Cell], cap: int) -> dict[str, list[Row]]:
