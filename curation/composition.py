@@ -6,8 +6,8 @@ How pictures come here is for the sources; going back for more of them is for th
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,36 +87,80 @@ def compose(dataset: Dataset, wanted: Composition) -> Composed:
         raise SettingsError("The quotas are empty. Write one per line, for example 'landscape: 300'.")
     records = dataset.records()
     fitting = {quota: [record for record in records if quota.holds(record)] for quota in quotas}
-    taken: set[str] = set()
-    by_artist: Counter[str] = Counter()
-    chosen: dict[Quota, list[Record]] = {}
+    choice = _Choice({quota: _spread(fitting[quota], wanted.seed) for quota in quotas}, wanted.max_per_artist)
     for quota in sorted(quotas, key=lambda quota: len(fitting[quota]) - quota.count):
-        chosen[quota] = _choose(quota, fitting[quota], wanted, taken, by_artist)
+        while len(choice.chosen[quota]) < quota.count and choice.one_more(quota):
+            pass
     cells = tuple(
         Filled(
             quota.name,
             quota.count,
             available_in_source(Path(dataset.folder), quota),
             len(fitting[quota]),
-            len(chosen[quota]),
+            len(choice.chosen[quota]),
         )
         for quota in quotas
     )
-    return Composed(dataset, tuple(record for quota in quotas for record in chosen[quota]), cells)
+    return Composed(dataset, tuple(record for quota in quotas for record in choice.chosen[quota]), cells)
 
 
-def _choose(
-    quota: Quota, records: Iterable[Record], wanted: Composition, taken: set[str], by_artist: Counter[str]
-) -> list[Record]:
-    chosen: list[Record] = []
-    for record in _spread(records, wanted.seed):
-        artist = label_key(record.artist)
-        full = wanted.max_per_artist and artist and by_artist[artist] >= wanted.max_per_artist
-        if len(chosen) < quota.count and record.sha256 not in taken and not full:
-            taken.add(record.sha256)
-            by_artist[artist] += 1
-            chosen.append(record)
-    return chosen
+class _Choice:
+    """Pictures being chosen for several kinds at once, under a cap per artist that all kinds share."""
+
+    def __init__(self, candidates: Mapping[Quota, Sequence[Record]], cap: int) -> None:
+        self.chosen: dict[Quota, list[Record]] = {quota: [] for quota in candidates}
+        self._waiting = {quota: deque(records) for quota, records in candidates.items()}
+        self._cap = cap
+        self._taken: set[str] = set()
+        self._by_artist: Counter[str] = Counter()
+        self._full: dict[Quota, dict[str, list[Record]]] = {quota: {} for quota in candidates}  # passed over, by artist
+
+    def one_more(self, quota: Quota) -> bool:
+        """Choose the next picture of a kind; False where none can be had, not even by exchange with another kind."""
+        return self._unused(quota) or self._exchange(quota, set())
+
+    def _exchange(self, quota: Quota, asked: set[Quota]) -> bool:
+        """Take a picture of an artist who is full from another kind that can do with one of another artist.
+
+        This is an augmenting path in the graph of kinds and artists (Ford and Fulkerson): where no picture fits two
+        kinds, a quota is short only if no choice at all fills more.
+        """
+        asked.add(quota)
+        for artist, records in self._full[quota].items():
+            record = next((record for record in records if record.sha256 not in self._taken), None)
+            for other in self.chosen if record else ():
+                given = next((had for had in reversed(self.chosen[other]) if label_key(had.artist) == artist), None)
+                if other not in asked and given and (self._unused(other) or self._exchange(other, asked)):
+                    self._give_up(other, given)
+                    self._take(quota, record)
+                    return True
+        return False
+
+    def _unused(self, quota: Quota) -> bool:
+        """Let a kind have one picture more whose artist is not full."""
+        while self._waiting[quota]:
+            record = self._waiting[quota].popleft()
+            artist = label_key(record.artist)
+            if record.sha256 not in self._taken:
+                if self._may_have(artist):
+                    self._take(quota, record)
+                    return True
+                self._full[quota].setdefault(artist, []).append(record)
+        return False
+
+    def _may_have(self, artist: str) -> bool:
+        return not self._cap or not artist or self._by_artist[artist] < self._cap
+
+    def _take(self, quota: Quota, record: Record) -> None:
+        self._taken.add(record.sha256)
+        self._by_artist[label_key(record.artist)] += 1
+        self.chosen[quota].append(record)
+
+    def _give_up(self, quota: Quota, record: Record) -> None:
+        self._taken.discard(record.sha256)
+        self._by_artist[label_key(record.artist)] -= 1
+        self.chosen[quota].remove(record)
+        self._full[quota].setdefault(label_key(record.artist), []).append(record)
 
 
 def _spread(records: Iterable[Record], seed: int) -> Sequence[Record]:

@@ -55,6 +55,19 @@ def test_artists_share_evenly_and_none_has_more_than_the_cap(mixed):
     assert counts[""] > 7  # nobody knows whose these are
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_kinds_exchange_artists_rather_than_leave_a_quota_short_under_the_cap(tmp_path, seed):
+    kinds = [("landscape", "A")] * 3 + [("landscape", "B")] * 9 + [("portrait", "A")] * 9 + [("portrait", "C")] * 2
+    kinds += [("cityscape", "B")] * 9 + [("cityscape", "C")] * 9
+    records = [record(n, genre, artist) for n, (genre, artist) in enumerate(kinds)]
+    crowded = write_manifest(tmp_path / "crowded", records)
+    lines = "landscape: 6\nportrait: 6\ncityscape: 6"
+    composed = compose(crowded, Composition(lines, max_per_artist=6, seed=seed))  # 18 pictures, three artists, 6 each
+    assert not composed.missing
+    assert Counter(record.artist for record in composed.records) == {"A": 6, "B": 6, "C": 6}
+    assert Counter(record.genre for record in composed.records) == {"landscape": 6, "portrait": 6, "cityscape": 6}
+
+
 def test_the_same_seed_and_pictures_give_the_same_choice_in_whatever_order_they_come(mixed, tmp_path):
     wanted = Composition("landscape: 10", seed=4)
     turned = write_manifest(tmp_path / "turned", reversed(mixed.records()))
