@@ -38,6 +38,7 @@ PREVIEW_SIZE = 512  # pixels of the longer side
 AVAILABLE = "available.json"  # in the dataset's folder: what the source had, for whoever composes further on
 EVEN, CHEAP = "even artists", "few megabytes"
 MOST_REFUSALS_TOLD = 50
+SPARE_STEP = 50  # percent; Dataset Composition asks for 50, 150, 350 … where a filter left too few
 
 Outcome = StoredPicture | PictureRefused
 
@@ -77,11 +78,19 @@ class _Cell:
 
     name: str
     asked: int
-    wanted: int  # with the spare ones
+    spare: int  # percent
     pool: list[Row]
     order: list[Row] = field(default_factory=list)  # in which to take them
     position: int = 0
     records: list[Record] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> int:
+        return self.goal(self.spare)
+
+    def goal(self, percent: int) -> int:
+        """How many with so many percent spare ones."""
+        return self.asked + math.ceil(self.asked * percent / 100)
 
 
 class ParquetFolder:
@@ -238,19 +247,22 @@ def _dataset_folder(datasets_root: Path, name: str) -> Path:
 
 
 def _plan(source: Source, request: Request, rows: Sequence[Row]) -> list[_Cell]:
-    """The cells in the order in which they were asked for, each with the order in which to take its paintings."""
+    """The cells in the order in which they were asked for, each with the order in which to take its paintings.
+
+    The order does not depend on how many are spare, so that more of them come on top of what fewer fetched.
+    """
     available = matching(rows, request.source, request.labels())
-    cells = _cells(request, available)
+    cells = _cells(request, rows, available)
+    cap = request.max_per_artist
     used: set[Row] = set()
     groups: set[tuple[int, int]] = set()
     by_artist: Counter[str] = Counter()
     for cell in _scarcest_first(cells):
         candidates = [row for row in cell.pool if row not in used]
         cell.order = spread_order(candidates, request.seed, source.shard_names)
-        cap = request.max_per_artist
         if isinstance(source, HubRepository) and cell.order:
             limits = _limits(cell, request, by_artist)
-            cell.order = few_groups_first(cell.order, cell.wanted, source.group_of, source.weight_of, groups, limits)
+            cell.order = few_groups_first(cell.order, cell.asked, source.group_of, source.weight_of, groups, limits)
             groups |= {source.group_of(row) for row in _first(cell, cap, by_artist)}
         first = _first(cell, cap, by_artist)
         used.update(first)
@@ -258,43 +270,38 @@ def _plan(source: Source, request: Request, rows: Sequence[Row]) -> list[_Cell]:
     return cells
 
 
-def _cells(request: Request, available: list[Row]) -> list[_Cell]:
+def _cells(request: Request, rows: Sequence[Row], available: list[Row]) -> list[_Cell]:
     quotas = parse_quotas(request.quotas)
     if not quotas:
-        return [_Cell("all", request.count, _with_spare(request.count, request.spare), available)]
+        return [_Cell("all", request.count, request.spare, available)]
     cells = []
     for quota in quotas:
         pool = [row for row in available if quota.holds(row)]
-        if not pool and quota.kind != "caption":
-            pool = _none_of(quota, request, available)
-        cells.append(_Cell(quota.name, quota.count, _with_spare(quota.count, request.spare), pool))
+        if not pool and quota.kind != "caption" and not any(quota.holds(row) for row in rows):
+            raise DatasetError(_unknown(quota, request, rows))
+        cells.append(_Cell(quota.name, quota.count, request.spare, pool))
     return cells
 
 
-def _none_of(quota: Quota, request: Request, available: Iterable[Row]) -> list[Row]:
-    """No row; an error where the label is not a known one, since it is probably mistyped."""
-    there = Counter(getattr(row, quota.kind) for row in available)
+def _unknown(quota: Quota, request: Request, rows: Iterable[Row]) -> str:
+    there = Counter(getattr(row, quota.kind) for row in rows)
     listed = ", ".join(f"{label} ({count})" for label, count in there.most_common(40) if label)
-    raise DatasetError(
-        f"No painting of '{request.source}' with the style, genre and artist asked for has the {quota.kind} "
-        f"'{quota.label}' of the quotas. There are: {listed or 'none that is known'}."
+    return (
+        f"No painting of '{request.source}' has the {quota.kind} '{quota.label}' of the quotas. "
+        f"There are: {listed or 'none that is known'}."
     )
-
-
-def _with_spare(count: int, percent: int) -> int:
-    return count + math.ceil(count * percent / 100)
 
 
 def _scarcest_first(cells: Iterable[_Cell]) -> list[_Cell]:
     """Where a painting fits several cells, the one with the least choice gets it."""
-    return sorted(cells, key=lambda cell: len(cell.pool) - cell.wanted)
+    return sorted(cells, key=lambda cell: len(cell.pool) - cell.asked)
 
 
 def _first(cell: _Cell, cap: int, by_artist: Counter[str]) -> list[Row]:
-    """The rows that the cell takes if every picture is good."""
+    """The rows that the cell takes if every picture is good, without spare ones."""
     counts, rows = Counter(by_artist), []
     for row in cell.order:
-        if len(rows) < cell.wanted and _may_have(counts, row, cap):
+        if len(rows) < cell.asked and _may_have(counts, row, cap):
             counts[artist_key(row)] += 1
             rows.append(row)
     return rows
@@ -309,9 +316,9 @@ def _limits(cell: _Cell, request: Request, by_artist: Counter[str]) -> dict[str,
     """How many of each artist the cheapest selection may have: as many as the even one has, or what the cap leaves."""
     if request.prefer == EVEN:
         return Counter(map(artist_key, _first(cell, request.max_per_artist, by_artist)))
-    cap = request.max_per_artist or cell.wanted
+    cap = request.max_per_artist or cell.asked
     artists = {artist_key(row) for row in cell.order}
-    return {artist: max(0, cap - by_artist[artist]) if artist else cell.wanted for artist in artists}
+    return {artist: max(0, cap - by_artist[artist]) if artist else cell.asked for artist in artists}
 
 
 def _plan_text(source: Source, request: Request, cells: Sequence[_Cell], folder: Path) -> str:
@@ -334,13 +341,25 @@ def _cheaper(source: Source, request: Request, rows: Sequence[Row], folder: Path
 
 
 def _planned(cells: Sequence[_Cell], cap: int) -> dict[str, list[Row]]:
-    by_artist: Counter[str] = Counter()
-    taken: set[Row] = set()
-    planned = {}
-    for cell in _scarcest_first(cells):
-        planned[cell.name] = _next_rows(cell, cell.wanted, cap, by_artist, taken)
+    planned = _pick(cells, cap, Counter(), set())
+    for cell in cells:
         cell.position = 0
     return planned
+
+
+def _pick(cells: Sequence[_Cell], cap: int, by_artist: Counter[str], taken: set[Row]) -> dict[str, list[Row]]:
+    """The next rows of each cell, by name, as many as it lacks.
+
+    What was asked for comes first and then the spare ones in steps, so that no cell's spare paintings use up an artist
+    whom another cell needs, and a larger share of spare ones keeps what a smaller one took.
+    """
+    picked: dict[str, list[Row]] = {cell.name: [] for cell in cells}
+    spare = max(cell.spare for cell in cells)
+    for percent in [*range(0, spare, SPARE_STEP), spare]:
+        for cell in _scarcest_first(cells):
+            missing = cell.goal(percent) - len(cell.records) - len(picked[cell.name])
+            picked[cell.name] += _next_rows(cell, missing, cap, by_artist, taken)
+    return picked
 
 
 def _next_rows(cell: _Cell, number: int, cap: int, by_artist: Counter[str], taken: set[Row]) -> list[Row]:
@@ -364,30 +383,27 @@ def _take(folder: Path, source: Source, cells: Sequence[_Cell], cap: int, progre
     taken: set[Row] = set()
     pool = {row for cell in cells for row in cell.pool}
     total = sum(cell.wanted for cell in cells)
-    while True:
-        chosen = {
-            cell.name: _next_rows(cell, cell.wanted - len(cell.records), cap, by_artist, taken)
-            for cell in _scarcest_first(cells)
-        }
-        if not any(chosen.values()):
-            return refusals
+    while any((chosen := _pick(cells, cap, by_artist, taken)).values()):
         rows = [row for cell in cells for row in chosen[cell.name]]
         outcomes = _store(folder, source, rows, pool, len(seen), total, progress)
         for cell in cells:
             for row in chosen[cell.name]:
-                picture, place = outcomes[row], source.place(row)
-                if isinstance(picture, StoredPicture) and picture.sha256 not in seen:
-                    seen[picture.sha256] = place
-                    cell.records.append(_record(picture, row, place))
-                    continue
-                by_artist[artist_key(row)] -= 1
-                refusals.append(_refusal(picture, place, seen))
+                refusal = _keep(cell, row, outcomes[row], source.place(row), seen)
+                if refusal:
+                    by_artist[artist_key(row)] -= 1
+                    refusals.append(refusal)
+    return refusals
 
 
-def _refusal(picture: Outcome, place: str, seen: Mapping[str, str]) -> Refusal:
+def _keep(cell: _Cell, row: Row, picture: Outcome, place: str, seen: dict[str, str]) -> Refusal | None:
+    """Make a good picture that is not there yet a record of the cell, else tell why not."""
     if isinstance(picture, PictureRefused):
         return Refusal(place, picture.rule, str(picture))
-    return Refusal(place, "same_bytes", f"the same bytes as {seen[picture.sha256]}", file_name=picture.file_name)
+    if picture.sha256 in seen:
+        return Refusal(place, "same_bytes", f"the same bytes as {seen[picture.sha256]}", file_name=picture.file_name)
+    seen[picture.sha256] = place
+    cell.records.append(_record(picture, row, place))
+    return None
 
 
 def _store(

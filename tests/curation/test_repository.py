@@ -194,6 +194,20 @@ def test_more_from_the_row_groups_fetched_costs_nothing(hub, small_repository, d
     assert hub.overlaps() == 0
 
 
+@pytest.mark.parametrize("prefer", ["even artists", CHEAP])
+def test_more_spare_paintings_come_on_top_of_what_fewer_fetched(hub, wikiart, datasets_root, prefer):
+    hub.publish("huggan/wikiart", wikiart)
+    request = replace(THOUSAND, quotas="landscape: 20\nportrait: 10", max_per_artist=3, prefer=prefer)
+    read_labels(hub, datasets_root, request)
+    taken: list[set[str]] = []
+    for spare in (0, 50, 150, 350):
+        dataset = load_paintings(datasets_root, replace(request, spare=spare), hub=hub.client()).dataset
+        assert max(Counter(record.artist for record in dataset.records() if record.artist).values()) <= 3
+        taken.append({record.source for record in dataset.records()})
+    assert taken[0] < taken[1] < taken[2] < taken[3]
+    assert hub.overlaps() == 0
+
+
 def test_a_damaged_stored_picture_is_noticed_by_its_hash_and_fetched_again(hub, small_repository, datasets_root):
     dataset = load_paintings(datasets_root, SMALL, hub=hub.client()).dataset
     victim = dataset.image_path(dataset.records()[0])
@@ -412,5 +426,8 @@ def test_a_quota_that_cannot_be_filled_is_known_before_fetching(hub, small_repos
     artists = Counter(label_key(record.artist) for record in loaded.dataset.records())
     assert artists["vincent van gogh"] == 6
     assert "94 fewer than asked for: nothing else in the source matches with at most 6 of an artist" in loaded.report
+    none = replace(SMALL, name="none", artist="claude-monet", quotas="portrait: 2\nartist=Vincent van Gogh: 3")
+    plan = load_paintings(datasets_root, none, hub=hub.client(), plan_only=True).report
+    assert ["artist", "Vincent", "van", "Gogh", "0", "3", "0"] in [line.split() for line in plan.splitlines()]
     with pytest.raises(DatasetError, match=r"genre 'marina' of the quotas. There are: landscape \(24\)"):
         load_paintings(datasets_root, replace(SMALL, quotas="marina: 5"), hub=hub.client())
