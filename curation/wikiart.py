@@ -10,11 +10,10 @@ import contextlib
 import io
 import itertools
 import json
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -28,40 +27,18 @@ from .hub import Hub, hub_from_environment, parse_repository
 from .labels import ANY, artist_name, is_unknown, label_key
 from .parquet import Row, find_shards, find_sources, parse_columns, read_pictures, read_rows
 from .pictures import PictureRefused, StoredPicture, store_picture
-from .quotas import Filled, Quota, parse_quotas, table
+from .plan import CHEAP, Cell, Request, pick, plan_cells, planned
+from .quotas import Filled, Quota, table
 from .records import Dataset, Record, Refusal, write_manifest
 from .repository import HubRepository
-from .selection import artist_key, few_groups_first, matching, spread_order
+from .selection import artist_key
 
 PREVIEW_EVERY = 0.5  # seconds; decoding every painting for a preview would cost more than storing it
 PREVIEW_SIZE = 512  # pixels of the longer side
 AVAILABLE = "available.json"  # in the dataset's folder: what the source had, for whoever composes further on
-EVEN, CHEAP = "even artists", "few megabytes"
 MOST_REFUSALS_TOLD = 50
-SPARE_STEP = 50  # percent; Dataset Composition asks for 50, 150, 350 … where a filter left too few
 
 Outcome = StoredPicture | PictureRefused
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a person asks the source for."""
-
-    source: str  # a folder under the datasets root, or "owner/name" on the Hub, with "@revision" or without
-    name: str  # of the dataset to make
-    style: str = ANY
-    genre: str = ANY
-    artist: str = ANY
-    count: int = 100  # without quotas
-    seed: int = 0
-    quotas: str = ""  # lines of "label: count", see quotas.parse_quotas
-    max_per_artist: int = 0  # 0 for any number; artists that nobody knows are not counted
-    spare: int = 0  # percent more than asked, per cell, to survive a filter
-    prefer: str = EVEN  # on the Hub: as many of each artist, or as little to fetch as possible
-    columns: str = ""  # lines of "ours: theirs", see parquet.parse_columns
-
-    def labels(self) -> dict[str, str]:
-        return {"style": self.style, "genre": self.genre, "artist": self.artist}
 
 
 @dataclass(frozen=True)
@@ -70,27 +47,6 @@ class Loaded:
 
     dataset: Dataset | None  # None where only the plan was asked for
     report: str  # available / asked / taken, what it cost, and what was refused
-
-
-@dataclass
-class _Cell:
-    """What is wanted of one kind, and how far it has come."""
-
-    name: str
-    asked: int
-    spare: int  # percent
-    pool: list[Row]
-    order: list[Row] = field(default_factory=list)  # in which to take them
-    position: int = 0
-    records: list[Record] = field(default_factory=list)
-
-    @property
-    def wanted(self) -> int:
-        return self.goal(self.spare)
-
-    def goal(self, percent: int) -> int:
-        """How many with so many percent spare ones."""
-        return self.asked + math.ceil(self.asked * percent / 100)
 
 
 class ParquetFolder:
@@ -169,7 +125,7 @@ def load_paintings(
     folder = _dataset_folder(datasets_root, request.name)
     source = open_source(datasets_root, request, hub)
     rows = source.rows(progress)
-    cells = _plan(source, request, rows)
+    cells = _planned_for(source, request, rows)
     plan = _plan_text(source, request, cells, folder)
     if plan_only:
         cheaper = _cheaper(source, request, rows, folder)
@@ -246,83 +202,12 @@ def _dataset_folder(datasets_root: Path, name: str) -> Path:
     return folder
 
 
-def _plan(source: Source, request: Request, rows: Sequence[Row]) -> list[_Cell]:
-    """The cells in the order in which they were asked for, each with the order in which to take its paintings.
-
-    The order does not depend on how many are spare, so that more of them come on top of what fewer fetched.
-    """
-    available = matching(rows, request.source, request.labels())
-    cells = _cells(request, rows, available)
-    cap = request.max_per_artist
-    used: set[Row] = set()
-    groups: set[tuple[int, int]] = set()
-    by_artist: Counter[str] = Counter()
-    for cell in _scarcest_first(cells):
-        candidates = [row for row in cell.pool if row not in used]
-        cell.order = spread_order(candidates, request.seed, source.shard_names)
-        if isinstance(source, HubRepository) and cell.order:
-            limits = _limits(cell, request, by_artist)
-            cell.order = few_groups_first(cell.order, cell.asked, source.group_of, source.weight_of, groups, limits)
-            groups |= {source.group_of(row) for row in _first(cell, cap, by_artist)}
-        first = _first(cell, cap, by_artist)
-        used.update(first)
-        by_artist.update(map(artist_key, first))
-    return cells
+def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[Cell]:
+    return plan_cells(request, rows, source.shard_names, source if isinstance(source, HubRepository) else None)
 
 
-def _cells(request: Request, rows: Sequence[Row], available: list[Row]) -> list[_Cell]:
-    quotas = parse_quotas(request.quotas)
-    if not quotas:
-        return [_Cell("all", request.count, request.spare, available)]
-    cells = []
-    for quota in quotas:
-        pool = [row for row in available if quota.holds(row)]
-        if not pool and quota.kind != "caption" and not any(quota.holds(row) for row in rows):
-            raise DatasetError(_unknown(quota, request, rows))
-        cells.append(_Cell(quota.name, quota.count, request.spare, pool))
-    return cells
-
-
-def _unknown(quota: Quota, request: Request, rows: Iterable[Row]) -> str:
-    there = Counter(getattr(row, quota.kind) for row in rows)
-    listed = ", ".join(f"{label} ({count})" for label, count in there.most_common(40) if label)
-    return (
-        f"No painting of '{request.source}' has the {quota.kind} '{quota.label}' of the quotas. "
-        f"There are: {listed or 'none that is known'}."
-    )
-
-
-def _scarcest_first(cells: Iterable[_Cell]) -> list[_Cell]:
-    """Where a painting fits several cells, the one with the least choice gets it."""
-    return sorted(cells, key=lambda cell: len(cell.pool) - cell.asked)
-
-
-def _first(cell: _Cell, cap: int, by_artist: Counter[str]) -> list[Row]:
-    """The rows that the cell takes if every picture is good, without spare ones."""
-    counts, rows = Counter(by_artist), []
-    for row in cell.order:
-        if len(rows) < cell.asked and _may_have(counts, row, cap):
-            counts[artist_key(row)] += 1
-            rows.append(row)
-    return rows
-
-
-def _may_have(by_artist: Mapping[str, int], row: Row, cap: int) -> bool:
-    artist = artist_key(row)
-    return not cap or not artist or by_artist[artist] < cap
-
-
-def _limits(cell: _Cell, request: Request, by_artist: Counter[str]) -> dict[str, int]:
-    """How many of each artist the cheapest selection may have: as many as the even one has, or what the cap leaves."""
-    if request.prefer == EVEN:
-        return Counter(map(artist_key, _first(cell, request.max_per_artist, by_artist)))
-    cap = request.max_per_artist or cell.asked
-    artists = {artist_key(row) for row in cell.order}
-    return {artist: max(0, cap - by_artist[artist]) if artist else cell.asked for artist in artists}
-
-
-def _plan_text(source: Source, request: Request, cells: Sequence[_Cell], folder: Path) -> str:
-    rows = _planned(cells, request.max_per_artist)
+def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: Path) -> str:
+    rows = planned(cells, request.max_per_artist)
     lines = [_asked(request), table([Filled(c.name, c.asked, len(c.pool), taken=len(rows[c.name])) for c in cells])]
     if isinstance(source, HubRepository):
         lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
@@ -334,48 +219,13 @@ def _cheaper(source: Source, request: Request, rows: Sequence[Row], folder: Path
     if not isinstance(source, HubRepository) or request.prefer == CHEAP:
         return ""
     even, cheap = (
-        source.cost(folder, itertools.chain(*_planned(_plan(source, asked, rows), asked.max_per_artist).values()))
+        source.cost(folder, itertools.chain(*planned(_planned_for(source, asked, rows), asked.max_per_artist).values()))
         for asked in (request, replace(request, prefer=CHEAP))
     )
     return f"\nWith prefer '{CHEAP}' it would be {cheap.size / 1e6:,.1f} MB." if cheap.size < even.size else ""
 
 
-def _planned(cells: Sequence[_Cell], cap: int) -> dict[str, list[Row]]:
-    planned = _pick(cells, cap, Counter(), set())
-    for cell in cells:
-        cell.position = 0
-    return planned
-
-
-def _pick(cells: Sequence[_Cell], cap: int, by_artist: Counter[str], taken: set[Row]) -> dict[str, list[Row]]:
-    """The next rows of each cell, by name, as many as it lacks.
-
-    What was asked for comes first and then the spare ones in steps, so that no cell's spare paintings use up an artist
-    whom another cell needs, and a larger share of spare ones keeps what a smaller one took.
-    """
-    picked: dict[str, list[Row]] = {cell.name: [] for cell in cells}
-    spare = max(cell.spare for cell in cells)
-    for percent in [*range(0, spare, SPARE_STEP), spare]:
-        for cell in _scarcest_first(cells):
-            missing = cell.goal(percent) - len(cell.records) - len(picked[cell.name])
-            picked[cell.name] += _next_rows(cell, missing, cap, by_artist, taken)
-    return picked
-
-
-def _next_rows(cell: _Cell, number: int, cap: int, by_artist: Counter[str], taken: set[Row]) -> list[Row]:
-    """Advance in the cell's order by `number` rows that no other cell has and whose artist is not full."""
-    rows: list[Row] = []
-    while len(rows) < number and cell.position < len(cell.order):
-        row = cell.order[cell.position]
-        cell.position += 1
-        if row not in taken and _may_have(by_artist, row, cap):
-            taken.add(row)
-            by_artist[artist_key(row)] += 1
-            rows.append(row)
-    return rows
-
-
-def _take(folder: Path, source: Source, cells: Sequence[_Cell], cap: int, progress: Progress) -> list[Refusal]:
+def _take(folder: Path, source: Source, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:
     """Fill the cells with pictures that can be read and are not there twice."""
     seen: dict[str, str] = {}  # sha256 -> where it was first found
     refusals: list[Refusal] = []
@@ -383,7 +233,7 @@ def _take(folder: Path, source: Source, cells: Sequence[_Cell], cap: int, progre
     taken: set[Row] = set()
     pool = {row for cell in cells for row in cell.pool}
     total = sum(cell.wanted for cell in cells)
-    while any((chosen := _pick(cells, cap, by_artist, taken)).values()):
+    while any((chosen := pick(cells, cap, by_artist, taken)).values()):
         rows = [row for cell in cells for row in chosen[cell.name]]
         outcomes = _store(folder, source, rows, pool, len(seen), total, progress)
         for cell in cells:
@@ -395,7 +245,7 @@ def _take(folder: Path, source: Source, cells: Sequence[_Cell], cap: int, progre
     return refusals
 
 
-def _keep(cell: _Cell, row: Row, picture: Outcome, place: str, seen: dict[str, str]) -> Refusal | None:
+def _keep(cell: Cell, row: Row, picture: Outcome, place: str, seen: dict[str, str]) -> Refusal | None:
     """Make a good picture that is not there yet a record of the cell, else tell why not."""
     if isinstance(picture, PictureRefused):
         return Refusal(place, picture.rule, str(picture))
@@ -476,7 +326,7 @@ def _asked(request: Request) -> str:
     return f"{request.source} ({asked})"
 
 
-def _report(request: Request, cells: Sequence[_Cell], records: Sequence[Record], refusals: Sequence[Refusal]) -> str:
+def _report(request: Request, cells: Sequence[Cell], records: Sequence[Record], refusals: Sequence[Refusal]) -> str:
     asked, wanted = sum(cell.asked for cell in cells), sum(cell.wanted for cell in cells)
     spare = f" and {wanted - asked} spare" if wanted > asked else ""
     available = len({row for cell in cells for row in cell.pool})
@@ -496,7 +346,7 @@ def _report(request: Request, cells: Sequence[_Cell], records: Sequence[Record],
     return "\n".join(lines)
 
 
-def _write_available(folder: Path, cells: Sequence[_Cell]) -> None:
+def _write_available(folder: Path, cells: Sequence[Cell]) -> None:
     """Keep how many paintings of each style, genre and artist the source had to offer."""
     counts = Counter((row.style, row.genre, artist_name(row.artist)) for row in {row for c in cells for row in c.pool})
     content = json.dumps(sorted([*labels, count] for labels, count in counts.items()))

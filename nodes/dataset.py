@@ -7,9 +7,10 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..curation.labels import ANY, GENRES, STYLES
+from ..curation.plan import CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..curation.toml import TomlSettings, write_dataset_toml
-from ..curation.wikiart import CHEAP, EVEN, Request, load_paintings, source_fingerprint
+from ..curation.wikiart import load_paintings, source_fingerprint
 from ..errors import ImpastoError
 from . import host, sockets
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from impasto.curation.wikiart import Request, load_paintings, source_fingerprint
+from impasto.curation.plan import Request
+from impasto.curation.wikiart import load_paintings, source_fingerprint
 from impasto.errors import NameRefused
 
 from .conftest import picture_bytes

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from impasto.curation.composition import Composition, compose
+from impasto.curation.plan import Request
 from impasto.curation.quotas import Quota, parse_quotas
 from impasto.curation.records import Dataset, Record, Refusal, write_manifest
-from impasto.curation.wikiart import Request, load_paintings
+from impasto.curation.wikiart import load_paintings
 from impasto.errors import DatasetError, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,8 @@ from pathlib import Path
 import pyarrow
 import pytest
 from impasto.curation.labels import label_key
-from impasto.curation.wikiart import CHEAP, Request, load_paintings, source_fingerprint
+from impasto.curation.plan import CHEAP, Request
+from impasto.curation.wikiart import load_paintings, source_fingerprint
 from impasto.embedded.wikiart_labels import ARTISTS, GENRES, STYLES
 from impasto.errors import DatasetError, SettingsError
 from pyarrow import parquet
@@ -232,7 +233,8 @@ def test_killed_at_random_moments_and_queued_again_fetches_nothing_twice(hub, tm
         f"import runpy; runpy.run_path({str(REPOSITORY / 'tests' / 'conftest.py')!r})\n"
         "from pathlib import Path\n"
         "from impasto.curation.hub import Hub\n"
-        "from impasto.curation.wikiart import Request, load_paintings\n"
+        "from impasto.curation.plan import Request\n"
+        "from impasto.curation.wikiart import load_paintings\n"
         f"load_paintings(Path({str(datasets_root)!r}), Request('museum/heavy', 'killed', count=24),"
         f" hub=Hub({hub.endpoint!r}))"
     )

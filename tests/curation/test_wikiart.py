@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from impasto.curation.parquet import read_pictures, read_rows
-from impasto.curation.wikiart import Request, load_paintings, source_fingerprint
+from impasto.curation.plan import Request
+from impasto.curation.wikiart import load_paintings, source_fingerprint
 from impasto.errors import DatasetError, NameRefused, SettingsError
 from pyarrow.parquet import ParquetFile
 
@@ -159,7 +160,8 @@ def test_a_killed_load_goes_on_to_the_same_dataset(datasets_root, mixed_source, 
     script = (
         f"import runpy, time; runpy.run_path({str(REPOSITORY / 'tests' / 'conftest.py')!r})\n"
         "from pathlib import Path\n"
-        "from impasto.curation.wikiart import Request, load_paintings\n"
+        "from impasto.curation.plan import Request\n"
+        "from impasto.curation.wikiart import load_paintings\n"
         f"load_paintings(Path({str(datasets_root)!r}), Request('museum', 'killed', count=12),"
         " lambda *_: time.sleep(0.02))"
     )
