@@ -5,7 +5,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("dataset", "captions", "encoding", "training", "rendering", "prompts", "embedded")
+MODULES = ("dataset", "captions", "encoding", "training", "rendering", "prompts", "seeds", "memory", "embedded")
 
 
 class ImpastoExtension(ComfyExtension):

@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,21 @@ class Library:
     def history(self, limit: int = 50) -> list[Queued]:
         """What was queued, the last first."""
         with reading(self.path, _SCHEMA) as database:
-            rows = database.execute("SELECT * FROM history ORDER BY id DESC LIMIT ?", [limit])
-            return [Queued(row["text"], int(row["seed"]), row["lora"], row["at"]) for row in rows]
+            return [_queued(row) for row in database.execute("SELECT * FROM history ORDER BY id DESC LIMIT ?", [limit])]
+
+    def queued(self, words: str = "", limit: int = 50, offset: int = 0) -> list[Queued]:
+        """What was queued with all `words` in its text, the last first."""
+        wanted = re.findall(r"\w+", words)
+        where = " AND ".join(["instr(lower(text), ?)"] * len(wanted)) or "1"
+        values = [word.lower() for word in wanted]
+        command = f"SELECT * FROM history WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?"
+        with reading(self.path, _SCHEMA) as database:
+            return [_queued(row) for row in database.execute(command, [*values, limit, offset])]
+
+    def fingerprint(self) -> str:
+        """Changes with every change of the library, by any process."""
+        files = (self.path, Path(f"{self.path}-wal"))
+        return " ".join(f"{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files if file.exists())
 
     def write_to(self, path: Path) -> int:
         """Write the whole library to a .json or .csv file, oldest first, and return how many prompts it has."""
@@ -175,6 +188,28 @@ class Library:
         entries = _json_entries(content, path) if _format(path) == "json" else _csv_entries(content, path)
         prompts = [_from_entry(entry, number, path) for number, entry in enumerate(entries, start=1)]
         return self.save(prompts), len(prompts)
+
+
+def chosen(found: Sequence[SavedPrompt | Queued], place: int, words: str) -> tuple[SavedPrompt | Queued, str]:
+    """The first of the found prompts, and a list of them all.
+
+    Args:
+        place: of the first among all that the search would find; 0 is the newest.
+
+    Raises:
+        SettingsError: nothing was found at that place.
+    """
+    if not found:
+        asked = f" with '{words.strip()}'" if words.strip() else ""
+        raise SettingsError(f"There is no prompt{asked} at place {place}. Use fewer words, or a smaller place.")
+    return found[0], "\n".join(f"{number}: {_line(each)}" for number, each in enumerate(found, start=place))
+
+
+def _line(prompt: SavedPrompt | Queued) -> str:
+    if isinstance(prompt, Queued):
+        return f"{prompt.text} (seed {prompt.seed}{f', LoRA {prompt.lora}' if prompt.lora else ''})"
+    about = ", ".join(filter(None, (prompt.name, *prompt.tags, "favourite" if prompt.favourite else "")))
+    return f"{prompt.text}{f' ({about})' if about else ''}"
 
 
 def split_tags(text: str) -> tuple[str, ...]:
@@ -210,6 +245,10 @@ def _row(prompt: SavedPrompt) -> tuple:
 def _saved(row: sqlite3.Row) -> SavedPrompt:
     tags = tuple(tag for tag in row["tags"].split(",") if tag)
     return SavedPrompt(row["text"], row["name"], tags, bool(row["favourite"]), row["created"])
+
+
+def _queued(row: sqlite3.Row) -> Queued:
+    return Queued(row["text"], int(row["seed"]), row["lora"], row["at"])
 
 
 def _count(database: sqlite3.Connection) -> int:

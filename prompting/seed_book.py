@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,3 +153,22 @@ class SeedBook:
         """Write down what a queued prompt saved."""
         with writing(self.path, _SCHEMA) as database:
             database.execute("UPDATE history SET files = ? WHERE queued = ?", [json.dumps(list(files)), queued])
+
+    def complete(self, sequence: str, files_of: Callable[[str], Sequence[str]]) -> None:
+        """Write down what the last queued prompts of a sequence have saved meanwhile.
+
+        Args:
+            files_of: gives the files that a queued prompt saved, as far as they are known.
+        """
+        for taken in self.history(sequence):
+            if taken.queued and not taken.files and (files := files_of(taken.queued)):
+                self.add_files(taken.queued, files)
+
+    def report(self, seeds: Sequence[int], sequence: str, entries: int) -> str:
+        """The seeds, what was noted about the first, and the last entries of the history before them."""
+        lines = [f"Seeds: {written(seeds[:20])}{f' … {len(seeds)} in all' if len(seeds) > 20 else ''}"]
+        if note := self.note(seeds[0]):
+            lines.append(f"Note: {note}")
+        names = sorted(name for name, seed in self.favourites().items() if seed == seeds[0])
+        lines += [f"Favourite: {', '.join(names)}"] if names else []
+        return "\n".join([*lines, *map(str, self.history(sequence, entries))])

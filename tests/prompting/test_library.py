@@ -132,7 +132,8 @@ def test_a_file_that_cannot_be_read_adds_nothing(library: Library, tmp_path: Pat
 
 def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
     draw = random.Random(1)
-    words = [f"{a}{b}" for a in ("har", "gar", "riv", "mou", "cas", "bri") for b in "abcdefghijklmnopqrstuvwxyz"]
+    starts = ("har", "gar", "riv", "mou", "cas", "bri")
+    words = [f"{a}{b}" for a in starts for b in "abcdefghijklmnopqrstuvwxyz"]
     library = Library(tmp_path / "prompts.sqlite")
     library.save(
         SavedPrompt(f"painting {n} of {' '.join(draw.choices(words, k=20))}", f"n{n}", (words[n % 150],), n % 50 == 0)
