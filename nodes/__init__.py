@@ -5,7 +5,18 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("dataset", "captions", "encoding", "training", "rendering", "prompts", "seeds", "memory", "embedded")
+MODULES = (
+    "dataset",
+    "captions",
+    "encoding",
+    "training",
+    "rendering",
+    "batches",
+    "prompts",
+    "seeds",
+    "memory",
+    "embedded",
+)
 
 
 class ImpastoExtension(ComfyExtension):

@@ -45,6 +45,10 @@ def datasets_root() -> Path:
     return Path(folder_paths.get_folder_paths("datasets")[0])
 
 
+def batches_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "batches"
+
+
 def runs_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "runs"
 
@@ -113,6 +117,12 @@ def drop_outputs_afterwards() -> None:
 def empty_device_caches() -> None:
     """Give memory that torch keeps for later back to the device, on every kind of it that ComfyUI knows."""
     comfy.model_management.soft_empty_cache(force=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had no memory left for what was asked."""
+    on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's own on the CPU
+    return on_host or comfy.model_management.is_oom(error)
 
 
 def memory_state() -> MemoryState:
@@ -424,12 +434,18 @@ class Painter:
         self._model = with_lora(self._base, adapter, self._strength) if adapter else self._base
 
     def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image | None:
+        return self.paint_batch(text, [seed], on_step)[0]
+
+    def paint_batch(self, text: str, seeds: Sequence[int], on_step: Callable[[int], None]) -> list[Image | None]:
+        """One picture a seed, sampled together; each has the noise that it has alone."""
         sampling, conditioning = self._sampling, self._conditioning[text]
         channels = self._model.get_model_object("latent_format").latent_channels
         latent = torch.zeros([1, channels, sampling.height // 8, sampling.width // 8])
+        noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
+        latent = latent.repeat(len(seeds), 1, 1, 1)
         samples = comfy.sample.sample(
             self._model,
-            comfy.sample.prepare_noise(latent, seed),
+            noise,
             sampling.steps,
             1.0,
             sampling.sampler_name,
@@ -439,10 +455,14 @@ class Painter:
             latent,
             callback=lambda step, x0, x, total: on_step(step + 1),
             disable_pbar=True,
-            seed=seed,
+            seed=seeds[0],
         )
-        pixels = self._vae.decode(samples)[0].float().cpu()
-        if not torch.isfinite(pixels).all():
-            return None
-        # Cut, not rounded, as core's SaveImage does it.
-        return fromarray((pixels * 255).clamp(0, 255).to(torch.uint8).numpy())
+        return [_picture(pixels) for pixels in self._vae.decode(samples).float().cpu()]
+
+
+def _picture(pixels: torch.Tensor) -> Image | None:
+    """`(height, width, 3)` in 0…1 as a picture; None where it is not finite."""
+    if not torch.isfinite(pixels).all():
+        return None
+    # Cut, not rounded, as core's SaveImage does it.
+    return fromarray((pixels * 255).clamp(0, 255).to(torch.uint8).numpy())

@@ -11,8 +11,9 @@ from ..prompting.dynamic import read_wildcards
 from ..prompting.flux_prompt import EXPANSIONS, expanded, flux_prompt
 from ..prompting.library import Library, SavedPrompt, chosen, split_tags
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
-from ..prompting.prompt_set import MAX_SEED, expanded_set, held_out_prompts, prompt_set, read_prompts
+from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set, read_prompts
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
+from ..prompting.seeds import MAX_SEED
 from ..prompting.tokens import T5_LIMITS, flux_encoders
 from . import host, sockets
 
@@ -92,7 +93,7 @@ class PromptManager(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=False,
                     default="",
-                    tooltip="What is not wanted. FLUX ignores it at cfg 1: the outputs 'negative' and 'cfg' make it act.",
+                    tooltip="What is not wanted. FLUX ignores it at cfg 1; the outputs 'negative' and 'cfg' help.",
                 ),
                 io.Float.Input(
                     "true_cfg",
@@ -149,8 +150,8 @@ class SavePrompt(io.ComfyNode):
             node_id="ImpastoSavePrompt",
             display_name="Save Prompt",
             category=CATEGORY,
-            description="Keeps a prompt in the library under ComfyUI's user folder, with a name and tags. The same text "
-            "is kept once; saving it again changes its name, tags and mark.",
+            description="Keeps a prompt in the library under ComfyUI's user folder, with a name and tags. The same "
+            "text is kept once; saving it again changes its name, tags and mark.",
             search_aliases=["prompt library", "prompt bank", "favourite prompt", "store prompt", "prompt database"],
             is_output_node=True,
             inputs=[
@@ -366,8 +367,8 @@ class PromptSetExport(io.ComfyNode):
             node_id="ImpastoPromptSetExport",
             display_name="Prompt Set Export",
             category=CATEGORY,
-            description="Writes a prompt set as sample prompts of kohya sd-scripts, ai-toolkit and SimpleTuner, so that "
-            "the same pictures can be asked of them. The files lie in output/impasto/prompts.",
+            description="Writes a prompt set as sample prompts of kohya sd-scripts, ai-toolkit and SimpleTuner, so "
+            "that the same pictures can be asked of them. The files lie in output/impasto/prompts.",
             search_aliases=["sample prompts", "kohya", "ai-toolkit", "SimpleTuner", "validation prompts"],
             is_output_node=True,
             inputs=[

@@ -2,13 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..prompting.prompt_set import MAX_SEED
 from ..prompting.saved_graph import write_value
 from ..prompting.seed_book import SeedBook
 from ..prompting.seeds import (
     CHANGING,
     INCREMENT,
     MAX_COUNT,
+    MAX_SEED,
     PROFILES,
     SeedSettings,
     further_seed,
@@ -83,6 +83,7 @@ class SeedManager(io.ComfyNode):
                 io.Int.Output(
                     "seeds", is_output_list=True, tooltip="All seeds, as a list: what follows runs once for each."
                 ),
+                io.String.Output("seed_list", tooltip="All seeds as text with commas, for Batch Generator."),
                 io.String.Output("report", tooltip="The seeds, notes, and the last ones with what they made."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -108,7 +109,8 @@ class SeedManager(io.ComfyNode):
             book.write_note(seeds[0], note)
         report = book.report(seeds, sequence, HISTORY_SHOWN)
         host.progress()(1, 1, report)
-        return io.NodeOutput(seeds[0], *(further_seed(seeds[0], index) for index in (1, 2, 3)), list(seeds), report)
+        companions = [further_seed(seeds[0], index) for index in (1, 2, 3)]
+        return io.NodeOutput(seeds[0], *companions, list(seeds), written(seeds), report)
 
     @classmethod
     def _write_into_saved_graphs(cls, seeds: str) -> None:

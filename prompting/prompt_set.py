@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..errors import SettingsError
 from .dynamic import Wildcards, combinations, expand
+from .seeds import MAX_SEED, listed_seeds
 
-MAX_SEED = 2**64 - 1  # what ComfyUI's noise accepts
 EXPAND_NOT, EXPAND_AT_RANDOM, EXPAND_ALL = "as written", "at random", "every combination"
 EXPANSIONS = (EXPAND_NOT, EXPAND_AT_RANDOM, EXPAND_ALL)
 
@@ -52,7 +52,8 @@ def prompt_set(text: str, seed: int, may_be_empty: bool = False) -> tuple[Prompt
     ``--d 123`` has its own.
 
     Raises:
-        SettingsError: there is no prompt (unless it may be empty), a seed is not in 0 … 2^64 - 1, or a line has an option other than ``--d``.
+        SettingsError: there is no prompt (unless it may be empty), a seed is not in 0 … 2^64 - 1, or a line has an
+            option other than ``--d``.
     """
     _checked_seed(seed, "The seed")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
@@ -60,6 +61,17 @@ def prompt_set(text: str, seed: int, may_be_empty: bool = False) -> tuple[Prompt
     if not prompts and not may_be_empty:
         raise SettingsError("The prompt set is empty. Write one prompt per line, for example 'a harbour at dawn'.")
     return prompts
+
+
+def crossed(prompts: Sequence[Prompt], seeds: str) -> tuple[Prompt, ...]:
+    """Every prompt with every seed, or with its own where `seeds` is empty.
+
+    Raises:
+        SettingsError: `seeds` is not a list of seeds.
+    """
+    if not seeds.strip():
+        return tuple(prompts)
+    return tuple(replace(prompt, seed=seed) for prompt in prompts for seed in listed_seeds(seeds))
 
 
 def read_prompts(path: Path) -> str:

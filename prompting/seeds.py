@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import date
 
 from ..errors import SettingsError
-from .prompt_set import MAX_SEED
 
+MAX_SEED = 2**64 - 1  # what ComfyUI's noise accepts
 GOLDEN_STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, made odd: a Weyl sequence, spread evenly over all 64 bits
 MAX_COUNT = 1000
 

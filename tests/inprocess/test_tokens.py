@@ -1,16 +1,18 @@
 """Token counts against transformers' own tokenizers, over ComfyUI's tokenizer files."""
 
 import random
+import re
 
 import pytest
 from impasto.prompting.tokens import flux_encoders, token_count
 
 PROMPTS = 1000
-WORDS = (
+WORDS = re.split(
+    " ",
     "a the quiet harbour painting of light impasto brushstrokes masterpiece, 8k red-green well-lit don't it's café "
     "naïve Straße 日本の庭 картина لوحة 🎨 👩‍🎨 🇫🇷 e=mc² 100% #1 <lora> $5 & @home \\ / C++ :) ... -- — “quoted” ½ ﬁne "
-    "antidisestablishmentarianism xyzzy_42 3.14159 newline\n tab\t double  space ! ? ; : '' \""
-).split(" ")
+    "antidisestablishmentarianism xyzzy_42 3.14159 newline\n tab\t double  space ! ? ; : '' \"",
+)
 
 
 def prompts() -> list[str]:
