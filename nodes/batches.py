@@ -28,8 +28,8 @@ class BatchGenerator(io.ComfyNode):
                 io.String.Input(
                     "seeds",
                     default="",
-                    tooltip="Seeds with commas between them, as Seed Manager's 'seed_list': each prompt is painted with "
-                    "each. Empty: every prompt with its own.",
+                    tooltip="Seeds with commas between them, as Seed Manager's 'seed_list': each prompt is painted "
+                    "with each. Empty: every prompt with its own.",
                 ),
                 io.String.Input("name", default="batch", tooltip="Name of the folder in output/impasto/batches."),
                 io.Int.Input("width", default=1024, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
@@ -56,9 +56,7 @@ class BatchGenerator(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    "images", tooltip="All pictures: the first prompt with every seed, then the second …"
-                ),
+                io.Image.Output("images", tooltip="All: the first prompt with every seed, then the second …"),
                 io.String.Output(
                     "manifest", tooltip="The manifest: a line of JSON for each picture with all it is of."
                 ),

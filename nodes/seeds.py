@@ -114,7 +114,7 @@ class SeedManager(io.ComfyNode):
 
     @classmethod
     def _write_into_saved_graphs(cls, seeds: str) -> None:
-        place = [widget.id for widget in cls.GET_SCHEMA().inputs].index("replay")
+        place = [widget.id for widget in cls.define_schema().inputs].index("replay")
         workflow = (cls.hidden.extra_pnginfo or {}).get("workflow")
         write_value(cls.hidden.prompt, workflow, str(cls.hidden.unique_id), "replay", place, seeds)
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.prompt_set import MAX_SEED
 from impasto.prompting.seed_book import SeedBook
 from impasto.prompting.seeds import (
     GOLDEN_STEP,
+    MAX_SEED,
     PROFILES,
     SeedSettings,
     further_seed,
