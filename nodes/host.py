@@ -133,13 +133,21 @@ def memory_state() -> MemoryState:
 
 
 def _device_memory(device: torch.device) -> DeviceMemory:
-    kind = getattr(torch, device.type)
-    # Apple's memory is the host's, and torch.mps counts for its one device.
-    reserved = kind.memory_reserved(device) if hasattr(kind, "memory_reserved") else kind.driver_allocated_memory()
     management = comfy.model_management
-    free = management.get_free_memory(device, torch_free_too=True)
-    name = f"{device} ({management.get_torch_device_name(device)})"
-    return DeviceMemory(name, management.get_total_memory(device), free[0], reserved)
+    return DeviceMemory(
+        management.get_torch_device_name(device),
+        management.get_total_memory(device),
+        management.get_free_memory(device),
+        _reserved(device),
+    )
+
+
+def _reserved(device: torch.device) -> int:
+    """Bytes that torch has taken of a device; 0 where it does not tell (DirectML)."""
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    kind = getattr(torch, device.type, None)
+    return kind.memory_reserved(device) if hasattr(kind, "memory_reserved") else 0
 
 
 def _held_models() -> tuple[HeldModel, ...]:
