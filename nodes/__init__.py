@@ -5,7 +5,19 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("dataset", "composition", "captions", "encoding", "training", "rendering", "prompts", "embedded")
+MODULES = (
+    "dataset",
+    "composition",
+    "captions",
+    "encoding",
+    "training",
+    "rendering",
+    "batches",
+    "prompts",
+    "seeds",
+    "memory",
+    "embedded",
+)
 
 
 class ImpastoExtension(ComfyExtension):
