@@ -15,6 +15,7 @@ from ..files import write_whole
 
 # Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+JPEG_QUALITY = 95  # of what has to be encoded again
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS)
 
 
@@ -79,15 +80,16 @@ def store_picture(folder: Path, data: bytes) -> StoredPicture:
     return StoredPicture(file_name, sha256, header.width, header.height, len(data))
 
 
-def decode_whole(path: Path) -> None:
-    """Decode every pixel, so that damage is found here and not in training.
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Image.Image]:
+    """A stored picture, opened; what the block meets while decoding it is told as damage.
 
     Raises:
         PictureRefused: the file is missing, truncated or damaged.
     """
     try:
         with Image.open(path) as picture:
-            picture.load()
+            yield picture
     except FileNotFoundError:
         raise PictureRefused("missing", f"the stored file {path.name} is missing") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
