@@ -57,7 +57,7 @@ def read_header(data: bytes) -> Header:
     except Image.DecompressionBombError:
         raise PictureRefused("too_large", f"more than {2 * MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's plugins raise whatever they meet in damaged bytes
-        raise PictureRefused("unreadable", f"no readable picture ({_first_line(error)})") from error
+        raise PictureRefused("unreadable", f"no readable picture ({first_line(error)})") from error
     if kind not in EXTENSIONS:
         raise PictureRefused("format", f"format {kind} is not JPEG, PNG or WebP")
     if width * height > MAX_PIXELS:
@@ -93,7 +93,7 @@ def whole(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise PictureRefused("missing", f"the stored file {path.name} is missing") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
-        raise PictureRefused("damaged", f"does not decode whole: {_first_line(error)}") from error
+        raise PictureRefused("damaged", f"does not decode whole: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def strict_decoding() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     # Pillow names the in-memory buffer in its message, which tells a person nothing
     text = (str(error).splitlines() or [""])[0].partition(" <_io.BytesIO")[0]
     return text or type(error).__name__
