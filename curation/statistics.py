@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 1760, 1240  # pixels of the figure
 BARS = 10  # in one chart; what is rarer is counted together
-TEXT_ENCODERS = {"clip": ("CLIP", 77), "t5": ("T5", 512)}  # name, and tokens that FLUX's encoders take
+TEXT_ENCODERS = {"clip": ("CLIP", 77), "t5": ("T5", 512)}  # name, and tokens that FLUX was trained with
 
 Bucket = Callable[[int, int], tuple[int, int]]  # width and height of a picture -> of its bucket
 TokenCounts = Callable[[str], Mapping[str, int]]  # caption -> tokens by key of `TEXT_ENCODERS`
@@ -214,7 +214,7 @@ def _draw_tokens(axes: Axes, key: str, counts: Sequence[int]) -> None:
     over = sum(count > limit for count in counts)
     if most > 0.5 * limit:
         axes.axvline(limit, color=RUST, linewidth=1.2)
-    said = f"{over} of {len(counts)} longer than the {limit} that are read" if over else f"all within {limit}"
+    said = f"{over} of {len(counts)} over {limit}" if over else f"all within {limit}"
     axes.set_xlabel(said, color=RUST if over else QUIET, fontsize=9)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
 

@@ -265,7 +265,7 @@ def flux_token_counts(text: str) -> dict[str, int]:
     tokenizer = _shipped_tokenizers()
     return {
         key: len(part.tokenizer(text)["input_ids"])
-        for key, part in (("clip", tokenizer.clip_l.clip_l), ("t5", tokenizer.t5xxl.t5xxl))
+        for key, part in (("clip", tokenizer.clip_l), ("t5", tokenizer.t5xxl))
     }
 
 
