@@ -284,7 +284,9 @@ def _without_border(dataset: Dataset, record: Record, border: tuple[float, float
         kind = "JPEG" if picture.format == "MPO" else picture.format
         options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
         buffer = io.BytesIO()
-        picture.crop(box).save(buffer, kind, icc_profile=picture.info.get("icc_profile"), **options)
+        # the profile and the orientation still hold for what is left
+        kept = {"icc_profile": picture.info.get("icc_profile"), "exif": picture.info.get("exif", b"")}
+        picture.crop(box).save(buffer, kind, **kept, **options)
     stored = store_picture(dataset.image_path(record).parent.parent, buffer.getvalue())
     return replace(
         record,

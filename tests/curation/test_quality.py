@@ -296,6 +296,17 @@ def test_borders_are_cropped_when_asked_and_the_copy_must_pass_too(tmp_path):
     assert "1 of the kept without their border" in filtered.report
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_cropped_copy_keeps_its_orientation(tmp_path, format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    framed = ImageOps.expand(painting(), 40, "white")
+    dataset = dataset_of(tmp_path, encoded(framed, format, exif=exif))
+    [record] = filter_quality(dataset, replace(LOOSE, crop_borders=True)).dataset.records()
+    assert record != dataset.records()[0] and record.file_name[-4:] == dataset.records()[0].file_name[-4:]
+    assert Image.open(dataset.image_path(record)).getexif()[0x0112] == 6
+
+
 def test_other_thresholds_measure_nothing_again(tmp_path, monkeypatch):
     dataset = dataset_of(tmp_path, *(picture_bytes(seed, 64, 64) for seed in range(4)))
     strict = replace(LOOSE, min_sharpness=1.5, duplicate_distance=-1)
