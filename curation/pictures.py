@@ -15,6 +15,7 @@ from ..files import write_whole
 
 # Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+JPEG_QUALITY = 95  # of what has to be encoded again
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS)
 
 
@@ -56,7 +57,7 @@ def read_header(data: bytes) -> Header:
     except Image.DecompressionBombError:
         raise PictureRefused("too_large", f"more than {2 * MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's plugins raise whatever they meet in damaged bytes
-        raise PictureRefused("unreadable", f"no readable picture ({_first_line(error)})") from error
+        raise PictureRefused("unreadable", f"no readable picture ({first_line(error)})") from error
     if kind not in EXTENSIONS:
         raise PictureRefused("format", f"format {kind} is not JPEG, PNG or WebP")
     if width * height > MAX_PIXELS:
@@ -79,19 +80,20 @@ def store_picture(folder: Path, data: bytes) -> StoredPicture:
     return StoredPicture(file_name, sha256, header.width, header.height, len(data))
 
 
-def decode_whole(path: Path) -> None:
-    """Decode every pixel, so that damage is found here and not in training.
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Image.Image]:
+    """A stored picture, opened; what the block meets while decoding it is told as damage.
 
     Raises:
         PictureRefused: the file is missing, truncated or damaged.
     """
     try:
         with Image.open(path) as picture:
-            picture.load()
+            yield picture
     except FileNotFoundError:
         raise PictureRefused("missing", f"the stored file {path.name} is missing") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
-        raise PictureRefused("damaged", f"does not decode whole: {_first_line(error)}") from error
+        raise PictureRefused("damaged", f"does not decode whole: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -105,7 +107,7 @@ def strict_decoding() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     # Pillow names the in-memory buffer in its message, which tells a person nothing
     text = (str(error).splitlines() or [""])[0].partition(" <_io.BytesIO")[0]
     return text or type(error).__name__

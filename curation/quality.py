@@ -1,24 +1,32 @@
-"""Which pictures are good enough to train on: first by what their headers say, then by decoding the survivors whole.
+"""Which pictures are good enough to train on: by their labels and headers first, then by what a reduced copy shows.
 
-Stage one costs microseconds a picture and decodes nothing; stage two finds truncated files here instead of in training.
+Stage one decodes nothing; stage two decodes each survivor once, to its end, so that truncated files are found here
+instead of in training; stage three looks for near-duplicates among what is left.
 """
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from PIL import Image
 
 from ..errors import DatasetError, SettingsError
 from ..progress import Progress, silent
 from .contact_sheet import contact_sheet
-from .pictures import PictureRefused, decode_whole, strict_decoding
+from .duplicates import GREATEST_DISTANCE, bits_apart, near_duplicates
+from .histograms import Histogram, histograms
+from .labels import is_unknown, label_key
+from .measurements import jpeg_qualities, measures
+from .measures import Measures
+from .pictures import JPEG_QUALITY, PictureRefused, store_picture, whole
 from .records import Dataset, Record, Refusal, write_manifest
+
+SKETCHES = "sketch_and_study"  # WikiArt's genre
+LEAST_CROP = 0.01  # share of the area: less border than this is not worth another JPEG compression
 
 # 0.4 bits per pixel: within the 0.25 to 0.5 that Wallace, "The JPEG Still Picture Compression Standard" (1991), calls
 # "moderate to good quality, sufficient for some applications"; below it blocks and ringing show, and a LoRA learns
@@ -31,6 +39,9 @@ DEFAULT_MIN_BYTES_PER_PIXEL = 0.05
 class Thresholds:
     """The limits of the filter; a picture exactly at a limit stays.
 
+    All but size and shape are loose and made for paintings: fog is not blur, a Caravaggio is not underexposed, and one
+    colour can be a picture. What they refuse is broken; where to draw the line is seen on the histograms.
+
     Raises:
         SettingsError: a limit is not a number or would refuse every picture.
     """
@@ -38,12 +49,39 @@ class Thresholds:
     min_side: int = 512  # pixels of the shorter side
     max_aspect: float = 2.0  # longer side / shorter side
     min_bytes_per_pixel: float = DEFAULT_MIN_BYTES_PER_PIXEL  # of the file as the source has it
+    min_jpeg_quality: int = 20  # 1 to 100; 0 for any
+    min_sharpness: float = 0.04  # `measures.sharpness`
+    min_highlight: float = 0.1  # brightness, 0 to 1, that the brightest hundredth reaches at least
+    max_shadow: float = 0.95  # brightness, 0 to 1, that the darkest hundredth has at most
+    min_entropy: float = 1.0  # bits of 8
+    min_colour: float = 0.0  # `measures.stray_colour`; 2 refuses greyscale and sepia
+    max_border: float = 0.6  # share of the area
+    duplicate_distance: int = 10  # of 64 bits; -1 keeps duplicates
+    refuse_sketches: bool = False
+    refuse_unknown_genre: bool = False
+    crop_borders: bool = False  # store a copy without the border instead of the picture
 
     def __post_init__(self) -> None:
-        for field, least in (("min_side", 0), ("max_aspect", 1), ("min_bytes_per_pixel", 0)):
+        for field, (least, most) in _RANGES.items():
             value = getattr(self, field)
-            if not math.isfinite(value) or value < least:
-                raise SettingsError(f"{field} is {value}. It must be a number of at least {least}.")
+            if not math.isfinite(value) or not least <= value <= most:
+                wanted = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+                raise SettingsError(f"{field} is {value}. It must be a number {wanted}.")
+
+
+_RANGES = {
+    "min_side": (0, math.inf),
+    "max_aspect": (1, math.inf),
+    "min_bytes_per_pixel": (0, math.inf),
+    "min_jpeg_quality": (0, 100),
+    "min_sharpness": (0, math.inf),
+    "min_highlight": (0, 1),
+    "max_shadow": (0, 1),
+    "min_entropy": (0, 8),
+    "min_colour": (0, math.inf),
+    "max_border": (0, 1),
+    "duplicate_distance": (-1, GREATEST_DISTANCE),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +91,8 @@ class Filtered:
     dataset: Dataset
     refused: tuple[tuple[Record, Refusal], ...]
     report: str
+    measured: Mapping[str, tuple[float, ...]]  # rule -> what every picture that came so far measured
+    thresholds: Thresholds
 
     def sheet(self) -> Image.Image:
         """A contact sheet of the refused, the reason under each; a small picture that says so when there are none."""
@@ -64,76 +104,209 @@ class Filtered:
             title, [(self.dataset.image_path(record), refusal.reason) for record, refusal in self.refused]
         )
 
+    def histograms(self) -> Image.Image:
+        """A histogram for each measure, with its threshold, on one picture."""
+        shown = [
+            Histogram(text, self.measured[rule], float(getattr(self.thresholds, rule)), rule.startswith("max"))
+            for rule, text in _CALLED.items()
+            if self.measured.get(rule)
+        ]
+        return histograms(f"{self.dataset.name}: what the quality filter measured", shown)
+
+
+# rule -> what a histogram and a reason call the measure
+_CALLED = {
+    "min_side": "shorter side, px",
+    "max_aspect": "aspect",
+    "min_bytes_per_pixel": "bytes per pixel",
+    "min_jpeg_quality": "JPEG quality",
+    "min_sharpness": "sharpness",
+    "min_highlight": "brightness of highlights",
+    "max_shadow": "brightness of shadows",
+    "min_entropy": "entropy, bits",
+    "min_colour": "stray colour",
+    "max_border": "border, share of the area",
+}
+
 
 def filter_quality(dataset: Dataset, thresholds: Thresholds, progress: Progress = silent) -> Filtered:
     """Keep the pictures that pass; every refusal is recorded beside the new manifest with its measured reason.
+
+    What was measured once is remembered, so that the same pictures with other thresholds take no decoding.
 
     Raises:
         DatasetError: nothing passes. The text counts the reasons and names the threshold to loosen.
     """
     records = dataset.records()
-    by_header = {record: judge_header(record, thresholds) for record in records}
-    survivors = [record for record, refusal in by_header.items() if refusal is None]
-    by_decoding = _decode_all(dataset, survivors, progress)
-    refused = tuple(
-        (record, refusal) for record in records if (refusal := by_header[record] or by_decoding.get(record)) is not None
-    )
-    fallen = {record for record, _ in refused}
-    kept = [record for record in records if record not in fallen]
+    measured: dict[str, list[float]] = {rule: [] for rule in _CALLED}
+    refusals: dict[Record, Refusal] = {}
+
+    def judge(candidates: Iterable[Record], judged: Callable[[Record], Iterator[Verdict]]) -> list[Record]:
+        """The candidates that fail nothing; what all of them measured is noted."""
+        passing = []
+        for record in candidates:
+            verdicts = list(judged(record))
+            for verdict in verdicts:
+                if verdict.measured is not None:
+                    measured[verdict.rule].append(verdict.measured)
+            failed = next((verdict for verdict in verdicts if verdict.reason), None)
+            if failed is None:
+                passing.append(record)
+            else:
+                refusals[record] = _refusal(record, failed, thresholds)
+        return passing
+
+    left = judge(records, lambda record: judge_record(record, thresholds))
+    qualities = jpeg_qualities(dataset, left, progress)
+    left = judge(left, lambda record: judge_quality(qualities[record], thresholds))
+    seen = measures(dataset, left, progress)
+    left = judge(left, lambda record: judge_measures(seen[record], thresholds))
+    refusals |= _duplicates(left, seen, thresholds, progress)
+    kept = [record for record in records if record not in refusals]
+    if thresholds.crop_borders:
+        kept = _cropped(dataset, kept, seen, thresholds, refusals, progress)
+    refused = tuple((record, refusals[record]) for record in records if record in refusals)
     if not kept:
         raise DatasetError(_nothing_passes(dataset, [refusal for _, refusal in refused]))
     passed = write_manifest(dataset.folder, kept, (*dataset.refusals(), *(refusal for _, refusal in refused)))
-    return Filtered(passed, refused, _report(len(records), [refusal for _, refusal in refused]))
+    report = _report(len(records), [refusal for _, refusal in refused], len(set(kept) - set(records)))
+    return Filtered(passed, refused, report, {rule: tuple(values) for rule, values in measured.items()}, thresholds)
 
 
-def judge_header(record: Record, thresholds: Thresholds) -> Refusal | None:
-    """The first threshold that the picture's header fails, or None. Decodes nothing, reads no file."""
+@dataclass(frozen=True)
+class Verdict:
+    """One rule applied to one picture."""
+
+    rule: str  # a field of `Thresholds`, or what makes a file unusable
+    measured: float | None = None
+    reason: str = ""  # "" when it passes
+
+
+def judge_record(record: Record, thresholds: Thresholds) -> Iterator[Verdict]:
+    """Labels, size, shape and bytes per pixel, from the record alone: no file is read."""
+    if thresholds.refuse_sketches and label_key(record.genre) == label_key(SKETCHES):
+        yield Verdict("refuse_sketches", reason=f"its genre is {record.genre}")
+    if thresholds.refuse_unknown_genre and is_unknown(record.genre):
+        yield Verdict("refuse_unknown_genre", reason="its genre is unknown")
     shorter, longer = sorted((record.width, record.height))
-    aspect = longer / shorter
-    bytes_per_pixel = record.size / (record.width * record.height)
-    if shorter < thresholds.min_side:
-        reason = f"shorter side {shorter} px is under {thresholds.min_side}"
-        return _refusal(record, "min_side", reason, shorter, thresholds.min_side)
-    if aspect > thresholds.max_aspect:
-        reason = f"aspect {aspect:.2f} is over {thresholds.max_aspect:g}"
-        return _refusal(record, "max_aspect", reason, aspect, thresholds.max_aspect)
-    if bytes_per_pixel < thresholds.min_bytes_per_pixel:
-        reason = f"{bytes_per_pixel:.3f} bytes per pixel is under {thresholds.min_bytes_per_pixel:g}"
-        return _refusal(record, "min_bytes_per_pixel", reason, bytes_per_pixel, thresholds.min_bytes_per_pixel)
-    return None
+    yield _at_least("min_side", shorter, thresholds, f"shorter side {shorter} px")
+    yield _at_most("max_aspect", longer / shorter, thresholds, f"aspect {longer / shorter:.2f}")
+    density = record.size / (record.width * record.height)
+    yield _at_least("min_bytes_per_pixel", density, thresholds, f"{density:.3f} bytes per pixel")
 
 
-def _decode_all(dataset: Dataset, records: Sequence[Record], progress: Progress) -> dict[Record, Refusal]:
-    """Decode every picture on all cores; Pillow lets go of the interpreter's lock meanwhile."""
+def judge_quality(quality: int | PictureRefused | None, thresholds: Thresholds) -> Iterator[Verdict]:
+    """JPEG quality, of pictures that are JPEGs."""
+    if isinstance(quality, PictureRefused):
+        yield Verdict(quality.rule, reason=str(quality))
+    elif quality is not None:
+        yield _at_least("min_jpeg_quality", quality, thresholds, f"JPEG quality {quality}")
 
-    def judge(record: Record) -> Refusal | None:
-        try:
-            decode_whole(dataset.image_path(record))
-        except PictureRefused as refused:
-            return _refusal(record, refused.rule, str(refused))
-        return None
 
-    refusals: dict[Record, Refusal] = {}
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        with strict_decoding():
-            for done, (record, refusal) in enumerate(zip(records, pool.map(judge, records), strict=True), start=1):
-                if refusal:
-                    refusals[record] = refusal
-                progress(done, len(records), f"Checked picture {done} of {len(records)}, {len(refusals)} damaged")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Cancel must not wait for what is queued
+def judge_measures(seen: Measures | PictureRefused, thresholds: Thresholds) -> Iterator[Verdict]:
+    """What the reduced copy shows."""
+    if isinstance(seen, PictureRefused):
+        yield Verdict(seen.rule, reason=str(seen))
+        return
+    border = seen.border_area
+    yield _at_most("max_border", border, thresholds, f"border on {border:.0%} of the area")
+    yield _at_least("min_sharpness", seen.sharpness, thresholds, f"sharpness {seen.sharpness:.3f}")
+    yield _at_least("min_highlight", seen.highlight, thresholds, f"brightness {seen.highlight:.2f} of the highlights")
+    yield _at_most("max_shadow", seen.shadow, thresholds, f"brightness {seen.shadow:.2f} of the shadows")
+    yield _at_least("min_entropy", seen.entropy, thresholds, f"entropy of {seen.entropy:.2f} bits")
+    yield _at_least("min_colour", seen.colour, thresholds, f"stray colour of {seen.colour:.2f}")
+
+
+def _at_least(rule: str, measured: float, thresholds: Thresholds, text: str) -> Verdict:
+    limit = getattr(thresholds, rule)
+    return Verdict(rule, measured, "" if measured >= limit else f"{text} is under {limit:g}")
+
+
+def _at_most(rule: str, measured: float, thresholds: Thresholds, text: str) -> Verdict:
+    limit = getattr(thresholds, rule)
+    return Verdict(rule, measured, "" if measured <= limit else f"{text} is over {limit:g}")
+
+
+def _duplicates(
+    records: Sequence[Record], seen: Mapping[Record, Measures], thresholds: Thresholds, progress: Progress
+) -> dict[Record, Refusal]:
+    """Of pictures that look alike, the one with the most pixels inside its border stays, then that with most bytes."""
+    if thresholds.duplicate_distance < 0:
+        return {}
+
+    def rank(record: Record) -> tuple[float, int]:
+        return -record.width * record.height * (1 - seen[record].border_area), -record.size
+
+    best_first = sorted(records, key=rank)  # equal ones in their order
+    hashes = [seen[record].hashes for record in best_first]
+    gone = near_duplicates(hashes, thresholds.duplicate_distance, lambda: progress(0, 1, "Looking for duplicates"))
+    refusals = {}
+    for index, stays in gone.items():
+        distance = bits_apart(hashes[index], hashes[stays])[0]
+        reason = f"looks like {best_first[stays].source or best_first[stays].file_name}: {distance} of 64 bits differ"
+        verdict = Verdict("duplicate_distance", distance, reason)
+        refusals[best_first[index]] = _refusal(best_first[index], verdict, thresholds)
     return refusals
 
 
-def _refusal(
-    record: Record, rule: str, reason: str, measured: float | None = None, limit: float | None = None
-) -> Refusal:
-    return Refusal(record.source, rule, reason, measured, limit, record.file_name)
+def _cropped(
+    dataset: Dataset,
+    records: Sequence[Record],
+    seen: Mapping[Record, Measures],
+    thresholds: Thresholds,
+    refusals: dict[Record, Refusal],
+    progress: Progress,
+) -> list[Record]:
+    """The records, those with a border now of a copy without it; a copy that is too small or narrow is refused."""
+    kept: dict[str, Record] = {}
+    for done, record in enumerate(records, start=1):
+        if seen[record].border_area < LEAST_CROP:
+            kept.setdefault(record.sha256, record)
+            continue
+        progress(done, len(records), f"Cropping borders, picture {done} of {len(records)}")
+        cropped = _without_border(dataset, record, seen[record].border)
+        failed = next((verdict for verdict in judge_record(cropped, thresholds) if verdict.reason), None)
+        if failed:
+            reason = f"without its border, {failed.reason}"
+            refusals[record] = _refusal(record, replace(failed, reason=reason), thresholds)
+        else:
+            kept.setdefault(cropped.sha256, cropped)
+    return list(kept.values())
 
 
-def _report(total: int, refusals: Sequence[Refusal]) -> str:
+def _without_border(dataset: Dataset, record: Record, border: tuple[float, float, float, float]) -> Record:
+    """Store a copy without the border, in the picture's own format, and give its record."""
+    with whole(dataset.image_path(record)) as picture:
+        left, top, right, bottom = border
+        # up and down to whole pixels of the picture, so that no line of the border stays
+        box = (math.ceil(left * picture.width), math.ceil(top * picture.height))
+        box += (math.floor((1 - right) * picture.width), math.floor((1 - bottom) * picture.height))
+        kind = "JPEG" if picture.format == "MPO" else picture.format
+        options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
+        buffer = io.BytesIO()
+        # the profile and the orientation still hold for what is left
+        kept = {"icc_profile": picture.info.get("icc_profile"), "exif": picture.info.get("exif", b"")}
+        picture.crop(box).save(buffer, kind, **kept, **options)
+    stored = store_picture(dataset.image_path(record).parent.parent, buffer.getvalue())
+    return replace(
+        record,
+        file_name=stored.file_name,
+        sha256=stored.sha256,
+        width=stored.width,
+        height=stored.height,
+        size=stored.size,
+    )
+
+
+def _refusal(record: Record, verdict: Verdict, thresholds: Thresholds) -> Refusal:
+    limit = getattr(thresholds, verdict.rule, None) if verdict.measured is not None else None
+    return Refusal(record.source, verdict.rule, verdict.reason, verdict.measured, limit, record.file_name)
+
+
+def _report(total: int, refusals: Sequence[Refusal], cropped: int) -> str:
     lines = [f"{total} pictures in, {total - len(refusals)} kept, {len(refusals)} refused."]
+    if cropped:
+        lines.append(f"{cropped} of the kept without their border.")
     lines += [f"{count} by {rule}" for rule, count in Counter(refusal.rule for refusal in refusals).most_common()]
     lines += [f"{refusal.source}: {refusal.reason}" for refusal in refusals]
     return "\n".join(lines)
@@ -150,6 +323,8 @@ def _nothing_passes(dataset: Dataset, refusals: Sequence[Refusal]) -> str:
     if rule is None:
         return f"{text} Their files are damaged ({refusals[0].reason}): load them from the source again."
     measured = [refusal.measured for refusal in refusals if refusal.rule == rule and refusal.measured is not None]
-    best = min(measured) if rule == "max_aspect" else max(measured)
-    loosen = "Raise" if rule == "max_aspect" else "Lower"
+    if not measured:
+        return f"{text} Switch {rule} off."
+    best = min(measured) if rule.startswith("max") else max(measured)
+    loosen = "Raise" if rule.startswith("max") else "Lower"
     return f"{text} {loosen} {rule}: the nearest picture measures {best:.4g}."

@@ -7,7 +7,9 @@ from comfy_api.latest import ComfyExtension, io
 
 MODULES = (
     "dataset",
+    "sources",
     "composition",
+    "statistics",
     "captions",
     "encoding",
     "training",

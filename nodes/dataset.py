@@ -6,6 +6,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..curation.duplicates import GREATEST_DISTANCE
 from ..curation.labels import ANY, GENRES, STYLES
 from ..curation.plan import CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
@@ -158,10 +159,11 @@ class ImpastoQualityFilter(io.ComfyNode):
             display_name="Quality Filter",
             category=CATEGORY,
             description=(
-                "Refuses pictures that are too small, too narrow, too heavily compressed or damaged. The first three "
-                "are decided without decoding; every refusal is recorded with what was measured."
+                "Refuses pictures that are too small, too narrow, too heavily compressed, blurred, empty, damaged or "
+                "there twice. Every refusal is recorded with what was measured; measurements are kept, so that trying "
+                "other thresholds takes no time."
             ),
-            search_aliases=["filter dataset", "remove bad images", "resolution filter", "truncated", "curate"],
+            search_aliases=["filter dataset", "remove bad images", "blur", "near duplicates", "sepia", "crop borders"],
             inputs=[
                 sockets.Dataset.Input("dataset", tooltip="The dataset to filter. It stays as it is."),
                 io.Int.Input(
@@ -183,6 +185,7 @@ class ImpastoQualityFilter(io.ComfyNode):
                     step=0.01,
                     tooltip="Least bytes per pixel of the original file; less shows compression blocks. 0 for any.",
                 ),
+                *_quality_inputs(),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
@@ -190,14 +193,82 @@ class ImpastoQualityFilter(io.ComfyNode):
                     "rejected", tooltip="Contact sheet of the refused pictures with the reason under each."
                 ),
                 io.String.Output("report", tooltip="How many were kept, and why each of the others was refused."),
+                io.Image.Output(
+                    "histograms", tooltip="A histogram of each measure with its threshold, to see where to put it."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, dataset, min_side: int, max_aspect: float, min_bytes_per_pixel: float) -> io.NodeOutput:
-        thresholds = Thresholds(min_side, max_aspect, min_bytes_per_pixel)
-        filtered = filter_quality(dataset, thresholds, host.progress())
-        return io.NodeOutput(filtered.dataset, host.image_batch([filtered.sheet()]), filtered.report)
+    def execute(cls, dataset, **thresholds) -> io.NodeOutput:
+        filtered = filter_quality(dataset, Thresholds(**thresholds), host.progress())
+        pictures = [host.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
+        return io.NodeOutput(filtered.dataset, pictures[0], filtered.report, pictures[1])
+
+
+def _quality_inputs() -> list[io.Input]:
+    """Optional, so that a graph sent over the API without them gets the defaults."""
+    defaults = Thresholds()
+
+    def share(name: str, tooltip: str) -> io.Input:
+        value = getattr(defaults, name)
+        return io.Float.Input(name, optional=True, default=value, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+    def switch(name: str, tooltip: str) -> io.Input:
+        return io.Boolean.Input(name, optional=True, default=getattr(defaults, name), tooltip=tooltip)
+
+    return [
+        io.Int.Input(
+            "min_jpeg_quality",
+            optional=True,
+            default=defaults.min_jpeg_quality,
+            min=0,
+            max=100,
+            tooltip="Least JPEG quality, told from the quantisation tables. 0 for any; other formats always pass.",
+        ),
+        io.Float.Input(
+            "min_sharpness",
+            optional=True,
+            default=defaults.min_sharpness,
+            min=0.0,
+            max=2.0,
+            step=0.01,
+            tooltip="Least fine detail for the picture's contrast, so that fog is not blur: blurred 0.05, crisp 0.3.",
+        ),
+        share("min_highlight", "The brightest hundredth must reach this: refuses black pictures, not dark ones."),
+        share("max_shadow", "The darkest hundredth must be under this: refuses blank pictures, not pale ones."),
+        io.Float.Input(
+            "min_entropy",
+            optional=True,
+            default=defaults.min_entropy,
+            min=0.0,
+            max=8.0,
+            step=0.1,
+            tooltip="Least bits of information in the tones. A painting has 6 to 7.5, an empty sheet under 1.",
+        ),
+        io.Float.Input(
+            "min_colour",
+            optional=True,
+            default=defaults.min_colour,
+            min=0.0,
+            max=50.0,
+            step=0.5,
+            tooltip="Least colour that brightness alone does not foretell: 2 refuses greyscale and sepia. 0 for any.",
+        ),
+        share("max_border", "Greatest share of the area that may be border (even colour with a straight edge)."),
+        io.Int.Input(
+            "duplicate_distance",
+            optional=True,
+            default=defaults.duplicate_distance,
+            min=-1,
+            max=GREATEST_DISTANCE,
+            tooltip="Pictures whose perceptual hashes differ in this many of 64 bits or fewer are the same; the "
+            "largest stays. -1 keeps duplicates.",
+        ),
+        switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study."),
+        switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown."),
+        switch("crop_borders", "Store a copy without its border in place of each bordered picture."),
+    ]
 
 
 class ImpastoDatasetTOMLWriter(io.ComfyNode):

@@ -33,6 +33,7 @@ from ..trainers.features import LATENT_CHANNELS, Encoder
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
+    from comfy.text_encoders.flux import FluxTokenizer
     from PIL.Image import Image
 
     from ..progress import Progress
@@ -72,6 +73,16 @@ def user_root() -> Path:
 def pack_models_root() -> Path:
     """Models that the pack makes for itself; no ComfyUI loader lists them."""
     return Path(folder_paths.models_dir) / "impasto"
+
+
+def input_root() -> Path:
+    """ComfyUI's input folder, where people upload files."""
+    return Path(folder_paths.get_input_directory())
+
+
+def allowed_hosts_file() -> Path:
+    """The list of hosts that the owner of the server may have put under `user`; no request can write there."""
+    return Path(folder_paths.get_user_directory()) / "impasto" / "allowed_hosts.txt"
 
 
 def raise_if_cancelled() -> None:
@@ -417,6 +428,23 @@ def autoencoder(vae: VAE) -> Encoder:
         )
     _refuse_attachments(vae.patcher, "VAE")
     return Encoder(model_identity(vae.patcher), lambda pixels: vae.encode(pixels[None])[0])
+
+
+@functools.cache
+def _shipped_tokenizers() -> FluxTokenizer:
+    """FLUX's tokenizers from the files that ComfyUI ships; no weights are needed."""
+    from comfy.text_encoders.flux import FluxTokenizer
+
+    return FluxTokenizer()
+
+
+def flux_token_counts(text: str) -> dict[str, int]:
+    """How many tokens FLUX's text encoders see of a text ("clip" and "t5"), start and end included, padding not."""
+    tokenizer = _shipped_tokenizers()
+    return {
+        key: len(part.tokenizer(text)["input_ids"])
+        for key, part in (("clip", tokenizer.clip_l), ("t5", tokenizer.t5xxl))
+    }
 
 
 def image_batch(pictures: list[Image]) -> torch.Tensor:

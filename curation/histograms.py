@@ -1,0 +1,70 @@
+"""Histograms of what was measured, each with its threshold, so that a person sees where to put it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from .charts import BLUE, HAIRLINE, INK, QUIET, RUST, as_picture, calm, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BINS = 32
+COLUMNS = 4
+CELL_WIDTH, CELL_HEIGHT = 400, 300  # pixels
+TOP = 90  # pixels above the first row
+
+
+@dataclass(frozen=True)
+class Histogram:
+    name: str
+    values: Sequence[float]
+    threshold: float
+    at_most: bool  # values over the threshold are refused, else those under it
+
+
+def histograms(title: str, shown: Sequence[Histogram]) -> Image.Image:
+    """Draw each histogram, what the threshold refuses in another colour; with none of them, the title alone."""
+    rows = max(1, math.ceil(len(shown) / COLUMNS))
+    width, height = COLUMNS * CELL_WIDTH, TOP + rows * CELL_HEIGHT
+    figure = new_figure(width, height, title)
+    figure.subplots_adjust(
+        left=60 / width, right=1 - 30 / width, top=1 - (TOP + 20) / height, bottom=56 / height, wspace=0.28, hspace=0.55
+    )
+    cells = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes, histogram in zip(cells, shown, strict=False):
+        _draw(axes, histogram)
+    for axes in cells[len(shown) :]:
+        axes.set_visible(False)
+    return as_picture(figure)
+
+
+def _draw(axes: Axes, histogram: Histogram) -> None:
+    values, threshold = histogram.values, histogram.threshold
+    refused = sum(value > threshold if histogram.at_most else value < threshold for value in values)
+    limit = f"{'at most' if histogram.at_most else 'at least'} {threshold:g}"
+    calm(axes, histogram.name)
+    axes.set_xlabel(f"{limit}: {refused} of {len(values)} refused", color=RUST if refused else QUIET, fontsize=9)
+    low, high = min(values), max(values)
+    if high - low > 0 and low <= threshold <= high:
+        # a bin ends at the threshold, so that no bar is refused by half
+        edges = [threshold + (high - low) / BINS * step for step in range(-BINS, BINS + 1)]
+        edges = [edge for edge in edges if low - (high - low) / BINS < edge < high + (high - low) / BINS]
+    else:
+        edges = BINS
+    _, bounds, bars = axes.hist(values, bins=edges, color=BLUE)
+    for left, bar in zip(bounds, bars, strict=False):
+        middle = left + bar.get_width() / 2
+        if middle > threshold if histogram.at_most else middle < threshold:
+            bar.set_facecolor(RUST)
+    room = 0.04 * (high - low) or 0.5
+    if low - 4 * room <= threshold <= high + 4 * room:
+        axes.axvline(threshold, color=INK, linewidth=1.2)
+    axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    axes.spines["bottom"].set_visible(True)
+    axes.spines["bottom"].set_color(HAIRLINE)

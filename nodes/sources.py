@@ -1,0 +1,128 @@
+"""Nodes that bring pictures in from folders and from the web."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..curation.fetch import Fetcher, allowed_hosts
+from ..curation.folders import folder_fingerprint, load_folder
+from ..curation.normalise import JPEG, PNG
+from ..curation.urls import list_file, load_urls, read_list
+from ..errors import ImpastoError
+from . import host, sockets
+
+CATEGORY = "Impasto/Dataset"
+_ROOTS = {"input": host.input_root, "datasets": host.datasets_root}
+
+
+def _format_input() -> io.Input:
+    return io.Combo.Input(
+        "format",
+        options=[JPEG, PNG],
+        default=JPEG,
+        tooltip="What a picture is written as if it has to be turned, brought to sRGB, laid on white or converted: "
+        "JPEG of quality 95, or PNG. JPEG, PNG and WebP with nothing to change stay as they are.",
+    )
+
+
+def _name_input(default: str) -> io.Input:
+    return io.String.Input(
+        "name",
+        default=default,
+        tooltip="Name of the dataset: a folder of this name appears under ComfyUI's datasets folder.",
+    )
+
+
+class ImpastoImageFolderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoImageFolderLoader",
+            display_name="Image Folder Loader",
+            category=CATEGORY,
+            description=(
+                "Makes a dataset of the pictures in a folder, with the captions beside them: .txt files, "
+                "metadata.jsonl, or kohya's folder names. The folder stays as it is."
+            ),
+            search_aliases=["load images", "local pictures", "kohya folder", "metadata.jsonl", "imagefolder"],
+            inputs=[
+                io.Combo.Input(
+                    "root", options=list(_ROOTS), default="input", tooltip="The ComfyUI folder that the folder is in."
+                ),
+                io.String.Input(
+                    "folder",
+                    default="pictures",
+                    tooltip="The folder, by name; with slashes for one further down. Folders directly in it count too.",
+                ),
+                _name_input("pictures"),
+                _format_input(),
+            ],
+            outputs=[
+                sockets.Dataset.Output("dataset", tooltip="The pictures, with the captions that were there."),
+                io.String.Output("report", tooltip="What was found, changed and refused, and kohya's repeats."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, root: str, folder: str, **others: object) -> str:
+        """Load again when a file in the folder has changed."""
+        try:
+            return folder_fingerprint(_ROOTS[root](), folder)
+        except (ImpastoError, KeyError):  # ComfyUI or `execute` will say what is wrong
+            return ""
+
+    @classmethod
+    def execute(cls, root: str, folder: str, name: str, format: str) -> io.NodeOutput:
+        return io.NodeOutput(*load_folder(host.datasets_root(), _ROOTS[root](), folder, name, format, host.progress()))
+
+
+class ImpastoImageURLLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoImageURLLoader",
+            display_name="Image URL Loader",
+            category=CATEGORY,
+            description=(
+                "Makes a dataset of pictures from the web. Only https, and only hosts that the owner of this server "
+                "allows: as shipped, open-access museums and Wikimedia. What fails is reported; the rest is kept."
+            ),
+            search_aliases=["download images", "url list", "museum", "wikimedia", "open access", "csv"],
+            inputs=[
+                io.String.Input(
+                    "urls",
+                    default="",
+                    multiline=True,
+                    tooltip="One URL per line; or CSV whose first line has the column url; or JSON lines with the key "
+                    "url. CSV and JSON may also have text (the caption), artist, title, date, style and genre.",
+                ),
+                io.String.Input(
+                    "file",
+                    default="",
+                    tooltip="Name of such a list (.txt, .csv or .jsonl) in ComfyUI's input folder, read before urls.",
+                ),
+                _name_input("museum"),
+                _format_input(),
+            ],
+            outputs=[
+                sockets.Dataset.Output("dataset", tooltip="The pictures that came, in the order of the list."),
+                io.String.Output("report", tooltip="What was stored and changed, and why each other URL gave nothing."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **others: object) -> str:
+        """Load again when the file has changed."""
+        try:
+            return list_file(host.input_root(), file)
+        except ImpastoError:  # `execute` will say what is wrong
+            return ""
+
+    @classmethod
+    def execute(cls, urls: str, file: str, name: str, format: str) -> io.NodeOutput:
+        listed = read_list(list_file(host.input_root(), file), urls)
+        fetcher = Fetcher(allowed_hosts(host.allowed_hosts_file()))
+        return io.NodeOutput(*load_urls(host.datasets_root(), name, listed, format, fetcher, host.progress()))
+
+
+NODES = [ImpastoImageFolderLoader, ImpastoImageURLLoader]

@@ -1,0 +1,75 @@
+"""The nodes that load folders and URLs and show statistics, executed with ComfyUI's own folders."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ..curation.conftest import picture_bytes
+
+
+@pytest.fixture
+def folder(comfyui):
+    pictures = comfyui.base / "input" / "barns"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for number in range(4):
+        (pictures / f"{number}.jpg").write_bytes(picture_bytes(number, 96, 64))
+        (pictures / f"{number}.txt").write_text("a barn by a river")
+    return pictures
+
+
+def load_barns():
+    from impasto.nodes.sources import ImpastoImageFolderLoader
+
+    return ImpastoImageFolderLoader.execute("input", "barns", "barns", "JPEG").args
+
+
+def test_a_folder_is_loaded_filtered_and_looked_at(comfyui, folder):
+    from impasto.nodes.dataset import ImpastoQualityFilter
+    from impasto.nodes.statistics import ImpastoDatasetStatistics
+
+    dataset, report = load_barns()
+    assert "4 files, 4 pictures stored" in report
+    limits = {"min_side": 32, "max_aspect": 2.0, "min_bytes_per_pixel": 0.0}  # as graphs from before send them
+    kept, sheet, text, histograms = ImpastoQualityFilter.execute(dataset, **limits).args
+    assert kept == dataset and "0 refused" in text
+    assert sheet.shape[-1] == 3 and histograms.shape == (1, 990, 1600, 3)
+    figure, contact, numbers = ImpastoDatasetStatistics.execute(dataset, 512).args
+    assert figure.shape == (1, 1240, 1760, 3) and contact.ndim == 4
+    counted = json.loads(numbers)
+    assert counted["buckets"] == {"640x384": 4} or sum(counted["buckets"].values()) == 4
+    assert counted["tokens"]["clip"]["greatest"] == 7 and counted["tokens"]["t5"]["greatest"] >= 6
+
+
+@pytest.mark.parametrize("resolution", [64, 256, 1024, 4096])
+def test_statistics_count_buckets_at_any_resolution(comfyui, folder, resolution):
+    from impasto.nodes.statistics import ImpastoDatasetStatistics
+
+    numbers = json.loads(ImpastoDatasetStatistics.execute(load_barns()[0], resolution).args[2])
+    assert sum(numbers["buckets"].values()) == 4
+
+
+def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comfyui, monkeypatch):
+    from impasto.curation import fetch
+    from impasto.errors import DatasetError, NameRefused
+    from impasto.nodes import host
+    from impasto.nodes.sources import ImpastoImageURLLoader
+
+    def never(*arguments):
+        raise AssertionError(f"the network was asked for {arguments}")
+
+    monkeypatch.setattr(fetch, "Network", lambda: fetch_network)
+    fetch_network = type("Nowhere", (), {"resolve": never, "connect": never, "context": never})
+    with pytest.raises(DatasetError, match="'evil.example' is not among the allowed hosts"):
+        ImpastoImageURLLoader.execute("https://evil.example/a.jpg", "", "web", "JPEG")
+    with pytest.raises(NameRefused):
+        ImpastoImageURLLoader.execute("", "../list.txt", "web", "JPEG")
+    with pytest.raises(DatasetError, match="There is no list 'none.txt'"):
+        ImpastoImageURLLoader.execute("", "none.txt", "web", "JPEG")
+    (comfyui.base / "input").mkdir(exist_ok=True)
+    (comfyui.base / "input" / "list.csv").write_text("url,text\nhttps://listed.example/a.jpg,a barn\n")
+    with pytest.raises(DatasetError, match="'listed.example' is not among"):
+        ImpastoImageURLLoader.execute("", "list.csv", "web", "JPEG")
+    own = host.allowed_hosts_file()
+    assert own == comfyui.base / "user" / "impasto" / "allowed_hosts.txt"
