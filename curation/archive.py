@@ -10,7 +10,7 @@ import csv
 import re
 from pathlib import Path
 
-from .labels import STYLES
+from ..wikiart_labels import STYLES
 from .parquet import Row
 
 _YEAR = re.compile(r"-(1[0-9]{3}|20[0-9]{2})(?:-[0-9])?$")  # "water-lilies-1919", "water-lilies-1919-2"

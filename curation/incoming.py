@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import DatasetError, NameRefused
 from ..names import child_of
+from .archive import is_archive
 from .labels import artist_name, is_unknown
 from .parquet import find_shards
 from .pictures import PictureRefused, StoredPicture
@@ -58,12 +59,12 @@ def dataset_folder(datasets_root: Path, name: str) -> Path:
     """Where the dataset of this name lies.
 
     Raises:
-        NameRefused: the name is not plain, or is that of a source of parquet files.
+        NameRefused: the name is not plain, or is that of a source of pictures.
     """
     folder = child_of(datasets_root, name, what="dataset name")
-    if find_shards(folder):
+    if find_shards(folder) or is_archive(folder):
         raise NameRefused(
-            f"The dataset name '{name}' is that of a source: {folder} holds parquet files. "
+            f"The dataset name '{name}' is that of a source: {folder} holds its pictures. "
             f"Choose another, for example '{folder.name}-selection'."
         )
     return folder

@@ -7,49 +7,6 @@ import unicodedata
 
 ANY = "any"
 
-# ClassLabel names of the Hub dataset huggan/wikiart, in its order.
-STYLES = (
-    "Abstract_Expressionism",
-    "Action_painting",
-    "Analytical_Cubism",
-    "Art_Nouveau",
-    "Baroque",
-    "Color_Field_Painting",
-    "Contemporary_Realism",
-    "Cubism",
-    "Early_Renaissance",
-    "Expressionism",
-    "Fauvism",
-    "High_Renaissance",
-    "Impressionism",
-    "Mannerism_Late_Renaissance",
-    "Minimalism",
-    "Naive_Art_Primitivism",
-    "New_Realism",
-    "Northern_Renaissance",
-    "Pointillism",
-    "Pop_Art",
-    "Post_Impressionism",
-    "Realism",
-    "Rococo",
-    "Romanticism",
-    "Symbolism",
-    "Synthetic_Cubism",
-    "Ukiyo_e",
-)
-GENRES = (
-    "abstract_painting",
-    "cityscape",
-    "genre_painting",
-    "illustration",
-    "landscape",
-    "nude_painting",
-    "portrait",
-    "religious_painting",
-    "sketch_and_study",
-    "still_life",
-    "Unknown Genre",
-)
 _UNKNOWN = {"", "unknown", "unknown artist", "unknown genre", "unknown style"}
 _PARTICLES = {"da", "de", "del", "den", "der", "di", "du", "la", "of", "the", "van", "von"}
 # UTF-8 read as Latin-1 and then put into lower case: what was C3 became E3, before a byte of 80 to BF.

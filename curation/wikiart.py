@@ -18,12 +18,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import DatasetError, NameRefused, SettingsError
+from ..errors import DatasetError, SettingsError
 from ..files import content_hash, remove_partials, write_whole
 from ..names import child_of
 from ..progress import Progress, silent
 from .archive import find_pictures, find_styles, is_archive, read_archive
 from .hub import Hub, hub_from_environment, parse_repository
+from .incoming import dataset_folder
 from .labels import ANY, artist_name, is_unknown, label_key
 from .parquet import Row, find_shards, find_sources, parse_columns, read_pictures, read_rows
 from .pictures import PictureRefused, StoredPicture, store_picture
@@ -122,7 +123,7 @@ def load_paintings(
     """
     if request.count < 1:
         raise SettingsError(f"count is {request.count}. Ask for at least 1 painting.")
-    folder = _dataset_folder(datasets_root, request.name)
+    folder = dataset_folder(datasets_root, request.name)
     source = open_source(datasets_root, request, hub)
     rows = source.rows(progress)
     cells = _planned_for(source, request, rows)
@@ -190,16 +191,6 @@ def source_fingerprint(datasets_root: Path, source: str, hub: Hub | None = None)
     files = find_shards(folder) or [path for style in find_styles(folder) for path in find_pictures(style)]
     states = ((str(path), path.stat()) for path in files)
     return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
-
-
-def _dataset_folder(datasets_root: Path, name: str) -> Path:
-    folder = child_of(datasets_root, name, what="dataset name")
-    if find_shards(folder) or is_archive(folder):
-        raise NameRefused(
-            f"The dataset name '{name}' is that of a source: {folder} holds its paintings. "
-            f"Choose another, for example '{folder.name}-selection'."
-        )
-    return folder
 
 
 def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[Cell]:

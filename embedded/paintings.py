@@ -17,12 +17,12 @@ from PIL import Image, ImageFilter
 from ..errors import SettingsError
 from ..files import appearing, content_hash, write_whole
 from ..progress import Progress, silent
+from ..wikiart_labels import ARTISTS, STYLES
+from ..wikiart_labels import GENRES as GENRE_LABELS
 from . import cityscapes, landscapes, portraits, still_lifes
 from .canvas import Canvas
 from .finishes import impressionist, plain
 from .scenes import GENRES, KINDS, Scene, caption, scene
-from .wikiart_labels import ARTISTS, STYLES
-from .wikiart_labels import GENRES as GENRE_LABELS
 
 __all__ = ["FINISHES", "KINDS", "Scene", "caption", "draw", "paint", "scene", "wikiart_schema", "write_wikiart_shards"]
 

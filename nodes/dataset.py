@@ -7,12 +7,13 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
-from ..curation.labels import ANY, GENRES, STYLES
+from ..curation.labels import ANY
 from ..curation.plan import CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..curation.toml import TomlSettings, write_dataset_toml
 from ..curation.wikiart import load_paintings, source_fingerprint
 from ..errors import ImpastoError
+from ..wikiart_labels import GENRES, STYLES
 from . import host, sockets
 
 CATEGORY = "Impasto/Dataset"

@@ -33,7 +33,6 @@ from ..trainers.features import LATENT_CHANNELS, Encoder
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
-    from comfy.text_encoders.flux import FluxTokenizer
     from PIL.Image import Image
 
     from ..progress import Progress
@@ -430,17 +429,9 @@ def autoencoder(vae: VAE) -> Encoder:
     return Encoder(model_identity(vae.patcher), lambda pixels: vae.encode(pixels[None])[0])
 
 
-@functools.cache
-def _shipped_tokenizers() -> FluxTokenizer:
-    """FLUX's tokenizers from the files that ComfyUI ships; no weights are needed."""
-    from comfy.text_encoders.flux import FluxTokenizer
-
-    return FluxTokenizer()
-
-
 def flux_token_counts(text: str) -> dict[str, int]:
     """How many tokens FLUX's text encoders see of a text ("clip" and "t5"), start and end included, padding not."""
-    tokenizer = _shipped_tokenizers()
+    tokenizer = _flux_tokenizer()
     return {
         key: len(part.tokenizer(text)["input_ids"])
         for key, part in (("clip", tokenizer.clip_l), ("t5", tokenizer.t5xxl))

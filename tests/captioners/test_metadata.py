@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.metadata import Wording, caption_from_labels, label_caption
-from impasto.curation.labels import GENRES
 from impasto.curation.records import Dataset, Record, write_manifest
 from impasto.errors import SettingsError
+from impasto.wikiart_labels import GENRES
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 import pyarrow
 import pytest
-from impasto.curation.labels import GENRES, STYLES
+from impasto.wikiart_labels import GENRES, STYLES
 from PIL import Image
 from pyarrow import parquet
 

@@ -1,7 +1,6 @@
 import pytest
-from impasto.curation import labels
-from impasto.curation.labels import GENRES, STYLES, artist_name, label_key
-from impasto.embedded import wikiart_labels
+from impasto.curation.labels import artist_name, label_key
+from impasto.wikiart_labels import ARTISTS, GENRES, STYLES
 
 
 @pytest.mark.parametrize(
@@ -38,13 +37,8 @@ def test_no_two_labels_of_wikiart_share_a_key():
     assert len({label_key(genre) for genre in GENRES}) == 11
 
 
-def test_the_embedded_paintings_bear_the_labels_that_the_loader_offers():
-    assert tuple(wikiart_labels.STYLES) == labels.STYLES
-    assert tuple(wikiart_labels.GENRES) == labels.GENRES
-
-
 def test_each_of_wikiarts_artists_has_a_key_and_a_name_of_its_own():
-    assert len({label_key(artist) for artist in wikiart_labels.ARTISTS}) == 129
-    names = {artist_name(artist) for artist in wikiart_labels.ARTISTS}
+    assert len({label_key(artist) for artist in ARTISTS}) == 129
+    names = {artist_name(artist) for artist in ARTISTS}
     assert len(names) == 129
     assert all(name == name.strip() and "-" not in name for name in names)

@@ -22,8 +22,8 @@ import pytest
 from impasto.curation.labels import label_key
 from impasto.curation.plan import CHEAP, Request
 from impasto.curation.wikiart import load_paintings, source_fingerprint
-from impasto.embedded.wikiart_labels import ARTISTS, GENRES, STYLES
 from impasto.errors import DatasetError, SettingsError
+from impasto.wikiart_labels import ARTISTS, GENRES, STYLES
 from pyarrow import parquet
 
 from .conftest import Painting, picture_bytes, write_shard

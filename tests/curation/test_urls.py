@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import trustme
 from impasto.curation.fetch import Fetcher, Limits, Network, allowed_hosts, public_address
 from impasto.curation.pictures import PictureRefused
 from impasto.curation.urls import load_urls, read_list
@@ -25,7 +25,6 @@ from PIL import Image
 
 from .conftest import picture_bytes
 
-CERTIFICATE = Path(__file__).with_name("loopback.pem")  # self-signed, for museum.example, cdn.example, slow.example
 HOSTS = frozenset({"museum.example", "cdn.example", "slow.example"})
 PUBLIC = "93.184.215.14"
 QUICK = Limits(seconds=3, silence=1, longest_wait=1)
@@ -81,7 +80,8 @@ def museum() -> Iterator[type[Museum]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Museum)
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    authority = trustme.CA()
+    authority.issue_cert(*HOSTS).configure_cert(context)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -89,9 +89,12 @@ def museum() -> Iterator[type[Museum]]:
         assert (address, port) == (PUBLIC, 443), f"connected to {address}:{port}"
         return socket.create_connection(("127.0.0.1", server.server_port), timeout)
 
-    Museum.network = Network(
-        lambda host, port: [PUBLIC], connect, lambda: ssl.create_default_context(cafile=CERTIFICATE)
-    )
+    def trusting() -> ssl.SSLContext:
+        client = ssl.create_default_context()
+        authority.configure_trust(client)
+        return client
+
+    Museum.network = Network(lambda host, port: [PUBLIC], connect, trusting)
     yield Museum
     server.shutdown()
     server.server_close()
