@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
 import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -20,6 +22,7 @@ from comfy_execution.utils import get_executing_context
 from PIL.Image import fromarray
 from server import PromptServer
 
+from ..captioners.florence import Florence, activation_bytes, load_florence
 from ..errors import ModelError
 from ..files import appearing
 from ..trainers.features import LATENT_CHANNELS, Encoder
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
     from PIL.Image import Image
 
+    from ..captioners.florence import Florence2Captioner
     from ..progress import Progress
     from ..rendering.cells import Sampling
 
 PREVIEW_SIZE = 512  # pixels of the longer side of a live preview
+NOT_MODELS = {"custom_nodes", "datasets", "configs"}  # folder keys of ComfyUI under which no weights lie
 FINGERPRINT_VALUES = 256  # of each weight; a fine-tune changes nearly all values
 
 
@@ -53,6 +58,17 @@ def loras_root() -> Path:
 def pack_models_root() -> Path:
     """Models that the pack makes for itself; no ComfyUI loader lists them."""
     return Path(folder_paths.models_dir) / "impasto"
+
+
+def models_root() -> Path:
+    """ComfyUI's own models folder."""
+    return Path(folder_paths.models_dir)
+
+
+def model_folders() -> list[Path]:
+    """Every folder that ComfyUI looks for models in, those of extra_model_paths.yaml included."""
+    listed = {key: paths for key, (paths, _) in folder_paths.folder_names_and_paths.items()}
+    return [Path(path) for key in sorted(listed.keys() - NOT_MODELS) for path in listed[key]]
 
 
 def raise_if_cancelled() -> None:
@@ -86,6 +102,52 @@ def unload_models() -> None:
     """Give back all device memory that ComfyUI's models hold, before another process needs it."""
     comfy.model_management.unload_all_models()
     comfy.model_management.cleanup_models_gc()
+    comfy.model_management.soft_empty_cache()
+
+
+class _Movable(torch.nn.Module):
+    """A transformers model as ModelPatcher wants one: with a `device` that can be set."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.transformer = model
+
+
+_florence: dict[str, tuple[ModelPatcher, Florence]] = {}  # the one in ComfyUI's care, by the captioner's model
+
+
+def open_florence(captioner: Florence2Captioner) -> Florence:
+    """The captioner's model where ComfyUI computes, in bf16 on a GPU that has it, else float32.
+
+    Other models make room for it and its batch, and it stays loaded until they, or Unload Models, take the room back.
+
+    Raises:
+        ModelError: see `load_florence`.
+    """
+    key = captioner.model
+    if key not in _florence:
+        _florence.clear()
+        device = comfy.model_management.text_encoder_device()
+        dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+        florence = load_florence(captioner.checkpoint.folder, dtype)
+        # Said here because ComfyUI would count the embeddings, which Florence-2 uses in four places, four times.
+        size = sum(weight.nbytes for weight in florence.model.parameters())
+        offload = comfy.model_management.text_encoder_offload_device()
+        patcher = comfy.model_patcher.ModelPatcher(_Movable(florence.model), device, offload, size)
+        patcher.add_callback(
+            comfy.patcher_extension.CallbacksMP.ON_DETACH,
+            lambda _, unloaded: _florence.pop(key, None) if unloaded else None,
+        )
+        _florence[key] = patcher, florence
+    patcher, florence = _florence[key]
+    room = captioner.fitting * activation_bytes(florence, captioner.settings.num_beams)
+    # Whole: ComfyUI streams single weights only into layers of its own.
+    comfy.model_management.load_models_gpu([patcher], memory_required=room, force_full_load=True)
+    return florence
+
+
+def free_device_memory() -> None:
+    """Give cached memory that nothing uses back to the device."""
     comfy.model_management.soft_empty_cache()
 
 
