@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from PIL import Image, ImageOps
@@ -231,24 +231,47 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def on_cpu(captioner: Florence2Captioner) -> Florence:
-    """Opens the model without ComfyUI, anew for every batch."""
-    return load_florence(captioner.checkpoint.folder)
+class Place(Protocol):
+    """Where a captioner's model is while it captions."""
+
+    def open(self, captioner: Florence2Captioner) -> Florence:
+        """Its model, loaded where it shall compute, with room for `captioner.fitting` pictures.
+
+        Called before every batch, because another model may have taken the room meanwhile.
+        """
+
+    def free(self) -> None:
+        """Give back what a batch that did not fit has left."""
+
+    def close(self) -> None:
+        """Let go of the model. It may be opened again."""
+
+
+class HostMemory:
+    """A `Place` on the CPU, without ComfyUI."""
+
+    def __init__(self) -> None:
+        self._florence: Florence | None = None
+
+    def open(self, captioner: Florence2Captioner) -> Florence:
+        self._florence = self._florence or load_florence(captioner.checkpoint.folder)
+        return self._florence
+
+    def free(self) -> None:
+        pass  # torch gives host memory back by itself
+
+    def close(self) -> None:
+        self._florence = None
 
 
 @dataclass
 class Florence2Captioner:
-    """A `Captioner` over one checkpoint. What it holds is small until it captions.
-
-    `open` gives its model, loaded where it shall compute, with room for `fitting` pictures: called before every batch,
-    because another model may have taken the room meanwhile. `free` gives back device memory after a batch did not fit.
-    """
+    """A `Captioner` over one checkpoint. What it holds is small until it captions, and after `close`."""
 
     checkpoint: Checkpoint
     settings: Settings = Settings()
     batch_size: int = 8
-    open: Callable[[Florence2Captioner], Florence] = on_cpu
-    free: Callable[[], None] = lambda: None
+    place: Place = field(default_factory=HostMemory)
     remarks: list[str] = field(default_factory=list)  # what a person should know of the run, for the report
     name: str = field(default=CAPTIONER, init=False)
     concurrency: int = field(default=1, init=False)
@@ -275,7 +298,7 @@ class Florence2Captioner:
         return results
 
     async def close(self) -> None:
-        """Nothing is held here: who opened the model lets go of it."""
+        self.place.close()
 
     def _each_fitting(self, items: Sequence[T], answer: Callable[[Sequence[T]], list]) -> list:
         """`answer` for all items, in as large pieces as memory allows."""
@@ -290,7 +313,7 @@ class Florence2Captioner:
                     raise
                 words = one_line(str(error))[:200]
             # Only here, with the exception and the frames that it held gone, is the batch's memory free.
-            self.free()
+            self.place.free()
             self._halve(len(piece), words)
         return results
 
@@ -307,7 +330,7 @@ class Florence2Captioner:
 
     def _caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> list[Caption | Refusal]:
         check()
-        florence = self.open(self)
+        florence = self.place.open(self)
         read = self._read_all(florence, pictures, check)
         readable = [picture for picture in read if isinstance(picture, Image.Image)]
         answers = iter(generate(florence, readable, self.settings, check) if readable else [])

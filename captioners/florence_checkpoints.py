@@ -5,6 +5,7 @@ Only what transformers itself understands is used. A checkpoint that brings its 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -113,7 +114,7 @@ def fingerprint(folder: Path) -> str:
 def download_checkpoint(repository: str, models_root: Path, progress: Progress = silent) -> Checkpoint:
     """Fetch one of `REPOSITORIES` from the Hugging Face hub, or from the mirror that `HF_ENDPOINT` names.
 
-    The folder appears whole, and one that is there is never replaced. A stopped download is gone on with next time.
+    The folder appears whole, and one that is there is never replaced. After a stop, files that came whole are kept.
 
     Raises:
         ModelError: the repository is none of them, the folder is taken, the hub does not answer, the disk is too full.
@@ -131,6 +132,9 @@ def download_checkpoint(repository: str, models_root: Path, progress: Progress =
     progress(0, 1, f"Asking {endpoint or 'huggingface.co'} for {repository}")
     revision, size = _look_up(repository, endpoint)
     partial.mkdir(parents=True, exist_ok=True)
+    for torso in partial.rglob("*.incomplete"):  # of a killed process: the hub's library takes none of them up again
+        with contextlib.suppress(OSError):  # a download stopped a moment ago still has it open (Windows)
+            torso.unlink()
     free = shutil.disk_usage(partial).free + _bytes_in(partial)
     if free < size:
         raise ModelError(
@@ -278,6 +282,6 @@ def _bytes_in(folder: Path) -> int:
 def _unreachable(repository: str, endpoint: str | None, error: Exception | str) -> ModelError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ModelError(
-        f"{repository} could not be fetched from {endpoint or 'huggingface.co'}: {first}. What has arrived is kept; "
-        "queue again to go on. Behind a firewall, set HF_ENDPOINT to a mirror before starting ComfyUI."
+        f"{repository} could not be fetched from {endpoint or 'huggingface.co'}: {first}. Files that came whole are "
+        "kept; queue again to go on. Behind a firewall, set HF_ENDPOINT to a mirror before starting ComfyUI."
     )

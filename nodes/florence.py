@@ -136,8 +136,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
             _checkpoint(model, download),
             Settings(task, num_beams, max_new_tokens),
             batch_size,
-            host.open_florence,
-            host.free_device_memory,
+            host.FlorencePlace(),
         )
         if dataset is None:
             return io.NodeOutput(None, "", captioner)

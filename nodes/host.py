@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -113,42 +112,38 @@ class _Movable(torch.nn.Module):
         self.transformer = model
 
 
-_florence: dict[str, tuple[ModelPatcher, Florence]] = {}  # the one in ComfyUI's care, by the captioner's model
+class FlorencePlace:
+    """Where ComfyUI computes, in bf16 on a GPU that has it, else in float32; in the care of its memory management.
 
-
-def open_florence(captioner: Florence2Captioner) -> Florence:
-    """The captioner's model where ComfyUI computes, in bf16 on a GPU that has it, else float32.
-
-    Other models make room for it and its batch, and it stays loaded until they, or Unload Models, take the room back.
-
-    Raises:
-        ModelError: see `load_florence`.
+    Other models make room for it and its batch. They take the room back when they need it, between batches too.
     """
-    key = captioner.model
-    if key not in _florence:
-        _florence.clear()
+
+    def __init__(self) -> None:
+        self._held: tuple[ModelPatcher, Florence] | None = None
+
+    def open(self, captioner: Florence2Captioner) -> Florence:
+        patcher, florence = self._held = self._held or self._load(captioner)
+        room = captioner.fitting * activation_bytes(florence, captioner.settings.num_beams)
+        # Whole: ComfyUI streams single weights only into layers of its own.
+        comfy.model_management.load_models_gpu([patcher], memory_required=room, force_full_load=True)
+        return florence
+
+    def free(self) -> None:
+        comfy.model_management.soft_empty_cache()
+
+    def close(self) -> None:
+        """Let go of it in device and host memory: training may come next, and reading it again takes a second."""
+        self._held = None
+        self.free()
+
+    def _load(self, captioner: Florence2Captioner) -> tuple[ModelPatcher, Florence]:
         device = comfy.model_management.text_encoder_device()
         dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
         florence = load_florence(captioner.checkpoint.folder, dtype)
         # Said here because ComfyUI would count the embeddings, which Florence-2 uses in four places, four times.
         size = sum(weight.nbytes for weight in florence.model.parameters())
         offload = comfy.model_management.text_encoder_offload_device()
-        patcher = comfy.model_patcher.ModelPatcher(_Movable(florence.model), device, offload, size)
-        patcher.add_callback(
-            comfy.patcher_extension.CallbacksMP.ON_DETACH,
-            lambda _, unloaded: _florence.pop(key, None) if unloaded else None,
-        )
-        _florence[key] = patcher, florence
-    patcher, florence = _florence[key]
-    room = captioner.fitting * activation_bytes(florence, captioner.settings.num_beams)
-    # Whole: ComfyUI streams single weights only into layers of its own.
-    comfy.model_management.load_models_gpu([patcher], memory_required=room, force_full_load=True)
-    return florence
-
-
-def free_device_memory() -> None:
-    """Give cached memory that nothing uses back to the device."""
-    comfy.model_management.soft_empty_cache()
+        return comfy.model_patcher.ModelPatcher(_Movable(florence.model), device, offload, size), florence
 
 
 def on_cpu() -> bool:

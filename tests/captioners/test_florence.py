@@ -41,10 +41,26 @@ def florence(tiny_florence):
     return load_florence(tiny_florence)
 
 
+class Held:
+    """A `Place` with the model there already; counts what it is asked to do."""
+
+    def __init__(self, florence):
+        self.florence, self.freed, self.closed = florence, 0, 0
+
+    def open(self, captioner):
+        return self.florence
+
+    def free(self):
+        self.freed += 1
+
+    def close(self):
+        self.closed += 1
+
+
 @pytest.fixture
 def captioner(tiny_florence, florence):
     checkpoint = Checkpoint("florence2/Florence-2-tiny", tiny_florence, own_code=False)
-    return Florence2Captioner(checkpoint, Settings(max_new_tokens=60), 4, open=lambda _: florence)
+    return Florence2Captioner(checkpoint, Settings(max_new_tokens=60), 4, Held(florence))
 
 
 @pytest.fixture
@@ -100,7 +116,7 @@ def test_the_same_task_goes_through_transformers_own_processing(florence, tiny_f
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_report_says_so(captioner, pictures, florence, monkeypatch):
-    sizes, freed = [], []
+    sizes = []
     encode = florence.model.model.vision_tower.forward
 
     def small_device(pixels, **others):
@@ -110,10 +126,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_report_says_so(captioner, p
         return encode(pixels, **others)
 
     monkeypatch.setattr(florence.model.model.vision_tower, "forward", small_device)
-    captioner.free = lambda: freed.append(True)
     assert texts(ask(captioner, pictures[:4])) == SAID[:4]
     assert sizes == [4, 2, 1, 1, 1, 1]
-    assert len(freed) == 2
+    assert captioner.place.freed == 2
     assert captioner.remarks == [
         "4 pictures at a time did not fit into memory; went on with 2.",
         "2 pictures at a time did not fit into memory; went on with 1.",
@@ -137,7 +152,7 @@ def test_a_batch_that_does_not_fit_is_let_go_before_the_next_try(captioner, pict
         return encode(pixels, **others)
 
     monkeypatch.setattr(florence.model.model.vision_tower, "forward", small_device)
-    captioner.free = lambda: alive.append(held[-1]() is not None)
+    captioner.place.free = lambda: alive.append(held[-1]() is not None)
     ask(captioner, pictures)
     assert alive == [False]
 
@@ -249,10 +264,12 @@ def test_a_dataset_is_captioned_once_through_the_ledger(captioner, tmp_path, pic
     captioned = asyncio.run(caption_dataset(dataset, captioner, trigger_word="mntgrdn", rules=None))
     assert [record.text for record in captioned.dataset.records()] == [f"mntgrdn, {said}" for said in SAID]
 
+    assert captioner.place.closed == 1, "the model is let go after the run"
+
     def fails(_):
         raise AssertionError("asked again")
 
-    captioner.open = fails
+    captioner.place.open = fails
     again = asyncio.run(caption_dataset(dataset, captioner, trigger_word="other", rules=None))
     assert [record.text for record in again.dataset.records()] == [f"other, {said}" for said in SAID]
 
