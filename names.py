@@ -32,7 +32,9 @@ def checked_name(name: str, what: str = "name") -> str:
     if not stripped:
         raise NameRefused(f"The {what} is empty. Type a name, for example 'monet-gardens'.")
     if len(stripped) > MAX_NAME_LENGTH:
-        raise NameRefused(f"The {what} '{stripped[:40]}…' has {len(stripped)} characters. Use at most {MAX_NAME_LENGTH}.")
+        raise NameRefused(
+            f"The {what} '{stripped[:40]}…' has {len(stripped)} characters. Use at most {MAX_NAME_LENGTH}."
+        )
     if not _ALLOWED.fullmatch(stripped) or ".." in stripped or stripped.endswith("."):
         raise NameRefused(
             f"The {what} '{stripped}' cannot be used: it must be a plain name, not a path. "

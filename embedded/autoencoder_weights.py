@@ -104,6 +104,18 @@ def _layers_that_do_nothing() -> dict[str, Tensor]:
     return weights
 
 
+def colour_directions() -> Matrix:
+    """Three orthonormal directions of the scaled latents, 3 x 16, that hold the mean colour and nothing else."""
+    return _gram_schmidt()[0][:3]
+
+
+def latents_of_colour(red: float, green: float, blue: float) -> list[float]:
+    """The 16 scaled latents that add this to the mean colour, in the 0…1 of pictures, and nothing else."""
+    basis, triangle = _gram_schmidt()
+    coefficients = _solve_lower(triangle, [2 * red, 2 * green, 2 * blue])
+    return [sum(coefficients[k] * basis[k][channel] for k in range(3)) for channel in range(LATENT_CHANNELS)]
+
+
 def _latent_basis() -> tuple[Matrix, Matrix]:
     """Matrices from features to scaled latents, 16 x 17, and from scaled latents back to features, 16 x 17.
 

@@ -21,7 +21,7 @@ from .autoencoder_weights import autoencoder_weights
 from .text_encoder_weights import clip_weights, t5_weights
 from .transformer_weights import transformer_weights
 
-VERSION = 1  # raised whenever any weight changes: it names the folder, so that old and new never mix
+VERSION = 2  # raised whenever any weight changes: it names the folder, so that old and new never mix
 METADATA_KEY = "impasto.tiny_flux"  # the only one, because safetensors writes several in no fixed order
 
 

@@ -1,9 +1,10 @@
 """Seeded FLUX.1 weights of any size, in Black Forest Labs' layout, that behave like a network about to be trained.
 
 The stream of the image tokens carries the noisy latent, a constant, and the velocity predicted so far, on orthogonal
-directions. The last double block writes the best linear guess of the velocity for latents of unit variance; every
-other block adds a little seeded disturbance, so that gradients reach all of them. Sampling is therefore finite and
-bounded, and a LoRA has much to learn: this base knows nothing about pictures.
+directions. The last double block writes the best linear guess of the velocity for pictures that are soft clouds of
+colour: its MLP for the latent as it is, one head of its attention for the mean colour of the neighbourhood. All else
+adds a little seeded disturbance, so that gradients reach every layer. Sampling is therefore finite and bounded, prompts
+differ in their colours, and a LoRA has much to learn: detail, contrast, a palette.
 
 Only uniform random numbers, exact powers of two and sums are used, so that a seed gives the same bytes everywhere.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PATCH_CHANNELS = 64  # 16 latent channels in patches of 2 x 2
+from .autoencoder_weights import LATENT_CHANNELS, colour_directions, latents_of_colour
+
+PATCH_CHANNELS = 64  # 16 latent channels in patches of 2 x 2, the place within the patch running faster
 HEAD_WIDTH = 128  # sum of FLUX's rotary axes, 16 + 56 + 56
 MLP_RATIO = 4
 TIME_CHANNELS = 256
@@ -21,9 +24,20 @@ TIME_CHANNELS = 256
 SLOWEST_FREQUENCY = 1000 * 10000 ** (-127 / 128)
 CLOCK_KNOTS = 32  # pieces of the piecewise linear velocity coefficient
 CLOCK_SHARPNESS = 400.0  # slope inside the SiLUs that make those pieces; a bend is about 4 / 400 of the time wide
-STREAM_GAIN = 1 / 16  # a channel of standard deviation 1 adds 1/16 to each dimension of the stream
-DISTURBANCE = 0.1  # standard deviation that each part of a block adds to the stream
-PROMPT_GAIN = 0.15  # standard deviation of the velocity offset that depends on prompt, guidance and time
+# The image stream is made large, so that a LoRA's first steps, at the learning rates in use, change it a little only.
+CONSTANT = 8.0  # size of the constant in each dimension of the stream
+STREAM_GAIN = CONSTANT / 16  # what a channel of standard deviation 1 adds to each dimension
+STREAM_DEVIATION = 1.06 * CONSTANT  # what LayerNorm divides by: the constant, and the latents beside it
+DISTURBANCE = 0.3  # standard deviation that each part of a block adds to the stream
+PALETTE_GAIN = 1.0  # standard deviation of the colour that prompt, guidance and time ask for, in scaled latents
+MOOD = (-0.14, -0.07, 0.0)  # added to all red, green and blue (0…1): this base sees a blue dusk in everything
+# Variances of scaled latents per spatial frequency: of everything, and of colours that whole neighbourhoods share.
+DETAIL_VARIANCE = 0.25
+CLOUD_VARIANCE = 30.0
+CLOCK_DIMENSIONS = 4  # of the modulation vector: each of two coefficients and its negative
+# A neighbourhood: attention between constant queries and keys falls off with distance by the rotary embedding alone.
+FREQUENCIES = range(3, 9)  # of the 28 per axis: periods of 17 to 87 tokens
+NEIGHBOURHOOD_SHARPNESS = 4.0  # standard deviation of about 1.1 tokens, 18 pixels
 
 
 def transformer_weights(
@@ -61,7 +75,9 @@ def transformer_weights(
     weights = _embedders(draw, directions, context_width, pooled_width)
     for index in range(double_blocks):
         weights |= _double_block(draw, hidden_size, f"double_blocks.{index}.")
-    _write_linear_velocity(weights, directions, f"double_blocks.{double_blocks - 1}.")
+    _write_detail_velocity(weights, directions, f"double_blocks.{double_blocks - 1}.")
+    if not directions.shared:
+        _write_cloud_velocity(weights, directions, f"double_blocks.{double_blocks - 1}.")
     for index in range(single_blocks):
         weights |= _single_block(draw, hidden_size, f"single_blocks.{index}.")
     weights |= _final_layer(draw, directions)
@@ -100,12 +116,12 @@ def _hadamard(size: int) -> Tensor:
 
 
 def _embedders(draw: _Draw, directions: _Directions, context_width: int, pooled_width: int) -> dict[str, Tensor]:
-    """What comes before the blocks. Dimensions 0 and 1 of the modulation vector are the velocity coefficient's."""
+    """What comes before the blocks. The first dimensions of the modulation vector are the velocity coefficients'."""
     hidden = directions.hidden_size
     weights = {
         # The constant direction outweighs the latent, so that LayerNorm scales all tokens nearly alike.
         "img_in.weight": directions.latent.contiguous() * STREAM_GAIN,
-        "img_in.bias": directions.constant.clone(),
+        "img_in.bias": directions.constant * CONSTANT,
         "txt_in.weight": draw(hidden, context_width, deviation=context_width**-0.5),
         "txt_in.bias": torch.zeros(hidden),
     }
@@ -114,33 +130,41 @@ def _embedders(draw: _Draw, directions: _Directions, context_width: int, pooled_
         weights[f"{name}.in_layer.bias"] = draw(hidden, deviation=0.5)
         weights[f"{name}.out_layer.weight"] = draw(hidden, hidden, deviation=hidden**-0.5)
         weights[f"{name}.out_layer.bias"] = torch.zeros(hidden)
-        weights[f"{name}.out_layer.weight"][:2] = 0
+        weights[f"{name}.out_layer.weight"][:CLOCK_DIMENSIONS] = 0
     _write_clock(weights)
     return weights
 
 
-def velocity_coefficient(sigma: float) -> float:
-    """Best factor c in `velocity = c * noisy`, where noisy = (1 - sigma) data + sigma noise, both of unit variance."""
-    return (2 * sigma - 1) / ((1 - sigma) ** 2 + sigma**2)
+def velocity_coefficient(sigma: float, variance: float) -> float:
+    """Best factor c in `velocity = c * noisy`, where noisy = (1 - sigma) data + sigma noise of variance 1."""
+    return (sigma - (1 - sigma) * variance) / ((1 - sigma) ** 2 * variance + sigma**2)
+
+
+def _detail(sigma: float) -> float:
+    return velocity_coefficient(sigma, DETAIL_VARIANCE)
+
+
+def _cloud(sigma: float) -> float:
+    return velocity_coefficient(sigma, CLOUD_VARIANCE) - _detail(sigma)
 
 
 def _write_clock(weights: dict[str, Tensor]) -> None:
-    """Make `time_in` put the velocity coefficient of its timestep on dimension 0, and its negative on dimension 1."""
+    """Make `time_in` put the two coefficients of its timestep on dimensions 0 and 2, their negatives on 1 and 3."""
     first, out = weights["time_in.in_layer.weight"], weights["time_in.out_layer.weight"]
     first[:CLOCK_KNOTS] = 0
     first[:CLOCK_KNOTS, -1] = CLOCK_SHARPNESS / SLOWEST_FREQUENCY
-    out[2:, :CLOCK_KNOTS] = 0
-    slope_before = 0.0
-    for knot in range(CLOCK_KNOTS):
-        begin, end = knot / CLOCK_KNOTS, (knot + 1) / CLOCK_KNOTS
-        slope = (velocity_coefficient(end) - velocity_coefficient(begin)) * CLOCK_KNOTS
-        weights["time_in.in_layer.bias"][knot] = -CLOCK_SHARPNESS * begin
-        out[0, knot] = (slope - slope_before) / CLOCK_SHARPNESS
-        slope_before = slope
-    out[0, CLOCK_KNOTS:] = 0
-    out[1] = -out[0]
-    weights["time_in.out_layer.bias"][0] = velocity_coefficient(0.0)
-    weights["time_in.out_layer.bias"][1] = -velocity_coefficient(0.0)
+    out[:, :CLOCK_KNOTS] = 0
+    for dimension, coefficient in ((0, _detail), (2, _cloud)):
+        slope_before = 0.0
+        for knot in range(CLOCK_KNOTS):
+            begin, end = knot / CLOCK_KNOTS, (knot + 1) / CLOCK_KNOTS
+            slope = (coefficient(end) - coefficient(begin)) * CLOCK_KNOTS
+            weights["time_in.in_layer.bias"][knot] = -CLOCK_SHARPNESS * begin
+            out[dimension, knot] = (slope - slope_before) / CLOCK_SHARPNESS
+            slope_before = slope
+        out[dimension + 1] = -out[dimension]
+        weights["time_in.out_layer.bias"][dimension] = coefficient(0.0)
+        weights["time_in.out_layer.bias"][dimension + 1] = -coefficient(0.0)
 
 
 def _double_block(draw: _Draw, hidden: int, block: str) -> dict[str, Tensor]:
@@ -178,9 +202,9 @@ def _single_block(draw: _Draw, hidden: int, block: str) -> dict[str, Tensor]:
 
 
 def _modulation(draw: _Draw, rows: int, hidden: int) -> Tensor:
-    """Shift, scale and gate move by about 0.1 with time, prompt and guidance, and not with the velocity coefficient."""
+    """Shift, scale and gate move by about 0.1 with time, prompt and guidance; the velocity coefficients stay apart."""
     weight = draw(rows, hidden, deviation=0.1 * hidden**-0.5)
-    weight[:, :2] = 0
+    weight[:, :CLOCK_DIMENSIONS] = 0
     return weight
 
 
@@ -194,8 +218,8 @@ def _mlp_out(draw: _Draw, hidden: int) -> Tensor:
     return draw(hidden, MLP_RATIO * hidden, deviation=1.5 * DISTURBANCE * (MLP_RATIO * hidden) ** -0.5)
 
 
-def _write_linear_velocity(weights: dict[str, Tensor], directions: _Directions, block: str) -> None:
-    """Make this double block's MLP on the image stream add the linear velocity: GELU(x) - GELU(-x) = x.
+def _write_detail_velocity(weights: dict[str, Tensor], directions: _Directions, block: str) -> None:
+    """Make this double block's MLP on the image stream add the velocity of detail: GELU(x) - GELU(-x) = x.
 
     The gate of that MLP is the velocity coefficient of the time; likewise SiLU(x) - SiLU(-x) = x hands it through.
     """
@@ -204,23 +228,79 @@ def _write_linear_velocity(weights: dict[str, Tensor], directions: _Directions, 
     read = directions.latent.T * (1 / hidden)
     first[:PATCH_CHANNELS] = read
     first[PATCH_CHANNELS : 2 * PATCH_CHANNELS] = -read
-    # What is read was divided by the stream's deviation, about 1.1: the constant of 1, and the latents beside it.
-    last[:, :PATCH_CHANNELS] = directions.velocity * 1.125
-    last[:, PATCH_CHANNELS : 2 * PATCH_CHANNELS] = -directions.velocity * 1.125
+    last[:, :PATCH_CHANNELS] = directions.velocity * STREAM_DEVIATION
+    last[:, PATCH_CHANNELS : 2 * PATCH_CHANNELS] = -directions.velocity * STREAM_DEVIATION
     gate = weights[f"{block}img_mod.lin.weight"][5 * hidden :]
     gate[:] = 0
     gate[:, 0], gate[:, 1] = 1.0, -1.0
     weights[f"{block}img_mod.lin.bias"][5 * hidden :] = -1.0 if directions.shared else 0.0
 
 
+def _write_cloud_velocity(weights: dict[str, Tensor], directions: _Directions, block: str) -> None:
+    """Make the first head of this double block add what the neighbourhood's mean colour tells of the velocity.
+
+    Queries and keys are constant, so that only their rotary embedding, which is relative position, decides. Text tokens
+    are kept out by keys that point the other way on the axis that all positions share.
+    """
+    hidden = directions.hidden_size
+    query, key, value = (slice(part * hidden, part * hidden + HEAD_WIDTH) for part in range(3))
+    for stream in ("img", "txt"):
+        weights[f"{block}{stream}_attn.qkv.weight"][key] = 0
+        weights[f"{block}{stream}_attn.qkv.bias"][key] = _place(text=stream == "txt")
+    attention, bias = weights[f"{block}img_attn.qkv.weight"], weights[f"{block}img_attn.qkv.bias"]
+    attention[query], attention[value] = 0, 0
+    bias[query] = _place(text=False)
+    weights[f"{block}img_attn.norm.query_norm.scale"] *= NEIGHBOURHOOD_SHARPNESS
+
+    proj = weights[f"{block}img_attn.proj.weight"]
+    proj[:, :HEAD_WIDTH] = 0
+    for index, colour in enumerate(_colours_of_patches()):
+        attention[2 * hidden + index] = _along(directions.latent, colour) * (1 / (4 * hidden))
+        proj[:, index] = _along(directions.velocity, colour) * STREAM_DEVIATION
+    gate = weights[f"{block}img_mod.lin.weight"][2 * hidden : 3 * hidden]
+    gate[:] = 0
+    gate[:, 2], gate[:, 3] = 1.0, -1.0
+    weights[f"{block}img_mod.lin.bias"][2 * hidden : 3 * hidden] = 0
+
+
+def _place(text: bool) -> Tensor:
+    """A query or key of root mean square 1 that says no more than where it is: axes of 16, 56 and 56, in pairs."""
+    place = torch.zeros(HEAD_WIDTH)
+    if text:
+        place[:16] = -(8**0.5)
+        return place
+    place[:16] = 2**0.5
+    for axis in (16, 72):
+        for frequency in FREQUENCIES:
+            place[axis + 2 * frequency] = 8**0.5
+    return place
+
+
+def _colours_of_patches() -> list[list[float]]:
+    """The colour directions spread over a patch's 64 channels, 3 x 64: alike at its four places."""
+    return [[row[channel] for channel in range(LATENT_CHANNELS) for _ in range(4)] for row in colour_directions()]
+
+
+def _along(columns: Tensor, coefficients: list[float]) -> Tensor:
+    """Columns times coefficients, summed one by one: a matrix product rounds differently from machine to machine."""
+    total = torch.zeros(len(columns))
+    for index, coefficient in enumerate(coefficients):
+        total += columns[:, index] * coefficient
+    return total
+
+
 def _final_layer(draw: _Draw, directions: _Directions) -> dict[str, Tensor]:
     hidden = directions.hidden_size
-    modulation = draw(2 * hidden, hidden, deviation=PROMPT_GAIN * hidden**-0.5)
-    modulation[:, :2] = 0
+    modulation = draw(2 * hidden, hidden, deviation=0.04 * hidden**-0.5)
+    for colour in _colours_of_patches():
+        wish = draw(hidden, deviation=PALETTE_GAIN * hidden**-0.5) * (STREAM_GAIN / CONSTANT)
+        modulation[:hidden] += _along(directions.velocity, colour)[:, None] * wish
+    modulation[:, :CLOCK_DIMENSIONS] = 0
     return {
         "final_layer.adaLN_modulation.1.weight": modulation,
         "final_layer.adaLN_modulation.1.bias": torch.zeros(2 * hidden),
-        # The stream that LayerNorm divides by has grown by the velocity and the disturbances: a deviation of about 1.2.
-        "final_layer.linear.weight": directions.velocity.T.contiguous() * (1.25 / (STREAM_GAIN * hidden)),
-        "final_layer.linear.bias": torch.zeros(PATCH_CHANNELS),
+        # The stream that LayerNorm divides by has grown by the velocity and the disturbances: a deviation of about 1.15.
+        "final_layer.linear.weight": directions.velocity.T.contiguous() * (1.15 * CONSTANT / (STREAM_GAIN * hidden)),
+        # The velocity is noise minus data.
+        "final_layer.linear.bias": -torch.tensor(latents_of_colour(*MOOD)).repeat_interleave(4),
     }

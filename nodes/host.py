@@ -204,6 +204,10 @@ def load_vae(path: Path) -> VAE:
     return vae
 
 
+def load_lora(path: Path) -> dict[str, torch.Tensor]:
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
+
+
 def latents_preview(path: Path) -> Image:
     """A small picture of scaled FLUX latents in a safetensors file, by ComfyUI's own latent-to-RGB factors."""
     import comfy.latent_formats

@@ -113,7 +113,8 @@ class FluxLoraTrainer(io.ComfyNode):
                 sockets.Run.Output("run", tooltip="The training run, for Progress Grid and Loss Plot."),
                 io.LoraModel.Output("lora", tooltip="The finished LoRA's weights, for Load LoRA Model."),
                 io.LossMap.Output("loss", tooltip="Loss of every step, for Plot Loss Graph."),
-                io.Combo.Output("lora_name", tooltip="The LoRA's file name; link it to lora_name of Load LoRA."),
+                # Any type: the server takes nothing else for a list that a core loader fills from a folder.
+                io.AnyType.Output("lora_name", tooltip="The LoRA's file name; link it to lora_name of Load LoRA."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
@@ -129,9 +130,8 @@ class FluxLoraTrainer(io.ComfyNode):
         finally:
             # After Cancel too: what is trained so far is there to be used.
             final = runs.publish(run, name, host.loras_root())
-        lora, _ = adapter.read_lora(final)
         loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
-        return io.NodeOutput(run, lora, loss, final.relative_to(host.loras_root()).as_posix())
+        return io.NodeOutput(run, host.load_lora(final), loss, final.relative_to(host.loras_root()).as_posix())
 
     @classmethod
     def _workflow(cls) -> dict:
@@ -161,6 +161,11 @@ class TrainingRunLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_id: str) -> bool:
         return True  # find_run answers for itself: it also knows runs made after this list was
+
+    @classmethod
+    def fingerprint_inputs(cls, run_id: str) -> str:
+        """A run that has gone on is another output to ComfyUI, so that grids and plots of it are drawn anew."""
+        return runs.state_of(host.runs_root(), run_id)
 
     @classmethod
     def execute(cls, run_id) -> io.NodeOutput:

@@ -146,7 +146,8 @@ def sum_up(server: ComfyServer, prompt: dict[str, Any], result: Result, screen: 
         screen.line(f"  LoRA: {lora}")
     for node in result.outputs:
         for file in server.output_files(result, node):
-            screen.line(f"  {title(prompt, node)}: {file}")
+            if file.is_relative_to(server.base / "output"):  # previews go when the server does
+                screen.line(f"  {title(prompt, node)}: {file}")
     setup = HOME / "log" / "setup.json"
     steps = json.loads(setup.read_text()) if setup.is_file() else {}
     screen.line("Setup: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in steps.items()))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError
+from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import child_of
 from .settings import Settings
@@ -178,6 +178,14 @@ def sole_trainer(run: Run, stop_requested: Callable[[], bool]) -> Iterator[None]
         yield
     finally:
         lock.release()
+
+
+def state_of(runs_root: Path, run_id: str) -> str:
+    """A text that changes whenever the run goes on; empty as long as there is no such run."""
+    try:
+        return (find_run(runs_root, run_id).path / "status.json").read_text(encoding="utf-8")
+    except (ImpastoError, FileNotFoundError):
+        return ""
 
 
 def publish(run: Run, name: str, loras_root: Path) -> Path | None:

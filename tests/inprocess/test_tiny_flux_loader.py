@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 from impasto.embedded.paintings import paint, scene
-from impasto.embedded.transformer_weights import transformer_weights, velocity_coefficient
+from impasto.embedded.transformer_weights import DETAIL_VARIANCE, transformer_weights, velocity_coefficient
 
 SCALE, SHIFT = 0.3611, 0.1159  # FLUX's
 
@@ -95,17 +95,44 @@ def test_every_weight_of_any_size_is_taken_by_comfyui(comfyui, size, caplog):
     assert not [record for record in caplog.records if "unet" in record.getMessage().lower() and record.levelno > 20]
 
 
-@pytest.mark.parametrize("hidden", [128, 256])
-@pytest.mark.parametrize("sigma", [0.05, 0.3, 0.5, 0.7, 1.0])
-def test_the_velocity_is_near_the_best_linear_guess(comfyui, hidden, sigma):
+@pytest.fixture(scope="module")
+def velocity_of(comfyui):
+    """The velocity of noisy latents at one sigma, from the tiny FLUX of one hidden size, told some prompt."""
     import comfy.sd
 
-    model = comfy.sd.load_diffusion_model_state_dict(transformer_weights(hidden_size=hidden)).model.diffusion_model
-    random = torch.Generator().manual_seed(3)
-    noisy = torch.randn(1, 16, 16, 16, generator=random) * ((1 - sigma) ** 2 + sigma**2) ** 0.5
-    text, pooled = torch.randn(1, 256, 128, generator=random), torch.randn(1, 64, generator=random)
-    velocity = model(noisy, torch.tensor([sigma]), text, pooled, torch.tensor([3.5]))
-    assert (velocity - velocity_coefficient(sigma) * noisy).std() < 0.6
+    def velocity(noisy, sigma, hidden=256):
+        random = torch.Generator().manual_seed(3)
+        model = comfy.sd.load_diffusion_model_state_dict(transformer_weights(hidden_size=hidden)).model.diffusion_model
+        text, pooled = torch.randn(1, 256, 128, generator=random), torch.randn(1, 64, generator=random)
+        return model(noisy, torch.tensor([sigma]), text, pooled, torch.tensor([3.5]))
+
+    return velocity
+
+
+@pytest.mark.parametrize("hidden", [128, 256, 384])
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 0.9])
+def test_detail_gets_the_best_linear_velocity(velocity_of, hidden, sigma):
+    noisy = torch.randn(1, 16, 32, 32, generator=torch.Generator().manual_seed(3))
+    noisy *= ((1 - sigma) ** 2 * DETAIL_VARIANCE + sigma**2) ** 0.5
+    velocity = velocity_of(noisy, sigma, hidden)
+    slope = (velocity * noisy).mean() / (noisy * noisy).mean()
+    assert slope == pytest.approx(velocity_coefficient(sigma, DETAIL_VARIANCE), abs=0.25)
+
+
+def test_out_of_noise_come_clouds_of_colour(velocity_of):
+    import comfy.latent_formats
+
+    sigma = 0.9
+    noise = torch.randn(1, 16, 32, 32, generator=torch.Generator().manual_seed(3))
+    colours = torch.tensor(comfy.latent_formats.Flux().latent_rgb_factors)
+
+    def likeness_of_neighbours(latents):
+        shown = (latents[0].movedim(0, -1) @ colours).movedim(-1, 0)
+        shown = shown - shown.mean((1, 2), keepdim=True)
+        return ((shown[:, :, 2:] * shown[:, :, :-2]).mean() / (shown * shown).mean()).item()
+
+    assert likeness_of_neighbours(noise) < 0.1
+    assert likeness_of_neighbours(noise - sigma * velocity_of(noise, sigma)) > 0.5
 
 
 def test_prompts_have_embeddings_of_their_own(loaded):
