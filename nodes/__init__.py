@@ -5,7 +5,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("dataset", "captions", "encoding", "training", "rendering", "prompts", "embedded")
+MODULES = ("dataset", "captions", "florence", "encoding", "training", "rendering", "prompts", "embedded")
 
 
 class ImpastoExtension(ComfyExtension):
