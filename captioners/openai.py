@@ -98,7 +98,7 @@ class OpenAICaptioner:
                 if response.status != 200:
                     return self._failed(response.status, await response.text(), response.headers, endpoint)
                 return read_completion(await response.json(content_type=None))
-        except asyncio.TimeoutError:  # noqa: UP041 (not the builtin before Python 3.11)
+        except asyncio.TimeoutError:
             return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
         except (aiohttp.ClientError, OSError) as error:
             reason = without_keys(str(error) or type(error).__name__, [endpoint.key])

@@ -5,7 +5,19 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("dataset", "captions", "florence", "encoding", "training", "rendering", "prompts", "embedded")
+MODULES = (
+    "dataset",
+    "captions",
+    "gemini",
+    "florence",
+    "openai_compatible",
+    "caption_editor",
+    "encoding",
+    "training",
+    "rendering",
+    "prompts",
+    "embedded",
+)
 
 
 class ImpastoExtension(ComfyExtension):
