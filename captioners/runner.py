@@ -161,10 +161,15 @@ async def ask(
     progress(held, len(pictures), f"{captioner.name}: {held} of {len(pictures)} captioned before")
     queue = iter(waiting)
     calls = -(-len(waiting) // captioner.batch_size)
+
+    def check() -> None:
+        progress(held + tally.answered, len(pictures))
+
     workers = {
-        asyncio.create_task(_work(captioner, queue, ledger, tally, lambda: progress(0, 0), clock))
+        asyncio.create_task(_work(captioner, queue, ledger, tally, check, clock))
         for _ in range(min(captioner.concurrency, calls))
     }
+    everyone = workers
     began = asyncio.get_running_loop().time()
     try:
         while workers:
@@ -174,9 +179,9 @@ async def ask(
             elapsed = asyncio.get_running_loop().time() - began
             progress(held + tally.answered, len(pictures), _progress_text(captioner, held, tally, elapsed))
     finally:
-        for worker in workers:
+        for worker in everyone:
             worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await asyncio.gather(*everyone, return_exceptions=True)
         await captioner.close()
     if tally.error:
         raise type(tally.error)(

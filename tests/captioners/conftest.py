@@ -1,16 +1,34 @@
-"""The tiny Florence-2, made once for all tests of a run."""
+"""Datasets of small real JPEGs, and captioners against a server on loopback."""
 
-import importlib.util
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-_spec = importlib.util.spec_from_file_location("tiny_florence", Path(__file__).with_name("tiny_florence.py"))
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
+from impasto.curation.records import Dataset, Record, write_manifest
+from PIL import Image
 
 
-@pytest.fixture(scope="session")
-def tiny_florence(tmp_path_factory) -> Path:
-    """The folder of a native checkpoint that names the colour of a red, green or blue picture."""
-    return tiny.make_tiny_florence(tmp_path_factory.mktemp("models") / "florence2" / "Florence-2-tiny")
+def write_pictures(folder: Path, count: int) -> Dataset:
+    """A dataset of `count` different small JPEGs in `folder`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(count):
+        buffer = io.BytesIO()
+        color = (number % 256, number // 256 * 40 % 256, number * 7 % 256)
+        image = Image.new("RGB", (24, 16), color)
+        image.putpixel((number % 24, number // 24 % 16), (255, 255, 255))
+        image.save(buffer, "JPEG", quality=95, comment=str(number))
+        data = buffer.getvalue()
+        sha256 = hashlib.sha256(data).hexdigest()
+        (folder / "images" / f"{sha256}.jpg").write_bytes(data)
+        records.append(Record(f"images/{sha256}.jpg", sha256, 24, 16, len(data)))
+    return write_manifest(folder, records)
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[[int], Dataset]:
+    return lambda count: write_pictures(tmp_path / "paintings", count)

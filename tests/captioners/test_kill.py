@@ -1,0 +1,57 @@
+"""A captioning process killed with SIGKILL again and again: nothing that the ledger holds is asked or paid twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from impasto.captioners.clock import ScaledClock
+from impasto.captioners.ledger import read_ledger
+from impasto.captioners.quota import Limits
+from impasto.tests.captioners.gemini_server import GeminiServer, serving
+from impasto.tests.captioners.test_gemini import KEYS, write_keys
+
+KILLS, PICTURES = (20, 1_000) if os.environ.get("IMPASTO_LONG") else (3, 120)
+PROCESS = Path(__file__).with_name("captioning_process.py")
+IN_FLIGHT = 32  # calls at a time, which a kill may cost
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_killed_again_and_again_no_picture_is_captioned_twice(make_dataset, tmp_path):
+    clock = ScaledClock(time.time(), 60)
+    limits = Limits(15, 250_000, 1_500)
+    dataset = make_dataset(PICTURES)
+    user = tmp_path / "user"
+    chance = random.Random(1)
+
+    def held() -> set[str]:
+        return {question.image for question in read_ledger(dataset.captions_ledger)}
+
+    with serving(GeminiServer({key: limits for key in KEYS.values()}, clock=clock, latency=0.1)) as server:
+        write_keys(user, server.url, KEYS)
+        command = [sys.executable, PROCESS, dataset.folder, dataset.revision, user, str(clock.start), "60"]
+        asked_before: list[tuple[int, set[str]]] = []
+        for kill in range(1, KILLS + 1):
+            process = subprocess.Popen(command)
+            target = PICTURES * kill // (KILLS + 1)
+            while len(server.answered) < target and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.3))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            asked_before.append((len(server.requests), held()))
+        assert subprocess.run(command, timeout=300).returncode == 0
+
+    assert held() == {record.sha256 for record in dataset.records()}
+    for requests, known in asked_before:
+        assert not {request.picture for request in server.requests[requests:]} & known
+    twice = [picture for picture, times in server.answered.items() if times > 1]
+    assert not twice, f"{len(twice)} answers had been sent when the process died, and were not yet on disk"
+    sent = len(server.requests) - server.over_quota
+    assert sent <= PICTURES + KILLS * IN_FLIGHT
