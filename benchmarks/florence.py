@@ -5,8 +5,8 @@
 
 The model has the architecture of Florence-2-base and random weights, so every answer is made exactly `--tokens` long.
 The plain loop is the one of transformers' own documentation: open, process, generate, decode, one picture at a time.
-Both read the same JPEG files, and use the GPU in bf16 if there is one, else the CPU in float32. They take turns; the best
-of `--rounds` counts. On a busy CPU read the processor time.
+Both read the same JPEG files, and use the GPU in bf16 if there is one, else the CPU in float32. They take turns; the
+best of `--rounds` counts. On a busy CPU read the processor time.
 """
 
 from __future__ import annotations
