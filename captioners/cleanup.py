@@ -97,7 +97,7 @@ _AFTERWORD = re.compile(
 _REFUSALS = re.compile(
     r"^(?:i['’]?m (?:sorry|unable|not able|afraid)|i am (?:sorry|unable|not able)|sorry\b|i (?:can['’]?t|cannot|"
     r"can not|won['’]?t|will not|do not|don['’]?t) (?:help|assist|describe|provide|fulfil|see|view|identify|create|"
-    r"generate|comply|process|caption|discuss|analy[sz]e)|as an ai\b|unable to (?:process|describe|view|provide|caption|see)|"
+    r"generate|comply|process|caption|discuss|analy[sz]e)|as an ai\b|unable to (?:process|describe|view|caption|see)|"
     r"my apologies|apologies\b|unfortunately,? i|no (?:image|picture) (?:was|has been|is)|"
     r"(?:this|the) (?:request|content|image) (?:violates|cannot be|can['’]t be|is not something i)|"
     r"please (?:provide|upload|share)|error\b|unanswerable|n/?a$|none$|null$)",

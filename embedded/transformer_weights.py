@@ -299,7 +299,7 @@ def _final_layer(draw: _Draw, directions: _Directions) -> dict[str, Tensor]:
     return {
         "final_layer.adaLN_modulation.1.weight": modulation,
         "final_layer.adaLN_modulation.1.bias": torch.zeros(2 * hidden),
-        # The stream that LayerNorm divides by has grown by the velocity and the disturbances: a deviation of about 1.15.
+        # The stream that LayerNorm divides by has grown by the velocity and the disturbances, to about 1.15.
         "final_layer.linear.weight": directions.velocity.T.contiguous() * (1.15 * CONSTANT / (STREAM_GAIN * hidden)),
         # The velocity is noise minus data.
         "final_layer.linear.bias": -torch.tensor(latents_of_colour(*MOOD)).repeat_interleave(4),

@@ -5,7 +5,19 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("dataset", "captions", "florence", "encoding", "training", "rendering", "prompts", "embedded")
+MODULES = (
+    "dataset",
+    "captions",
+    "gemini",
+    "florence",
+    "openai_compatible",
+    "caption_editor",
+    "encoding",
+    "training",
+    "rendering",
+    "prompts",
+    "embedded",
+)
 
 
 class ImpastoExtension(ComfyExtension):
@@ -14,7 +26,10 @@ class ImpastoExtension(ComfyExtension):
         nodes: list[type[io.ComfyNode]] = []
         for name in MODULES:
             try:
-                nodes += importlib.import_module(f".{name}", __package__).NODES
+                found = importlib.import_module(f".{name}", __package__).NODES
+                for node in found:
+                    node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
+                nodes += found
             except Exception:
                 logging.getLogger(__name__).exception("Impasto's %s nodes could not be imported and are missing", name)
         return nodes

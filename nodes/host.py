@@ -59,6 +59,11 @@ def pack_models_root() -> Path:
     return Path(folder_paths.models_dir) / "impasto"
 
 
+def owner_folder() -> Path:
+    """What the server's owner keeps for the pack: keys and addresses of services, what was sent to them."""
+    return Path(folder_paths.get_user_directory()) / "impasto"
+
+
 def models_root() -> Path:
     """ComfyUI's own models folder."""
     return Path(folder_paths.models_dir)

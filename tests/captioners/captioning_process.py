@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import conftest  # noqa: E402, F401 (makes `impasto` importable)
-from impasto.captioners.clock import ScaledClock  # noqa: E402
-from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings  # noqa: E402
-from impasto.captioners.runner import caption_dataset  # noqa: E402
-from impasto.curation.records import Dataset  # noqa: E402
+import conftest  # noqa: F401 (makes `impasto` importable)
+from impasto.captioners.clock import ScaledClock
+from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
+from impasto.captioners.runner import caption_dataset
+from impasto.curation.records import Dataset
 
 if __name__ == "__main__":
     folder, revision, user, start, scale = sys.argv[1:]

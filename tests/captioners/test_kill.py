@@ -1,4 +1,8 @@
-"""A captioning process killed with SIGKILL again and again: nothing that the ledger holds is asked or paid twice."""
+"""A captioning process killed with SIGKILL again and again: nothing that the ledger holds is asked or paid twice.
+
+What the server had answered at the instant of a kill and the process had not yet written cannot be known to either;
+it is at most the calls in flight.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,7 +28,7 @@ IN_FLIGHT = 32  # calls at a time, which a kill may cost
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_killed_again_and_again_no_picture_is_captioned_twice(make_dataset, tmp_path):
+def test_killed_again_and_again_only_calls_in_flight_are_sent_again(make_dataset, tmp_path, record_property):
     clock = ScaledClock(time.time(), 60)
     limits = Limits(15, 250_000, 1_500)
     dataset = make_dataset(PICTURES)
@@ -49,9 +54,15 @@ def test_killed_again_and_again_no_picture_is_captioned_twice(make_dataset, tmp_
         assert subprocess.run(command, timeout=300).returncode == 0
 
     assert held() == {record.sha256 for record in dataset.records()}
+    begin, in_flight = 0, Counter()
     for requests, known in asked_before:
         assert not {request.picture for request in server.requests[requests:]} & known
-    twice = [picture for picture, times in server.answered.items() if times > 1]
-    assert not twice, f"{len(twice)} answers had been sent when the process died, and were not yet on disk"
-    sent = len(server.requests) - server.over_quota
-    assert sent <= PICTURES + KILLS * IN_FLIGHT
+        lost = {request.picture for request in server.requests[begin:requests]} - known
+        assert len(lost) <= IN_FLIGHT
+        in_flight.update(lost)
+        begin = requests
+    # A call in flight may have been answered without the answer having been read; only such a one is sent twice.
+    twice = {picture: times - 1 for picture, times in server.answered.items() if times > 1}
+    assert all(times <= in_flight[picture] for picture, times in twice.items())
+    record_property("calls lost in flight", in_flight.total())
+    record_property("of them answered by the server", len(twice))

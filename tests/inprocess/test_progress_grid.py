@@ -43,7 +43,7 @@ def save_checkpoint(folder, step, scale, model, width=None):
 def run(tmp_path, tiny):
     """A run whose first checkpoint changes nothing (B is zero) and whose second does."""
     save_checkpoint(tmp_path, 10, 0.0, tiny[0])
-    save_checkpoint(tmp_path, 20, 0.5, tiny[0])
+    save_checkpoint(tmp_path, 20, 5.0, tiny[0])
     return Run("harbours-12345678", str(tmp_path))
 
 
