@@ -162,7 +162,7 @@ def generate(
 
 @contextmanager
 def checked(model: Florence2ForConditionalGeneration, check: Callable[[], None]) -> Iterator[list]:
-    """Calls `check` on the way through the vision tower and, by the criteria yielded, between the answer's tokens."""
+    """Calls `check` on the way through the model and, by the criteria yielded, between the answer's tokens."""
 
     last = 0.0
 
@@ -181,7 +181,11 @@ def checked(model: Florence2ForConditionalGeneration, check: Callable[[], None])
 
     from transformers import StoppingCriteriaList
 
-    layers = [module for module in model.model.vision_tower.modules() if not list(module.children())]
+    parts = model.model
+    encoding = [*parts.vision_tower.modules(), *parts.multi_modal_projector.modules()]
+    encoding += parts.language_model.encoder.modules()
+    # In the decoder, which runs once for every token, only before whole layers: a hook costs a few microseconds.
+    layers = [module for module in encoding if not list(module.children())] + [*parts.language_model.decoder.layers]
     hooks = [layer.register_forward_pre_hook(before) for layer in layers]
     try:
         yield StoppingCriteriaList([after_token])

@@ -1,9 +1,8 @@
-"""Datasets of small real JPEGs, and the tiny Florence-2, made once for all tests of a run."""
+"""Datasets of small real JPEGs, and captioners against a server on loopback."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,6 @@ from pathlib import Path
 import pytest
 from impasto.curation.records import Dataset, Record, write_manifest
 from PIL import Image
-
-_spec = importlib.util.spec_from_file_location("tiny_florence", Path(__file__).with_name("tiny_florence.py"))
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
-
 
 def write_pictures(folder: Path, count: int) -> Dataset:
     """A dataset of `count` different small JPEGs in `folder`."""
@@ -37,9 +31,3 @@ def write_pictures(folder: Path, count: int) -> Dataset:
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[[int], Dataset]:
     return lambda count: write_pictures(tmp_path / "paintings", count)
-
-
-@pytest.fixture(scope="session")
-def tiny_florence(tmp_path_factory) -> Path:
-    """The folder of a native checkpoint that names the colour of a red, green or blue picture."""
-    return tiny.make_tiny_florence(tmp_path_factory.mktemp("models") / "florence2" / "Florence-2-tiny")

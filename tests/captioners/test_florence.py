@@ -1,6 +1,7 @@
 """Florence-2 captions pictures in batches of whatever size fits, without code from the checkpoint's folder."""
 
 import asyncio
+import functools
 import os
 import subprocess
 import sys
@@ -220,25 +221,53 @@ def test_a_transparent_picture_stands_on_white_and_a_turned_one_upright(tmp_path
     assert shown.getpixel((8, 1))[0] > 200 > 50 > shown.getpixel((8, 14))[0]
 
 
-def test_cancel_is_heard_inside_a_batch(captioner, pictures):
-    """In the vision tower as well as between tokens: on a CPU a batch takes many seconds."""
+class Cancelled(BaseException):
+    """As ComfyUI's own, which must not be caught on the way."""
 
-    class Cancelled(BaseException):
-        pass
 
-    for calls_until_cancel in (2, 4):
-        calls = 0
+@pytest.mark.parametrize(
+    "part", ["vision_tower", "multi_modal_projector", "language_model.encoder", "language_model.decoder"]
+)
+def test_cancel_is_heard_in_every_part_of_the_model(captioner, pictures, florence, monkeypatch, part):
+    """On a CPU, one batch takes many seconds in each of them."""
+    module = florence.model.model.get_submodule(part)
+    forward, entered, checked = module.forward, [], []
 
-        def check(last=calls_until_cancel):
-            nonlocal calls
-            calls += 1
-            if calls == last:
-                raise Cancelled
+    @functools.wraps(forward)  # transformers looks at the encoder's signature
+    def enter(*given, **named):
+        entered.append(True)
+        result = forward(*given, **named)
+        entered.append(False)
+        return result
 
-        with pytest.raises(Cancelled), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("impasto.captioners.florence.CHECK_EVERY", 0.0)
-            ask(captioner, pictures, check)
-        assert calls == calls_until_cancel
+    def check():
+        checked.append(True)
+        if entered and entered[-1]:
+            raise Cancelled
+
+    monkeypatch.setattr(module, "forward", enter)
+    monkeypatch.setattr("impasto.captioners.florence.CHECK_EVERY", 0.0)
+    with pytest.raises(Cancelled):
+        ask(captioner, pictures, check)
+    assert entered == [True], "cancelled the first time that it was in there"
+    hooked = [one for one in florence.model.modules() if one._forward_pre_hooks]
+    assert not hooked, "nothing stays attached to the model"
+
+
+def test_cancel_is_heard_between_tokens(captioner, pictures, florence, monkeypatch):
+    steps = []
+    decoder = florence.model.model.language_model.decoder
+    forward = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda *given, **named: steps.append(True) or forward(*given, **named))
+
+    def check():
+        if len(steps) == 3:
+            raise Cancelled
+
+    monkeypatch.setattr("impasto.captioners.florence.CHECK_EVERY", 0.0)
+    with pytest.raises(Cancelled):
+        ask(captioner, pictures, check)
+    assert len(steps) == 3
 
 
 def test_settings_out_of_range_are_refused():

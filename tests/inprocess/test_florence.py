@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import importlib.util
 import shutil
 import weakref
 from pathlib import Path
@@ -13,13 +12,9 @@ from impasto.captioners.captioner import Picture
 from impasto.curation.pictures import store_picture
 from impasto.curation.records import Record, write_manifest
 from impasto.errors import ModelError
+from PIL import Image
 
-spec = importlib.util.spec_from_file_location(
-    "tiny_florence", Path(__file__).resolve().parents[1] / "captioners" / "tiny_florence.py"
-)
-tiny = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny)
-
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 NAME = "LLM/Florence-2-tiny"
 WIDGETS = {
     "model": NAME,
@@ -34,12 +29,12 @@ WIDGETS = {
 
 
 @pytest.fixture(scope="module")
-def models(comfyui) -> Path:
+def models(comfyui, tiny_florence) -> Path:
     """ComfyUI's models folder with the tiny Florence-2 in it."""
     import folder_paths
 
     root = Path(folder_paths.models_dir)
-    tiny.make_tiny_florence(root / NAME)
+    shutil.copytree(tiny_florence, root / NAME)
     yield root
     shutil.rmtree(root / NAME)
 
@@ -47,9 +42,9 @@ def models(comfyui) -> Path:
 @pytest.fixture
 def dataset(tmp_path):
     records = []
-    for number, colour in enumerate(tiny.COLOURS):
+    for number, colour in enumerate(COLOURS.values()):
         path = tmp_path / f"{number}.png"
-        tiny.picture_of(colour, (64 + number, 64)).save(path)
+        Image.new("RGB", (64 + number, 64), colour).save(path)
         stored = store_picture(tmp_path / "boats", path.read_bytes())
         records.append(Record(stored.file_name, stored.sha256, stored.width, stored.height, stored.size))
     return write_manifest(tmp_path / "boats", records)
@@ -64,7 +59,7 @@ def run(**widgets):
 def test_a_dataset_is_captioned_with_a_model_of_comfyuis_folders(models, dataset):
     captioned, report, captioner = run(dataset=dataset)
     assert [record.text for record in captioned.records()] == [
-        f"mntgrdn, {tiny.caption_of(colour)}" for colour in tiny.COLOURS
+        f"mntgrdn, A {colour} boat on the water. A house stands behind it." for colour in COLOURS
     ]
     assert "3 of 3 pictures captioned" in report
     assert captioner.model.startswith("Florence-2-tiny@")

@@ -15,7 +15,28 @@ PROSE_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 SIDE = 64  # pixels of the pictures that the model sees
 MAX_STEPS = 500
 LEARNT = 0.02  # loss per token; not knowing the colours costs about 0.1
-IMAGE_TOKENS = (SIDE // 32) ** 2 + 1
+TINY_VISION = {
+    "depths": (1,) * 4,
+    "embed_dim": (16, 32, 32, 32),
+    "num_heads": (2,) * 4,
+    "num_groups": (2,) * 4,
+    "window_size": 2,
+    "projection_dim": 32,
+    "drop_path_rate": 0.0,
+    "initializer_range": 0.1,
+}
+TINY_TEXT = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 256,
+    "dropout": 0.0,
+    "init_std": 0.1,
+}
 
 
 def caption_of(colour: str) -> str:
@@ -27,16 +48,17 @@ def picture_of(colour: str, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image
 
 
 def make_tiny_florence(folder: Path) -> Path:
-    """Write a native checkpoint, as `florence-community` has them, to `folder`; about ten seconds on one core."""
-    processor = _processor()
-    model = _model(processor.tokenizer)
+    """Write a native checkpoint, as `florence-community` has them, to `folder`; about five seconds on one core."""
+    processor = make_processor(SIDE)
+    model = make_model(processor, TINY_VISION, TINY_TEXT)
     _train(model, processor)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def _processor():
+def make_processor(side: int):
+    """What turns square pictures of `side` pixels into inputs, with a tokenizer that knows a few words whole."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import BartTokenizerFast, Florence2Processor
@@ -59,44 +81,27 @@ def _processor():
     )
     # transformers 5 has one class for Pillow and one for torchvision; 4 has the Pillow one only.
     image_processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
-    images = image_processor(size={"height": SIDE, "width": SIDE}, do_center_crop=False, resample=3)
-    images.image_seq_length = IMAGE_TOKENS
+    images = image_processor(size={"height": side, "width": side}, do_center_crop=False, resample=3)
+    images.image_seq_length = (side // 32) ** 2 + 1
     parsing = {"pure_text": {}, "ocr": {}, "description_with_bboxes": {}}
     return Florence2Processor(image_processor=images, tokenizer=fast, post_processor_config=parsing)
 
 
-def _model(tokenizer):
+def make_model(processor, vision: dict, text: dict):
+    """Seeded random weights; `vision` and `text` are what the configurations shall not have by default."""
     from transformers import BartConfig, Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
     from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
 
     torch.manual_seed(0)
+    tokenizer = processor.tokenizer
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    vision = Florence2VisionConfig(
-        depths=(1,) * 4,
-        embed_dim=(16, 32, 32, 32),
-        num_heads=(2,) * 4,
-        num_groups=(2,) * 4,
-        window_size=2,
-        projection_dim=32,
-        drop_path_rate=0.0,
-        initializer_range=0.1,
-    )
-    text = BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=256,
-        dropout=0.0,
-        init_std=0.1,
+    config = Florence2Config(
+        vision_config=Florence2VisionConfig(**vision),
+        text_config=BartConfig(**{"vocab_size": len(tokenizer)} | text | ids),
+        image_token_id=tokenizer.image_token_id,
         **ids,
     )
-    config = Florence2Config(text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id, **ids)
-    model = Florence2ForConditionalGeneration(config)
+    model = Florence2ForConditionalGeneration(config).eval()
     model.generation_config = GenerationConfig(forced_bos_token_id=0, no_repeat_ngram_size=3, num_beams=3, **ids)
     return model
 
