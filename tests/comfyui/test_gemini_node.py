@@ -74,6 +74,8 @@ def test_every_picture_is_captioned_and_the_blocked_one_by_the_fallback(server: 
     assert "Estimate: 8 requests" in shown["report"] and "7 of 8 pictures captioned" in shown["report"]
     assert "florence-2" in shown["report"] and "1 of 1 pictures captioned" in shown["report"]
     table = json.loads(shown["table"])
+    assert result.outputs["edit"]["impasto_captions"] == table
+    assert all((server.base / "temp" / "impasto" / "thumbnails" / row["thumbnail"]).is_file() for row in table)
     captions = [row["caption"] for row in table]
     assert captions.count("mntgrdn, A boat on a river.") == 7
     assert all(caption.startswith("mntgrdn, A") for caption in captions)
