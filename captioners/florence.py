@@ -230,7 +230,7 @@ def whole_sentences(text: str) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the host, had no memory left: each back end has words of its own."""
     words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
 

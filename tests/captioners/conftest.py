@@ -11,6 +11,7 @@ import pytest
 from impasto.curation.records import Dataset, Record, write_manifest
 from PIL import Image
 
+
 def write_pictures(folder: Path, count: int) -> Dataset:
     """A dataset of `count` different small JPEGs in `folder`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
