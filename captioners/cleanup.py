@@ -16,6 +16,7 @@ from .captions import one_line
 
 CLIP_TOKENS = 77  # that FLUX's CLIP-L reads, two of them for start and end
 T5_TOKENS = 512  # that training on FLUX.1-dev keeps
+LONGEST = 8_000  # characters of an answer that are looked at; T5 reads about 2,000
 LISTED = 5  # captions that the lint report lists under each heading
 
 
@@ -68,7 +69,8 @@ _PRAISE = (
     r"beautiful(?:ly)?|stunning(?:ly)?|vibrant|colou?rful|detailed|highly|classic(?:al)?|traditional|vintage|"
     r"famous|lovely|striking|captivating|serene|picturesque|close-?up|black[- ]and[- ]white|monochrome|large|small|"
     r"old|antique|historical|19th[- ]century|18th[- ]century|17th[- ]century|20th[- ]century|well-known|"
-    r"masterful|exquisite|evocative|atmospheric|expressive|loose|textured|soft|muted|somber"
+    r"masterful|exquisite|evocative|atmospheric|expressive|loose|textured|soft|muted|somber|"
+    r"japanese|chinese|dutch|flemish|french|italian|german|spanish|russian|english|american|european"
 )
 _ADJECTIVES = rf"(?:(?:{_PRAISE}|{STYLES}|{_MEDIUMS})(?:,\s*|\s+(?:and\s+)?))*"
 _SUBJECTS = (
@@ -77,7 +79,7 @@ _SUBJECTS = (
 _SHOWS = (
     r"shows?|depicts?|features?|portrays?|captures?|presents?|illustrates?|displays?|contains?|includes?|showcases?|"
     r"represents?|offers?|conveys?|renders?|is of|are of|is showing|is depicting|appears? to (?:be|show|depict)|"
-    r"seems? to (?:be|show|depict)|consists? of|focuses on|is focused on|is dominated by|provides"
+    r"seems? to (?:be|show|depict)|consists? of|focuses on|is focused on|is dominated by|provides|has|have"
 )
 _A_WORK = rf"(?:{_ADJECTIVES}{_SUBJECTS}{_ADJECTIVES}(?:{_WORKS}|scene|artist|composition|work|piece))"
 
@@ -106,7 +108,7 @@ _REFUSALS = re.compile(
 _SENTENCE_LEAD_IN = re.compile(
     r"^(?:(?:in|within|at|across|throughout) (?:this|the|a|an) "
     rf"{_A_WORK},?\s*(?=[a-z])(?:(?:we|you|one|viewers?)\s+(?:can\s+)?(?:see|find|observe)s?\s+|there (?:is|are)\s+)?"
-    rf"|(?:this|the|these|an?|it|here)\s+(?:is|are)\s+(?:an?\s+|the\s+)?{_ADJECTIVES}{_SUBJECTS}{_ADJECTIVES}"
+    rf"|(?:this|the|these|an?|it|here|there)\s+(?:is|are)\s+(?:an?\s+|the\s+)?{_ADJECTIVES}{_SUBJECTS}{_ADJECTIVES}"
     rf"(?:{_WORKS})\s+(?:of|showing|depicting|featuring|portraying|that (?:{_SHOWS}))\s+"
     rf"|(?:this|the|these)\s+{_A_WORK}\s+(?:(?:also|further|clearly|vividly|beautifully|primarily|likely)\s+)?"
     rf"(?:(?:is|are)\s+(?:an?\s+){_ADJECTIVES}{_SUBJECTS}{_ADJECTIVES}(?:{_WORKS})\s+"
@@ -114,6 +116,7 @@ _SENTENCE_LEAD_IN = re.compile(
     r"|it (?:also )?(?:shows|depicts|features|portrays|captures|showcases|includes|contains|displays)\s+"
     rf"|(?:an?\s+|the\s+)?{_ADJECTIVES}{_ADJECTIVES}(?:{_WORKS})\s+(?:(?:of|showing|depicting|featuring|portraying|"
     rf"capturing|illustrating|displaying|that (?:{_SHOWS}))\s+|(?:{_SHOWS})\s+)"
+    rf"|(?:this|the) (?:{_WORKS}) is (?=an?\s)"
     r"|(?:we|you) (?:can )?see\s+"
     r"|(?:the )?(?:main |primary |central )?(?:subject|focus|focal point) (?:of (?:this|the) "
     rf"(?:{_WORKS}|scene|composition) )?is\s+"
@@ -134,9 +137,10 @@ _STYLE_CLAUSES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         # ", painted in thick oils", ", rendered with loose brushstrokes and a soft palette"
-        rf",?\s+(?:all\s+)?(?:(?:loosely|softly|boldly|delicately|thickly|beautifully|expressively)\s+)?"
+        rf",?\s+(?:(?:is|are|was|were|appears? to be|seems? to be)\s+)?(?:all\s+)?"
+        r"(?:(?:loosely|softly|boldly|delicately|thickly|beautifully|expressively)\s+)?"
         r"(?:painted|rendered|depicted|executed|done|created|drawn|portrayed|presented|captured|composed|made)\s+"
-        r"(?:in|with|using|on|through)\s+[^,.;]*?\b(?:style|manner|brush-?\s?strokes?|brush-?work|technique|strokes|"
+        r"(?:in|with|using|on|through)\s+(?:[\w-]+,\s+){0,2}[^,.;]*?\b(?:style|manner|brush-?\s?strokes?|brush-?work|technique|strokes|"
         rf"oils?|water-?colou?rs?|gouache|pastels?|charcoal|acrylics?|ink|canvas|dabs|paint|palette|impasto|{STYLES})\b"
         r"[^,.;]*",
         # ", with visible brushstrokes", " featuring loose, expressive brushwork"
@@ -158,7 +162,10 @@ _STYLE_CLAUSES = [
         r"in keeping with)\s+(?:the\s+)?[^,.;]*?\b(?:style|art|painters?|paintings?|movement|tradition|masters?|works?|"
         rf"{STYLES}|{ARTISTS})\b[^,.;]*",
         rf",?\s+(?:giving|lending|creating|adding)\s+(?:it|the (?:{_WORKS}|scene|work|piece)|a|an)\s+[^,.;]*"
-        rf"\b(?:{STYLES}|textured|style|brush-?\s?strokes?|impasto|handmade|dreamlike)\b[^,.;]*",
+        rf"\b(?:{STYLES}|textured|style|brush-?\s?strokes?|impasto|handmade|dreamlike|feel|feeling|look|quality|"
+        r"effect|appearance)\b[^,.;]*",
+        # ", an ukiyo-e woodblock print"
+        rf",\s+an?\s+{_ADJECTIVES}(?:{_WORKS})(?=[,.;]|$)",
     )
 ]
 _STYLE_WORDS = re.compile(
@@ -173,7 +180,7 @@ _SUBJECT_WORK = re.compile(
     re.IGNORECASE,
 )
 _THE_WORK = re.compile(
-    r"\b(?:of|in|to|from|for|within|throughout|across|behind)?\s*\b(?:the|this)\s+(?:oil\s+)?"
+    r"\b(?:of|in|to|from|for|within|throughout|across|behind)\s+(?:the|this)\s+(?:oil\s+)?"
     r"(?:painting|image|picture|artwork|canvas|photo|photograph|illustration|drawing|print)(?:'s|’s)?\b",
     re.IGNORECASE,
 )
@@ -187,9 +194,10 @@ _CREDIT = re.compile(
     rf"(?:\bby\s+(?:the\s+)?(?:(?:{STYLES}|\w+ (?=master|painter|artist)|[A-Z]\w+ )?\s*(?:artist|painter|master),?\s+)?"
     rf"(?:{_ARTIST}|(?<=[a-z]ed by )(?!the\b){_NAME})|\b(?:attributed to|inspired by|in the (?:style|manner) of|"
     rf"reminiscent of|similar to|after|à la)\s+(?:the\s+)?(?:work|works|art|paintings?|style)?\s*(?:of\s+|by\s+)?"
-    rf"(?:{_ARTIST}))(?:['’]s?\s+(?:\w+\s+)?(?:works?|paintings?|style|art))?\)?"
+    rf"(?:{_ARTIST}))(?:['’]s?\s+(?:\w+\s+)?(?:works?|paintings?|style|art|series))?\)?"
 )
 _POSSESSIVE = re.compile(rf"\b{_ARTIST}['’]s?\s+(?:(?:famous|iconic|signature|well-known)\s+)?")
+_BARE_CREDIT = re.compile(rf"\b(?:of\s+|by\s+|like\s+)?{_ARTIST}\b")
 _BARE_ARTIST = re.compile(rf"\b{_ARTIST}\b")
 _QUOTED_TITLE = re.compile(r"\b(?:en)?titled\b|[\"“][A-Z][^\"”]{2,60}[\"”]")
 _ABBREVIATION = re.compile(r"\b(?:St|Mr|Mrs|Ms|Dr|c|ca|[A-Z])\.$")
@@ -199,7 +207,7 @@ _PIECES = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+")
 
 def clean(raw: str, rules: Rules = DEFAULT_RULES) -> str:
     """The caption in a captioner's answer, one line; "" where the answer is a refusal or says nothing but style."""
-    text = _unwrapped(raw)
+    text = _unwrapped(raw[:LONGEST])
     if rules.refusals and _REFUSALS.match(text):
         return ""
     if rules.artists:
@@ -276,7 +284,7 @@ def _cleaned_sentence(sentence: str, rules: Rules) -> str:
     if rules.lead_ins:
         text = _THE_WORK.sub("", _without_lead_in(_tidy(text)))
     if rules.artists:
-        text = _BARE_ARTIST.sub("", text)
+        text = _BARE_CREDIT.sub("", text)
     for word in rules.words:
         text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "", text, flags=re.IGNORECASE)
     text = _tidy(text)
@@ -293,7 +301,7 @@ def _is_about_the_work(text: str) -> bool:
     """Whether nothing is left but a painting as a thing: "This is a painting.", "The painting."."""
     return bool(
         re.fullmatch(
-            rf"(?:(?:this|it|the|an?)\s+)*(?:(?:{_WORKS}|scene|subject|style|medium)\s*)?(?:(?:is|are|was|were)\b\s*)?"
+            rf"(?:(?:this|it|the|an?)\b\s*)*(?:(?:{_WORKS}|scene|subject|style|medium)\s*)?(?:(?:is|are|was|were)\b\s*)?"
             rf"(?:(?:this|the|an?)\s+)?{_ADJECTIVES}{_SUBJECTS}(?:{_WORKS})?\s*[.!]?",
             text,
             re.IGNORECASE,

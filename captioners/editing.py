@@ -1,7 +1,8 @@
 """Captions edited by rule and by hand: a person's own words outlive every captioner.
 
-Rules work on the dataset's captions as they come in. Overrides lie in the dataset's `edits.jsonl`, by picture: an edited picture keeps its text, and a locked one the caption that it had when it was locked, whatever is captioned
-again. The trigger word is put in front last.
+Rules work on the dataset's captions as they come in. Overrides lie in the dataset's `edits.jsonl`, by picture: an
+edited picture keeps its text, and a locked one the caption that it had when it was locked, whatever is captioned again.
+The trigger word is put in front last.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class ImpastoCaptionEditor(io.ComfyNode):
             display_name="Caption Editor",
             category="Impasto/Captions",
             description=(
-                "Edits captions by rule and by hand: find and replace, tags taken out, prefix and suffix, trigger word, "
-                "and single captions that stay as you wrote them whatever is captioned again."
+                "Edits captions by rule and by hand: find and replace, tags taken out, prefix and suffix, trigger "
+                "word, and single captions that stay as you wrote them whatever is captioned again."
             ),
             search_aliases=["edit captions", "trigger word", "find replace", "regex", "tags", "prefix", "lock caption"],
             inputs=[
@@ -49,7 +49,7 @@ class ImpastoCaptionEditor(io.ComfyNode):
                     placeholder="3fa94c: a woman with a parasol",
                     tooltip=(
                         "One picture a line: the first digits of its file name, a colon, its caption. '!' before the "
-                        "caption locks it, '!' alone locks it as it is, nothing gives the picture back to its captioner."
+                        "caption locks it, '!' alone locks it as it is, nothing gives it back to the captioner."
                     ),
                 ),
             ],
