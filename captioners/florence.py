@@ -100,6 +100,8 @@ def load_florence(folder: Path, dtype: torch.dtype = torch.float32) -> Florence:
     try:
         processor = Florence2Processor.from_pretrained(folder, **local)
         model = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
+    except MemoryError:
+        raise
     except Exception as error:  # transformers raises whatever it meets in files that do not belong together
         raise ModelError(
             f"{folder} could not be loaded as Florence-2: {one_line(str(error))[:300]}. Fetch the checkpoint again."
@@ -208,17 +210,20 @@ def read_answer(florence: Florence, generated: Generated, settings: Settings) ->
     """The caption in an answer. One cut off by the limit of tokens is given as far as its sentences are whole."""
     token = TASKS[settings.task]
     parsed = florence.processor.post_process_generation(generated.text, task=token, image_size=(1000, 1000))[token]
-    if isinstance(parsed, dict):  # regions: each label once, in the model's order
+    regions = isinstance(parsed, dict)
+    if regions:  # each label once, in the model's order
         parsed = ", ".join(dict.fromkeys(label.strip() for label in parsed["labels"] if label.strip()))
     text = one_line(parsed)
     if generated.ended and text:
         return Caption(text, "stop", generated.tokens)
     if generated.ended:
         return Refusal(Kind.NO_ANSWER, f"Florence-2 gave an empty {settings.task}", tokens=generated.tokens)
-    sentences = whole_sentences(text)
-    if sentences:
-        return Caption(sentences, "length", generated.tokens)
-    reason = f"no sentence was whole after max_new_tokens = {settings.max_new_tokens}; raise it"
+    whole = text if regions else whole_sentences(text)  # a region counts only with all its corners
+    if whole:
+        return Caption(whole, "length", generated.tokens)
+    reason = (
+        f"no {'region' if regions else 'sentence'} was whole after max_new_tokens = {settings.max_new_tokens}; raise it"
+    )
     return Refusal(Kind.CUT_OFF, reason, tokens=generated.tokens)
 
 
@@ -230,7 +235,7 @@ def whole_sentences(text: str) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the host, had no memory left: each back end has words of its own."""
     words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
 

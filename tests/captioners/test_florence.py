@@ -104,6 +104,8 @@ def test_regions_are_listed_once_each(florence):
     text = f"<s>a red boat{corners}a house{corners}a house{corners}"
     answer = read_answer(florence, Generated(text, 30, True), Settings("dense_region_caption"))
     assert answer == Caption("a red boat, a house", "stop", 30)
+    cut = read_answer(florence, Generated(text + "a tree<loc_1>", 32, False), Settings("dense_region_caption"))
+    assert cut == Caption("a red boat, a house", "length", 32)
 
 
 def test_the_same_task_goes_through_transformers_own_processing(florence, tiny_florence, pictures):
