@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -44,7 +45,8 @@ MEDIA_RESOLUTIONS = {"low": 280, "medium": 560, "high": 1_120}  # input tokens o
 ANSWER_TOKENS = 120  # of one caption, for the estimate
 ROOM = 2_048  # tokens for an answer, thinking included
 MORE_ROOM = 8_192  # for the second attempt of an answer that was cut off
-CONCURRENCY = 32
+SECONDS_OF_CALL = 10  # that a slow answer takes: so many calls must be under way to use up a minute's requests
+LEAST_CALLS, MOST_CALLS = 4, 32  # at the same time; what is under way is lost when the process is killed
 RATE_LIMITED = 12  # refusals for rate in a row for one picture, beyond one for each project
 UNKNOWN_DELAY = 10.0  # seconds to pause a project when a 429 does not say how long
 
@@ -114,7 +116,11 @@ class GeminiCaptioner:
 
     name = "gemini"
     batch_size = 1
-    concurrency = CONCURRENCY
+
+    @property
+    def concurrency(self) -> int:
+        """Enough calls to use the limits up, and no more."""
+        return min(MOST_CALLS, max(LEAST_CALLS, math.ceil(self._requests_per_minute() * SECONDS_OF_CALL / 60)))
 
     @property
     def model(self) -> str:
@@ -134,12 +140,8 @@ class GeminiCaptioner:
         if price:
             dollars = (prompt_tokens * price[0] + tokens * price[1]) / 1e6
             text += f", ${dollars:.2f} on the paid tier (prices of November 2026), nothing on the free tier"
-        projects = self._projects()
-        per_minute = sum(
-            min(project.limits.requests_per_minute, project.limits.tokens_per_minute / self._expected_tokens())
-            for project in projects
-        )
-        per_day = sum(project.limits.requests_per_day for project in projects)
+        per_minute = self._requests_per_minute()
+        per_day = sum(project.limits.requests_per_day for project in self._projects())
         days = "" if count <= per_day else f", on {-(-count // per_day)} days at {per_day:,} requests a day"
         return f"{text}; {duration(60 * count / per_minute)} at {per_minute:.0f} a minute{days}."
 
@@ -239,6 +241,13 @@ class GeminiCaptioner:
     def _projects(self) -> list[Project]:
         return read_projects(
             self.folder / "gemini.toml", self.settings.projects, self.settings.limits, self.environment
+        )
+
+    def _requests_per_minute(self) -> float:
+        """Of all projects together, as requests or tokens allow."""
+        return sum(
+            min(project.limits.requests_per_minute, project.limits.tokens_per_minute / self._expected_tokens())
+            for project in self._projects()
         )
 
     def _usage(self, project: Project) -> Path:
