@@ -1,4 +1,4 @@
-"""The errors Impasto raises. Each text names the thing, its value and the remedy; nothing else is shown to the person."""
+"""The errors Impasto raises. Each text names the thing, its value and the remedy: it is all that the person sees."""
 
 
 class ImpastoError(Exception):

@@ -19,7 +19,7 @@ TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this
 def appearing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends, it is flushed to disk and renamed to `path`.
 
-    Works for a file or a folder that the block creates. If the block raises, nothing appears and the temporary is removed.
+    Works for a file or a folder that the block creates. If the block raises, nothing appears, the temporary is removed.
     An existing file is replaced; an existing folder is replaced too (it is moved away first, then removed).
     """
     final = Path(path)

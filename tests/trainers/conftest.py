@@ -38,7 +38,8 @@ def tiny_features(tmp_path_factory) -> features.Features:
     config = folder / "dataset.toml"
     config.write_text(
         "[[datasets]]\nresolution = 96\nbatch_size = 2\nenable_bucket = true\n"
-        "min_bucket_reso = 64\nmax_bucket_reso = 128\nbucket_reso_steps = 32\nvalidation_split = 0.2\nvalidation_seed = 1\n"
+        "min_bucket_reso = 64\nmax_bucket_reso = 128\nbucket_reso_steps = 32\n"
+        "validation_split = 0.2\nvalidation_seed = 1\n"
         f'[[datasets.subsets]]\nimage_dir = "{pictures.as_posix()}"\ncaption_extension = ".txt"\n'
     )
     return features.encode(config, features.Encoder("vae", encode_image), features.Encoder("clip", encode_text))
