@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..errors import SettingsError
-from ..files import append_line, read_jsonl
+from ..files import appearing, append_line, read_jsonl
 from ..progress import Progress, silent
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import flags, lint, lint_report
@@ -26,6 +26,7 @@ MAX_RULES = 200
 MAX_CAPTION = 10_000  # characters
 SHORTEST_HASH = 6  # hexadecimal digits by which a picture may be named
 LISTED = 10
+THUMBNAIL_SIDE = 192  # pixels
 
 
 class Record(Protocol):
@@ -46,6 +47,7 @@ class Editable(Protocol):
     def records(self) -> Sequence[Record]: ...
     @property
     def folder(self) -> str: ...
+    def image_path(self, record: Record) -> Path: ...
     def with_texts(self: D, texts: Mapping[str, str]) -> D: ...
 
 
@@ -81,7 +83,8 @@ class Row:
     """One line of the table of captions."""
 
     sha256: str
-    file_name: str  # under the dataset's folder; its thumbnail
+    file_name: str  # under the dataset's folder
+    thumbnail: str  # file name in the folder of thumbnails; "" where none could be made
     caption: str  # as it goes out
     edited: bool
     locked: bool
@@ -165,12 +168,17 @@ def save_edit(folder: str | Path, sha256: str, edit: Edit | None) -> None:
 
 
 def edit_captions(
-    dataset: D, rules: EditRules, overrides: Mapping[str, Edit | None], progress: Progress = silent
+    dataset: D,
+    rules: EditRules,
+    overrides: Mapping[str, Edit | None],
+    progress: Progress = silent,
+    thumbnails: Path | None = None,
 ) -> tuple[D, str, tuple[Row, ...]]:
     """Apply rules and edits to every caption; returns the edited revision, a report and the table's rows.
 
     Args:
         overrides: by the first digits of the picture's hash; kept in the dataset's folder from now on.
+        thumbnails: a folder for small copies of the pictures, each made once; None for none.
 
     Raises:
         SettingsError: the trigger word is no short line, an override names no picture or several, an expression takes
@@ -187,7 +195,15 @@ def edit_captions(
         caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
         texts[record.sha256] = caption
         rows.append(
-            Row(record.sha256, record.file_name, caption, bool(edit), bool(edit and edit.locked), flags(caption))
+            Row(
+                sha256=record.sha256,
+                file_name=record.file_name,
+                thumbnail=_thumbnail(dataset.image_path(record), record.sha256, thumbnails),
+                caption=caption,
+                edited=bool(edit),
+                locked=bool(edit and edit.locked),
+                flags=flags(caption),
+            )
         )
         progress(done, len(records), caption)
     return dataset.with_texts(texts), _report(rows, records), tuple(rows)
@@ -269,6 +285,26 @@ def _kept_edits(
     return edits
 
 
+def _thumbnail(picture: Path, sha256: str, folder: Path | None) -> str:
+    """The name of the picture's small copy in `folder`, made if it is not there yet."""
+    from PIL import Image, ImageOps
+
+    if folder is None:
+        return ""
+    target = folder / f"{sha256[:32]}.jpg"
+    if not target.exists():
+        try:
+            with Image.open(picture) as image:
+                image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+                small = ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # the table shows the caption alone
+            return ""
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        with appearing(target) as temporary:
+            small.save(temporary, "JPEG", quality=80)
+    return target.name
+
+
 def _report(rows: Sequence[Row], before: Sequence[Record]) -> str:
     changed = sum(row.caption != record.text for row, record in zip(rows, before, strict=True))
     by_hand, locked = sum(row.edited for row in rows), sum(row.locked for row in rows)
@@ -281,6 +317,6 @@ def _report(rows: Sequence[Row], before: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def rows_json(rows: Sequence[Row]) -> str:
-    """The rows as JSON, for the node's table."""
-    return json.dumps([asdict(row) for row in rows], ensure_ascii=False)
+def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values, for JSON."""
+    return [asdict(row) for row in rows]

@@ -6,6 +6,7 @@ key; days end at midnight in California (ai.google.dev/gemini-api/docs/rate-limi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import uuid
@@ -15,13 +16,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import CaptionError
-from ..files import append_line, read_jsonl, write_whole
+from ..files import append_line, write_whole
 from .clock import Clock
 
 MINUTE = 60.0  # seconds
 MARGIN = 0.75  # seconds longer than a minute: requests do not all travel equally fast, and the service counts arrivals
 ZONE = "America/Los_Angeles"
-COMPACT_ABOVE = 5_000  # lines of a usage file
+COMPACT_ABOVE = 1_000_000  # bytes of a usage file, which is then written anew with what still counts
 
 
 class DayLimitReached(CaptionError):
@@ -59,7 +60,7 @@ def midnight(time: float) -> float:
 
 @dataclass
 class Budget:
-    """What one project has left. Lives as long as a run; the file outlives it."""
+    """What one project has left. Lives as long as a run; the file outlives it, and is shared by all that send."""
 
     project: str
     limits: Limits
@@ -70,17 +71,37 @@ class Budget:
     spent_until: float = 0.0  # the service itself said that the day is over
 
     def __post_init__(self) -> None:
-        by_id: dict[str, Request] = {}  # the last line of a request counts
-        lines = read_jsonl(self.file)
-        for line in lines:
-            if {"request", "time", "tokens"} <= line.keys():
-                by_id[line["request"]] = Request(float(line["time"]), int(line["tokens"]), line["request"])
-            self.paused_until = max(self.paused_until, float(line.get("paused_until", 0.0)))
-            self.spent_until = max(self.spent_until, float(line.get("spent_until", 0.0)))
-        self.requests = sorted(by_id.values(), key=lambda request: request.time)
+        self._by_id = {request.id: request for request in self.requests}
+        self._read = 0  # bytes of the file
+        self._catch_up()
         self._forget()
-        if len(lines) > COMPACT_ABOVE:
+        if self._read > COMPACT_ABOVE:
             write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
+            self._read = 0
+
+    def _catch_up(self) -> None:
+        """Take in what was written since: also by other nodes and servers that use the project."""
+        size = self.file.stat().st_size if self.file.exists() else 0
+        if size == self._read:
+            return
+        with open(self.file, "rb") as file:
+            file.seek(self._read if size > self._read else 0)
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            self._read = file.tell() - len(content) + whole
+        for line in content[:whole].splitlines():
+            with contextlib.suppress(ValueError):  # a line torn by a crash
+                self._take_in(json.loads(line))
+        self.requests = sorted(self._by_id.values(), key=lambda request: request.time)
+
+    def _take_in(self, line: object) -> None:
+        if not isinstance(line, dict):
+            return
+        if {"request", "time", "tokens"} <= line.keys():
+            request = self._by_id.setdefault(line["request"], Request(0.0, 0, line["request"]))
+            request.time, request.tokens = float(line["time"]), int(line["tokens"])
+        self.paused_until = max(self.paused_until, float(line.get("paused_until", 0.0)))
+        self.spent_until = max(self.spent_until, float(line.get("spent_until", 0.0)))
 
     def left_today(self) -> int:
         if self.clock.time() < self.spent_until:
@@ -89,6 +110,7 @@ class Budget:
 
     def wait(self, tokens: int) -> float:
         """Seconds until a request of so many tokens may be sent; infinite when the day is used up."""
+        self._catch_up()
         if not self.left_today():
             return math.inf
         now = self.clock.time()
@@ -110,6 +132,7 @@ class Budget:
         self._forget()
         request = Request(self.clock.time(), tokens)
         self.requests.append(request)
+        self._by_id[request.id] = request
         append_line(self.file, request.line())
         return request
 
@@ -142,6 +165,7 @@ class Budget:
         begin = min(midnight(self.clock.time() - 86_400), self.clock.time() - MINUTE - MARGIN)
         if self.requests and self.requests[0].time < begin:
             self.requests = [request for request in self.requests if request.time >= begin]
+            self._by_id = {request.id: request for request in self.requests}
 
     def _lines(self) -> list[str]:
         marks = {"paused_until": self.paused_until, "spent_until": self.spent_until}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from comfy_api.latest import io
 
-from ..captioners.editing import EditRules, edit_captions, read_overrides, read_replacements, rows_json
+from ..captioners.editing import EditRules, edit_captions, read_overrides, read_replacements, table
 from . import host, sockets
 
 
@@ -74,8 +76,11 @@ class ImpastoCaptionEditor(io.ComfyNode):
         overrides: str,
     ) -> io.NodeOutput:
         rules = EditRules(trigger_word, prefix, suffix, read_replacements(replacements), tuple(remove_tags.split(",")))
-        edited, report, rows = edit_captions(dataset, rules, read_overrides(overrides), host.progress())
-        return io.NodeOutput(edited, report, rows_json(rows))
+        edited, report, rows = edit_captions(
+            dataset, rules, read_overrides(overrides), host.progress(), host.thumbnails_folder()
+        )
+        shown = table(rows)
+        return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})
 
 
 NODES = [ImpastoCaptionEditor]

@@ -64,6 +64,11 @@ def owner_folder() -> Path:
     return Path(folder_paths.get_user_directory()) / "impasto"
 
 
+def thumbnails_folder() -> Path:
+    """Under ComfyUI's temp folder, from where its page gets pictures: /view?type=temp&subfolder=impasto/thumbnails."""
+    return Path(folder_paths.get_temp_directory()) / "impasto" / "thumbnails"
+
+
 def models_root() -> Path:
     """ComfyUI's own models folder."""
     return Path(folder_paths.models_dir)

@@ -13,10 +13,11 @@ from impasto.captioners.editing import (
     read_edits,
     read_overrides,
     read_replacements,
-    rows_json,
+    table,
 )
 from impasto.curation.records import Dataset
 from impasto.errors import SettingsError
+from PIL import Image
 
 
 @pytest.fixture
@@ -131,9 +132,11 @@ def test_a_rule_that_empties_a_caption_leaves_it_to_a_person_and_says_so(dataset
     assert "1 pictures have no caption" in report and rows[2].sha256[:12] in report
 
 
-def test_the_table_has_picture_caption_and_doubts(dataset):
+def test_the_table_has_picture_caption_and_doubts(dataset, tmp_path):
     again = dataset.with_texts({dataset.records()[1].sha256: "An oil painting by Monet"})
-    rows = json.loads(rows_json(edit_captions(again, EditRules(), read_overrides(f"{name(dataset, 0)}: !"))[2]))
+    overrides = read_overrides(f"{name(dataset, 0)}: !")
+    rows = json.loads(json.dumps(table(edit_captions(again, EditRules(), overrides, thumbnails=tmp_path)[2])))
+    assert all(Image.open(tmp_path / row["thumbnail"]).size == (24, 16) for row in rows)
     assert [row["file_name"] for row in rows] == [record.file_name for record in dataset.records()]
     assert rows[0]["locked"] and rows[0]["flags"] == {}
     assert rows[1]["flags"] == {"style words": ["oil painting"], "artists": ["Monet"]}

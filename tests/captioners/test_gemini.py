@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from impasto.captioners.captioner import Kind
 from impasto.captioners.clock import SYSTEM, ScaledClock
-from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
+from impasto.captioners.gemini import REQUIREMENT, GeminiCaptioner, GeminiSettings
 from impasto.captioners.ledger import read_ledger
-from impasto.captioners.quota import DayLimitReached, Limits
+from impasto.captioners.quota import Budget, DayLimitReached, Limits
 from impasto.captioners.runner import caption_dataset, unanswered
 from impasto.errors import CaptionError, SettingsError
 from impasto.tests.captioners.gemini_server import GeminiServer, serving
@@ -212,6 +212,30 @@ def test_budgets_survive_a_restart(make_dataset, folder):
     assert server.over_quota == 0 and len(server.requests) == 22
 
 
+def test_two_nodes_at_work_at_once_share_a_projects_budget(make_dataset, folder):
+    clock = ScaledClock(time.time(), 30)
+    limits = Limits(10, 10**9, 1_500)
+    first, second = (captioner(folder, limits, clock=clock, system_prompt=prompt) for prompt in ("One.", "Two."))
+    dataset = make_dataset(8)
+
+    async def both():
+        await asyncio.gather(*(caption_dataset(dataset, gemini, clock=clock) for gemini in (first, second)))
+
+    with serving(served(folder, limits, clock=clock)) as server:
+        write_keys(folder, server.url)
+        asyncio.run(both())
+    assert server.over_quota == 0 and len(server.requests) == 16
+
+
+def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
+    file, clock = tmp_path / "usage.jsonl", ScaledClock(time.time(), 1)
+    old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(30_000))
+    file.write_text(old)
+    Budget("one", Limits(), file, clock).spend(7)
+    again = Budget("one", Limits(), file, clock)
+    assert file.stat().st_size < 1_000 and [request.tokens for request in again.requests] == [7]
+
+
 def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder):
     clock = ScaledClock(time.time(), 60)
     with serving(served(folder, Limits(5, 10**9, 1_500), clock=clock)) as server:
@@ -309,6 +333,11 @@ def test_without_the_package_the_error_gives_the_line_to_install_it(make_dataset
     write_keys(folder, "http://127.0.0.1:9")
     with pytest.raises(CaptionError, match='-m pip install "google-genai>='):
         run(make_dataset(1), captioner(folder))
+
+
+def test_the_extra_in_pyproject_installs_the_same():
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'gemini = ["{REQUIREMENT}"]' in project
 
 
 def test_cancel_ends_the_run_within_a_second(make_dataset, folder):
