@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from ..errors import DatasetError
+from ..errors import DatasetError, SettingsError
 from ..progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -32,9 +32,39 @@ class Row(NamedTuple):
     title: str
     date: str
     text: str
+    rights: str = ""
 
 
 COLUMNS = Row._fields[2:]
+# What other datasets of paintings call these columns (Artificio/WikiArt, asahi417/wikiart-all, imagefolders).
+OTHER_NAMES = {
+    "artist": ("artist", "artistName", "artist_name"),
+    "genre": ("genre", "genres"),
+    "style": ("style", "styles"),
+    "title": ("title",),
+    "date": ("date", "completitionYear", "year"),
+    "text": ("text", "caption"),
+    "rights": ("rights", "license", "copyright"),
+    "image": ("image",),
+}
+
+
+def parse_columns(lines: str) -> dict[str, str]:
+    """A column mapping written as lines of `ours: theirs`, for example `genre: subject`.
+
+    Raises:
+        SettingsError: a line has another form, or the name before the colon is none of ours.
+    """
+    columns: dict[str, str] = {}
+    for line in filter(None, map(str.strip, lines.splitlines())):
+        ours, _, theirs = (part.strip() for part in line.partition(":"))
+        if ours not in OTHER_NAMES or not theirs:
+            raise SettingsError(
+                f"The column line '{line}' is not of the form 'genre: subject'. Before the colon stands one of "
+                f"{', '.join(OTHER_NAMES)}; after it, what the source calls it."
+            )
+        columns[ours] = theirs
+    return columns
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -49,47 +79,54 @@ def find_sources(root: Path) -> list[str]:
     return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and find_shards(folder))
 
 
-def read_rows(shards: list[Path], progress: Progress = silent) -> list[Row]:
+def read_rows(shards: list[Path], progress: Progress = silent, columns: Mapping[str, str] | None = None) -> list[Row]:
     """Read the label columns of every shard, and no picture.
 
     Raises:
-        DatasetError: a shard is not a whole parquet file.
+        DatasetError: a shard is not a whole parquet file, or lacks a column that `columns` names.
     """
     rows: list[Row] = []
     for index, shard in enumerate(shards):
         progress(index, len(shards), f"Reading labels of shard {index + 1} of {len(shards)}")
-        with _opened(shard) as file:
-            present = _label_columns(file)
-            table = file.read(columns=list(present))
-            columns = [
-                _as_text(table.column(name), present[name]) if name in present else [""] * table.num_rows
-                for name in COLUMNS
-            ]
-            count = file.metadata.num_rows
-        rows += [Row(index, row, *cells) for row, cells in zip(range(count), zip(*columns, strict=True), strict=True)]
+        with opened(shard) as file:
+            cells = read_labels(file, str(shard), columns or {})
+        rows += [Row(index, row, *labels) for row, labels in enumerate(zip(*cells, strict=True))]
     return rows
 
 
-def read_pictures(shard: Path, rows: Collection[int]) -> Iterator[tuple[int, bytes]]:
+def read_pictures(
+    shard: Path, rows: Collection[int], columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yield row number and picture bytes (empty where the row has none), from the row groups that hold `rows` only.
 
     Raises:
         DatasetError: the shard is damaged, or has no picture column.
     """
     wanted = set(rows)
-    with _opened(shard) as file:
-        column = _picture_column(file, shard)
+    with opened(shard) as file:
+        column = picture_column(file, str(shard), columns or {})
         start = 0
         for group in range(file.metadata.num_row_groups):
             length = file.metadata.row_group(group).num_rows
             if wanted.intersection(range(start, start + length)):
-                yield from _read_group(file, group, start, column, wanted)
+                yield from read_group(file, group, start, column, wanted)
             start += length
 
 
-def _read_group(
-    file: ParquetFile, group: int, start: int, column: str, wanted: set[int]
+def read_labels(file: ParquetFile, where: str, columns: Mapping[str, str]) -> list[list[str]]:
+    """The label columns of an open shard, in the order of `COLUMNS`, each with one text per row."""
+    present = label_columns(file, where, columns)
+    table = file.read(columns=[theirs for theirs, _ in present.values()])
+    return [
+        _as_text(table.column(present[name][0]), present[name][1]) if name in present else [""] * file.metadata.num_rows
+        for name in COLUMNS
+    ]
+
+
+def read_group(
+    file: ParquetFile, group: int, start: int, column: str, wanted: Collection[int]
 ) -> Iterator[tuple[int, bytes]]:
+    """Row number and picture bytes of those of `wanted` that lie in a row group, whose first row is `start`."""
     row = start
     for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
         for cell in batch.column(0):
@@ -101,16 +138,22 @@ def _read_group(
 
 
 @contextlib.contextmanager
-def _opened(shard: Path) -> Iterator[ParquetFile]:
+def opened(shard: Path | BinaryIO, where: str = "") -> Iterator[ParquetFile]:
+    """A shard, from a path or from a file object that errors call `where`.
+
+    Raises:
+        DatasetError: it is no parquet file, or is damaged; also for what reading it inside the block raises.
+    """
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(shard) as file:
+        with ParquetFile(shard, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DatasetError(
-            f"The shard {shard} cannot be read as parquet ({str(error).splitlines()[0]}). It may be a download that "
+            f"The shard {where or shard} cannot be read as parquet ({reason}). It may be a download that "
             "broke off: fetch it again, or move it out of the folder."
         ) from error
 
@@ -123,29 +166,70 @@ def _features(file: ParquetFile) -> dict[str, Any]:
     return {}
 
 
-def _label_columns(file: ParquetFile) -> dict[str, list[str] | None]:
-    """The label columns present, each with its ClassLabel names, or None where the values are the labels."""
+def label_columns(file: ParquetFile, where: str, columns: Mapping[str, str]) -> dict[str, tuple[str, list[str] | None]]:
+    """Our name of each label column present -> the file's name, and its ClassLabel names or None for plain values.
+
+    Raises:
+        DatasetError: `columns` names one that the file does not have.
+    """
+    features = _features(file)
+    schema = file.schema_arrow
+    found: dict[str, tuple[str, list[str] | None]] = {}
+    for name in COLUMNS:
+        theirs = _named(file, where, name, columns, [other for other in OTHER_NAMES[name] if _is_label(schema, other)])
+        if theirs:
+            feature = features.get(theirs)
+            found[name] = theirs, feature.get("names") if isinstance(feature, dict) else None
+    return found
+
+
+def _named(
+    file: ParquetFile, where: str, name: str, columns: Mapping[str, str], guesses: Collection[str]
+) -> str | None:
+    """What the file calls our column `name`: as mapped, else the first of the guesses."""
+    if name not in columns:
+        return next(iter(guesses), None)
+    if columns[name] not in file.schema_arrow.names:
+        raise DatasetError(
+            f"The shard {where} has no column '{columns[name]}' to read as {name}: its columns are "
+            f"{', '.join(file.schema_arrow.names)}. Change the line '{name}: {columns[name]}' of columns."
+        )
+    return columns[name]
+
+
+def _is_label(schema: pyarrow.Schema, name: str) -> bool:
+    """Whether a column has one plain value per row, or a list of them."""
     import pyarrow
 
-    features = _features(file)
-    plain = [field.name for field in file.schema_arrow if not pyarrow.types.is_nested(field.type)]
-    return {name: (features.get(name) or {}).get("names") for name in COLUMNS if name in plain}
+    if (index := schema.get_field_index(name)) < 0:
+        return False
+    kind = schema.field(index).type
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
+        kind = kind.value_type
+    return not pyarrow.types.is_nested(kind)
 
 
 def _as_text(column: pyarrow.ChunkedArray, names: list[str] | None) -> list[str]:
-    values = column.to_pylist()
+    # of a list of genres the first is the one that WikiArt puts first
+    values = [value[0] if isinstance(value, list) and value else value for value in column.to_pylist()]
     if names is None:
-        return ["" if value is None else str(value).strip() for value in values]
+        return ["" if value is None or value == [] else str(value).strip() for value in values]
     # -1 is the Hub's "no label"
-    return ["" if value is None or not 0 <= value < len(names) else names[value] for value in values]
+    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
 
 
-def _picture_column(file: ParquetFile, shard: Path) -> str:
-    """The column of picture bytes, as pyarrow addresses it: "image.bytes" of a struct, or a binary column."""
+def picture_column(file: ParquetFile, where: str, columns: Mapping[str, str]) -> str:
+    """The column of picture bytes, as pyarrow addresses it: "image.bytes" of a struct, or a binary column.
+
+    Raises:
+        DatasetError: there is none.
+    """
     import pyarrow
 
-    declared = [name for name, feature in _features(file).items() if (feature or {}).get("_type") == "Image"]
-    for name in (*declared, "image"):
+    features = _features(file)
+    declared = [name for name, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "Image"]
+    mapped = _named(file, where, "image", columns, ())
+    for name in (mapped,) if mapped else (*declared, "image"):
         index = file.schema_arrow.get_field_index(name)
         if index < 0:
             continue
@@ -155,6 +239,6 @@ def _picture_column(file: ParquetFile, shard: Path) -> str:
         if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
             return name
     raise DatasetError(
-        f"The shard {shard} has no picture column: its columns are {', '.join(file.schema_arrow.names)}. "
-        "It needs 'image', with the file's bytes."
+        f"The shard {where} has no picture column: its columns are {', '.join(file.schema_arrow.names)}. "
+        "It needs 'image', with the file's bytes; a line 'image: …' of columns says which it is."
     )

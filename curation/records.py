@@ -16,7 +16,11 @@ from ..errors import DatasetError
 from ..files import write_whole
 
 REVISION_LENGTH = 16  # hexadecimal digits of SHA-256: 64 bits name every manifest that one dataset will ever have
-_LEFT_OUT_WHEN_EMPTY = {"title", "date"}  # so that a source without them has the same revisions whatever is added here
+_LEFT_OUT_WHEN_EMPTY = {
+    "title",
+    "date",
+    "rights",
+}  # so that a source without them has the same revisions whatever is added here
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Record:
     source: str = ""  # "<source>/<shard>#<row>"
     title: str = ""
     date: str = ""
+    rights: str = ""  # the source's own statement
 
 
 @dataclass(frozen=True)

@@ -1,90 +1,160 @@
-"""From a source of labelled paintings to a dataset: read labels, choose, fetch what was chosen, store it by content.
+"""From a source of labelled paintings to a dataset: read labels, plan, fetch what was planned, store it by content.
 
-The source is a folder of parquet shards under the datasets root. Whether a painting is good enough is for `quality`.
+A source is a folder under the datasets root (parquet shards, or the ArtGAN archive) or a repository on the Hugging Face
+Hub (`repository`). Whether a painting is good enough is for `quality`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
+import json
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ..errors import DatasetError, NameRefused, SettingsError
-from ..files import content_hash, remove_partials
+from ..files import content_hash, remove_partials, write_whole
 from ..names import child_of
 from ..progress import Progress, silent
-from .labels import ANY, artist_name, is_unknown
-from .parquet import Row, find_shards, find_sources, read_pictures, read_rows
+from .archive import find_pictures, find_styles, is_archive, read_archive
+from .hub import Hub, hub_from_environment, parse_repository
+from .labels import ANY, artist_name, is_unknown, label_key
+from .parquet import Row, find_shards, find_sources, parse_columns, read_pictures, read_rows
 from .pictures import PictureRefused, StoredPicture, store_picture
+from .plan import CHEAP, Cell, Request, pick, plan_cells, planned
+from .quotas import Filled, Quota, table
 from .records import Dataset, Record, Refusal, write_manifest
-from .selection import matching, spread_order
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from .repository import HubRepository
+from .selection import artist_key
 
 PREVIEW_EVERY = 0.5  # seconds; decoding every painting for a preview would cost more than storing it
 PREVIEW_SIZE = 512  # pixels of the longer side
+AVAILABLE = "available.json"  # in the dataset's folder: what the source had, for whoever composes further on
+MOST_REFUSALS_TOLD = 50
 
-
-@dataclass(frozen=True)
-class Request:
-    """What a person asks the source for."""
-
-    source: str  # a folder under the datasets root that holds parquet files
-    name: str  # of the dataset to make
-    style: str = ANY
-    genre: str = ANY
-    artist: str = ANY
-    count: int = 100
-    seed: int = 0
-
-    def labels(self) -> dict[str, str]:
-        return {"style": self.style, "genre": self.genre, "artist": self.artist}
+Outcome = StoredPicture | PictureRefused
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A dataset, and how it came about."""
 
-    dataset: Dataset
-    report: str  # available / asked / taken, and what was refused
+    dataset: Dataset | None  # None where only the plan was asked for
+    report: str  # available / asked / taken, what it cost, and what was refused
 
 
-def load_paintings(datasets_root: Path, request: Request, progress: Progress = silent) -> Loaded:
+class ParquetFolder:
+    """Parquet shards in a folder under the datasets root."""
+
+    def __init__(self, folder: Path, columns: Mapping[str, str]) -> None:
+        self._folder, self._columns = folder, columns
+        self._shards = find_shards(folder)
+        self.name = folder.name
+        self.shard_names = [shard.relative_to(folder).as_posix() for shard in self._shards]
+
+    def rows(self, progress: Progress) -> list[Row]:
+        return read_rows(self._shards, progress, self._columns)
+
+    def place(self, row: Row) -> str:
+        return f"{self.name}/{self.shard_names[row.shard]}#{row.row}"
+
+    def store(
+        self, folder: Path, rows: Sequence[Row], pool: Collection[Row], tick: Callable[[str], None]
+    ) -> Iterator[tuple[Row, Outcome]]:
+        """Shard by shard, so that each row group is read once."""
+        by_shard: dict[int, dict[int, Row]] = defaultdict(dict)
+        for row in rows:
+            by_shard[row.shard][row.row] = row
+        for shard, wanted in sorted(by_shard.items()):
+            for number, data in read_pictures(self._shards[shard], wanted, self._columns):
+                yield wanted[number], _stored(folder, data)
+
+
+class ArchiveFolder:
+    """The ArtGAN archive, unpacked in a folder under the datasets root."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._styles = find_styles(folder)
+        self.name = folder.name
+        self.shard_names = [style.name for style in self._styles]
+
+    def rows(self, progress: Progress) -> list[Row]:
+        return read_archive(self._folder)
+
+    def place(self, row: Row) -> str:
+        return f"{self.name}/{self.shard_names[row.shard]}#{row.row}"
+
+    def store(
+        self, folder: Path, rows: Sequence[Row], pool: Collection[Row], tick: Callable[[str], None]
+    ) -> Iterator[tuple[Row, Outcome]]:
+        pictures = [find_pictures(style) for style in self._styles]
+        for row in rows:
+            yield row, _stored(folder, pictures[row.shard][row.row].read_bytes())
+
+
+Source = ParquetFolder | ArchiveFolder | HubRepository
+
+
+def load_paintings(
+    datasets_root: Path, request: Request, progress: Progress = silent, hub: Hub | None = None, plan_only: bool = False
+) -> Loaded:
     """Make the dataset that `request` asks for; the same request on the same source gives the same bytes.
 
-    Pictures already stored are not written again, so a call that was killed goes on where it stopped. Where fewer match
-    than were asked for, all of them are taken and the report says so; a picture that cannot be read is refused,
-    recorded, and replaced by the next in order.
+    Pictures already stored are not fetched or written again, so a call that was killed goes on where it stopped. Where
+    fewer match than were asked for, all of them are taken and the report says so; a picture that cannot be read is
+    refused, recorded, and replaced by the next in order.
+
+    Args:
+        hub: where repositories are looked for; the one of the environment where it is None.
+        plan_only: stop before the first picture, and report what would be taken and what that would cost.
 
     Raises:
         NameRefused: the name is not plain, or is that of a source.
-        SettingsError: the count is below 1.
-        DatasetError: there is no such source, nothing in it matches, or a shard is damaged.
+        SettingsError: the count is below 1, or a quota or column line has another form.
+        DatasetError: there is no such source, nothing in it matches, a shard is damaged, or the Hub fails.
     """
     if request.count < 1:
         raise SettingsError(f"count is {request.count}. Ask for at least 1 painting.")
-    source = find_source(datasets_root, request.source)
     folder = _dataset_folder(datasets_root, request.name)
-    shards = find_shards(source)
-    shard_names = [shard.relative_to(source).as_posix() for shard in shards]
-
-    available = matching(read_rows(shards, progress), request.source, request.labels())
-    order = spread_order(available, request.seed, shard_names)
-    places = [f"{source.name}/{shard}" for shard in shard_names]
+    source = open_source(datasets_root, request, hub)
+    rows = source.rows(progress)
+    cells = _planned_for(source, request, rows)
+    plan = _plan_text(source, request, cells, folder)
+    if plan_only:
+        cheaper = _cheaper(source, request, rows, folder)
+        return Loaded(None, f"{plan}{cheaper}\nNothing was fetched: plan_only is on.")
+    progress(0, sum(cell.wanted for cell in cells), plan)
     remove_partials(folder / "images")
-    records, refusals = _take(folder, order, request.count, shards, places, progress)
+    refusals = _take(folder, source, cells, request.max_per_artist, progress)
+    records = [record for cell in cells for record in cell.records]
     if not records:
         raise DatasetError(
-            f"All {len(available)} paintings of '{request.source}' that match are unreadable: {_counted(refusals)}. "
-            "Fetch the source again."
+            f"All {sum(len(cell.pool) for cell in cells)} paintings of '{request.source}' that match are unreadable: "
+            f"{_counted(refusals)}. Fetch the source again."
         )
-    return Loaded(write_manifest(folder, records, refusals), _report(request, len(available), records, refusals))
+    _write_available(folder, cells)
+    return Loaded(write_manifest(folder, records, refusals), _report(request, cells, records, refusals))
+
+
+def open_source(datasets_root: Path, request: Request, hub: Hub | None = None) -> Source:
+    """The source that a request names.
+
+    Raises:
+        NameRefused: it is neither a repository's name nor plain, or leads out of the root.
+        DatasetError: there is no such source.
+    """
+    columns = parse_columns(request.columns)
+    if repository := parse_repository(request.source):
+        return HubRepository(datasets_root, hub or hub_from_environment(), *repository, columns)
+    folder = find_source(datasets_root, request.source)
+    return ParquetFolder(folder, columns) if find_shards(folder) else ArchiveFolder(folder)
 
 
 def find_source(datasets_root: Path, source: str) -> Path:
@@ -92,78 +162,124 @@ def find_source(datasets_root: Path, source: str) -> Path:
 
     Raises:
         NameRefused: the name is not plain or leads out of the root.
-        DatasetError: it holds no parquet files; the text lists the folders that do.
+        DatasetError: it holds neither parquet files nor the ArtGAN archive; the text lists the folders that do.
     """
     folder = child_of(datasets_root, source, what="source")
-    if not find_shards(folder):
-        others = find_sources(datasets_root)
+    if not find_shards(folder) and not is_archive(folder):
+        others = sorted({*find_sources(datasets_root), *_archives(datasets_root)})
         remedy = (
             f"Choose one of these: {', '.join(others)}." if others else "No folder there holds any yet: put some in."
         )
-        raise DatasetError(f"There is no folder '{source}' with parquet files in it under {datasets_root}. {remedy}")
+        raise DatasetError(
+            f"There is no folder '{source}' with parquet files in it under {datasets_root}. {remedy} "
+            "A repository on the Hugging Face Hub is written owner/name."
+        )
     return folder
 
 
-def source_fingerprint(datasets_root: Path, source: str) -> str:
-    """Changes when a shard of the source is added, removed or rewritten. Raises what `find_source` raises."""
-    shards = ((str(shard), shard.stat()) for shard in find_shards(find_source(datasets_root, source)))
-    return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in shards])
+def _archives(datasets_root: Path) -> list[str]:
+    return [folder.name for folder in datasets_root.glob("*") if folder.is_dir() and is_archive(folder)]
+
+
+def source_fingerprint(datasets_root: Path, source: str, hub: Hub | None = None) -> str:
+    """Changes when a shard of the source is added, removed or rewritten. Raises what `open_source` raises."""
+    if repository := parse_repository(source):
+        # asked at every queueing, so not for long: where the Hub does not answer, loading will say so
+        return HubRepository.current_sha(datasets_root, replace(hub or hub_from_environment(), attempts=1), *repository)
+    folder = find_source(datasets_root, source)
+    files = find_shards(folder) or [path for style in find_styles(folder) for path in find_pictures(style)]
+    states = ((str(path), path.stat()) for path in files)
+    return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
 def _dataset_folder(datasets_root: Path, name: str) -> Path:
     folder = child_of(datasets_root, name, what="dataset name")
-    if find_shards(folder):
+    if find_shards(folder) or is_archive(folder):
         raise NameRefused(
-            f"The dataset name '{name}' is that of a source: {folder} holds parquet files. "
+            f"The dataset name '{name}' is that of a source: {folder} holds its paintings. "
             f"Choose another, for example '{folder.name}-selection'."
         )
     return folder
 
 
-def _take(
-    folder: Path, order: Sequence[Row], count: int, shards: Sequence[Path], places: Sequence[str], progress: Progress
-) -> tuple[list[Record], list[Refusal]]:
-    """Store the first `count` pictures of `order` that can be read and are not there twice."""
-    records: dict[str, Record] = {}
+def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[Cell]:
+    return plan_cells(request, rows, source.shard_names, source if isinstance(source, HubRepository) else None)
+
+
+def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: Path) -> str:
+    rows = planned(cells, request.max_per_artist)
+    lines = [_asked(request), table([Filled(c.name, c.asked, len(c.pool), taken=len(rows[c.name])) for c in cells])]
+    if isinstance(source, HubRepository):
+        lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
+    return "\n".join(lines)
+
+
+def _cheaper(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
+    """What the other way to choose would take, where it is less."""
+    if not isinstance(source, HubRepository) or request.prefer == CHEAP:
+        return ""
+    even, cheap = (
+        source.cost(folder, itertools.chain(*planned(_planned_for(source, asked, rows), asked.max_per_artist).values()))
+        for asked in (request, replace(request, prefer=CHEAP))
+    )
+    return f"\nWith prefer '{CHEAP}' it would be {cheap.size / 1e6:,.1f} MB." if cheap.size < even.size else ""
+
+
+def _take(folder: Path, source: Source, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:
+    """Fill the cells with pictures that can be read and are not there twice."""
+    seen: dict[str, str] = {}  # sha256 -> where it was first found
     refusals: list[Refusal] = []
-    position = 0
-    while len(records) < count and position < len(order):
-        chosen = order[position : position + count - len(records)]
-        position += len(chosen)
-        stored = _store(folder, chosen, shards, len(records), count, progress)
-        for row in chosen:
-            picture, place = stored[row], f"{places[row.shard]}#{row.row}"
-            if isinstance(picture, PictureRefused):
-                refusals.append(Refusal(place, picture.rule, str(picture)))
-            elif picture.sha256 in records:
-                same = records[picture.sha256].source
-                refusals.append(Refusal(place, "same_bytes", f"the same bytes as {same}", file_name=picture.file_name))
-            else:
-                records[picture.sha256] = _record(picture, row, place)
-    return list(records.values()), refusals
+    by_artist: Counter[str] = Counter()
+    taken: set[Row] = set()
+    pool = {row for cell in cells for row in cell.pool}
+    total = sum(cell.wanted for cell in cells)
+    while any((chosen := pick(cells, cap, by_artist, taken)).values()):
+        rows = [row for cell in cells for row in chosen[cell.name]]
+        outcomes = _store(folder, source, rows, pool, len(seen), total, progress)
+        for cell in cells:
+            for row in chosen[cell.name]:
+                refusal = _keep(cell, row, outcomes[row], source.place(row), seen)
+                if refusal:
+                    by_artist[artist_key(row)] -= 1
+                    refusals.append(refusal)
+    return refusals
+
+
+def _keep(cell: Cell, row: Row, picture: Outcome, place: str, seen: dict[str, str]) -> Refusal | None:
+    """Make a good picture that is not there yet a record of the cell, else tell why not."""
+    if isinstance(picture, PictureRefused):
+        return Refusal(place, picture.rule, str(picture))
+    if picture.sha256 in seen:
+        return Refusal(place, "same_bytes", f"the same bytes as {seen[picture.sha256]}", file_name=picture.file_name)
+    seen[picture.sha256] = place
+    cell.records.append(_record(picture, row, place))
+    return None
 
 
 def _store(
-    folder: Path, rows: Iterable[Row], shards: Sequence[Path], done: int, total: int, progress: Progress
-) -> dict[Row, StoredPicture | PictureRefused]:
-    """Fetch and store these rows, shard by shard, so that each row group is read once."""
-    by_shard: dict[int, dict[int, Row]] = defaultdict(dict)
-    for row in rows:
-        by_shard[row.shard][row.row] = row
-    outcome: dict[Row, StoredPicture | PictureRefused] = {}
+    folder: Path, source: Source, rows: Sequence[Row], pool: Collection[Row], done: int, total: int, progress: Progress
+) -> dict[Row, Outcome]:
+    """Fetch and store these rows, telling how far it is."""
+    outcome: dict[Row, Outcome] = {}
     shown = 0.0
-    for shard, wanted in sorted(by_shard.items()):
-        for number, data in read_pictures(shards[shard], wanted):
-            row = wanted[number]
-            try:
-                outcome[row] = store_picture(folder, data)
-            except PictureRefused as refused:
-                outcome[row] = refused
-            fresh = time.monotonic() - shown > PREVIEW_EVERY
-            shown = time.monotonic() if fresh else shown
-            text = f"Painting {done + len(outcome)} of {total}: {_called(row)}"
-            progress(done + len(outcome), total, text, _preview(data) if fresh else None)
+
+    def tick(text: str) -> None:
+        progress(done + len(outcome), total, text)
+
+    for row, picture in source.store(folder, rows, pool, tick):
+        outcome[row] = picture
+        fresh = time.monotonic() - shown > PREVIEW_EVERY and isinstance(picture, StoredPicture)
+        shown = time.monotonic() if fresh else shown
+        text = f"Painting {done + len(outcome)} of {total}: {_called(row)}"
+        progress(done + len(outcome), total, text, _preview(folder, picture) if fresh else None)
     return outcome
+
+
+def _stored(folder: Path, data: bytes) -> Outcome:
+    try:
+        return store_picture(folder, data)
+    except PictureRefused as refused:
+        return refused
 
 
 def _record(picture: StoredPicture, row: Row, place: str) -> Record:
@@ -180,16 +296,19 @@ def _record(picture: StoredPicture, row: Row, place: str) -> Record:
         source=place,
         title="" if is_unknown(row.title) else row.title,
         date=row.date,
+        rights=" ".join(row.rights.split()),
     )
 
 
-def _preview(data: bytes) -> Image.Image | None:
+def _preview(folder: Path, picture: Outcome) -> Image.Image | None:
     """A small copy to show while loading; None where it does not decode, which the quality filter will record."""
+    if not isinstance(picture, StoredPicture):
+        return None
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.draft("RGB", (PREVIEW_SIZE, PREVIEW_SIZE))
-            picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
-            return picture.convert("RGB")
+        with Image.open(io.BytesIO((folder / picture.file_name).read_bytes())) as image:
+            image.draft("RGB", (PREVIEW_SIZE, PREVIEW_SIZE))
+            image.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
+            return image.convert("RGB")
     except Exception:  # Pillow's decoders raise whatever they meet in damaged bytes
         return None
 
@@ -202,14 +321,46 @@ def _counted(refusals: Iterable[Refusal]) -> str:
     return ", ".join(f"{count} {rule}" for rule, count in Counter(refusal.rule for refusal in refusals).most_common())
 
 
-def _report(request: Request, available: int, records: Sequence[Record], refusals: Sequence[Refusal]) -> str:
+def _asked(request: Request) -> str:
     asked = ", ".join(f"{column} {label or ANY}" for column, label in request.labels().items())
+    return f"{request.source} ({asked})"
+
+
+def _report(request: Request, cells: Sequence[Cell], records: Sequence[Record], refusals: Sequence[Refusal]) -> str:
+    asked, wanted = sum(cell.asked for cell in cells), sum(cell.wanted for cell in cells)
+    spare = f" and {wanted - asked} spare" if wanted > asked else ""
+    available = len({row for cell in cells for row in cell.pool})
     lines = [
-        f"{request.source} ({asked}): {available} available, {request.count} asked for, {len(records)} taken.",
+        f"{_asked(request)}: {available} available, {asked}{spare} asked for, {len(records)} taken.",
         f"Dataset '{request.name.strip()}': {sum(record.size for record in records) / 1e6:.1f} MB, "
         f"artists known by name: {len({record.artist for record in records} - {''})}.",
     ]
-    if len(records) < request.count:
-        lines.append(f"{request.count - len(records)} fewer than asked for: nothing else in the source matches.")
-    lines += [f"Refused {refusal.source}: {refusal.reason}." for refusal in refusals]
+    if len(cells) > 1 or cells[0].name != "all":
+        lines.append(table([Filled(cell.name, cell.asked, len(cell.pool), taken=len(cell.records)) for cell in cells]))
+    if len(records) < wanted:
+        cap = f" with at most {request.max_per_artist} of an artist" if request.max_per_artist else ""
+        lines.append(f"{wanted - len(records)} fewer than asked for: nothing else in the source matches{cap}.")
+    lines += [f"Refused {refusal.source}: {refusal.reason}." for refusal in refusals[:MOST_REFUSALS_TOLD]]
+    if len(refusals) > MOST_REFUSALS_TOLD:
+        lines.append(f"… and {len(refusals) - MOST_REFUSALS_TOLD} more, in the dataset's folder under 'rejected'.")
     return "\n".join(lines)
+
+
+def _write_available(folder: Path, cells: Sequence[Cell]) -> None:
+    """Keep how many paintings of each style, genre and artist the source had to offer."""
+    counts = Counter((row.style, row.genre, artist_name(row.artist)) for row in {row for c in cells for row in c.pool})
+    content = json.dumps(sorted([*labels, count] for labels, count in counts.items()))
+    path = folder / AVAILABLE
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        write_whole(path, content)
+
+
+def available_in_source(folder: Path, quota: Quota) -> int | None:
+    """How many paintings the source of a dataset had for a quota; None where nobody knows (captions, other loaders)."""
+    if quota.kind == "caption":
+        return None
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        place = ("style", "genre", "artist").index(quota.kind)
+        cells = json.loads((folder / AVAILABLE).read_text(encoding="utf-8"))
+        return sum(cell[3] for cell in cells if label_key(cell[place]) == label_key(quota.label))
+    return None

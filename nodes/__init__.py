@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 MODULES = (
     "dataset",
+    "composition",
     "captions",
     "gemini",
     "florence",
@@ -15,7 +16,10 @@ MODULES = (
     "encoding",
     "training",
     "rendering",
+    "batches",
     "prompts",
+    "seeds",
+    "memory",
     "embedded",
 )
 

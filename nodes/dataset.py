@@ -7,13 +7,15 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..curation.labels import ANY, GENRES, STYLES
+from ..curation.plan import CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..curation.toml import TomlSettings, write_dataset_toml
-from ..curation.wikiart import Request, load_paintings, source_fingerprint
+from ..curation.wikiart import load_paintings, source_fingerprint
 from ..errors import ImpastoError
 from . import host, sockets
 
 CATEGORY = "Impasto/Dataset"
+MOST_SPARE = 2000  # percent
 
 
 class ImpastoWikiArtLoader(io.ComfyNode):
@@ -24,15 +26,16 @@ class ImpastoWikiArtLoader(io.ComfyNode):
             display_name="WikiArt Loader",
             category=CATEGORY,
             description=(
-                "Chooses paintings by style, genre and artist from a WikiArt-like source and stores them as a dataset. "
-                "The choice is seeded and spread over artists; the same inputs give the same pictures."
+                "Chooses paintings by style, genre and artist from a Hugging Face repository or a local folder, and "
+                "stores them as a dataset. The choice is seeded and spread over artists; only the chosen are fetched."
             ),
-            search_aliases=["wikiart", "paintings", "load dataset", "parquet", "huggan/wikiart", "art"],
+            search_aliases=["wikiart", "paintings", "load dataset", "parquet", "huggan/wikiart", "hugging face", "art"],
             inputs=[
                 io.String.Input(
                     "source",
                     default="embedded-wikiart",
-                    tooltip="Folder in ComfyUI's datasets folder with parquet files in it or one folder below.",
+                    tooltip="A Hugging Face dataset, owner/name or owner/name@revision (huggan/wikiart), or a folder "
+                    "in ComfyUI's datasets folder with parquet files or the ArtGAN archive in it.",
                 ),
                 io.Combo.Input(
                     "style",
@@ -71,6 +74,56 @@ class ImpastoWikiArtLoader(io.ComfyNode):
                     default="paintings",
                     tooltip="Name of the dataset: a folder of this name appears under ComfyUI's datasets folder.",
                 ),
+                io.Boolean.Input(
+                    "plan_only",
+                    default=False,
+                    optional=True,
+                    tooltip="Report what is available and what fetching it would take, fetch nothing, and run no node "
+                    "that needs the dataset.",
+                ),
+                io.String.Input(
+                    "quotas",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="One 'landscape: 300' per line, or 'artist=Claude Monet: 40'; then count is not used.",
+                ),
+                io.Int.Input(
+                    "max_per_artist",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    tooltip="At most this many paintings of one artist; 0 for any number. Unknown artists are not "
+                    "counted.",
+                ),
+                io.Int.Input(
+                    "spare",
+                    default=0,
+                    min=0,
+                    max=MOST_SPARE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Percent more than asked for, so that enough survive a filter. Dataset Composition takes "
+                    "what was asked for.",
+                ),
+                io.Combo.Input(
+                    "prefer",
+                    options=[EVEN, CHEAP],
+                    default=EVEN,
+                    optional=True,
+                    advanced=True,
+                    tooltip="From Hugging Face: as many of each artist, or as little to fetch as the quotas allow.",
+                ),
+                io.String.Input(
+                    "columns",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What the source calls its columns, where they are not found: lines like 'genre: subject', "
+                    "for image, artist, genre, style, title, date, text or rights.",
+                ),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The dataset, without captions unless the source has some."),
@@ -92,12 +145,9 @@ class ImpastoWikiArtLoader(io.ComfyNode):
             return ""
 
     @classmethod
-    def execute(
-        cls, source: str, style: str, genre: str, artist: str, count: int, seed: int, name: str
-    ) -> io.NodeOutput:
-        request = Request(source=source, name=name, style=style, genre=genre, artist=artist, count=count, seed=seed)
-        loaded = load_paintings(host.datasets_root(), request, host.progress())
-        return io.NodeOutput(loaded.dataset, loaded.report)
+    def execute(cls, plan_only: bool = False, **asked) -> io.NodeOutput:
+        loaded = load_paintings(host.datasets_root(), Request(**asked), host.progress(), plan_only=plan_only)
+        return io.NodeOutput(loaded.dataset or host.blocked(), loaded.report)
 
 
 class ImpastoQualityFilter(io.ComfyNode):

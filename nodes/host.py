@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,12 @@ import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.text_encoders.flux
 import comfy.utils
 import comfy.weight_adapter
 import folder_paths
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
 from PIL.Image import fromarray
 from server import PromptServer
@@ -24,6 +28,8 @@ from server import PromptServer
 from ..captioners.florence import Florence, activation_bytes, load_florence
 from ..errors import ModelError
 from ..files import appearing
+from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
+from ..hardware.host_memory import host_memory, resident_memory
 from ..trainers.features import LATENT_CHANNELS, Encoder
 
 if TYPE_CHECKING:
@@ -45,6 +51,10 @@ def datasets_root() -> Path:
     return Path(folder_paths.get_folder_paths("datasets")[0])
 
 
+def batches_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "batches"
+
+
 def runs_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "runs"
 
@@ -52,6 +62,15 @@ def runs_root() -> Path:
 def loras_root() -> Path:
     """`output/loras`, which ComfyUI lists among its LoRA folders."""
     return Path(folder_paths.get_output_directory()) / "loras"
+
+
+def prompts_output_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "prompts"
+
+
+def user_root() -> Path:
+    """What people keep with the pack: prompts, seeds, wildcards. Updating the pack leaves it alone."""
+    return Path(folder_paths.get_user_directory()) / "impasto"
 
 
 def pack_models_root() -> Path:
@@ -107,6 +126,57 @@ def progress() -> Progress:
     return report
 
 
+def blocked() -> ExecutionBlocker:
+    """An output that keeps every node connected to it from running, without an error."""
+    return ExecutionBlocker(None)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Nodes to run in place of one that has already run, the last of them with its outputs."""
+
+    graph: dict[str, Any]
+    node_id: str
+
+    def outputs(self, number: int) -> list[list[Any]]:
+        return [[self.node_id, index] for index in range(number)]
+
+
+def run_again(
+    dynprompt, node_id: str, source: str, change: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> Expansion | None:
+    """The nodes from `source` on that lead to this one, and this one, to be run a second time with other inputs.
+
+    Args:
+        dynprompt: the graph, from the hidden input of that name.
+        node_id: the node that asks.
+        source: class name of the nodes where the second run begins; what only leads to these is not run again.
+        change: given a node's class name and inputs, those of its inputs that are different the second time.
+
+    Returns:
+        None where no such node leads to this one.
+    """
+    builder = GraphBuilder()
+    copies: dict[str, Any] = {}
+
+    def copied(original: str):
+        if original not in copies:
+            node = dynprompt.get_node(original)
+            inputs = dict(node["inputs"])
+            if node["class_type"] != source:
+                links = {name: value for name, value in inputs.items() if is_link(value)}
+                again = {name: (copied(value[0]), value[1]) for name, value in links.items()}
+                inputs |= {name: copy.out(index) for name, (copy, index) in again.items() if copy is not None}
+                if all(copy is None for copy, _ in again.values()):
+                    copies[original] = None
+                    return None
+            copies[original] = builder.node(node["class_type"], original, **inputs | change(node["class_type"], inputs))
+        return copies[original]
+
+    last = copied(node_id)
+    return last and Expansion(builder.finalize(), last.id)
+
+
 def unload_models() -> None:
     """Give back all device memory that ComfyUI's models hold, before another process needs it."""
     comfy.model_management.unload_all_models()
@@ -154,6 +224,80 @@ class FlorencePlace:
         size = sum(weight.nbytes for weight in florence.model.parameters())
         offload = comfy.model_management.text_encoder_offload_device()
         return comfy.model_patcher.ModelPatcher(_Movable(florence.model), device, offload, size), florence
+
+
+def drop_outputs_afterwards() -> None:
+    """Have ComfyUI forget all cached outputs once the running prompt has ended, as its POST /free does."""
+    queue = PromptServer.instance.prompt_queue
+    queue.set_flag("free_memory", True)
+    if not queue.get_flags(reset=False).get("unload_models"):
+        queue.set_flag("unload_models", False)  # else free_memory unloads the models as well
+
+
+def empty_device_caches() -> None:
+    """Give memory that torch keeps for later back to the device, on every kind of it that ComfyUI knows."""
+    comfy.model_management.soft_empty_cache(force=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host had no memory left for what was asked."""
+    on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's own on the CPU
+    return on_host or comfy.model_management.is_oom(error)
+
+
+def memory_state() -> MemoryState:
+    """What this process and its models hold on the host and on every accelerator."""
+    total, free = host_memory()
+    devices = [device for device in comfy.model_management.get_all_torch_devices() if device.type != "cpu"]
+    return MemoryState(tuple(map(_device_memory, devices)), resident_memory(), total, free, _held_models())
+
+
+def _device_memory(device: torch.device) -> DeviceMemory:
+    management = comfy.model_management
+    return DeviceMemory(
+        management.get_torch_device_name(device),
+        management.get_total_memory(device),
+        management.get_free_memory(device),
+        _reserved(device),
+    )
+
+
+def _reserved(device: torch.device) -> int:
+    """Bytes that torch has taken of a device; 0 where it does not tell (DirectML)."""
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    kind = getattr(torch, device.type, None)
+    return kind.memory_reserved(device) if hasattr(kind, "memory_reserved") else 0
+
+
+def _held_models() -> tuple[HeldModel, ...]:
+    held = [loaded for loaded in comfy.model_management.current_loaded_models if loaded.model is not None]
+    return tuple(
+        HeldModel(
+            type(loaded.model.model).__name__,
+            str(loaded.device),
+            loaded.model_loaded_memory(),
+            loaded.model_memory(),
+        )
+        for loaded in held
+    )
+
+
+def prompt_id() -> str:
+    """ComfyUI's id of the prompt that is being executed; empty outside of one."""
+    context = get_executing_context()
+    return context.prompt_id if context else ""
+
+
+def saved_files(prompt: str) -> list[str]:
+    """Files that an ended prompt saved to the output folder, as far as this server remembers it."""
+    entry = PromptServer.instance.prompt_queue.get_history(prompt_id=prompt).get(prompt, {})
+    shown = [item for node in entry.get("outputs", {}).values() for items in node.values() for item in items]
+    return [
+        "/".join(filter(None, (item["subfolder"], item["filename"])))
+        for item in shown
+        if isinstance(item, dict) and item.get("type") == "output"
+    ]
 
 
 def on_cpu() -> bool:
@@ -295,6 +439,37 @@ def text_encoder(clip: CLIP) -> Encoder:
     return Encoder(f"{model_identity(clip.patcher)} {options}", encode)
 
 
+def token_counters(clip: CLIP | None) -> tuple[Callable[[str], int], Callable[[str], int]]:
+    """Count the tokens of a text for CLIP-L and for T5, without start, end and padding.
+
+    By the tokenizers of a FLUX CLIP, or without one by those that ComfyUI ships: FLUX's are the same.
+
+    Raises:
+        ModelError: the CLIP is another model's.
+    """
+    tokenizer = clip.tokenizer if clip else _flux_tokenizer()
+    if not (hasattr(tokenizer, "clip_l") and hasattr(tokenizer, "t5xxl")):
+        raise ModelError(
+            f"The CLIP has the tokenizer {type(tokenizer).__name__}, which is not FLUX.1's. Load it with "
+            "DualCLIPLoader, type flux, or leave 'clip' unconnected."
+        )
+    return _counter(tokenizer.clip_l), _counter(tokenizer.t5xxl)
+
+
+def _counter(tokenizer: Any) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        # ComfyUI numbers words from 1; start, end and padding have 0.
+        chunks = tokenizer.tokenize_with_weights(text, return_word_ids=True)
+        return sum(word > 0 for chunk in chunks for _, _, word in chunk)
+
+    return count
+
+
+@functools.cache
+def _flux_tokenizer() -> Any:
+    return comfy.text_encoders.flux.FluxTokenizer(folder_paths.get_folder_paths("embeddings"))
+
+
 def autoencoder(vae: VAE) -> Encoder:
     """FLUX's autoencoder on a VAE socket, giving raw latents (not yet scaled).
 
@@ -387,12 +562,18 @@ class Painter:
         self._model = with_lora(self._base, adapter, self._strength) if adapter else self._base
 
     def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image | None:
+        return self.paint_batch(text, [seed], on_step)[0]
+
+    def paint_batch(self, text: str, seeds: Sequence[int], on_step: Callable[[int], None]) -> list[Image | None]:
+        """One picture a seed, sampled together; each has the noise that it has alone."""
         sampling, conditioning = self._sampling, self._conditioning[text]
         channels = self._model.get_model_object("latent_format").latent_channels
         latent = torch.zeros([1, channels, sampling.height // 8, sampling.width // 8])
+        noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
+        latent = latent.repeat(len(seeds), 1, 1, 1)
         samples = comfy.sample.sample(
             self._model,
-            comfy.sample.prepare_noise(latent, seed),
+            noise,
             sampling.steps,
             1.0,
             sampling.sampler_name,
@@ -402,10 +583,14 @@ class Painter:
             latent,
             callback=lambda step, x0, x, total: on_step(step + 1),
             disable_pbar=True,
-            seed=seed,
+            seed=seeds[0],
         )
-        pixels = self._vae.decode(samples)[0].float().cpu()
-        if not torch.isfinite(pixels).all():
-            return None
-        # Cut, not rounded, as core's SaveImage does it.
-        return fromarray((pixels * 255).clamp(0, 255).to(torch.uint8).numpy())
+        return [_picture(pixels) for pixels in self._vae.decode(samples).float().cpu()]
+
+
+def _picture(pixels: torch.Tensor) -> Image | None:
+    """`(height, width, 3)` in 0…1 as a picture; None where it is not finite."""
+    if not torch.isfinite(pixels).all():
+        return None
+    # Cut, not rounded, as core's SaveImage does it.
+    return fromarray((pixels * 255).clamp(0, 255).to(torch.uint8).numpy())

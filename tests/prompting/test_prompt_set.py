@@ -1,6 +1,7 @@
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.prompt_set import MAX_SEED, Prompt, prompt_set
+from impasto.prompting.prompt_set import Prompt, crossed, expanded_set, held_out_prompts, prompt_set, read_prompts
+from impasto.prompting.seeds import MAX_SEED
 
 
 def test_each_line_is_a_prompt_and_blank_and_comment_lines_are_left_out():
@@ -52,3 +53,50 @@ def test_a_seed_outside_64_bits_is_refused(seed):
 
 def test_the_whole_64_bit_range_is_accepted():
     assert [prompt_set(f"a --d {seed}", seed)[0].seed for seed in (0, MAX_SEED)] == [0, MAX_SEED]
+
+
+def test_a_set_with_choices_becomes_every_combination_or_one_of_each():
+    prompts = prompt_set("a {red|blue} boat\na __place__ --d 3", 7)
+    wildcards = {"place": ("harbour", "lake")}
+    assert expanded_set(prompts, "every combination", wildcards) == (
+        Prompt("a red boat", 7),
+        Prompt("a blue boat", 7),
+        Prompt("a harbour", 3),
+        Prompt("a lake", 3),
+    )
+    one_each = expanded_set(prompts, "at random", wildcards)
+    assert len(one_each) == 2 and set(one_each) < set(expanded_set(prompts, "every combination", wildcards))
+    assert expanded_set(prompts, "as written", wildcards) == prompts
+
+
+def test_every_prompt_is_crossed_with_every_seed_or_keeps_its_own():
+    prompts = (Prompt("a", 1), Prompt("b", 2))
+    assert crossed(prompts, "8, 9") == (Prompt("a", 8), Prompt("a", 9), Prompt("b", 8), Prompt("b", 9))
+    assert crossed(prompts, " ") == prompts
+
+
+def test_held_out_prompts_are_of_the_datasets_genres_in_turn_and_none_of_its_captions():
+    genres = ["landscape", "landscape", "still_life", "", "odd_genre"]
+    captions = ["Monet style, hills under a wide sky."]
+    prompts = held_out_prompts(genres, captions, 4, 7, "monet style,")
+    assert [prompt.text for prompt in prompts] == [
+        "monet style, a river through a valley",
+        "monet style, apples and a jug on a table",
+        "monet style, odd genre",
+        "monet style, a lone tree on a plain",
+    ]
+    assert {prompt.seed for prompt in prompts} == {7}
+
+
+def test_more_held_out_prompts_than_the_genres_give_are_refused():
+    with pytest.raises(SettingsError, match="2 held-out prompts, not 3"):
+        held_out_prompts(["self_portrait"], [], 3, 1)
+    with pytest.raises(SettingsError, match="no genres"):
+        held_out_prompts(["", ""], [], 3, 1)
+
+
+def test_prompts_are_read_from_a_file(tmp_path):
+    (tmp_path / "set.txt").write_text("\ufeffa boat\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "set.txt") == "a boat\n"
+    with pytest.raises(SettingsError, match="no file"):
+        read_prompts(tmp_path / "none.txt")

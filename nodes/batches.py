@@ -1,0 +1,98 @@
+"""Batches of pictures, made in pieces that memory holds."""
+
+from comfy_api.latest import io
+
+from ..names import child_of
+from ..prompting.prompt_set import crossed
+from ..rendering.batches import Batch, Memory, paint_all
+from ..rendering.cells import Sampling
+from . import host, sockets
+
+
+class BatchGenerator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoBatchGenerator",
+            display_name="Batch Generator",
+            category="Impasto/Rendering",
+            description="Paints every prompt with every seed, as many pictures at a time as memory holds, and keeps "
+            "each with a manifest as soon as it is done. Out of memory, it goes on with half as many at a time; "
+            "cancelled, it goes on from there.",
+            search_aliases=["batch", "bulk generation", "prompts x seeds", "many images", "out of memory"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any FLUX model, with or without LoRAs."),
+                io.Clip.Input("clip", tooltip="Encodes the prompts."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                sockets.Prompts.Input("prompts", tooltip="The prompts, from Prompt Set."),
+                io.String.Input(
+                    "seeds",
+                    default="",
+                    tooltip="Seeds with commas between them, as Seed Manager's 'seed_list': each prompt is painted "
+                    "with each. Empty: every prompt with its own.",
+                ),
+                io.String.Input("name", default="batch", tooltip="Name of the folder in output/impasto/batches."),
+                io.Int.Input("width", default=1024, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
+                io.Int.Input("height", default=1024, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
+                io.Int.Input("steps", default=4, min=1, max=200, tooltip="Sampling steps: 4 for schnell, 20 for dev."),
+                io.Float.Input(
+                    "guidance", default=3.5, min=0.0, max=100.0, step=0.1, tooltip="FLUX guidance; schnell ignores it."
+                ),
+                io.Int.Input("at_a_time", default=4, min=1, max=64, tooltip="At most so many pictures together."),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=host.sampler_names(),
+                    default="euler",
+                    tooltip="ComfyUI's sampler, as in KSampler. One that adds noise on the way depends on what is "
+                    "sampled together.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=host.scheduler_names(),
+                    default="simple",
+                    tooltip="ComfyUI's noise schedule, as in KSampler.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", tooltip="All: the first prompt with every seed, then the second …"),
+                io.String.Output(
+                    "manifest", tooltip="The manifest: a line of JSON for each picture with all it is of."
+                ),
+                io.String.Output("report", tooltip="How many pictures were made, found, and fitted at a time."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        prompts,
+        seeds,
+        name,
+        width,
+        height,
+        steps,
+        guidance,
+        at_a_time,
+        sampler_name,
+        scheduler,
+    ) -> io.NodeOutput:
+        sampling = Sampling(width, height, steps, guidance, sampler_name, scheduler)
+        batch = Batch(
+            folder=child_of(host.batches_root(), name, what="batch name"),
+            jobs=crossed(prompts, seeds),
+            sampling=sampling,
+            models=host.sampling_identity(model, clip, vae),
+            size=at_a_time,
+        )
+        painter = host.Painter(model, clip, vae, sampling, strength=1.0)
+        painted = paint_all(batch, painter, Memory(host.is_out_of_memory, host.empty_device_caches), host.progress())
+        report = f"{len(batch.jobs)} pictures in {batch.folder}: {painted.found} were there, {painted.size} at a time."
+        return io.NodeOutput(host.image_batch(painted.pictures()), str(batch.manifest), report)
+
+
+NODES = [BatchGenerator]

@@ -1,0 +1,90 @@
+"""The node that composes a dataset, and goes back to the loader where a filter left too little."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..curation.composition import Composition, compose
+from ..curation.quotas import KINDS
+from . import host, sockets
+from .dataset import MOST_SPARE
+
+LOADER = "ImpastoWikiArtLoader"
+
+
+class ImpastoDatasetComposition(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoDatasetComposition",
+            display_name="Dataset Composition",
+            category="Impasto/Dataset",
+            description=(
+                "Takes exactly as many pictures of each kind as wanted from those that passed, spread over artists. "
+                "Where a filter left too few, it goes back to WikiArt Loader for more."
+            ),
+            search_aliases=["quota", "balance dataset", "per genre", "sample dataset", "curate", "mix"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="The dataset to choose from, best after a Quality Filter."),
+                io.String.Input(
+                    "quotas",
+                    multiline=True,
+                    default="landscape: 300\nportrait: 300\ncityscape: 200\nstill_life: 200",
+                    tooltip="One 'label: count' per line. 'artist=Claude Monet: 40' asks by something else than 'by'.",
+                ),
+                io.Combo.Input(
+                    "by",
+                    options=list(KINDS),
+                    default="genre",
+                    tooltip="What the labels are. With caption, a picture counts whose caption has the label's words.",
+                ),
+                io.Int.Input(
+                    "max_per_artist",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    tooltip="At most this many pictures of one artist in the whole dataset; 0 for any number.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFF_FFFF_FFFF_FFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Another seed, another choice. The same seed and pictures give the same choice.",
+                ),
+                io.Int.Input(
+                    "top_up",
+                    default=2,
+                    min=0,
+                    max=5,
+                    tooltip="How many times to load more through the nodes before this one while a quota is not full.",
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output("dataset", tooltip="The pictures chosen."),
+                io.String.Output("report", tooltip="Available, asked, passed and taken for each quota."),
+            ],
+            hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
+            enable_expand=True,
+        )
+
+    @classmethod
+    def execute(cls, dataset, quotas: str, by: str, max_per_artist: int, seed: int, top_up: int = 0) -> io.NodeOutput:
+        composed = compose(dataset, Composition(quotas, by, max_per_artist, seed))
+        if composed.may_gain and top_up:
+            again = host.run_again(cls.hidden.dynprompt, cls.hidden.unique_id, LOADER, cls._more)
+            if again:
+                host.progress()(0, 1, f"{composed.missing} short: loading more")
+                return io.NodeOutput(*again.outputs(2), expand=again.graph)
+        return io.NodeOutput(composed.write(), composed.report())
+
+    @staticmethod
+    def _more(kind: str, inputs: dict) -> dict:
+        """The inputs of a node's second run: the loader takes more spare pictures, and this node a turn less."""
+        if kind == LOADER:
+            return {"spare": min(2 * inputs.get("spare", 0) + 50, MOST_SPARE)}
+        return {"top_up": inputs["top_up"] - 1} if kind == "ImpastoDatasetComposition" else {}
+
+
+NODES = [ImpastoDatasetComposition]

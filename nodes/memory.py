@@ -1,0 +1,147 @@
+"""Memory that comes back, and who holds it."""
+
+import gc
+import sys
+
+from comfy_api.latest import io
+
+from ..hardware.cleanup import Step, clean, report
+from ..hardware.host_memory import return_freed_heap, tensors_held
+from . import host
+
+CATEGORY = "Impasto/Memory"
+TENSORS_SHOWN = 10
+
+
+def _unload_models() -> str:
+    host.unload_models()
+    return ""
+
+
+def _drop_outputs() -> str:
+    host.drop_outputs_afterwards()
+    return "when this prompt has ended, because until then the graph needs them"
+
+
+def _empty_caches() -> str:
+    host.empty_device_caches()
+    return ""
+
+
+def _collect_garbage() -> str:
+    gc.collect()
+    return ""
+
+
+def _return_heap() -> str:
+    return "" if return_freed_heap() else "not possible on this system, nothing done"
+
+
+class MemoryCleanup(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        template = io.MatchType.Template("value")
+        return io.Schema(
+            node_id="ImpastoMemoryCleanup",
+            display_name="Memory Cleanup",
+            category=CATEGORY,
+            description="Passes anything through and frees memory on the way, with figures before and after each "
+            "action. Put it where memory gets tight, for example between encoding and sampling. It touches only "
+            "ComfyUI's own process.",
+            search_aliases=["vram cleanup", "ram cleanup", "purge vram", "unload models", "free memory", "clear cache"],
+            inputs=[
+                io.MatchType.Input(
+                    "value",
+                    template=template,
+                    tooltip="Anything. When it arrives, memory is cleaned; it is not changed.",
+                ),
+                io.Boolean.Input(
+                    "unload_models",
+                    default=True,
+                    tooltip="Take ComfyUI's models off the devices; they are loaded again when needed.",
+                ),
+                io.Boolean.Input(
+                    "drop_outputs",
+                    default=False,
+                    tooltip="Forget the results of all nodes once this prompt has ended; the next one computes anew.",
+                ),
+                io.Boolean.Input(
+                    "empty_caches",
+                    default=True,
+                    tooltip="Give device memory that torch keeps for later back to the device.",
+                ),
+                io.Boolean.Input("collect_garbage", default=True, tooltip="Free Python objects that nobody holds."),
+                io.Boolean.Input(
+                    "return_heap",
+                    default=True,
+                    tooltip="Give freed host memory back to the system. Linux with glibc; elsewhere nothing is done.",
+                ),
+                io.Int.Input(
+                    "only_above",
+                    default=0,
+                    min=0,
+                    max=100,
+                    tooltip="Act only where host or device memory is fuller than so many percent. 0: always.",
+                ),
+            ],
+            outputs=[
+                io.MatchType.Output(template=template, display_name="value", tooltip="What came in."),
+                io.String.Output("report", tooltip="Each action with the memory held before and after it."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, value, unload_models, drop_outputs, empty_caches, collect_garbage, return_heap, only_above
+    ) -> io.NodeOutput:
+        chosen = (
+            (unload_models, Step("Unload models", _unload_models)),
+            (drop_outputs, Step("Drop cached outputs", _drop_outputs)),
+            (collect_garbage, Step("Collect garbage", _collect_garbage)),
+            (empty_caches, Step("Empty device caches", _empty_caches)),
+            (return_heap, Step("Return freed heap", _return_heap)),
+        )
+        told = clean([step for wanted, step in chosen if wanted], host.memory_state, only_above / 100)
+        host.progress()(1, 1, told)
+        return io.NodeOutput(value, told)
+
+
+class MemoryReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        template = io.MatchType.Template("value")
+        return io.Schema(
+            node_id="ImpastoMemoryReport",
+            display_name="Memory Report",
+            category=CATEGORY,
+            description="Who holds memory just now: devices, ComfyUI's models, the largest tensors of this process. "
+            "Warns when Windows spills to system memory, and says where the next model has most room.",
+            search_aliases=["vram usage", "memory usage", "gpu memory", "ram monitor", "vram debug"],
+            is_output_node=True,
+            inputs=[
+                io.MatchType.Input(
+                    "value", template=template, optional=True, tooltip="Anything: memory is looked at when it arrives."
+                ),
+                io.Boolean.Input(
+                    "tensors", default=True, tooltip="Also list the largest tensors; looks through all Python objects."
+                ),
+            ],
+            outputs=[
+                io.MatchType.Output(template=template, display_name="value", tooltip="What came in."),
+                io.String.Output("report", tooltip="The report, as text."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **values):
+        return float("nan")  # differs from itself: memory is another at each queueing
+
+    @classmethod
+    def execute(cls, tensors, value=None) -> io.NodeOutput:
+        held = tensors_held(TENSORS_SHOWN) if tensors else ()
+        told = report(host.memory_state(), held, sys.platform == "win32")
+        host.progress()(1, 1, told)
+        return io.NodeOutput(value, told, ui={"text": (told,)})
+
+
+NODES = [MemoryCleanup, MemoryReport]

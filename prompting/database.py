@@ -1,0 +1,97 @@
+"""The pack's SQLite files: opened for one piece of work, safe with several writers, copied once a day, and plain words
+when one is damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ImpastoError
+from ..files import appearing
+
+BUSY_SECONDS = 30  # how long a writer waits for another
+COPY_SECONDS = 24 * 3600  # between two copies
+
+
+class DatabaseError(ImpastoError):
+    """A database of the pack cannot be read or written. What it holds is left as it is."""
+
+
+def copy_of(path: Path) -> Path:
+    """Where the last daily copy of a database lies."""
+    return path.with_name(f"{path.stem}.copy{path.suffix}")
+
+
+@contextlib.contextmanager
+def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
+    """A connection to the database at `path`, which is made with `schema` where there is none.
+
+    Raises:
+        DatabaseError: the file is damaged, is no database, cannot be written, or another program holds it too long.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _plainly(path):
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            # With a write-ahead log readers never wait, and a killed writer leaves either all of its work or none.
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+                connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = 1; COMMIT;")
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
+    """As `reading`, with everything in the block written together at its end, or nothing if it raises."""
+    with reading(path, schema) as connection:
+        _copy_daily(path, connection)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+
+def _copy_daily(path: Path, connection: sqlite3.Connection) -> None:
+    copy = copy_of(path)
+    if copy.exists() and time.time() - copy.stat().st_mtime < COPY_SECONDS:
+        return
+    found = connection.execute("PRAGMA quick_check").fetchone()[0]
+    if found != "ok":  # never copied over a good copy
+        raise sqlite3.DatabaseError(found)
+    with appearing(copy) as temporary:
+        target = sqlite3.connect(temporary)
+        try:
+            connection.backup(target)
+        finally:
+            target.close()
+
+
+@contextlib.contextmanager
+def _plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DatabaseError(
+            f"{path} cannot be used just now ({error}). Close other programs that have it open, and see that the "
+            "folder can be written."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        copy = copy_of(path)
+        kept = (
+            f"A copy of {time.strftime('%d %B %Y, %H:%M', time.localtime(copy.stat().st_mtime))} lies in {copy}: "
+            f"move the damaged file and its -wal and -shm away, then copy that one to {path.name}."
+            if copy.exists()
+            else "There is no copy of it yet. Move it and its -wal and -shm away, and a new one is begun."
+        )
+        raise DatabaseError(f"{path} is damaged ({error}). It is left as it is. {kept}") from error

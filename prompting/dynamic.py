@@ -1,0 +1,423 @@
+"""Dynamic prompts: one text that stands for many, by choices, wildcards and variables.
+
+==========================  =========================================================================================
+``{red|green}``             one of them; an option may be empty, and may hold whatever is written here
+``{3::red|green}``          weights, 1 where none is written; 0 is never taken
+``{2$$a|b|c}``              two different ones in any order, joined by ", "
+``{1-2$$ and $$a|b|c}``     one or two, joined by " and "; ``{-2$$…}`` is one or two, ``{2-$$…}`` two or more
+``__animals/cat*__``        a line of the wildcard files whose names match; lines may hold whatever is written here
+``${tone=warm|cold}``       a variable for the text after it, read anew at each use; ``${tone=!…}`` is read once
+``${tone}  ${tone:grey}``   its value; the second with what to take when it has none
+``# words``                 a comment to the end of the line, where '#' opens the line or stands between spaces
+``\\{ \\} \\| \\$ \\# \\_``       the character itself
+==========================  =========================================================================================
+
+The syntax is that of adieyal's dynamicprompts. Parentheses and their weights, ``(x:1.2)``, are left to the encoder.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import SettingsError
+
+MAX_NESTING = 50  # of braces in braces, and of wildcards in wildcards
+MAX_LENGTH = 100_000  # characters of one expanded prompt
+MAX_STEPS = 100_000  # parts read for one expanded prompt: variables can double themselves without end
+MAX_COMBINATIONS = 10_000
+SEPARATOR = ", "  # between several picks, unless one is written
+
+_COUNT = re.compile(r"(\d*)(-?)(\d*)\$\$")
+_WRITTEN_SEPARATOR = re.compile(r"([^{}|]*?)\$\$")
+_WEIGHT = re.compile(r"\s*(-?(?:\d+\.?\d*|\.\d+))::")
+_VARIABLE = re.compile(r"\$\{\s*(\w+)\s*(=!?|:|\})")
+_WILDCARD = re.compile(r"__([^\W_][\w*?./ -]*?|[*?][\w*?./ -]*?)__")
+_ESCAPABLE = "{}|$#_"
+
+Wildcards = Mapping[str, Sequence[str]]  # name, with "/" between folders and no extension -> its lines
+
+
+class DynamicPromptError(SettingsError):
+    """A dynamic prompt cannot be read. `position` is the character at fault, counted from 0 in `text`."""
+
+    def __init__(self, what: str, text: str, position: int, source: str) -> None:
+        self.position = position
+        line = text.count("\n", 0, position) + 1
+        column = position - text.rfind("\n", 0, position)
+        near = " ".join(text[position : position + 24].split())
+        super().__init__(f"{source}, line {line}, character {column}, at '{near}': {what}")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a part was written, for errors."""
+
+    text: str
+    position: int
+    source: str
+
+    def error(self, what: str) -> DynamicPromptError:
+        return DynamicPromptError(what, self.text, self.position, self.source)
+
+
+@dataclass(frozen=True)
+class _Option:
+    weight: float
+    parts: tuple
+
+
+@dataclass(frozen=True)
+class _Choice:
+    options: tuple[_Option, ...]
+    low: int
+    high: int | None  # None: as many as there are
+    separator: str
+    place: _Place
+
+
+@dataclass(frozen=True)
+class _Wildcard:
+    pattern: str
+    place: _Place
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    name: str
+    parts: tuple
+    once: bool
+
+
+@dataclass(frozen=True)
+class _Use:
+    name: str
+    default: tuple | None
+    place: _Place
+
+
+def expand(text: str, seed: int, wildcards: Wildcards | None = None) -> str:
+    """One prompt from a dynamic one; the same seed and wildcards always give the same.
+
+    Raises:
+        DynamicPromptError: the text or a wildcard's line cannot be read, or the prompt grows beyond 100,000 characters.
+    """
+    return next(_Expansion(wildcards or {}, _AtRandom(seed)).of(text))
+
+
+def combinations(text: str, wildcards: Wildcards | None = None) -> list[str]:
+    """Every prompt that a dynamic one stands for, the first choice changing slowest.
+
+    Raises:
+        DynamicPromptError: as `expand`.
+        SettingsError: there are more than 10,000.
+    """
+    prompts = list(itertools.islice(_Expansion(wildcards or {}, _Everything()).of(text), MAX_COMBINATIONS + 1))
+    if len(prompts) > MAX_COMBINATIONS:
+        raise SettingsError(
+            f"The dynamic prompt has more than {MAX_COMBINATIONS:,} combinations. Take some at random, or write fewer "
+            "options."
+        )
+    return prompts
+
+
+def read_wildcards(folder: str | Path) -> dict[str, tuple[str, ...]]:
+    """The .txt files under `folder` as wildcards: a value a line, without empty lines and lines that open with '#'."""
+    root = Path(folder)
+    return {
+        path.relative_to(root).with_suffix("").as_posix(): _values(path.read_text(encoding="utf-8-sig"))
+        for path in sorted(root.rglob("*.txt"))
+    }
+
+
+def _values(content: str) -> tuple[str, ...]:
+    lines = (line.strip() for line in content.splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
+class _Parser:
+    """Reads one text; `source` is how errors call it."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self.text, self.source = text, source
+        self.position = 0
+        self.depth = 0
+
+    def place(self, position: int | None = None) -> _Place:
+        return _Place(self.text, self.position if position is None else position, self.source)
+
+    def parts(self, stops: str = "") -> tuple:
+        """Everything up to one of `stops`, which is left standing, or to the end."""
+        found: list = []
+        while self.position < len(self.text) and self.text[self.position] not in (stops or "}"):
+            found.append(self._part(stops))
+        if not stops and self.position < len(self.text):
+            raise self.place().error("this '}' closes nothing. Remove it, or write \\} for the character.")
+        return tuple(found)
+
+    def option(self, stops: str = "") -> _Option:
+        weight = 1.0
+        if written := _WEIGHT.match(self.text, self.position):
+            weight = float(written[1])
+            if weight < 0:
+                raise self.place().error(f"the weight {written[1]} is below 0. Write 0 or more.")
+            self.position = written.end()
+        return _Option(weight, self.parts(stops))
+
+    def _part(self, stops: str):
+        text, start = self.text, self.position
+        if text.startswith("${", start):
+            return self._nested(self._variable)
+        if text[start] == "{":
+            return self._nested(self._choice)
+        if wildcard := _WILDCARD.match(text, start):
+            self.position = wildcard.end()
+            return _Wildcard(wildcard[1], self.place(start))
+        return self._words(stops)
+
+    def _nested(self, read):
+        self.depth += 1
+        if self.depth > MAX_NESTING:
+            raise self.place().error(f"braces are nested more than {MAX_NESTING} deep.")
+        part = read()
+        self.depth -= 1
+        return part
+
+    def _words(self, stops: str) -> str:
+        """Plain text up to whatever is not: at least one character, or a comment, which gives nothing."""
+        text, words = self.text, ""
+        while self.position < len(text):
+            start = self.position
+            letter = text[start]
+            if letter == "\\" and text[start + 1 : start + 2] and text[start + 1] in _ESCAPABLE:
+                words += text[start + 1]
+                self.position += 2
+            elif letter in (stops or "}") or self._opens_something():
+                break
+            elif letter == "#" and self._is_comment():
+                words = words.rstrip(" \t")
+                self._skip_comment()
+            else:
+                words += letter
+                self.position += 1
+        return words
+
+    def _opens_something(self) -> bool:
+        return self.text.startswith(("{", "${"), self.position) or bool(_WILDCARD.match(self.text, self.position))
+
+    def _is_comment(self) -> bool:
+        before, after = self.text[: self.position], self.text[self.position + 1 : self.position + 2]
+        opens_the_line = not before.rpartition("\n")[2].strip()
+        return opens_the_line or (before[-1].isspace() and (not after or after.isspace()))
+
+    def _skip_comment(self) -> None:
+        opens_the_line = not self.text[: self.position].rpartition("\n")[2].strip()
+        end = self.text.find("\n", self.position)
+        self.position = len(self.text) if end < 0 else end + opens_the_line
+
+    def _choice(self) -> _Choice:
+        opening = self.place()
+        self.position += 1
+        low, high, separator = self._count()
+        options = []
+        while True:
+            options.append(self.option("|}"))
+            if self.position >= len(self.text):
+                raise opening.error("this '{' is never closed. Write the '}', or \\{ for the character.")
+            self.position += 1
+            if self.text[self.position - 1] == "}":
+                break
+        if options == [_Option(1.0, ())]:
+            raise opening.error("there is nothing to choose from. Write options between the braces: {red|green}.")
+        if not any(option.weight for option in options):
+            raise opening.error("every weight is 0, so that nothing can be taken.")
+        return _Choice(tuple(options), low, high, separator, opening)
+
+    def _count(self) -> tuple[int, int | None, str]:
+        written = _COUNT.match(self.text, self.position)
+        if not written or not (written[1] or written[3]):
+            if _WRITTEN_SEPARATOR.match(self.text, self.position):
+                raise self.place().error("before '$$' stands how many to take: {2$$…}, {1-2$$…}, {-2$$…} or {2-$$…}.")
+            return 1, 1, SEPARATOR
+        low = int(written[1] or 1)
+        high = int(written[3]) if written[3] else None if written[2] else low
+        if high is not None and high < low:
+            raise self.place().error(f"'{written[0][:-2]}' counts down. Write the smaller number first.")
+        self.position = written.end()
+        separator = _WRITTEN_SEPARATOR.match(self.text, self.position)
+        if not separator:
+            return low, high, SEPARATOR
+        self.position = separator.end()
+        return low, high, separator[1]
+
+    def _variable(self):
+        opening = self.place()
+        head = _VARIABLE.match(self.text, self.position)
+        if not head:
+            raise opening.error("'${' opens a variable: write ${name=value} or ${name}, or \\$ for the character.")
+        self.position = head.end()
+        name, kind = head[1], head[2]
+        if kind == "}":
+            return _Use(name, None, opening)
+        parts = self._value_of_variable(opening)
+        return _Use(name, parts, opening) if kind == ":" else _Assignment(name, parts, kind == "=!")
+
+    def _value_of_variable(self, opening: _Place) -> tuple:
+        """Up to the closing brace; several values with '|' between them are a choice."""
+        first = self.place()
+        options = []
+        while not options or self.text[self.position - 1] == "|":
+            options.append(self.option("|}"))
+            if self.position >= len(self.text):
+                raise opening.error("this '${' is never closed. Write the '}'.")
+            self.position += 1
+        if len(options) == 1:
+            return options[0].parts
+        if not any(option.weight for option in options):
+            raise first.error("every weight is 0, so that nothing can be taken.")
+        return (_Choice(tuple(options), 1, 1, SEPARATOR, first),)
+
+
+class _AtRandom:
+    """Goes one way at each choice."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def picks(self, weights: list[float], low: int, high: int) -> Iterator[tuple[int, ...]]:
+        taken: list[int] = []
+        for _ in range(self._random.randint(low, high)):
+            rest = [index for index in range(len(weights)) if index not in taken and weights[index]]
+            taken += self._random.choices(rest, [weights[index] for index in rest])
+        yield tuple(taken)
+
+
+class _Everything:
+    """Goes every way at each choice."""
+
+    def picks(self, weights: list[float], low: int, high: int) -> Iterator[tuple[int, ...]]:
+        possible = [index for index, weight in enumerate(weights) if weight]
+        for count in range(low, high + 1):
+            yield from itertools.permutations(possible, count)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What a part is read under: the variables set before it, and the wildcards it lies in."""
+
+    variables: Mapping[str, tuple] = field(default_factory=dict)
+    within: tuple[str, ...] = ()
+
+    def having(self, name: str, parts: tuple) -> _Scope:
+        return _Scope({**self.variables, name: parts}, self.within)
+
+
+class _Expansion:
+    """Walks a parsed prompt depth first, as many ways as `way` goes."""
+
+    def __init__(self, wildcards: Wildcards, way: _AtRandom | _Everything) -> None:
+        self._wildcards, self._way = wildcards, way
+        self._lines: dict[str, tuple[_Option, ...]] = {}
+        self._steps = 0
+
+    def of(self, text: str) -> Iterator[str]:
+        parser = _Parser(text, "The dynamic prompt")
+        for prompt, _ in self._sequence(parser.parts(), _Scope()):
+            self._steps = 0
+            yield prompt.strip()
+
+    def _sequence(self, parts: tuple, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+        if not parts:
+            yield "", scope
+            return
+        running, before = [self._part(parts[0], scope)], [""]  # one iterator a part; the text in front of each
+        while running:
+            text, reached = next(running[-1], (None, None))
+            if text is None:
+                running.pop()
+                before.pop()
+                continue
+            text = before[-1] + text
+            if len(text) > MAX_LENGTH:
+                raise SettingsError(
+                    f"The dynamic prompt grows beyond {MAX_LENGTH:,} characters. Shorten its variables."
+                )
+            if len(running) == len(parts):
+                yield text, reached
+            else:
+                running.append(self._part(parts[len(running)], reached))
+                before.append(text)
+
+    def _part(self, part, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise SettingsError(f"The dynamic prompt has more than {MAX_STEPS:,} parts. Shorten its variables.")
+        if isinstance(part, str):
+            yield part, scope
+        elif isinstance(part, _Choice):
+            yield from self._choose(self._flattened(part, scope), part, scope)
+        elif isinstance(part, _Wildcard):
+            choice = _Choice(self._options(part, scope), 1, 1, SEPARATOR, part.place)
+            inner = _Scope(scope.variables, (*scope.within, part.pattern))
+            for text, _ in self._choose(choice.options, choice, inner):
+                yield text, scope
+        elif isinstance(part, _Use):
+            yield from self._use(part, scope)
+        elif part.once:
+            for text, _ in self._sequence(part.parts, scope):
+                yield "", scope.having(part.name, (text,))
+        else:
+            yield "", scope.having(part.name, part.parts)
+
+    def _choose(self, options: tuple[_Option, ...], choice: _Choice, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+        possible = sum(option.weight > 0 for option in options)
+        if choice.low > possible:
+            raise choice.place.error(f"{choice.low} are to be taken, and there are {possible}.")
+        high = possible if choice.high is None else min(choice.high, possible)
+        for picks in self._way.picks([option.weight for option in options], choice.low, high):
+            parts: list = []
+            for index in picks:
+                parts += [*([choice.separator] if parts else []), *(options[index].parts or ("",))]
+            yield from self._sequence(tuple(parts), scope)
+
+    def _flattened(self, choice: _Choice, scope: _Scope) -> tuple[_Option, ...]:
+        """Several picks from one wildcard, ``{2$$__colour__}``, are picks among its lines."""
+        only = choice.options[0].parts if len(choice.options) == 1 else ()
+        if len(only) == 1 and isinstance(only[0], _Wildcard):
+            return self._options(only[0], scope)
+        return choice.options
+
+    def _options(self, wildcard: _Wildcard, scope: _Scope) -> tuple[_Option, ...]:
+        if wildcard.pattern in scope.within or len(scope.within) >= MAX_NESTING:
+            chain = " > ".join([*scope.within, wildcard.pattern])
+            raise wildcard.place.error(f"the wildcard leads back to itself: {chain}.")
+        names = [name for name in sorted(self._wildcards) if fnmatch.fnmatchcase(name, wildcard.pattern)]
+        options = tuple(option for name in names for option in self._parsed(name))
+        if not options:
+            known = ", ".join(sorted(self._wildcards)[:8]) or "none"
+            raise wildcard.place.error(f"no wildcard file '{wildcard.pattern}' has any line. There are: {known}.")
+        if not any(option.weight for option in options):
+            raise wildcard.place.error(f"every line of the wildcard '{wildcard.pattern}' has the weight 0.")
+        return options
+
+    def _parsed(self, name: str) -> tuple[_Option, ...]:
+        if name not in self._lines:
+            lines = enumerate(self._wildcards[name], start=1)
+            self._lines[name] = tuple(
+                _Parser(line, f"Value {n} of the wildcard '{name}'").option() for n, line in lines
+            )
+        return self._lines[name]
+
+    def _use(self, use: _Use, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+        parts = scope.variables.get(use.name, use.default)
+        if parts is None:
+            raise use.place.error(f"the variable '{use.name}' has no value before this. Write ${{{use.name}=…}} first.")
+        # Read at use, a value that uses its own name would never end: inside its own value the name has none.
+        inner = _Scope({name: value for name, value in scope.variables.items() if name != use.name}, scope.within)
+        for text, _ in self._sequence(parts, inner):
+            yield text, scope
