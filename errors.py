@@ -27,3 +27,7 @@ class FeatureError(ImpastoError):
 
 class TrainingError(ImpastoError):
     """Training could not start, go on or finish. What was saved before is kept."""
+
+
+class CaptionError(ImpastoError):
+    """A captioner cannot be used as it is, or had to stop. What it said before is in the ledger."""

@@ -1,12 +1,14 @@
 """The ledger of captions: one line per answer, append-only, so that no captioner is asked twice for the same thing.
 
-It holds bare captions. The trigger word is composed when a manifest's text is written: changing it costs nothing.
+It holds bare captions as they came. Clean-up and the trigger word are composed when a manifest's text is written:
+changing them costs nothing. A question refused for good is held too, with the reason and without a text.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from datetime import datetime, timezone
 from pathlib import Path
 
 from ..files import append_line, read_jsonl
@@ -26,21 +28,28 @@ class Question:
 class Answer:
     """What came back."""
 
-    text: str  # bare caption, one line
-    finish_reason: str  # "stop" when the captioner said all it had to say
+    text: str  # bare caption, one line; "" for a refusal
+    finish_reason: str  # "stop" when the captioner said all it had to say; `Kind` of a refusal
     tokens: int  # used for the answer; 0 where nobody counts
     seconds: float  # that it took
     time: str  # when it came, ISO 8601 in UTC
+    prompt_tokens: int = 0  # used for the question
+    reason: str = ""  # of a refusal, in a sentence
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def read_ledger(path: str | Path) -> dict[Question, Answer]:
     """Every question answered so far with its latest answer; none where there is no ledger yet."""
     answers: dict[Question, Answer] = {}
     asked, answered = ({field.name for field in fields(kind)} for kind in (Question, Answer))
+    needed = {field.name for kind in (Question, Answer) for field in fields(kind) if field.default is MISSING}
     for line in read_jsonl(path):
-        if asked | answered <= line.keys():
+        if needed <= line.keys():
             question = Question(**{name: line[name] for name in asked})
-            answers[question] = Answer(**{name: line[name] for name in answered})
+            answers[question] = Answer(**{name: line[name] for name in answered & line.keys()})
     return answers
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ..files import content_hash
 from ..progress import Progress, silent
 from .captions import checked_trigger_word, one_line, with_trigger
-from .ledger import Answer, Question, append_answer, read_ledger
+from .ledger import Answer, Question, append_answer, now, read_ledger
 
 CAPTIONER = "metadata"
 WORDING = 1  # raised when the same labels shall read otherwise, so that old answers no longer count
@@ -80,7 +79,7 @@ def caption_from_labels(dataset: D, wording: Wording, progress: Progress = silen
         question = _question(picture, artist)
         answer = answers.get(question)
         if answer is None:
-            answer = Answer(label_caption(picture.genre, picture.title, artist), "stop", 0, 0.0, _now())
+            answer = Answer(label_caption(picture.genre, picture.title, artist), "stop", 0, 0.0, now())
             append_answer(dataset.captions_ledger, question, answer)
             answers[question] = answer
             written += 1
@@ -108,10 +107,6 @@ def subject(genre: str) -> str:
 def _question(picture: Picture, artist: str) -> Question:
     told = {"wording": WORDING, "genre": picture.genre, "title": picture.title, "artist": artist}
     return Question(picture.sha256, CAPTIONER, "", content_hash(told))
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _report(captions: Mapping[str, str], written: int) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -24,6 +25,7 @@ from comfy_execution.utils import get_executing_context
 from PIL.Image import fromarray
 from server import PromptServer
 
+from ..captioners.florence import Florence, activation_bytes, load_florence
 from ..errors import ModelError
 from ..files import appearing
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
     from PIL.Image import Image
 
+    from ..captioners.florence import Florence2Captioner
     from ..progress import Progress
     from ..rendering.cells import Sampling
 
 PREVIEW_SIZE = 512  # pixels of the longer side of a live preview
+NOT_MODELS = {"custom_nodes", "datasets", "configs"}  # folder keys of ComfyUI under which no weights lie
 FINGERPRINT_VALUES = 256  # of each weight; a fine-tune changes nearly all values
 
 
@@ -81,7 +85,28 @@ def input_root() -> Path:
 
 def allowed_hosts_file() -> Path:
     """The list of hosts that the owner of the server may have put under `user`; no request can write there."""
-    return Path(folder_paths.get_user_directory()) / "impasto" / "allowed_hosts.txt"
+    return owner_folder() / "allowed_hosts.txt"
+
+
+def owner_folder() -> Path:
+    """What the server's owner keeps for the pack: keys and addresses of services, what was sent to them."""
+    return Path(folder_paths.get_user_directory()) / "impasto"
+
+
+def thumbnails_folder() -> Path:
+    """Under ComfyUI's temp folder, from where its page gets pictures: /view?type=temp&subfolder=impasto/thumbnails."""
+    return Path(folder_paths.get_temp_directory()) / "impasto" / "thumbnails"
+
+
+def models_root() -> Path:
+    """ComfyUI's own models folder."""
+    return Path(folder_paths.models_dir)
+
+
+def model_folders() -> list[Path]:
+    """Every folder that ComfyUI looks for models in, those of extra_model_paths.yaml included."""
+    listed = {key: paths for key, (paths, _) in folder_paths.folder_names_and_paths.items()}
+    return [Path(path) for key in sorted(listed.keys() - NOT_MODELS) for path in listed[key]]
 
 
 def raise_if_cancelled() -> None:
@@ -167,6 +192,48 @@ def unload_models() -> None:
     comfy.model_management.unload_all_models()
     comfy.model_management.cleanup_models_gc()
     comfy.model_management.soft_empty_cache()
+
+
+class _Movable(torch.nn.Module):
+    """A transformers model as ModelPatcher wants one: with a `device` that can be set."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.transformer = model
+
+
+class FlorencePlace:
+    """Where ComfyUI computes, in bf16 on a GPU that has it, else in float32; in the care of its memory management.
+
+    Other models make room for it and its batch. They take the room back when they need it, between batches too.
+    """
+
+    def __init__(self) -> None:
+        self._held: tuple[ModelPatcher, Florence] | None = None
+
+    def open(self, captioner: Florence2Captioner) -> Florence:
+        patcher, florence = self._held = self._held or self._load(captioner)
+        room = captioner.fitting * activation_bytes(florence, captioner.settings.num_beams)
+        # Whole: ComfyUI streams single weights only into layers of its own.
+        comfy.model_management.load_models_gpu([patcher], memory_required=room, force_full_load=True)
+        return florence
+
+    def free(self) -> None:
+        comfy.model_management.soft_empty_cache()
+
+    def close(self) -> None:
+        """Let go of it in device and host memory: training may come next, and reading it again takes a second."""
+        self._held = None
+        self.free()
+
+    def _load(self, captioner: Florence2Captioner) -> tuple[ModelPatcher, Florence]:
+        device = comfy.model_management.text_encoder_device()
+        dtype = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+        florence = load_florence(captioner.checkpoint.folder, dtype)
+        # Said here because ComfyUI would count the embeddings, which Florence-2 uses in four places, four times.
+        size = sum(weight.nbytes for weight in florence.model.parameters())
+        offload = comfy.model_management.text_encoder_offload_device()
+        return comfy.model_patcher.ModelPatcher(_Movable(florence.model), device, offload, size), florence
 
 
 def drop_outputs_afterwards() -> None:

@@ -8,3 +8,4 @@ Prompts = io.Custom("IMPASTO_PROMPTS")  # tuple of prompting.prompt_set.Prompt
 Features = io.Custom("IMPASTO_FEATURES")  # trainers.features.Features
 Training = io.Custom("IMPASTO_TRAINING")  # trainers.settings.Settings
 Run = io.Custom("IMPASTO_RUN")  # trainers.runs.Run
+Captioner = io.Custom("IMPASTO_CAPTIONER")  # captioners.captioner.Captioner

@@ -1,8 +1,10 @@
-"""Makes the repository importable as the package `impasto`, whatever its folder is called."""
+"""Makes the repository importable as the package `impasto`, whatever its folder is called; models made once a run."""
 
 import importlib.util
 import sys
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -13,3 +15,12 @@ if "impasto" not in sys.modules:
     package = importlib.util.module_from_spec(spec)
     sys.modules["impasto"] = package
     spec.loader.exec_module(package)
+
+
+@pytest.fixture(scope="session")
+def tiny_florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a native Florence-2 that names the colour of a red, green or blue picture."""
+    spec = importlib.util.spec_from_file_location("tiny_florence", REPOSITORY / "tests" / "tiny_florence.py")
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    return tiny.make_tiny_florence(tmp_path_factory.mktemp("florence") / "Florence-2-tiny")

@@ -31,6 +31,7 @@ HEAVY = {
     "bitsandbytes",
     "datasets",
     "diffusers",
+    "google",
     "matplotlib",
     "peft",
     "pyarrow",

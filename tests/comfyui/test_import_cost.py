@@ -14,6 +14,7 @@ HEAVY = (
     "bitsandbytes",
     "datasets",
     "diffusers",
+    "google",
     "matplotlib",
     "peft",
     "pyarrow",

@@ -1,0 +1,322 @@
+"""Captions edited by rule and by hand: a person's own words outlive every captioner.
+
+Rules work on the dataset's captions as they come in. Overrides lie in the dataset's `edits.jsonl`, by picture: an
+edited picture keeps its text, and a locked one the caption that it had when it was locked, whatever is captioned again.
+The trigger word is put in front last.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ..errors import SettingsError
+from ..files import appearing, append_line, read_jsonl
+from ..progress import Progress, silent
+from .captions import checked_trigger_word, one_line, with_trigger
+from .cleanup import flags, lint, lint_report
+
+MATCH_SECONDS = 1.0  # for one expression on one caption; an honest one takes microseconds
+MAX_EXPRESSION = 1_000  # characters
+MAX_RULES = 200
+MAX_CAPTION = 10_000  # characters
+SHORTEST_HASH = 6  # hexadecimal digits by which a picture may be named
+LISTED = 10
+THUMBNAIL_SIDE = 192  # pixels
+
+
+class Record(Protocol):
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def file_name(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+D = TypeVar("D", bound="Editable")
+
+
+class Editable(Protocol):
+    """A dataset, as far as editing its captions needs it."""
+
+    def records(self) -> Sequence[Record]: ...
+    @property
+    def folder(self) -> str: ...
+    def image_path(self, record: Record) -> Path: ...
+    def with_texts(self: D, texts: Mapping[str, str]) -> D: ...
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One line of find and replace."""
+
+    pattern: str
+    replacement: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a person decided about one picture's caption, without trigger word, prefix and suffix."""
+
+    text: str
+    locked: bool = False  # an edit made here is kept until it is changed here; a lock also refuses that
+
+
+@dataclass(frozen=True)
+class EditRules:
+    """What is done to every caption, in this order; prefix, suffix and trigger word also to those edited by hand."""
+
+    trigger_word: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    replacements: tuple[Replacement, ...] = ()
+    removed_tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of captions."""
+
+    sha256: str
+    file_name: str  # under the dataset's folder
+    thumbnail: str  # file name in the folder of thumbnails; "" where none could be made
+    caption: str  # as it goes out
+    edited: bool
+    locked: bool
+    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see `cleanup.flags`
+
+
+def read_replacements(text: str) -> tuple[Replacement, ...]:
+    """Find-and-replace rules, one a line: `find => replace`, where find is a regular expression.
+
+    Raises:
+        SettingsError: a line has no `=>`, its expression is invalid or too long, or there are too many.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > MAX_RULES:
+        raise SettingsError(f"There are {len(lines)} find-and-replace rules. Use at most {MAX_RULES}.")
+    return tuple(_replacement(line) for line in lines)
+
+
+def _replacement(line: str) -> Replacement:
+    import regex
+
+    pattern, arrow, replacement = line.partition("=>")
+    pattern, replacement = pattern.strip(), replacement.strip()
+    if not arrow or not pattern:
+        raise SettingsError(f"The rule '{line[:60]}' has not the form 'find => replace'. Example: 'a dog => a puppy'.")
+    if len(pattern) > MAX_EXPRESSION:
+        raise SettingsError(f"The expression '{pattern[:40]}…' has {len(pattern)} characters. Use at most 1,000.")
+    try:
+        regex.compile(pattern)
+    except regex.error as error:
+        raise SettingsError(f"The rule '{line[:60]}' is no valid regular expression: {error}.") from None
+    return Replacement(pattern, replacement)
+
+
+def read_overrides(text: str) -> dict[str, Edit | None]:
+    """Captions by hand, one a line: `<first digits of the picture's hash>: caption`.
+
+    `!` before the caption locks it, `!` alone locks the caption as it is, and nothing after the colon takes the edit or
+    lock away (None).
+
+    Raises:
+        SettingsError: a line has no hash of at least 6 digits and colon, or its caption is too long.
+    """
+    edits: dict[str, Edit | None] = {}
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        digits, colon, caption = line.partition(":")
+        digits, caption = digits.strip().lower(), one_line(caption)
+        if not colon or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_HASH},64}}", digits):
+            raise SettingsError(
+                f"The override '{line[:60]}' does not begin with a picture's hash and a colon. The report and the "
+                "picture's file name show the hash; its first 6 digits are enough."
+            )
+        if len(caption) > MAX_CAPTION:
+            raise SettingsError(f"The caption for {digits} has {len(caption)} characters. Use at most {MAX_CAPTION}.")
+        locked = caption.startswith("!")
+        caption = caption.removeprefix("!").strip()
+        edits[digits] = Edit(caption, locked) if caption or locked else None
+    return edits
+
+
+def edits_file(folder: str | Path) -> Path:
+    return Path(folder) / "edits.jsonl"
+
+
+def read_edits(folder: str | Path) -> dict[str, Edit]:
+    """The edits of a dataset by sha256; the last line of a picture counts."""
+    edits: dict[str, Edit] = {}
+    for line in read_jsonl(edits_file(folder)):
+        if isinstance(line.get("image"), str) and isinstance(line.get("text"), str):
+            edits[line["image"]] = Edit(line["text"], bool(line.get("locked")))
+            if not line["text"]:
+                del edits[line["image"]]
+    return edits
+
+
+def save_edit(folder: str | Path, sha256: str, edit: Edit | None) -> None:
+    """Keep an edit, or with None forget it; it is on disk when this returns."""
+    append_line(edits_file(folder), json.dumps({"image": sha256} | asdict(edit or Edit(""))))
+
+
+def edit_captions(
+    dataset: D,
+    rules: EditRules,
+    overrides: Mapping[str, Edit | None],
+    progress: Progress = silent,
+    thumbnails: Path | None = None,
+) -> tuple[D, str, tuple[Row, ...]]:
+    """Apply rules and edits to every caption; returns the edited revision, a report and the table's rows.
+
+    Args:
+        overrides: by the first digits of the picture's hash; kept in the dataset's folder from now on.
+        thumbnails: a folder for small copies of the pictures, each made once; None for none.
+
+    Raises:
+        SettingsError: the trigger word is no short line, an override names no picture or several, an expression takes
+            too long, or a picture would have no caption.
+    """
+    trigger_word = checked_trigger_word(rules.trigger_word)
+    records = dataset.records()
+    edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word))
+    texts: dict[str, str] = {}
+    rows = []
+    for done, record in enumerate(records, start=1):
+        edit = edits.get(record.sha256)
+        bare = edit.text if edit else edited(_without_trigger(record.text, trigger_word), rules)
+        caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
+        texts[record.sha256] = caption
+        rows.append(
+            Row(
+                sha256=record.sha256,
+                file_name=record.file_name,
+                thumbnail=_thumbnail(dataset.image_path(record), record.sha256, thumbnails),
+                caption=caption,
+                edited=bool(edit),
+                locked=bool(edit and edit.locked),
+                flags=flags(caption),
+            )
+        )
+        progress(done, len(records), caption)
+    return dataset.with_texts(texts), _report(rows, records), tuple(rows)
+
+
+def edited(caption: str, rules: EditRules) -> str:
+    """A caption after find and replace and the removal of tags, one line; "" where nothing is left.
+
+    Raises:
+        SettingsError: an expression takes longer than a second on it.
+    """
+    import regex
+
+    text = caption
+    for rule in rules.replacements:
+        try:
+            text = regex.sub(rule.pattern, rule.replacement, text, timeout=MATCH_SECONDS)
+        except (regex.error, IndexError) as error:  # of the replacement: a group that is not there
+            raise SettingsError(f"The replacement '{rule.replacement[:60]}' is invalid: {error}.") from None
+        except TimeoutError:
+            raise SettingsError(
+                f"The expression '{rule.pattern[:60]}' takes more than {MATCH_SECONDS:.0f} s on the caption "
+                f"'{caption[:60]}'. Repetitions inside repetitions, like (a+)+, do that: write it without."
+            ) from None
+        if len(text) > MAX_CAPTION:
+            raise SettingsError(
+                f"The rule '{rule.pattern[:60]} => {rule.replacement[:60]}' makes the caption '{caption[:60]}' longer "
+                f"than {MAX_CAPTION} characters. Match less, or put less in its place."
+            )
+    return _without_tags(one_line(text), rules.removed_tags)
+
+
+def _without_tags(text: str, tags: Sequence[str]) -> str:
+    """`text` without those of its comma-separated parts that are one of the tags, whatever their case."""
+    unwanted = {tag.strip().lower() for tag in tags if tag.strip()}
+    if not unwanted:
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    kept = [part for part in parts if part.rstrip(".").lower() not in unwanted]
+    return text if len(kept) == len(parts) else ", ".join(part for part in kept if part)
+
+
+def _without_trigger(caption: str, trigger_word: str) -> str:
+    """The caption behind a trigger word that a captioner has put there already."""
+    return caption.removeprefix(with_trigger(trigger_word, "")) if trigger_word else caption
+
+
+def _framed(caption: str, rules: EditRules) -> str:
+    return one_line(f"{rules.prefix} {caption} {rules.suffix}").replace(" ,", ",")
+
+
+def _kept_edits(
+    dataset: Editable, records: Sequence[Record], overrides: Mapping[str, Edit | None], rules: EditRules
+) -> dict[str, Edit]:
+    """The edits on disk, after the overrides have been added to them. A locked one is changed by a lock alone."""
+    edits = read_edits(dataset.folder)
+    by_hash = {record.sha256: record for record in records}
+    for digits, override in overrides.items():
+        named = [sha256 for sha256 in by_hash if sha256.startswith(digits)]
+        if len(named) != 1:
+            raise SettingsError(
+                f"The override for '{digits}' fits {len(named)} pictures of the dataset. "
+                + ("Type more digits of the hash." if named else "Take that line out, or correct the hash.")
+            )
+        sha256, held = named[0], edits.get(named[0])
+        if override is not None and not override.text:  # a lock of the caption as it is
+            text = held.text if held else edited(_without_trigger(by_hash[sha256].text, rules.trigger_word), rules)
+            if not text:
+                raise SettingsError(f"The picture {digits} has no caption to lock. Type one behind its '!'.")
+            override = held if held and held.locked else Edit(text, True)
+        if held and held.locked and override is not None and not override.locked:
+            continue
+        if override != held:
+            save_edit(dataset.folder, sha256, override)
+            if override is None:
+                edits.pop(sha256, None)
+            else:
+                edits[sha256] = override
+    return edits
+
+
+def _thumbnail(picture: Path, sha256: str, folder: Path | None) -> str:
+    """The name of the picture's small copy in `folder`, made if it is not there yet."""
+    from PIL import Image, ImageOps
+
+    if folder is None:
+        return ""
+    target = folder / f"{sha256[:32]}.jpg"
+    if not target.exists():
+        try:
+            with Image.open(picture) as image:
+                image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+                small = ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # the table shows the caption alone
+            return ""
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        with appearing(target) as temporary:
+            small.save(temporary, "JPEG", quality=80)
+    return target.name
+
+
+def _report(rows: Sequence[Row], before: Sequence[Record]) -> str:
+    changed = sum(row.caption != record.text for row, record in zip(rows, before, strict=True))
+    by_hand, locked = sum(row.edited for row in rows), sum(row.locked for row in rows)
+    empty = [row for row in rows if not row.caption]
+    lines = [f"{len(rows)} captions, {changed} changed, {by_hand} by hand, {locked} of them locked."]
+    if empty:
+        lines.append(f"{len(empty)} pictures have no caption; write them as overrides:")
+        lines += [f"  {row.sha256[:12]}: " for row in empty[:LISTED]]
+    lines.append(lint_report(lint({row.sha256: row.caption for row in rows})))
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as plain values, for JSON."""
+    return [asdict(row) for row in rows]

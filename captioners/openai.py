@@ -1,0 +1,166 @@
+"""Captions by any server that speaks OpenAI's chat protocol: Ollama, LM Studio, vLLM, llama.cpp's server.
+
+Which servers there are is the server owner's to say, by name, in a file (see `keys`); a graph cannot send pictures or
+requests anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CaptionError, SettingsError
+from ..files import content_hash
+from .captioner import Caption, Kind, Picture, Refusal
+from .gemini import QUESTION, SYSTEM_PROMPT
+from .keys import Endpoint, read_endpoint, without_keys
+from .pictures import LONGEST_SIDE, jpeg_bytes
+
+ANSWER_TOKENS = 512  # most for one answer
+MOST_RETRY_AFTER = 120.0  # seconds; a longer one waits so long and asks then
+
+
+@dataclass(frozen=True)
+class OpenAISettings:
+    """What a graph says: the name of a server, never its address."""
+
+    endpoint: str
+    model: str
+    system_prompt: str = SYSTEM_PROMPT
+    concurrency: int = 2  # a local server computes one answer at a time, or a few
+    timeout: float = 300.0  # seconds for one answer, which a local model may take to load
+
+    def __post_init__(self) -> None:
+        if not self.model.strip() or len(self.model) > 200:
+            raise SettingsError(
+                "The model is empty or too long. Type its name as the server lists it, like qwen3-vl:8b."
+            )
+        if not self.system_prompt.strip():
+            raise SettingsError("The system prompt is empty. Say what a caption shall describe, and what not.")
+
+
+@dataclass
+class OpenAICaptioner:
+    """See `captioner.Captioner`."""
+
+    settings: OpenAISettings
+    folder: Path  # of the server's owner, with openai.toml
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+    _session: Any = field(default=None, repr=False, compare=False)  # aiohttp.ClientSession
+
+    name = "openai-compatible"
+    batch_size = 1
+
+    @property
+    def model(self) -> str:
+        return self.settings.model
+
+    @property
+    def concurrency(self) -> int:
+        return self.settings.concurrency
+
+    @property
+    def prompt(self) -> str:
+        return content_hash([self.settings.system_prompt, QUESTION, LONGEST_SIDE, ANSWER_TOKENS])
+
+    async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
+        return [await self._caption(picture) for picture in pictures]
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session:
+            await session.close()
+
+    async def _caption(self, picture: Picture) -> Caption | Refusal:
+        import aiohttp
+        from PIL import Image
+
+        endpoint = read_endpoint(self.folder / "openai.toml", self.settings.endpoint, self.environment)
+        try:
+            jpeg = await asyncio.to_thread(jpeg_bytes, picture)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
+        headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+        self._session = self._session or aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=self.settings.timeout)
+        )
+        try:
+            # A redirect could lead elsewhere, with the key.
+            async with self._session.post(
+                f"{endpoint.base_url}/chat/completions", json=self._body(jpeg), headers=headers, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    return self._failed(response.status, await response.text(), response.headers, endpoint)
+                return read_completion(await response.json(content_type=None))
+        except asyncio.TimeoutError:
+            return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
+        except (aiohttp.ClientError, OSError) as error:
+            reason = without_keys(str(error) or type(error).__name__, [endpoint.key])
+            return Refusal(Kind.BUSY, f"'{endpoint.name}' cannot be reached: {reason}", retry=True, lasting=False)
+        except ValueError:
+            return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True)
+
+    def _body(self, jpeg: bytes) -> dict[str, Any]:
+        picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        return {
+            "model": self.settings.model,
+            "max_tokens": ANSWER_TOKENS,
+            "messages": [
+                {"role": "system", "content": self.settings.system_prompt},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": picture}},
+                        {"type": "text", "text": QUESTION},
+                    ],
+                },
+            ],
+        }
+
+    def _failed(self, status: int, body: str, headers: Mapping[str, str], endpoint: Endpoint) -> Refusal:
+        """What an HTTP error means.
+
+        Raises:
+            CaptionError: it would be the same for every picture: key, model, address.
+        """
+        said = without_keys(re.sub(r"\s+", " ", body)[:300], [endpoint.key])
+        if status in (401, 403):
+            raise CaptionError(f"The server '{endpoint.name}' refuses its key ({status}): {said}")
+        if status == 404 or 300 <= status < 400:
+            raise CaptionError(
+                f"The server '{endpoint.name}' has no model '{self.settings.model}' or another address ({status}): "
+                f"{said} Type a model that it lists, or have its base_url corrected."
+            )
+        if status == 429 or status >= 500 or status == 408:
+            after = headers.get("Retry-After", "")
+            wait = min(float(after), MOST_RETRY_AFTER) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0
+            return Refusal(Kind.BUSY, f"{status} {said}", retry=True, wait=wait, lasting=False)
+        return Refusal(Kind.FAILED, f"{status} {said}")
+
+
+def read_completion(reply: Any) -> Caption | Refusal:
+    """The caption in a chat completion, or why there is none."""
+    try:
+        choice = reply["choices"][0]
+        text, reason = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
+        usage = reply.get("usage") or {}
+        tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        return Refusal(Kind.MALFORMED, f"not a chat completion: {str(reply)[:60]!r}", retry=True)
+
+    def refusal(kind: Kind, why: str, retry: bool) -> Refusal:
+        return Refusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
+
+    if not isinstance(text, str) or not re.sub(r"<think>.*?(?:</think>|$)", "", text, flags=re.DOTALL).strip():
+        return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", True)
+    if reason == "length":
+        return refusal(Kind.CUT_OFF, f"cut off after {tokens or ANSWER_TOKENS} tokens", True)
+    if reason == "content_filter":
+        return refusal(Kind.ANSWER_BLOCKED, reason, False)
+    return Caption(text, reason, tokens, prompt_tokens)

@@ -1,0 +1,36 @@
+"""Pictures as services get them: JPEG, no larger than they look at."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps
+
+from .captioner import Picture
+
+LONGEST_SIDE = 1024  # pixels
+JPEG_QUALITY = 90
+ORIENTATION = 0x0112  # Exif tag
+
+
+def jpeg_bytes(picture: Picture, longest_side: int = LONGEST_SIDE) -> bytes:
+    """The picture upright as a JPEG of at most `longest_side` pixels; a small upright JPEG is passed on as it is.
+
+    Raises:
+        OSError: the file is gone or cannot be decoded.
+    """
+    with Image.open(picture.path) as image:
+        upright = image.getexif().get(ORIENTATION, 1) == 1
+        if image.format == "JPEG" and image.mode == "RGB" and upright and max(image.size) <= longest_side:
+            return picture.path.read_bytes()
+        image.draft("RGB", (longest_side, longest_side))
+        shown = ImageOps.exif_transpose(image)
+        if shown.mode in ("RGBA", "LA", "PA") or "transparency" in shown.info:
+            shown = shown.convert("RGBA")
+            white = Image.new("RGBA", shown.size, "white")
+            shown = Image.alpha_composite(white, shown)
+        shown = shown.convert("RGB")
+        shown.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        shown.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return buffer.getvalue()

@@ -1,0 +1,201 @@
+"""What a service lets each project send per minute and per day, kept on disk so that a restart forgets nothing.
+
+Google counts requests per minute, input tokens per minute and requests per day, each per project and model, not per
+key; days end at midnight in California (ai.google.dev/gemini-api/docs/rate-limits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ..errors import CaptionError
+from ..files import append_line, write_whole
+from .clock import Clock
+
+MINUTE = 60.0  # seconds
+MARGIN = 0.75  # seconds longer than a minute: requests do not all travel equally fast, and the service counts arrivals
+ZONE = "America/Los_Angeles"
+COMPACT_ABOVE = 1_000_000  # bytes of a usage file, which is then written anew with what still counts
+
+
+class DayLimitReached(CaptionError):
+    """Every project's requests of the day are used up; the text says when they come back."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one project. Google shows them in AI Studio; these are what the free tier was last reported to give."""
+
+    requests_per_minute: int = 15
+    tokens_per_minute: int = 250_000  # of input
+    requests_per_day: int = 1_500
+
+
+@dataclass
+class Request:
+    """One request: counted when it is about to be sent, again when it has left, and its tokens when they are known."""
+
+    time: float  # seconds since 1970
+    tokens: int
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def line(self) -> str:
+        return json.dumps({"request": self.id, "time": self.time, "tokens": self.tokens})
+
+
+def midnight(time: float) -> float:
+    """The first midnight in California after `time`, in seconds since 1970."""
+    from zoneinfo import ZoneInfo
+
+    today = datetime.fromtimestamp(time, ZoneInfo(ZONE)).date()
+    return datetime.combine(today + timedelta(days=1), datetime.min.time(), ZoneInfo(ZONE)).timestamp()
+
+
+@dataclass
+class Budget:
+    """What one project has left. Lives as long as a run; the file outlives it, and is shared by all that send."""
+
+    project: str
+    limits: Limits
+    file: Path
+    clock: Clock
+    requests: list[Request] = field(default_factory=list)  # of this day and the last minute, oldest first
+    paused_until: float = 0.0
+    spent_until: float = 0.0  # the service itself said that the day is over
+
+    def __post_init__(self) -> None:
+        self._by_id = {request.id: request for request in self.requests}
+        self._read = 0  # bytes of the file
+        self._catch_up()
+        self._forget()
+        if self._read > COMPACT_ABOVE:
+            write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
+            self._read = 0
+
+    def _catch_up(self) -> None:
+        """Take in what was written since: also by other nodes and servers that use the project."""
+        size = self.file.stat().st_size if self.file.exists() else 0
+        if size == self._read:
+            return
+        with open(self.file, "rb") as file:
+            file.seek(self._read if size > self._read else 0)
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            self._read = file.tell() - len(content) + whole
+        for line in content[:whole].splitlines():
+            with contextlib.suppress(ValueError):  # a line torn by a crash
+                self._take_in(json.loads(line))
+        self.requests = sorted(self._by_id.values(), key=lambda request: request.time)
+
+    def _take_in(self, line: object) -> None:
+        if not isinstance(line, dict):
+            return
+        if {"request", "time", "tokens"} <= line.keys():
+            request = self._by_id.setdefault(line["request"], Request(0.0, 0, line["request"]))
+            request.time, request.tokens = float(line["time"]), int(line["tokens"])
+        self.paused_until = max(self.paused_until, float(line.get("paused_until", 0.0)))
+        self.spent_until = max(self.spent_until, float(line.get("spent_until", 0.0)))
+
+    def left_today(self) -> int:
+        if self.clock.time() < self.spent_until:
+            return 0
+        return max(0, self.limits.requests_per_day - self._today())
+
+    def wait(self, tokens: int) -> float:
+        """Seconds until a request of so many tokens may be sent; infinite when the day is used up."""
+        self._catch_up()
+        if not self.left_today():
+            return math.inf
+        now = self.clock.time()
+        begin = now - MINUTE - MARGIN
+        recent = [request for request in self.requests if request.time > begin]
+        waits = [self.paused_until - now]
+        if len(recent) >= self.limits.requests_per_minute:
+            waits.append(recent[-self.limits.requests_per_minute].time - begin)
+        over = sum(request.tokens for request in recent) + tokens - self.limits.tokens_per_minute
+        for request in recent:
+            if over <= 0:
+                break
+            over -= request.tokens
+            waits.append(request.time - begin)
+        return max(0.0, *waits)
+
+    def spend(self, tokens: int) -> Request:
+        """Count a request that is about to be sent; it is on disk when this returns."""
+        self._forget()
+        request = Request(self.clock.time(), tokens)
+        self.requests.append(request)
+        self._by_id[request.id] = request
+        append_line(self.file, request.line())
+        return request
+
+    def sent(self, request: Request) -> None:
+        """The request has left only now: what the service counts is its arrival."""
+        request.time = self.clock.time()
+        self.requests.sort(key=lambda request: request.time)
+        append_line(self.file, request.line())
+
+    def used(self, request: Request, tokens: int) -> None:
+        """The answer says how many tokens the question had."""
+        if tokens != request.tokens:
+            request.tokens = tokens
+            append_line(self.file, request.line())
+
+    def pause(self, seconds: float) -> None:
+        self.paused_until = max(self.paused_until, self.clock.time() + seconds)
+        append_line(self.file, f'{{"paused_until": {self.paused_until!r}}}')
+
+    def end_day(self) -> None:
+        """The service says that this project's requests of the day are used up, whatever was counted here."""
+        self.spent_until = midnight(self.clock.time())
+        append_line(self.file, f'{{"spent_until": {self.spent_until!r}}}')
+
+    def _today(self) -> int:
+        begin = midnight(self.clock.time() - 86_400)
+        return sum(request.time >= begin for request in self.requests)
+
+    def _forget(self) -> None:
+        begin = min(midnight(self.clock.time() - 86_400), self.clock.time() - MINUTE - MARGIN)
+        if self.requests and self.requests[0].time < begin:
+            self.requests = [request for request in self.requests if request.time >= begin]
+            self._by_id = {request.id: request for request in self.requests}
+
+    def _lines(self) -> list[str]:
+        marks = {"paused_until": self.paused_until, "spent_until": self.spent_until}
+        return [request.line() for request in self.requests] + [json.dumps(marks)]
+
+
+async def take(budgets: Sequence[Budget], tokens: int, clock: Clock) -> tuple[Budget, Request]:
+    """Wait until a project may send a request of so many tokens, and count it; the one with most left goes first.
+
+    Raises:
+        DayLimitReached: no project has a request left today.
+    """
+    while True:
+        waits = [budget.wait(tokens) for budget in budgets]
+        shortest = min(waits)
+        if shortest == math.inf:
+            raise DayLimitReached(_day_limit_text(budgets, clock))
+        if shortest <= 0:
+            ready = [budget for budget, wait in zip(budgets, waits, strict=True) if wait <= 0]
+            chosen = max(ready, key=Budget.left_today)
+            return chosen, chosen.spend(tokens)
+        await clock.sleep(shortest)
+
+
+def _day_limit_text(budgets: Sequence[Budget], clock: Clock) -> str:
+    reset = midnight(clock.time())
+    local = datetime.fromtimestamp(reset).astimezone()
+    hours = (reset - clock.time()) / 3600
+    names = ", ".join(budget.project for budget in budgets)
+    return (
+        f"The requests of the day are used up for every project ({names}). They come back at "
+        f"{local:%Y-%m-%d %H:%M %Z}, in {hours:.1f} hours. Queue again then, or name another project."
+    )

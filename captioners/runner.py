@@ -1,0 +1,322 @@
+"""Runs any captioner over a dataset: through the ledger, many calls at a time, retried, stopped within a second.
+
+What a captioner is, is said in `captioner`; what is made of its answers, in `cleanup` and `captions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from ..errors import CaptionError, ImpastoError
+from ..progress import Progress, silent
+from .captioner import Caption, Captioner, Kind, Picture, Refusal
+from .captions import checked_trigger_word, one_line, with_trigger
+from .cleanup import DEFAULT_RULES, Rules, clean, lint, lint_report
+from .clock import SYSTEM, Clock
+from .ledger import Answer, Question, append_answer, now, read_ledger
+
+ATTEMPTS = 6  # calls for one picture at most, where calling again may help
+POLL = 0.2  # seconds between looks at Cancel
+LONGEST_WAIT = 60.0  # seconds between attempts, where the service does not say how long
+GIVEN_UP_IN_A_ROW = 10  # pictures that stayed busy to the last attempt, before the service counts as out of order
+LISTED = 20  # refusals that a report lists
+
+
+class Record(Protocol):
+    """What a record must tell."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+
+R = TypeVar("R", bound=Record)
+D = TypeVar("D", bound="Captionable")
+
+
+class Captionable(Protocol[R]):
+    """A dataset, as far as captioning its pictures needs it."""
+
+    def records(self) -> Sequence[R]: ...
+    def image_path(self, record: R) -> Path: ...
+    @property
+    def captions_ledger(self) -> Path: ...
+    def with_texts(self: D, texts: Mapping[str, str]) -> D: ...
+
+
+@dataclass(frozen=True)
+class Captioned(Generic[D]):
+    """What a run came to."""
+
+    dataset: D  # a refused picture keeps the text that it had
+    report: str
+    refused: Mapping[str, Refusal]  # by sha256
+
+
+@dataclass
+class Tally:
+    """What a run did, for its progress and its report."""
+
+    asked: int = 0  # pictures that the ledger did not answer
+    answered: int = 0  # of them
+    tokens: int = 0
+    prompt_tokens: int = 0
+    given_up_in_a_row: int = 0
+    error: ImpastoError | None = None  # that ended the run
+    busy: dict[str, Refusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
+
+
+def pictures_of(dataset: Captionable) -> dict[str, Picture]:
+    """The pictures of a dataset by sha256, each once."""
+    return {
+        record.sha256: Picture(record.sha256, dataset.image_path(record), record.width, record.height)
+        for record in dataset.records()
+    }
+
+
+def question(captioner: Captioner, picture: Picture) -> Question:
+    return Question(picture.sha256, captioner.name, captioner.model, captioner.prompt)
+
+
+def unanswered(dataset: Captionable, captioner: Captioner) -> list[Picture]:
+    """The pictures that the captioner would be asked about."""
+    answers = read_ledger(dataset.captions_ledger)
+    return [picture for picture in pictures_of(dataset).values() if question(captioner, picture) not in answers]
+
+
+async def caption_dataset(
+    dataset: D,
+    captioner: Captioner,
+    progress: Progress = silent,
+    *,
+    trigger_word: str = "",
+    rules: Rules | None = DEFAULT_RULES,
+    fallback: Captioner | None = None,
+    ask_again: bool = False,
+    clock: Clock = SYSTEM,
+) -> Captioned[D]:
+    """Caption every picture through the ledger, and put trigger word and clean-up onto what is in it.
+
+    Args:
+        rules: clean-up; None leaves captions as they came.
+        fallback: asked for what `captioner` refused, or said in a way that clean-up leaves nothing of.
+        ask_again: ask also about pictures that were refused for good in an earlier run.
+        clock: of the waits between attempts.
+
+    Raises:
+        SettingsError: the trigger word is not one short line.
+        ImpastoError: a captioner had to stop. What it said before is kept; the same call goes on from there.
+    """
+    trigger_word = checked_trigger_word(trigger_word)
+    pictures = pictures_of(dataset)
+    captions: dict[str, str] = {}
+    refused: dict[str, Refusal] = {}
+    lines = []
+    for asked in [captioner] if fallback is None else [captioner, fallback]:
+        open_pictures = [picture for sha256, picture in pictures.items() if sha256 not in captions]
+        if not open_pictures:
+            break
+        tally = await ask(asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock)
+        said = _answers(asked, open_pictures, dataset.captions_ledger, tally, rules)
+        captions |= {sha256: text for sha256, text in said.items() if isinstance(text, str)}
+        refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, Refusal)}
+        lines.append(_stage_report(asked, len(open_pictures), len(refused), tally))
+    texts = {sha256: with_trigger(trigger_word, text) for sha256, text in captions.items()}
+    lines += _refusal_report(pictures, refused)
+    lines.append(lint_report(lint(texts, rules or DEFAULT_RULES)))
+    return Captioned(dataset.with_texts(texts), "\n".join(lines), refused)
+
+
+async def ask(
+    captioner: Captioner,
+    pictures: Sequence[Picture],
+    ledger: Path,
+    progress: Progress = silent,
+    *,
+    ask_again: bool = False,
+    clock: Clock = SYSTEM,
+) -> Tally:
+    """Ask about every picture that the ledger does not answer, each answer appended to it as it comes.
+
+    Raises:
+        ImpastoError: the captioner had to stop; calls under way were waited for, and their answers are in the ledger.
+    """
+    known = read_ledger(ledger)
+    waiting = []
+    for picture in pictures:
+        answer = known.get(question(captioner, picture))
+        if answer is None or (ask_again and not answer.text):
+            waiting.append(picture)
+    tally = Tally(asked=len(waiting))
+    held = len(pictures) - len(waiting)
+    progress(held, len(pictures), f"{captioner.name}: {held} of {len(pictures)} captioned before")
+    queue = iter(waiting)
+    calls = -(-len(waiting) // captioner.batch_size)
+
+    def check() -> None:
+        progress(held + tally.answered, len(pictures))
+
+    workers = {
+        asyncio.create_task(_work(captioner, queue, ledger, tally, check, clock))
+        for _ in range(min(captioner.concurrency, calls))
+    }
+    everyone = workers
+    began = asyncio.get_running_loop().time()
+    try:
+        while workers:
+            done, workers = await asyncio.wait(workers, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
+            for worker in done:
+                worker.result()
+            elapsed = asyncio.get_running_loop().time() - began
+            progress(held + tally.answered, len(pictures), _progress_text(captioner, held, tally, elapsed))
+    finally:
+        for worker in everyone:
+            worker.cancel()
+        await asyncio.gather(*everyone, return_exceptions=True)
+        await captioner.close()
+    if tally.error:
+        raise type(tally.error)(
+            f"{tally.error} {held + tally.answered} of {len(pictures)} pictures have been asked about, and the answers "
+            "are kept: queue again to go on from there."
+        ) from tally.error
+    return tally
+
+
+async def _work(captioner: Captioner, queue: Iterator[Picture], ledger: Path, tally: Tally, check, clock: Clock):
+    """Take batches off the queue until it is empty, or until one worker has found that nothing can be captioned."""
+    while not tally.error and (batch := list(islice(queue, captioner.batch_size))):
+        try:
+            await _ask_batch(captioner, batch, ledger, tally, check, clock)
+        except ImpastoError as error:
+            tally.error = tally.error or error
+
+
+async def _ask_batch(
+    captioner: Captioner, batch: list[Picture], ledger: Path, tally: Tally, check, clock: Clock
+) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        began = asyncio.get_running_loop().time()
+        results = await captioner.caption(batch, check)
+        seconds = (asyncio.get_running_loop().time() - began) / len(batch)
+        open_pictures, waits = [], [0.0]
+        for picture, result in zip(batch, results, strict=True):
+            tally.tokens += result.tokens
+            tally.prompt_tokens += result.prompt_tokens
+            if isinstance(result, Refusal) and result.retry and attempt < ATTEMPTS and not tally.error:
+                open_pictures.append(picture)
+                waits.append(result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0))
+            else:
+                _record(captioner, picture, result, seconds, ledger, tally)
+        if not open_pictures:
+            return
+        batch = open_pictures
+        await clock.sleep(max(waits))
+
+
+def _back_off(attempt: int) -> float:
+    """Seconds: doubling, with a random half, so that calls which failed together do not return together."""
+    return min(2.0**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+
+
+def _record(
+    captioner: Captioner, picture: Picture, result: Caption | Refusal, seconds: float, ledger: Path, tally: Tally
+) -> None:
+    """Append an answer or a lasting refusal to the ledger; count what is left open.
+
+    Raises:
+        CaptionError: ten pictures in a row were given up because the service was busy.
+    """
+    tally.answered += 1
+    if isinstance(result, Caption) and not one_line(result.text):
+        result = Refusal(Kind.NO_ANSWER, "the answer is empty", tokens=result.tokens)
+    if isinstance(result, Caption):
+        answer = Answer(
+            one_line(result.text), result.finish_reason, result.tokens, seconds, now(), result.prompt_tokens
+        )
+    else:
+        answer = Answer(
+            "", result.kind.value, result.tokens, seconds, now(), result.prompt_tokens, one_line(result.reason)
+        )
+    if isinstance(result, Caption) or result.lasting:
+        tally.given_up_in_a_row = 0
+        append_answer(ledger, question(captioner, picture), answer)
+        return
+    tally.answered -= 1
+    tally.busy[picture.sha256] = result
+    tally.given_up_in_a_row += 1
+    if tally.given_up_in_a_row >= GIVEN_UP_IN_A_ROW:
+        raise CaptionError(
+            f"The captioner '{captioner.name}' could not be reached for {GIVEN_UP_IN_A_ROW} pictures in a row, each "
+            f"tried {ATTEMPTS} times. The last reason: {result.reason}."
+        )
+
+
+def _answers(
+    captioner: Captioner, pictures: Sequence[Picture], ledger: Path, tally: Tally, rules: Rules | None
+) -> dict[str, str | Refusal]:
+    """By sha256, what the ledger now holds: the cleaned caption, or why there is none."""
+    answers = read_ledger(ledger)
+    said: dict[str, str | Refusal] = {}
+    for picture in pictures:
+        answer = answers.get(question(captioner, picture))
+        if picture.sha256 in tally.busy or answer is None:
+            said[picture.sha256] = tally.busy.get(picture.sha256) or Refusal(Kind.BUSY, "not asked", lasting=False)
+        elif not answer.text:
+            kind = Kind(answer.finish_reason) if answer.finish_reason in {kind.value for kind in Kind} else Kind.FAILED
+            said[picture.sha256] = Refusal(kind, answer.reason)
+        else:
+            text = clean(answer.text, rules) if rules else answer.text
+            said[picture.sha256] = text or Refusal(
+                Kind.NO_ANSWER, f"clean-up leaves nothing of the answer '{answer.text[:80]}'"
+            )
+    return said
+
+
+def _progress_text(captioner: Captioner, held: int, tally: Tally, elapsed: float) -> str:
+    finished = tally.answered + len(tally.busy)
+    text = f"{captioner.name}: {held + tally.answered} of {held + tally.asked} answered"
+    if tally.busy:
+        text += f", {len(tally.busy)} given up for now"
+    if 0 < finished < tally.asked:
+        text += f", about {duration(elapsed / finished * (tally.asked - finished))} left"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 s", "22 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _stage_report(captioner: Captioner, count: int, refused: int, tally: Tally) -> str:
+    called = f"{captioner.name}{f' ({captioner.model})' if captioner.model else ''}"
+    line = f"{called}: {count - refused} of {count} pictures captioned, {tally.asked} of them asked about in this run."
+    if tally.tokens or tally.prompt_tokens:
+        line += f" Tokens used in this run: {tally.prompt_tokens:,} in, {tally.tokens:,} out."
+    return line
+
+
+def _refusal_report(pictures: Mapping[str, Picture], refused: Mapping[str, Refusal]) -> list[str]:
+    if not refused:
+        return []
+    listed = [
+        f"  {pictures[sha256].path.name}: {refusal.kind.value}: {refusal.reason}"
+        for sha256, refusal in islice(refused.items(), LISTED)
+    ]
+    more = [f"  and {len(refused) - LISTED} more"] if len(refused) > LISTED else []
+    return [
+        f"{len(refused)} pictures have no caption from this run; caption them by hand in a Caption Editor:",
+        *listed,
+        *more,
+    ]

@@ -1,0 +1,86 @@
+"""The node in which a person has the last word on captions."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import io
+
+from ..captioners.editing import EditRules, edit_captions, read_overrides, read_replacements, table
+from . import host, sockets
+
+
+class ImpastoCaptionEditor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoCaptionEditor",
+            display_name="Caption Editor",
+            category="Impasto/Captions",
+            description=(
+                "Edits captions by rule and by hand: find and replace, tags taken out, prefix and suffix, trigger "
+                "word, and single captions that stay as you wrote them whatever is captioned again."
+            ),
+            search_aliases=["edit captions", "trigger word", "find replace", "regex", "tags", "prefix", "lock caption"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="A captioned dataset. It stays as it is."),
+                io.String.Input(
+                    "trigger_word",
+                    default="",
+                    placeholder="a rare word, for example mntgrdn",
+                    tooltip="Put in front of every caption that has it not yet. Empty for none.",
+                ),
+                io.String.Input("prefix", default="", tooltip="Put before every caption, behind the trigger word."),
+                io.String.Input("suffix", default="", tooltip="Put behind every caption."),
+                io.String.Input(
+                    "replacements",
+                    default="",
+                    multiline=True,
+                    placeholder="a dog => a puppy",
+                    tooltip="One rule a line: 'find => replace'. Find is a regular expression; \\1 is its first group.",
+                ),
+                io.String.Input(
+                    "remove_tags",
+                    default="",
+                    tooltip="Parts between commas to take out of every caption, separated by commas.",
+                ),
+                io.String.Input(
+                    "overrides",
+                    default="",
+                    multiline=True,
+                    placeholder="3fa94c: a woman with a parasol",
+                    tooltip=(
+                        "One picture a line: the first digits of its file name, a colon, its caption. '!' before the "
+                        "caption locks it, '!' alone locks it as it is, nothing gives it back to the captioner."
+                    ),
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output("dataset", tooltip="The dataset with edited captions."),
+                io.String.Output("report", tooltip="How many captions changed, and which a person should look at."),
+                io.String.Output(
+                    "table", tooltip="Every caption with its picture, marks and doubts, as JSON: one object a picture."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        dataset,
+        trigger_word: str,
+        prefix: str,
+        suffix: str,
+        replacements: str,
+        remove_tags: str,
+        overrides: str,
+    ) -> io.NodeOutput:
+        rules = EditRules(trigger_word, prefix, suffix, read_replacements(replacements), tuple(remove_tags.split(",")))
+        edited, report, rows = edit_captions(
+            dataset, rules, read_overrides(overrides), host.progress(), host.thumbnails_folder()
+        )
+        shown = table(rows)
+        return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})
+
+
+NODES = [ImpastoCaptionEditor]

@@ -1,0 +1,142 @@
+"""The person's own hand: rules, overrides that outlive captioners, locks."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from impasto.captioners.editing import (
+    EditRules,
+    edit_captions,
+    edits_file,
+    read_edits,
+    read_overrides,
+    read_replacements,
+    table,
+)
+from impasto.curation.records import Dataset
+from impasto.errors import SettingsError
+from PIL import Image
+
+
+@pytest.fixture
+def dataset(make_dataset) -> Dataset:
+    plain = make_dataset(3)
+    texts = ("A dog on a beach, blurry, sunset", "Two dogs in the grass.", "A red barn, Blurry.")
+    return plain.with_texts({record.sha256: text for record, text in zip(plain.records(), texts, strict=True)})
+
+
+def texts(dataset: Dataset) -> list[str]:
+    return [record.text for record in dataset.records()]
+
+
+def edit(dataset: Dataset, overrides: str = "", **rules) -> Dataset:
+    rules["replacements"] = read_replacements(rules.pop("replacements", ""))
+    return edit_captions(dataset, EditRules(**rules), read_overrides(overrides))[0]
+
+
+def name(dataset: Dataset, number: int) -> str:
+    return dataset.records()[number].sha256[:12]
+
+
+def test_rules_come_in_order_and_the_trigger_word_first(dataset):
+    edited = edit(
+        dataset,
+        trigger_word="mntgrdn",
+        prefix="a scene of",
+        suffix=", at noon",
+        replacements="(?i)\\bdogs?\\b => puppy\nTwo (puppy) => a \\1\n",
+        removed_tags=("blurry",),
+    )
+    assert texts(edited) == [
+        "mntgrdn, a scene of A puppy on a beach, sunset, at noon",
+        "mntgrdn, a scene of a puppy in the grass., at noon",
+        "mntgrdn, a scene of A red barn, at noon",
+    ]
+
+
+def test_without_rules_nothing_changes(dataset):
+    assert edit(dataset) == dataset
+
+
+def test_a_trigger_word_is_not_put_twice(dataset):
+    once = edit(dataset, trigger_word="mntgrdn")
+    assert texts(edit(once, trigger_word="mntgrdn")) == texts(once)
+
+
+def test_an_override_survives_captioning_again_and_the_loss_of_its_line(dataset):
+    edited = edit(dataset, f"{name(dataset, 1)}: My own words")
+    assert texts(edited)[1] == "My own words"
+    captioned_again = dataset.with_texts({record.sha256: "something else" for record in dataset.records()})
+    assert texts(edit(captioned_again, trigger_word="t")) == [
+        "t, something else",
+        "t, My own words",
+        "t, something else",
+    ]
+    assert texts(edit(captioned_again, f"{name(dataset, 1)}:"))[1] == "something else"
+    assert not read_edits(dataset.folder)
+
+
+def test_a_lock_keeps_a_caption_against_captioners_and_other_overrides(dataset):
+    picture = name(dataset, 0)
+    edit(dataset, f"{picture}: !")
+    again = dataset.with_texts({dataset.records()[0].sha256: "something else"})
+    assert texts(edit(again, f"{picture}: another"))[0] == "A dog on a beach, blurry, sunset"
+    assert texts(edit(again, f"{picture}: ! this instead"))[0] == "this instead"
+    assert texts(edit(again, f"{picture}:"))[0] == "something else"
+
+
+def test_saying_the_same_again_writes_nothing(dataset):
+    edit(dataset, f"{name(dataset, 1)}: My own words")
+    written = edits_file(dataset.folder).read_bytes()
+    edit(dataset, f"{name(dataset, 1)}: My own words")
+    assert edits_file(dataset.folder).read_bytes() == written
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(.*a){25}$"])
+def test_an_expression_that_would_take_forever_is_stopped(make_dataset, pattern):
+    plain = make_dataset(1)
+    dataset = plain.with_texts({plain.records()[0].sha256: "a" * 200 + "!"})
+    began = time.monotonic()
+    try:
+        edit(dataset, replacements=f"{pattern} => b")
+    except SettingsError as error:
+        assert pattern in str(error)
+    assert time.monotonic() - began < 5
+
+
+def test_a_caption_cannot_be_made_to_fill_the_memory(dataset):
+    with pytest.raises(SettingsError, match="longer than"):
+        edit(dataset, replacements="\n".join(["(.*) => \\1\\1"] * 100))
+
+
+@pytest.mark.parametrize(
+    "rules", ["no arrow", "( => x", " => x", "a => \\7", "a{1001} => " + "x" * 3 + "\n" + "b" * 1001 + "=> c"]
+)
+def test_an_invalid_rule_is_refused_by_its_text(dataset, rules):
+    with pytest.raises(SettingsError):
+        edit(dataset, replacements=rules)
+
+
+@pytest.mark.parametrize("overrides", ["no hash", "abc: too short", "zzzzzzzz: no digits", "0123456789: nobody's"])
+def test_an_override_that_names_no_picture_is_refused(dataset, overrides):
+    with pytest.raises(SettingsError, match="override"):
+        edit(dataset, overrides)
+
+
+def test_a_rule_that_empties_a_caption_leaves_it_to_a_person_and_says_so(dataset):
+    rules = EditRules(trigger_word="mntgrdn", replacements=read_replacements("^A red barn.* =>"))
+    edited, report, rows = edit_captions(dataset, rules, {})
+    assert texts(edited)[2] == ""
+    assert "1 pictures have no caption" in report and rows[2].sha256[:12] in report
+
+
+def test_the_table_has_picture_caption_and_doubts(dataset, tmp_path):
+    again = dataset.with_texts({dataset.records()[1].sha256: "An oil painting by Monet"})
+    overrides = read_overrides(f"{name(dataset, 0)}: !")
+    rows = json.loads(json.dumps(table(edit_captions(again, EditRules(), overrides, thumbnails=tmp_path)[2])))
+    assert all(Image.open(tmp_path / row["thumbnail"]).size == (24, 16) for row in rows)
+    assert [row["file_name"] for row in rows] == [record.file_name for record in dataset.records()]
+    assert rows[0]["locked"] and rows[0]["flags"] == {}
+    assert rows[1]["flags"] == {"style words": ["oil painting"], "artists": ["Monet"]}

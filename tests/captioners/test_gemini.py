@@ -1,0 +1,393 @@
+"""The Gemini captioner against Gemini's wire format on loopback, its quotas enforced; a minute there may be short."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from impasto.captioners.captioner import Kind
+from impasto.captioners.clock import SYSTEM, ScaledClock
+from impasto.captioners.gemini import REQUIREMENT, GeminiCaptioner, GeminiSettings
+from impasto.captioners.ledger import read_ledger
+from impasto.captioners.quota import Budget, DayLimitReached, Limits
+from impasto.captioners.runner import caption_dataset, unanswered
+from impasto.errors import CaptionError, SettingsError
+from impasto.tests.captioners.gemini_server import GeminiServer, serving
+
+KEYS = {"one": "AIza-key-of-one-0001", "two": "AIza-key-of-two-0002", "three": "AIza-key-of-three-3"}
+PLENTY = Limits(100_000, 10**9, 10**6)
+
+
+def write_keys(folder: Path, url: str, names=("one",)) -> None:
+    folder.mkdir(exist_ok=True)
+    tables = "".join(f'[projects.{name}]\nkey = "{KEYS[name]}"\n' for name in names)
+    (folder / "gemini.toml").write_text(f'base_url = "{url}"\n{tables}')
+
+
+def captioner(folder: Path, limits: Limits = PLENTY, names=("one",), clock=SYSTEM, **settings) -> GeminiCaptioner:
+    settings = {"timeout": 3.0} | settings
+    return GeminiCaptioner(GeminiSettings(projects=tuple(names), limits=limits, **settings), folder, clock, {})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "user"
+
+
+def served(folder: Path, limits: Limits = PLENTY, names=("one",), **options) -> GeminiServer:
+    return GeminiServer({KEYS[name]: limits for name in names}, **options)
+
+
+def run(dataset, gemini, **options):
+    return asyncio.run(caption_dataset(dataset, gemini, **options))
+
+
+def always(fault: str):
+    return lambda number, picture: fault
+
+
+@pytest.mark.parametrize("version", ["", "v1", "v1beta"])
+def test_every_picture_gets_a_caption_behind_the_trigger_word(make_dataset, folder, version):
+    dataset = make_dataset(5)
+    with serving(served(folder)) as server:
+        write_keys(folder, server.url)
+        done = run(dataset, captioner(folder, api_version=version), trigger_word="mntgrdn")
+    for record in done.dataset.records():
+        assert record.text == f"mntgrdn, A boat on a river, number {record.sha256[:12]}."
+    assert not done.refused
+    assert server.requests[0].path.startswith(f"/{version or 'v1'}")
+    body = server.requests[0].body
+    assert body["generationConfig"]["responseMimeType"] == "application/json"
+    assert "style" in body["systemInstruction"]["parts"][0]["text"]
+    assert "5 of 5 pictures captioned" in done.report and "200 out" in done.report
+
+
+def test_what_the_ledger_holds_is_never_asked_again(make_dataset, folder):
+    dataset = make_dataset(4)
+    with serving(served(folder)) as server:
+        write_keys(folder, server.url)
+        run(dataset, captioner(folder), trigger_word="mntgrdn")
+        again = run(dataset, captioner(folder), trigger_word="another")
+        assert len(server.requests) == 4
+        assert all(record.text.startswith("another, ") for record in again.dataset.records())
+        run(dataset, captioner(folder, system_prompt="Describe it in Latin."))
+        assert len(server.requests) == 8
+
+
+REFUSED = {
+    "prompt blocked": (Kind.PROMPT_BLOCKED, "PROHIBITED_CONTENT", 1),
+    "answer blocked": (Kind.ANSWER_BLOCKED, "SAFETY", 1),
+    "recitation": (Kind.ANSWER_BLOCKED, "RECITATION", 6),
+    "cut off": (Kind.CUT_OFF, "MAX_TOKENS", 2),
+    "cut off in the middle": (Kind.CUT_OFF, "MAX_TOKENS", 2),
+    "no candidates": (Kind.NO_ANSWER, "no candidates", 6),
+    "no parts": (Kind.NO_ANSWER, "no text", 6),
+    "malformed": (Kind.MALFORMED, "JSON", 6),
+    "wrong keys": (Kind.MALFORMED, "JSON", 6),
+    "empty": (Kind.NO_ANSWER, "empty", 6),
+    "bad picture": (Kind.FAILED, "Unable to process", 1),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_every_empty_reply_is_a_typed_refusal_and_never_a_caption(make_dataset, folder, fault):
+    kind, reason, requests = REFUSED[fault]
+    dataset = make_dataset(1)
+    with serving(served(folder, fault=always(fault))) as server:
+        write_keys(folder, server.url)
+        done = run(dataset, captioner(folder))
+        refusal = done.refused[dataset.records()[0].sha256]
+        assert refusal.kind is kind and reason in refusal.reason
+        assert reason in done.report and len(server.requests) == requests
+        assert done.dataset.records()[0].text == ""
+        run(dataset, captioner(folder))  # refused for good: it costs nothing again
+        assert len(server.requests) == requests
+        server.fault = always(None)
+        assert not run(dataset, captioner(folder), ask_again=True).refused
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "malformed", "cut off", "no candidates"])
+def test_what_helps_to_ask_again_is_asked_again(make_dataset, folder, fault):
+    clock = ScaledClock(time.time(), 100)
+    with serving(served(folder, fault=lambda number, _: fault if number == 1 else None, clock=clock)) as server:
+        write_keys(folder, server.url)
+        assert not run(make_dataset(1), captioner(folder, clock=clock), clock=clock).refused
+        assert len(server.requests) == 2
+
+
+def test_a_call_that_hangs_is_given_up_and_repeated(make_dataset, folder):
+    clock = ScaledClock(time.time(), 100)
+    with serving(served(folder, fault=lambda number, _: "hang" if number == 1 else None)) as server:
+        write_keys(folder, server.url)
+        assert not run(make_dataset(1), captioner(folder, clock=clock, timeout=0.3), clock=clock).refused
+        assert len(server.requests) == 2
+
+
+def test_a_service_out_of_order_ends_the_run_and_keeps_the_pictures_open(make_dataset, folder):
+    clock = ScaledClock(time.time(), 1000)
+    dataset = make_dataset(40)
+    with serving(served(folder, fault=always("503"), clock=clock)) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="overloaded"):
+            run(dataset, captioner(folder, clock=clock), clock=clock)
+        server.fault = always(None)
+        assert not run(dataset, captioner(folder, clock=clock), clock=clock).refused
+
+
+class Fallback:
+    """A captioner in this process that always has an answer."""
+
+    name, model, prompt, batch_size, concurrency = "local", "", "0", 4, 1
+
+    def __init__(self):
+        self.seen = []
+
+    async def caption(self, pictures, check):
+        from impasto.captioners.captioner import Caption
+
+        check()
+        self.seen += pictures
+        return [Caption("The image shows a nude figure.") for _ in pictures]
+
+    async def close(self):
+        pass
+
+
+def test_a_refused_picture_goes_to_the_fallback_and_the_others_do_not(make_dataset, folder):
+    dataset = make_dataset(6)
+    blocked = dataset.records()[2].sha256
+    with serving(served(folder, fault=lambda _, picture: "prompt blocked" if picture == blocked else None)) as server:
+        write_keys(folder, server.url)
+        fallback = Fallback()
+        done = run(dataset, captioner(folder), fallback=fallback)
+    assert [picture.sha256 for picture in fallback.seen] == [blocked]
+    assert done.dataset.records()[2].text == "A nude figure."
+    assert not done.refused and all(record.text for record in done.dataset.records())
+
+
+def test_three_projects_are_used_to_98_percent_of_their_quota_without_one_refusal(
+    make_dataset, folder, record_property
+):
+    """A window that slides enforces 15 requests a minute and project. Time runs 6 times as fast, or as it does."""
+    minutes, scale = (3, 1) if os.environ.get("IMPASTO_LONG") else (1, 6)
+    clock = ScaledClock(time.time(), scale)
+    limits = Limits(15, 250_000, 1_500)
+    dataset = make_dataset(3 * 15 * (minutes + 1))  # 45 at once, and 45 after each minute
+    with serving(served(folder, limits, KEYS, clock=clock, latency=0.05)) as server:
+        write_keys(folder, server.url, KEYS)
+        done = run(dataset, captioner(folder, limits, KEYS, clock), clock=clock)
+    assert not done.refused and server.over_quota == 0
+    sent = [request.time - server.requests[0].time for request in server.requests]
+    assert len(sent) == 45 * (minutes + 1)
+    in_time = sum(time < (minutes + 1) * 60 for time in sent)
+    assert in_time >= 0.98 * 45 * (minutes + 1), f"{in_time} of {len(sent)} in {minutes + 1} minutes"
+    record_property("share of the quota used", f"{60 * minutes / sent[45 * minutes]:.2%}")
+    if scale == 1:  # the period itself, which a busy processor lengthens where time is scaled
+        assert sent[45 * minutes] <= 60 * minutes / 0.98, f"{60 * minutes / sent[45 * minutes]:.1%}"
+
+
+def test_tokens_a_minute_are_kept_too(make_dataset, folder):
+    clock = ScaledClock(time.time(), 60)
+    limits = Limits(1_000, 8_000, 1_500)  # 5 or 6 pictures a minute
+    with serving(served(folder, limits, clock=clock)) as server:
+        write_keys(folder, server.url)
+        done = run(make_dataset(12), captioner(folder, limits, clock=clock), clock=clock)
+    assert not done.refused and server.over_quota == 0
+    assert server.requests[-1].time - server.requests[0].time > 60
+
+
+def test_budgets_survive_a_restart(make_dataset, folder):
+    """The second captioner knows only the file of the first, and still does not run into the limit."""
+    clock = ScaledClock(time.time(), 30)
+    limits = Limits(10, 10**9, 1_500)
+    dataset = make_dataset(14)
+    with serving(served(folder, limits, clock=clock)) as server:
+        write_keys(folder, server.url)
+        first = dataset.with_texts({})
+        run(make_dataset(8), captioner(folder, limits, clock=clock), clock=clock)
+        run(first, captioner(folder, limits, clock=clock, system_prompt="Otherwise."), clock=clock)
+    assert server.over_quota == 0 and len(server.requests) == 22
+
+
+def test_two_nodes_at_work_at_once_share_a_projects_budget(make_dataset, folder):
+    clock = ScaledClock(time.time(), 30)
+    limits = Limits(10, 10**9, 1_500)
+    first, second = (captioner(folder, limits, clock=clock, system_prompt=prompt) for prompt in ("One.", "Two."))
+    dataset = make_dataset(8)
+
+    async def both():
+        await asyncio.gather(*(caption_dataset(dataset, gemini, clock=clock) for gemini in (first, second)))
+
+    with serving(served(folder, limits, clock=clock)) as server:
+        write_keys(folder, server.url)
+        asyncio.run(both())
+    assert server.over_quota == 0 and len(server.requests) == 16
+
+
+def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
+    file, clock = tmp_path / "usage.jsonl", ScaledClock(time.time(), 1)
+    old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(30_000))
+    file.write_text(old)
+    Budget("one", Limits(), file, clock).spend(7)
+    again = Budget("one", Limits(), file, clock)
+    assert file.stat().st_size < 1_000 and [request.tokens for request in again.requests] == [7]
+
+
+def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder):
+    clock = ScaledClock(time.time(), 60)
+    with serving(served(folder, Limits(5, 10**9, 1_500), clock=clock)) as server:
+        write_keys(folder, server.url)
+        done = run(make_dataset(12), captioner(folder, Limits(15, 10**9, 1_500), clock=clock), clock=clock)
+    assert not done.refused and server.over_quota > 0
+    assert len(set(server.answered)) == 12
+
+
+def test_the_days_limit_stops_cleanly_and_the_next_day_goes_on(make_dataset, folder):
+    clock = ScaledClock(time.time(), 1)
+    dataset = make_dataset(9)
+    limits = Limits(1_000, 10**9, 3)
+    with serving(served(folder, limits, ("one", "two"), clock=clock)) as server:
+        write_keys(folder, server.url, ("one", "two"))
+        with pytest.raises(DayLimitReached, match=r"come back at .*6 of 9 pictures"):
+            run(dataset, captioner(folder, limits, ("one", "two"), clock))
+        assert server.over_quota == 0 and len(unanswered(dataset, captioner(folder))) == 3
+        with pytest.raises(DayLimitReached):  # a restart does not ask, it knows
+            run(dataset, captioner(folder, limits, ("one", "two"), clock))
+        assert len(server.requests) == 6
+        tomorrow = ScaledClock(time.time() - 86_400 / 9_999, 10_000)
+        server.clock = tomorrow
+        assert not run(dataset, captioner(folder, limits, ("one", "two"), tomorrow)).refused
+    assert max(server.answered.values()) == 1 and len(server.answered) == 9
+
+
+def test_a_day_that_the_service_says_is_over_moves_on_to_the_other_project(make_dataset, folder):
+    limits = {KEYS["one"]: Limits(1_000, 10**9, 2), KEYS["two"]: PLENTY}
+    with serving(GeminiServer(limits)) as server:
+        write_keys(folder, server.url, ("one", "two"))
+        done = run(make_dataset(8), captioner(folder, Limits(1_000, 10**9, 1_500), ("one", "two")))
+    assert not done.refused and len(server.answered) == 8
+
+
+def test_limit_0_fails_at_once_in_those_words(make_dataset, folder):
+    with serving(served(folder, Limits(15, 10**6, 0))) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="^limit: 0. .*free tier"):
+            run(make_dataset(3), captioner(folder))
+    assert len(server.requests) <= 3
+
+
+def test_a_wrong_model_or_key_ends_the_run_with_its_name(make_dataset, folder):
+    with serving(served(folder, fault=always("404"))) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="gemini-9"):
+            run(make_dataset(1), captioner(folder, model="gemini-9"))
+        write_keys(folder, server.url, ("two",))
+        with pytest.raises(CaptionError, match="'two'"):
+            run(make_dataset(1), captioner(folder, names=("two",)))
+
+
+def test_keys_show_nowhere(make_dataset, folder, caplog):
+    caplog.set_level(logging.DEBUG)
+    dataset = make_dataset(2)
+    key = KEYS["one"]
+
+    def leak(number, picture):
+        return "500" if number == 1 else None
+
+    with serving(served(folder, fault=leak)) as server:
+        write_keys(folder, server.url)
+        gemini = captioner(folder)
+        done = run(dataset, gemini, clock=ScaledClock(time.time(), 100))
+        assert key not in repr(gemini) and key not in repr(gemini._projects()) and key not in done.report
+    assert key not in caplog.text
+    for file in Path(dataset.folder).rglob("*"):
+        assert file.is_dir() or key.encode() not in file.read_bytes()
+    with pytest.raises(SettingsError) as refused:
+        run(
+            dataset,
+            GeminiCaptioner(
+                GeminiSettings(("PATH",), system_prompt="Otherwise."), folder, SYSTEM, {"PATH": "/usr/bin:/bin"}
+            ),
+        )
+    assert "/usr/bin" not in str(refused.value)
+
+
+def test_a_key_comes_from_the_environment_by_name(make_dataset, folder):
+    with serving(served(folder)) as server:
+        folder.mkdir()
+        (folder / "gemini.toml").write_text(f'base_url = "{server.url}"\n')
+        gemini = GeminiCaptioner(
+            GeminiSettings(projects=("GEMINI_API_KEY_MINE",)), folder, SYSTEM, {"GEMINI_API_KEY_MINE": KEYS["one"]}
+        )
+        assert not run(make_dataset(1), gemini).refused
+
+
+def test_without_the_package_the_error_gives_the_line_to_install_it(make_dataset, folder, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "google", None)
+    monkeypatch.setitem(sys.modules, "google.genai", None)
+    write_keys(folder, "http://127.0.0.1:9")
+    with pytest.raises(CaptionError, match='-m pip install "google-genai>='):
+        run(make_dataset(1), captioner(folder))
+
+
+def test_the_extra_in_pyproject_installs_the_same():
+    project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'gemini = ["{REQUIREMENT}"]' in project
+
+
+def test_cancel_ends_the_run_within_a_second(make_dataset, folder):
+    class Cancelled(BaseException):
+        pass
+
+    pressed = []
+
+    def progress(done, total, text="", preview=None):
+        if done >= 3:
+            pressed.append(time.monotonic())
+            raise Cancelled
+
+    dataset = make_dataset(50)
+    with serving(served(folder, fault=lambda number, _: "hang" if number > 3 else None)) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(Cancelled):
+            run(dataset, captioner(folder, timeout=60.0), progress=progress)
+        assert time.monotonic() - pressed[0] < 1
+        assert len(read_ledger(dataset.captions_ledger)) == 3
+
+
+def test_the_estimate_says_tokens_money_and_time(folder):
+    write_keys(folder, "http://127.0.0.1:9", KEYS)
+    text = captioner(folder, Limits(), KEYS).estimate(1_000)
+    assert "1000 requests" in text and "$0." in text and "22 min at 45 a minute" in text
+    assert "on 2 days at 750" in captioner(folder, Limits(15, 250_000, 250), KEYS).estimate(1_000)
+
+
+def test_a_thousand_pictures_are_all_accounted_for_through_faults(make_dataset, folder):
+    """5 % of the replies are 429, 500, dropped, malformed or blocks, at random; nobody may be missing at the end."""
+    count = 1_000 if os.environ.get("IMPASTO_LONG") else 200
+    random_faults = random.Random(4)
+    kinds = ["429", "500", "503", "drop", "hang", "prompt blocked", "answer blocked", "no candidates", "malformed"]
+
+    def fault(number, picture):
+        return random_faults.choice(kinds) if random_faults.random() < 0.05 else None
+
+    clock = ScaledClock(time.time(), 100)
+    limits = Limits(15, 250_000, 1_500)
+    dataset = make_dataset(count)
+    with serving(served(folder, limits, KEYS, clock=clock, fault=fault)) as server:
+        write_keys(folder, server.url, KEYS)
+        done = run(dataset, captioner(folder, limits, KEYS, clock, timeout=0.5), clock=clock)
+    captioned = {record.sha256 for record in done.dataset.records() if record.text}
+    assert len(captioned) + len(done.refused) == count and not captioned & set(done.refused)
+    assert {refusal.kind for refusal in done.refused.values()} <= {Kind.PROMPT_BLOCKED, Kind.ANSWER_BLOCKED}
+    assert set(server.answered) == captioned and max(server.answered.values()) == 1
+    ledger = [json.loads(line) for line in dataset.captions_ledger.read_text().splitlines()]
+    assert len(ledger) == count and all(line["text"] or line["reason"] for line in ledger)

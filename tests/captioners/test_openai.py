@@ -1,0 +1,141 @@
+"""The OpenAI-compatible captioner against a server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from impasto.captioners.captioner import Kind
+from impasto.captioners.clock import ScaledClock
+from impasto.captioners.keys import read_endpoint
+from impasto.captioners.openai import OpenAICaptioner, OpenAISettings
+from impasto.captioners.runner import caption_dataset
+from impasto.errors import CaptionError, SettingsError
+
+KEY = "sk-a-local-key-0001"
+
+
+class Server:
+    """Answers chat completions by what `reply` makes of the number of the request."""
+
+    def __init__(self, reply):
+        self.reply, self.bodies, self.headers, self.url = reply, [], [], ""
+
+    async def complete(self, request: web.Request) -> web.Response:
+        self.bodies.append(await request.json())
+        self.headers.append(dict(request.headers))
+        said = self.reply(len(self.bodies))
+        return said if isinstance(said, web.Response) else completion(said)
+
+
+def completion(text: str, reason: str = "stop") -> web.Response:
+    choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}
+    return web.json_response({"choices": [choice], "usage": {"prompt_tokens": 900, "completion_tokens": 30}})
+
+
+@contextlib.contextmanager
+def serving(server: Server):
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    app = web.Application(client_max_size=2**24)
+    app.router.add_post("/v1/chat/completions", server.complete)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+
+    async def start() -> None:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        ready.set()
+
+    def run() -> None:
+        loop.run_until_complete(start())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+def run(dataset, server: Server, folder: Path, **options):
+    folder.mkdir(exist_ok=True)
+    (folder / "openai.toml").write_text(f'[endpoints.mine]\nbase_url = "{server.url}"\nkey = "{KEY}"\n')
+    captioner = OpenAICaptioner(OpenAISettings("mine", "qwen3-vl:8b"), folder, {})
+    clock = ScaledClock(time.time(), 100)
+    return asyncio.run(caption_dataset(dataset, captioner, clock=clock, **options))
+
+
+def test_every_picture_is_sent_as_jpeg_and_captioned(make_dataset, tmp_path):
+    dataset = make_dataset(4)
+    with serving(Server(lambda number: f"The image shows a boat, number {number}.")) as server:
+        done = run(dataset, server, tmp_path / "user", trigger_word="mntgrdn")
+        run(dataset, server, tmp_path / "user")
+    assert len(server.bodies) == 4 and "3,600 in, 120 out" in done.report
+    assert sorted(record.text for record in done.dataset.records()) == [
+        f"mntgrdn, A boat, number {number}." for number in (1, 2, 3, 4)
+    ]
+    url = server.bodies[0]["messages"][1]["content"][0]["image_url"]["url"]
+    assert base64.b64decode(url.removeprefix("data:image/jpeg;base64,")).startswith(b"\xff\xd8")
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}" and KEY not in done.report
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: web.Response(status=503, text="loading model"),
+        lambda: web.Response(status=429, headers={"Retry-After": "1"}),
+        lambda: web.Response(text="<html>"),
+        lambda: web.json_response({"error": "strange"}),
+        lambda: completion(""),
+        lambda: completion("<think>hm</think>"),
+        lambda: completion("A boat on", "length"),
+    ],
+)
+def test_what_helps_to_ask_again_is_asked_again(make_dataset, tmp_path, first):
+    with serving(Server(lambda number: first() if number == 1 else "A boat.")) as server:
+        done = run(make_dataset(1), server, tmp_path / "user")
+    assert not done.refused and len(server.bodies) == 2
+
+
+def test_an_answer_that_stays_empty_is_a_refusal_and_no_caption(make_dataset, tmp_path):
+    with serving(Server(lambda number: "")) as server:
+        done = run(make_dataset(1), server, tmp_path / "user")
+    assert [refusal.kind for refusal in done.refused.values()] == [Kind.NO_ANSWER]
+    assert done.dataset.records()[0].text == ""
+
+
+@pytest.mark.parametrize("status", [401, 404, 302])
+def test_what_is_wrong_for_every_picture_ends_the_run(make_dataset, tmp_path, status):
+    said = web.Response(status=status, text=f"no {KEY}", headers={"Location": "http://127.0.0.1:9/"})
+    with (
+        serving(Server(lambda number: web.Response(status=status, text=said.text, headers=said.headers))) as server,
+        pytest.raises(CaptionError) as refused,
+    ):
+        run(make_dataset(1), server, tmp_path / "user")
+    assert KEY not in str(refused.value) and "mine" in str(refused.value)
+
+
+def test_a_graph_names_servers_and_cannot_give_addresses(tmp_path):
+    file = tmp_path / "openai.toml"
+    assert read_endpoint(file, "ollama", {}).base_url == "http://127.0.0.1:11434/v1"
+    for name in ("http://169.254.169.254/", "", "evil"):
+        with pytest.raises(SettingsError, match="ollama"):
+            read_endpoint(file, name, {})
+    file.write_text('[endpoints.mine]\nbase_url = "file:///etc/passwd"\n')
+    with pytest.raises(SettingsError, match="http"):
+        read_endpoint(file, "mine", {})
+    file.write_text(f"[endpoints.mine]\nkey = {KEY}\n")  # quotes forgotten: the key must not show
+    with pytest.raises(SettingsError) as refused:
+        read_endpoint(file, "mine", {})
+    assert KEY not in str(refused.value)
