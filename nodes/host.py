@@ -73,6 +73,10 @@ def user_root() -> Path:
     return Path(folder_paths.get_user_directory()) / "impasto"
 
 
+def seed_book_file() -> Path:
+    return user_root() / "seeds.sqlite"
+
+
 def pack_models_root() -> Path:
     """Models that the pack makes for itself; no ComfyUI loader lists them."""
     return Path(folder_paths.models_dir) / "impasto"

@@ -13,12 +13,13 @@ from ..prompting.library import Library, SavedPrompt, chosen, split_tags
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
 from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set, read_prompts
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
+from ..prompting.seed_book import SeedBook
 from ..prompting.seeds import MAX_SEED
 from ..prompting.tokens import T5_LIMITS, flux_encoders
 from . import host, sockets
 
 CATEGORY = "Impasto/Prompts"
-IMPORT, EXPORT = "import", "export"
+IMPORT, EXPORT, REPAIR = "import", "export", "repair"
 LIBRARY, HISTORY = "library", "history"
 SHOWN = 20  # found prompts in a report
 
@@ -232,13 +233,17 @@ class PromptLibraryFile(io.ComfyNode):
             node_id="ImpastoPromptLibraryFile",
             display_name="Prompt Library File",
             category=CATEGORY,
-            description="Writes the prompt library to a JSON or CSV file, or adds the prompts of one, all or none. The "
-            "files lie in user/impasto/prompts.",
+            description="Writes the prompt library and its history to a JSON or CSV file, or adds what is in one, all "
+            "or none. The files lie in user/impasto/prompts. Also repairs a damaged library or seed book.",
             search_aliases=["import prompts", "export prompts", "prompt csv", "prompt json", "backup prompts"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
-                    "action", options=[EXPORT, IMPORT], default=EXPORT, tooltip="Write the file, or read it."
+                    "action",
+                    options=[EXPORT, IMPORT, REPAIR],
+                    default=EXPORT,
+                    tooltip="Write the file, or read it. 'repair' needs no file: it makes library and seed book anew "
+                    "from all that can be read of them, and keeps them as they were.",
                 ),
                 io.String.Input(
                     "file",
@@ -255,14 +260,23 @@ class PromptLibraryFile(io.ComfyNode):
 
     @classmethod
     def execute(cls, action, file) -> io.NodeOutput:
-        path = child_of(_prompts_folder(), file, what="file name")
-        if action == EXPORT:
-            told = f"{_library().write_to(path):,} prompts written to {path}"
-        else:
-            new, read = _library().read_from(path)
-            told = f"{new:,} of {read:,} prompts in {path} were new"
+        told = cls._repaired() if action == REPAIR else cls._moved(action, file)
         host.progress()(1, 1, told)
         return io.NodeOutput(told, ui={"text": (told,)})
+
+    @staticmethod
+    def _moved(action, file) -> str:
+        path = child_of(_prompts_folder(), file, what="file name")
+        if action == EXPORT:
+            prompts, queued = _library().write_to(path)
+            return f"{prompts:,} prompts and {queued:,} of the history written to {path}"
+        new, read = _library().read_from(path)
+        return f"{new:,} of {read:,} entries in {path} were new"
+
+    @staticmethod
+    def _repaired() -> str:
+        kept = {"Prompt library": _library(), "Seed book": SeedBook(host.seed_book_file())}
+        return "\n".join(f"{name}: {each.repair() if each.path.exists() else 'none.'}" for name, each in kept.items())
 
 
 class PromptSet(io.ComfyNode):

@@ -97,7 +97,7 @@ class SeedManager(io.ComfyNode):
     @classmethod
     def execute(cls, profile, seed, text, count, sequence, replay, save_as, note) -> io.NodeOutput:
         settings = SeedSettings(profile, seed, text, count)
-        book = SeedBook(host.user_root() / "seeds.sqlite")
+        book = SeedBook(host.seed_book_file())
         book.complete(sequence, host.saved_files)
         again = replay.strip()
         seeds = replayed(again, count) if again else book.take(settings, sequence, host.prompt_id())

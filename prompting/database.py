@@ -89,9 +89,12 @@ def _plainly(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         copy = copy_of(path)
         kept = (
-            f"A copy of {time.strftime('%d %B %Y, %H:%M', time.localtime(copy.stat().st_mtime))} lies in {copy}: "
-            f"move the damaged file and its -wal and -shm away, then copy that one to {path.name}."
+            f"and what the copy of {time.strftime('%d %B %Y, %H:%M', time.localtime(copy.stat().st_mtime))} has "
+            f"besides ({copy})"
             if copy.exists()
-            else "There is no copy of it yet. Move it and its -wal and -shm away, and a new one is begun."
+            else "though there is no copy of it yet"
         )
-        raise DatabaseError(f"{path} is damaged ({error}). It is left as it is. {kept}") from error
+        raise DatabaseError(
+            f"{path} is damaged ({error}). It is left as it is. Queue Prompt Library File with the action 'repair': it "
+            f"makes a new one of all that can be read of this one, {kept}, and keeps the damaged one."
+        ) from error

@@ -16,11 +16,14 @@ from typing import Any
 from ..errors import SettingsError
 from ..files import write_whole
 from .database import reading, writing
+from .recovery import Repaired, repair
+from .seeds import MAX_SEED
 
 FORMATS = ("json", "csv")
 MAX_TAG_LENGTH = 60
 
-_COLUMNS = ("name", "text", "tags", "favourite", "created")
+_COLUMNS = ("name", "text", "tags", "favourite", "created", "seed", "lora", "queued")
+_TABLES = {"prompts": ("text",), "history": ("text", "seed", "lora", "at")}  # with what tells two rows apart
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (
     id INTEGER PRIMARY KEY,
@@ -92,16 +95,9 @@ class Library:
             SettingsError: a prompt is empty, or a tag is too long.
             DatabaseError: the file cannot be used.
         """
-        rows = [_row(prompt) for prompt in prompts]
+        prompts = tuple(prompts)
         with writing(self.path, _SCHEMA) as database:
-            before = _count(database)
-            database.executemany(
-                "INSERT INTO prompts (text, name, tags, favourite, created) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (text) DO UPDATE SET name = excluded.name, tags = excluded.tags, "
-                "favourite = excluded.favourite",
-                rows,
-            )
-            return _count(database) - before
+            return _save(database, prompts)
 
     def remove(self, text: str) -> bool:
         """Whether there was such a prompt; it is gone now."""
@@ -166,15 +162,30 @@ class Library:
         files = (self.path, Path(f"{self.path}-wal"))
         return " ".join(f"{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files if file.exists())
 
-    def write_to(self, path: Path) -> int:
-        """Write the whole library to a .json or .csv file, oldest first, and return how many prompts it has."""
+    def repair(self) -> Repaired:
+        """Make a damaged library anew from all that can be read; see `recovery.repair`."""
+        return repair(self.path, _SCHEMA, _TABLES)
+
+    def write_to(self, path: Path) -> tuple[int, int]:
+        """Write the whole library and its history to a .json or .csv file, oldest first.
+
+        An entry of the history is one with 'queued', the time; its seed is text, as other programs round numbers.
+
+        Returns:
+            How many prompts and how many entries of the history it has.
+        """
         with reading(self.path, _SCHEMA) as database:
             prompts = [_saved(row) for row in database.execute("SELECT * FROM prompts ORDER BY id")]
-        write_whole(path, _as_json(prompts) if _format(path) == "json" else _as_csv(prompts))
-        return len(prompts)
+            history = [_queued(row) for row in database.execute("SELECT * FROM history ORDER BY id")]
+        entries = [asdict(prompt) for prompt in prompts]
+        entries += [
+            {"text": each.text, "seed": str(each.seed), "lora": each.lora, "queued": each.at} for each in history
+        ]
+        write_whole(path, _as_json(entries) if _format(path) == "json" else _as_csv(entries))
+        return len(prompts), len(history)
 
     def read_from(self, path: Path) -> tuple[int, int]:
-        """Add the prompts of a .json or .csv file, all or none, and return how many were new and how many there were.
+        """Add the entries of a .json or .csv file, all or none, and return how many were new and how many there were.
 
         Raises:
             SettingsError: the file is not there, or one of its entries cannot be read; nothing is added then.
@@ -186,8 +197,11 @@ class Library:
         except UnicodeDecodeError as error:
             raise SettingsError(f"{path} is not UTF-8 ({error}). Save it as UTF-8.") from None
         entries = _json_entries(content, path) if _format(path) == "json" else _csv_entries(content, path)
-        prompts = [_from_entry(entry, number, path) for number, entry in enumerate(entries, start=1)]
-        return self.save(prompts), len(prompts)
+        read = [_from_entry(entry, number, path) for number, entry in enumerate(entries, start=1)]
+        prompts = [entry for entry in read if isinstance(entry, SavedPrompt)]
+        queued = [entry for entry in read if isinstance(entry, Queued)]
+        with writing(self.path, _SCHEMA) as database:
+            return _save(database, prompts) + _add_queued(database, queued), len(read)
 
 
 def chosen(found: Sequence[SavedPrompt | Queued], place: int, words: str) -> tuple[SavedPrompt | Queued, str]:
@@ -210,6 +224,27 @@ def _line(prompt: SavedPrompt | Queued) -> str:
         return f"{prompt.text} (seed {prompt.seed}{f', LoRA {prompt.lora}' if prompt.lora else ''})"
     about = ", ".join(filter(None, (prompt.name, *prompt.tags, "favourite" if prompt.favourite else "")))
     return f"{prompt.text}{f' ({about})' if about else ''}"
+
+
+def _save(database: sqlite3.Connection, prompts: Iterable[SavedPrompt]) -> int:
+    before = _count(database)
+    database.executemany(
+        "INSERT INTO prompts (text, name, tags, favourite, created) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (text) DO UPDATE SET name = excluded.name, tags = excluded.tags, favourite = excluded.favourite",
+        map(_row, prompts),
+    )
+    return _count(database) - before
+
+
+def _add_queued(database: sqlite3.Connection, history: Sequence[Queued]) -> int:
+    """Add entries to the history but those that are there."""
+    known = {_queued(row) for row in database.execute("SELECT * FROM history")} if history else set()
+    new = [each for each in dict.fromkeys(history) if each not in known]
+    database.executemany(
+        "INSERT INTO history (text, seed, lora, at) VALUES (?, ?, ?, ?)",
+        [(each.text, str(each.seed), each.lora, each.at) for each in new],
+    )
+    return len(new)
 
 
 def split_tags(text: str) -> tuple[str, ...]:
@@ -262,16 +297,18 @@ def _format(path: Path) -> str:
     return ending
 
 
-def _as_json(prompts: list[SavedPrompt]) -> str:
-    return json.dumps([asdict(prompt) for prompt in prompts], ensure_ascii=False, indent=1) + "\n"
+def _as_json(entries: list[dict[str, Any]]) -> str:
+    return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
 
 
-def _as_csv(prompts: list[SavedPrompt]) -> str:
+def _as_csv(entries: list[dict[str, Any]]) -> str:
     content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for prompt in prompts:
-        writer.writerow([prompt.name, prompt.text, ", ".join(prompt.tags), int(prompt.favourite), prompt.created])
+    writer = csv.DictWriter(content, _COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for entry in entries:
+        if "tags" in entry:
+            entry = {**entry, "tags": ", ".join(entry["tags"]), "favourite": int(entry["favourite"])}
+        writer.writerow(entry)
     return content.getvalue()
 
 
@@ -292,22 +329,33 @@ def _csv_entries(content: str, path: Path) -> list[Any]:
     return list(reader)
 
 
-def _from_entry(entry: Any, number: int, path: Path) -> SavedPrompt:
+def _from_entry(entry: Any, number: int, path: Path) -> SavedPrompt | Queued:
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
         raise SettingsError(f"Entry {number} of {path} has no text. Give every entry one; nothing was added.")
+    if queued := _seconds(entry, "queued", number, path):
+        seed = str(entry.get("seed") or "0")
+        if not (seed.isascii() and seed.isdigit() and int(seed) <= MAX_SEED):
+            raise SettingsError(
+                f"Entry {number} of {path} has the seed '{seed}'. Use a whole number from 0 to {MAX_SEED}; nothing was "
+                "added."
+            )
+        return Queued(entry["text"], int(seed), str(entry.get("lora") or ""), queued)
     tags = entry.get("tags") or ()
     favourite = entry.get("favourite")
-    try:
-        created = float(entry.get("created") or 0)
-    except (TypeError, ValueError):
-        raise SettingsError(
-            f"Entry {number} of {path} was created at '{entry['created']}', which is no number of seconds. Remove it; "
-            "nothing was added."
-        ) from None
     return SavedPrompt(
         entry["text"],
         str(entry.get("name") or ""),
         split_tags(tags if isinstance(tags, str) else ",".join(map(str, tags))),
         favourite is True or str(favourite).strip().lower() in {"1", "true", "yes"},
-        created,
+        _seconds(entry, "created", number, path),
     )
+
+
+def _seconds(entry: dict[str, Any], name: str, number: int, path: Path) -> float:
+    try:
+        return float(entry.get(name) or 0)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"Entry {number} of {path} was {name} at '{entry[name]}', which is no number of seconds. Remove it; "
+            "nothing was added."
+        ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import SettingsError
 from ..files import content_hash
 from .database import reading, writing
+from .recovery import Repaired, repair
 from .seeds import FAVOURITE, LAST, STEPPING, SeedSettings, listed_seeds, seeds_at, wrapped, written
 
 _SCHEMA = """
@@ -29,6 +30,13 @@ CREATE TABLE IF NOT EXISTS history (
 CREATE INDEX IF NOT EXISTS by_sequence ON history (sequence, id);
 CREATE INDEX IF NOT EXISTS by_prompt ON history (queued)
 """
+
+_TABLES = {  # with what tells two rows apart
+    "sequences": ("key",),
+    "favourites": ("name",),
+    "notes": ("seed",),
+    "history": ("sequence", "seeds", "queued", "at"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,10 @@ class SeedBook:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    def repair(self) -> Repaired:
+        """Make a damaged book anew from all that can be read; see `recovery.repair`."""
+        return repair(self.path, _SCHEMA, _TABLES)
 
     def take(self, settings: SeedSettings, sequence: str, queued: str) -> tuple[int, ...]:
         """The next seeds of a profile, written to the history.

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import string
@@ -101,12 +102,15 @@ def test_the_history_tells_seed_and_lora_and_the_same_only_once(library: Library
 @pytest.mark.parametrize("ending", ["json", "csv"])
 def test_the_library_goes_out_and_in_again_whole(library: Library, tmp_path: Path, ending: str):
     library.save([SavedPrompt('with "quotes", commas\nand two lines', "=1+1", ("a b",))])
+    library.record("a boat", 2**64 - 1, "monet")
+    library.record("a boat", 5)
     file = tmp_path / f"prompts.{ending}"
-    assert library.write_to(file) == 4
+    assert library.write_to(file) == (4, 2)
     other = Library(tmp_path / "other.sqlite")
-    assert other.read_from(file) == (4, 4)
+    assert other.read_from(file) == (6, 6)
     assert other.search() == library.search()
-    assert other.read_from(file) == (0, 4)
+    assert other.history() == library.history()
+    assert other.read_from(file) == (0, 6)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +120,8 @@ def test_the_library_goes_out_and_in_again_whole(library: Library, tmp_path: Pat
         ("a.json", "{}", "does not hold a list"),
         ("a.json", '[{"text": "fine"}, {"name": "x"}]', "Entry 2"),
         ("a.json", '[{"text": "fine"}, {"text": "x", "created": "soon"}]', "'soon'"),
+        ("a.json", '[{"text": "fine"}, {"text": "x", "queued": 5, "seed": "-1"}]', "Entry 2.*'-1'"),
+        ("a.csv", "text,queued\nfine,\nx,soon\n", "queued at 'soon'"),
         ("a.csv", "name\nx\n", "no column 'text'"),
         ("a.csv", "text\nfine\n  \n", "Entry 2"),
         ("a.txt", "x", ".json or .csv"),
@@ -184,18 +190,22 @@ for n in range(100_000):
 """
 
 
-def test_a_writer_killed_in_the_middle_loses_nothing_it_had_saved(tmp_path: Path):
+@pytest.mark.parametrize("run", range(6))
+def test_a_writer_killed_at_any_moment_loses_nothing_it_had_saved(tmp_path: Path, run: int):
     file = tmp_path / "prompts.sqlite"
     command = [sys.executable, "-c", WRITER, str(REPOSITORY / "tests" / "conftest.py"), str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        for line in writer.stdout:
-            if int(line) == 25:
-                writer.send_signal(signal.SIGKILL)
-                break
+        assert writer.stdout.readline() == "0\n"
+        time.sleep(random.Random(run).uniform(0, 0.3))  # in the middle of a transaction, of a checkpoint, or between
+        writer.send_signal(signal.SIGKILL)
+        told = [int(line) for line in writer.stdout.read().splitlines() if line] or [0]
     library = Library(file)
-    assert library.count() >= 260
-    assert library.count() % 10 == 0
-    assert len(library.search("prompt 25 part")) >= 10
+    found = {prompt.text for prompt in library.search(limit=1_000_000)}
+    assert found >= {f"prompt {n} part {part}" for n in range(told[-1] + 1) for part in range(10)}
+    assert len(found) % 10 == 0
+    with sqlite3.connect(file) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert len(library.search("prompt 0 part")) >= 10
     assert library.save([SavedPrompt("and on it goes")]) == 1
 
 
@@ -211,15 +221,110 @@ def test_a_damaged_file_is_told_plainly_and_left_as_it_is(library: Library):
     assert library.path.read_bytes() == damaged
 
 
-def test_the_daily_copy_takes_the_place_of_a_damaged_file(library: Library):
-    yesterday = time.time() - 2 * 24 * 3600
-    os.utime(copy_of(library.path), (yesterday, yesterday))
-    library.save([SavedPrompt("the last of the day before")])  # the copy is made before it is written
+NUMBER = 3000
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Library:
+    """3,000 prompts and 300 of the history, in one file without a log; the daily copy is of before that."""
+    library = Library(tmp_path / "prompts.sqlite")
+    library.save([HARBOUR])
+    library.save(SavedPrompt(f"{n}: a painting of {n * n}", f"name {n}", (f"t{n % 7}",), n == 7) for n in range(NUMBER))
+    history = [
+        {"text": f"queued {n}", "seed": str(2**64 - 1 - n), "lora": "monet", "queued": n + 1} for n in range(300)
+    ]
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    library.read_from(tmp_path / "history.json")
+    assert not Path(f"{library.path}-wal").exists()
+    return library
+
+
+def damage(library: Library, *pages: int) -> bytes:
+    """Overwrite pages of a library's file, counted from 0, and give what the file is then."""
+    content = bytearray(library.path.read_bytes())
+    for page in pages:
+        content[page * 4096 : (page + 1) * 4096] = b"\x7f" * 4096
+    library.path.write_bytes(content)
+    return bytes(content)
+
+
+def leaves(library: Library, table: str) -> list[int]:
+    """Pages, counted from 0, that hold rows of a table."""
+    words = {"prompts": (b": a painting of ", b"name "), "history": (b"queued ", b"monet")}[table]
+    content = library.path.read_bytes()
+    pages = [content[start : start + 4096] for start in range(0, len(content), 4096)]
+    return [n for n, page in enumerate(pages) if page[0] == 0x0D and all(word in page for word in words)]
+
+
+def test_a_library_whose_first_page_is_gone_is_repaired_whole(large: Library):
+    before, history = large.search(limit=NUMBER + 1), large.history(300)
+    damaged = damage(large, 0)
+    with pytest.raises(DatabaseError, match="is damaged.*'repair'"):
+        large.search("painting")
+    repaired = large.repair()
+    assert (repaired.rows, repaired.whole, repaired.from_copy) == (NUMBER + 1 + 300, True, 0)
+    assert repaired.kept.read_bytes() == damaged
+    assert large.search(limit=NUMBER + 1) == before
+    assert large.history(300) == history
+    assert texts(large.search("8994001 painting")) == ["2999: a painting of 8994001"]
+    assert large.save([GARDEN]) == 1
+
+
+def test_of_a_library_with_damaged_pages_all_others_are_read_and_it_is_said(large: Library):
+    of_prompts = leaves(large, "prompts")
+    of_history = leaves(large, "history")
+    assert len(of_prompts) > 20 and len(of_history) > 2
+    damage(large, of_prompts[3], of_prompts[-1], of_history[1])
+    repaired = large.repair()
+    lost = NUMBER + 1 + 300 - repaired.rows
+    assert 3 < lost < 300  # what lay on three pages
+    assert str(repaired).startswith("Part of it could not be read")
+    assert str(repaired.kept) in str(repaired)
+    assert large.count() + len(large.history(300)) == repaired.rows
+    with sqlite3.connect(large.path) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_what_cannot_be_read_comes_from_the_daily_copy(large: Library):
+    os.utime(copy_of(large.path), (0, 0))
+    large.save([SavedPrompt("newer than the copy")])  # the copy is made before it is written
+    before, history = large.search(limit=NUMBER + 2), large.history(300)
+    damage(large, *leaves(large, "prompts")[5:9], leaves(large, "history")[0])
+    repaired = large.repair()
+    assert not repaired.whole and repaired.from_copy > 100
+    assert large.search(limit=NUMBER + 2) == before
+    assert large.history(300) == history
+
+
+def test_of_a_file_that_is_no_database_the_copy_is_what_there_is(library: Library):
+    os.utime(copy_of(library.path), (0, 0))
+    library.save([SavedPrompt("the last of the day before")])
     library.path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
     with pytest.raises(DatabaseError, match="copy"):
         library.search()
-    copy_of(library.path).replace(library.path)
+    assert library.repair().from_copy == 3
     assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+
+
+def test_what_a_killed_writer_left_in_the_log_is_repaired_too(large: Library, tmp_path: Path):
+    open_elsewhere = sqlite3.connect(large.path)  # keeps the log from being worked into the file
+    open_elsewhere.execute("SELECT count(*) FROM prompts").fetchone()
+    large.save([SavedPrompt("only in the log")])
+    killed = Library(tmp_path / "killed" / "prompts.sqlite")
+    killed.path.parent.mkdir()
+    for side in ("", "-wal"):
+        shutil.copyfile(f"{large.path}{side}", f"{killed.path}{side}")
+    open_elsewhere.close()
+    damage(killed, leaves(killed, "prompts")[2])
+    killed.repair()
+    assert texts(killed.search("log")) == ["only in the log"]
+
+
+def test_a_sound_library_is_repaired_to_itself(library: Library):
+    library.remove(GARDEN.text)
+    before = library.search()
+    assert library.repair().from_copy == 0  # nor does what was removed come back
+    assert library.search() == before
 
 
 def test_a_damaged_file_is_never_copied_over_the_copy(library: Library):

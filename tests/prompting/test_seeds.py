@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from impasto.errors import SettingsError
+from impasto.prompting.database import DatabaseError
 from impasto.prompting.seed_book import SeedBook
 from impasto.prompting.seeds import (
     GOLDEN_STEP,
@@ -117,6 +118,21 @@ def test_the_history_tells_what_a_seed_made(book: SeedBook):
     assert (first.seeds, first.files) == ((100,), ("boat_0001.png",))
     assert "fixed: 100 → boat_0001.png" in str(first)
     assert second.files == ()
+
+
+def test_a_damaged_book_is_repaired_and_steps_on_where_it_stood(book: SeedBook):
+    for queued in ("1", "2"):
+        book.take(settings("increment", count=2), "a", queued)
+    book.keep("good light", 2**64 - 1)
+    book.write_note(101, "leans left")
+    history = book.history("a")
+    content = book.path.read_bytes()
+    book.path.write_bytes(b"\x00" * 4096 + content[4096:])
+    with pytest.raises(DatabaseError, match="'repair'"):
+        book.favourites()
+    assert book.repair().whole
+    assert (book.history("a"), book.favourites(), book.note(101)) == (history, {"good light": 2**64 - 1}, "leans left")
+    assert book.take(settings("increment", count=2), "a", "3") == (104, 105)
 
 
 @pytest.mark.parametrize(
