@@ -98,13 +98,19 @@ def report(state: MemoryState, tensors: Sequence[TensorsHeld], windows: bool) ->
     return "\n".join([*lines, *_suggestion(state.devices)])
 
 
+def roomiest(devices: Sequence[DeviceMemory]) -> int | None:
+    """The place among `devices` of the one with most free memory; None where there is no choice."""
+    return max(range(len(devices)), key=lambda place: devices[place].free) if len(devices) > 1 else None
+
+
 def _suggestion(devices: Sequence[DeviceMemory]) -> list[str]:
-    if len(devices) < 2:
+    place = roomiest(devices)
+    if place is None:
         return []
-    roomiest = max(devices, key=lambda device: device.free)
+    device = devices[place]
     return [
-        f"Most room for the next model: {roomiest.name}, {_amount(roomiest.free)} free. Core's Select Model Device, "
-        "Select CLIP Device and Select VAE Device place it there."
+        f"Most room for the next model: {device.name} (gpu:{place}), {_amount(device.free)} free. Encoder Placement "
+        "puts CLIP and VAE there, core's Select Model Device the diffusion model."
     ]
 
 

@@ -266,6 +266,50 @@ def memory_state() -> MemoryState:
     return MemoryState(tuple(map(_device_memory, devices)), resident_memory(), total, free, _held_models())
 
 
+def device_options() -> list[str]:
+    """The names by which ComfyUI's own nodes choose a device: "default" (the loader's), "cpu", "gpu:0" …"""
+    return comfy.model_management.get_gpu_device_options()
+
+
+def place_clip(clip: CLIP, device: str) -> CLIP:
+    """The text encoders on a device, by core's Select CLIP Device; what comes in is left where it is.
+
+    Raises:
+        ModelError: the device is not there, or the loader of this CLIP cannot load it a second time.
+    """
+    from comfy_extras.nodes_multigpu import SelectCLIPDeviceNode  # here: a core without it costs only this node
+
+    placed = SelectCLIPDeviceNode.execute(clip, device).args[0]
+    _refuse_left_behind("CLIP", device, placed.patcher)
+    return placed
+
+
+def place_vae(vae: VAE, device: str) -> VAE:
+    """The autoencoder on a device, by core's Select VAE Device; what comes in is left where it is.
+
+    Raises:
+        ModelError: the device is not there, or the loader of this VAE cannot load it a second time.
+    """
+    from comfy_extras.nodes_multigpu import SelectVAEDeviceNode
+
+    placed = SelectVAEDeviceNode.execute(vae, device).args[0]
+    _refuse_left_behind("VAE", device, placed.patcher)
+    return placed
+
+
+def _refuse_left_behind(socket: str, device: str, patcher: ModelPatcher) -> None:
+    """Core's nodes pass on unchanged what they cannot place."""
+    wanted = comfy.model_management.resolve_gpu_device_option(device)
+    if device == "default" or patcher.load_device == wanted:
+        return
+    if wanted is None:
+        raise ModelError(f"There is no device {device}. Choose one of: {', '.join(device_options())}.")
+    raise ModelError(
+        f"The {socket} could not be placed on {device}: its loader cannot load it a second time, or core keeps it off "
+        "that device. Load it with core's DualCLIPLoader or Load VAE."
+    )
+
+
 def _device_memory(device: torch.device) -> DeviceMemory:
     management = comfy.model_management
     return DeviceMemory(

@@ -5,12 +5,13 @@ import sys
 
 from comfy_api.latest import io
 
-from ..hardware.cleanup import Step, clean, report
+from ..hardware.cleanup import Step, clean, report, roomiest
 from ..hardware.host_memory import return_freed_heap, tensors_held
 from . import host
 
 CATEGORY = "Impasto/Memory"
 TENSORS_SHOWN = 10
+MOST_ROOM = "most room"
 
 
 def _unload_models() -> str:
@@ -144,4 +145,60 @@ class MemoryReport(io.ComfyNode):
         return io.NodeOutput(value, told, ui={"text": (told,)})
 
 
-NODES = [MemoryCleanup, MemoryReport]
+class EncoderPlacement(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        devices = [MOST_ROOM, *host.device_options()]
+        return io.Schema(
+            node_id="ImpastoEncoderPlacement",
+            display_name="Encoder Placement",
+            category=CATEGORY,
+            description="Places text encoders and VAE on a device of their own, so that the diffusion model has its "
+            "own card whole. Done by ComfyUI's own device selection, before anything is loaded.",
+            search_aliases=["device", "multi gpu", "clip device", "vae device", "cpu offload", "second gpu"],
+            inputs=[
+                io.Clip.Input("clip", optional=True, tooltip="Text encoders to place, straight from their loader."),
+                io.Vae.Input("vae", optional=True, tooltip="Autoencoder to place, straight from its loader."),
+                io.Combo.Input(
+                    "clip_device",
+                    options=devices,
+                    default="default",
+                    tooltip="'default' is where the loader puts it; 'most room' the card with most memory free when "
+                    "this node runs, and 'default' where there are not several.",
+                ),
+                io.Combo.Input(
+                    "vae_device",
+                    options=[device for device in devices if device != "cpu"],
+                    default="default",
+                    tooltip="As for CLIP. ComfyUI places no VAE on the CPU this way; its option --cpu-vae does.",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output("clip", tooltip="The text encoders on their device."),
+                io.Vae.Output("vae", tooltip="The autoencoder on its device."),
+                io.String.Output("report", tooltip="What was placed where."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip_device, vae_device, clip=None, vae=None) -> io.NodeOutput:
+        told = []
+        if clip is not None:
+            clip = host.place_clip(clip, cls._chosen(clip_device))
+            told.append(f"CLIP on {clip.patcher.load_device}")
+        if vae is not None:
+            vae = host.place_vae(vae, cls._chosen(vae_device))
+            told.append(f"VAE on {vae.patcher.load_device}")
+        report = ", ".join(told) or "Nothing is connected to be placed."
+        host.progress()(1, 1, report)
+        return io.NodeOutput(clip, vae, report)
+
+    @staticmethod
+    def _chosen(device: str) -> str:
+        if device != MOST_ROOM:
+            return device
+        place = roomiest(host.memory_state().devices)
+        return "default" if place is None else f"gpu:{place}"
+
+
+NODES = [MemoryCleanup, MemoryReport, EncoderPlacement]

@@ -61,7 +61,7 @@ def test_windows_spilling_to_system_memory_is_warned_of():
 def test_with_several_cards_the_roomiest_is_suggested():
     one, two = DeviceMemory("cuda:0", 24 * GIB, GIB, 0), DeviceMemory("cuda:1", 12 * GIB, 9 * GIB, 0)
     told = report(MemoryState((one, two), 0, 16 * GIB, 8 * GIB, ()), (), windows=False)
-    assert "Most room for the next model: cuda:1, 9.00 GiB free" in told
+    assert "Most room for the next model: cuda:1 (gpu:1), 9.00 GiB free" in told
     assert "Most room" not in report(state(), (), windows=False)
 
 
