@@ -12,6 +12,7 @@ from ..prompting.flux_prompt import EXPANSIONS, expanded, flux_prompt
 from ..prompting.library import Library, SavedPrompt, chosen, split_tags
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
 from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set, read_prompts
+from ..prompting.queued_graph import loras_with
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.seed_book import SeedBook
 from ..prompting.seeds import MAX_SEED
@@ -109,7 +110,10 @@ class PromptManager(io.ComfyNode):
                     "remember", default=True, tooltip="Write prompt, seed and LoRA into the library's history."
                 ),
                 io.String.Input(
-                    "lora", default="", tooltip="Name of the LoRA in use, only for the history.", advanced=True
+                    "lora",
+                    default="",
+                    tooltip="The LoRA in use, only for the history. Empty: read from the graph's LoRA loaders.",
+                    advanced=True,
                 ),
                 io.Clip.Input(
                     "clip",
@@ -124,6 +128,7 @@ class PromptManager(io.ComfyNode):
                 io.Float.Output("cfg", tooltip="For the KSampler: 1 without a negative prompt, else the true cfg."),
                 io.String.Output("report", tooltip="Tokens for each encoder, what lies past a limit, what was cut."),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -139,7 +144,8 @@ class PromptManager(io.ComfyNode):
         encoders = flux_encoders(*host.token_counters(clip), int(t5_limit))
         prompt = flux_prompt(*written, true_cfg, encoders, shorten)
         if remember and prompt.t5xxl:
-            _library().record(prompt.t5xxl, seed, lora)
+            used = lora.strip() or loras_with(cls.hidden.prompt, str(cls.hidden.unique_id))
+            _library().record(prompt.t5xxl, seed, used)
         host.progress()(1, 1, prompt.report)
         return io.NodeOutput(prompt.clip_l, prompt.t5xxl, prompt.negative, prompt.cfg, prompt.report)
 

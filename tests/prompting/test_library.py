@@ -184,21 +184,34 @@ import runpy, sys
 runpy.run_path(sys.argv[1])
 from impasto.prompting.library import Library, SavedPrompt
 library = Library(sys.argv[2])
-for n in range(100_000):
-    library.save([SavedPrompt(f"prompt {n} part {part}") for part in range(10)])
+for n in range(int(sys.argv[4])):
+    library.save([SavedPrompt(f"{sys.argv[3]} {n} part {part}") for part in range(10)])
     print(n, flush=True)
 """
+
+
+def writer(file: Path, name: str, number: int) -> subprocess.Popen:
+    """A process that saves ten prompts at a time, so many times, and says each time that they are saved."""
+    conftest = REPOSITORY / "tests" / "conftest.py"
+    command = [sys.executable, "-c", WRITER, str(conftest), str(file), name, str(number)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_writing_at_once_lose_nothing(tmp_path: Path):
+    file = tmp_path / "prompts.sqlite"
+    with writer(file, "one", 30) as one, writer(file, "two", 30) as two:
+        assert [each.wait(60) for each in (one, two)] == [0, 0]
+    assert Library(file).count() == 600
 
 
 @pytest.mark.parametrize("run", range(6))
 def test_a_writer_killed_at_any_moment_loses_nothing_it_had_saved(tmp_path: Path, run: int):
     file = tmp_path / "prompts.sqlite"
-    command = [sys.executable, "-c", WRITER, str(REPOSITORY / "tests" / "conftest.py"), str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout.readline() == "0\n"
+    with writer(file, "prompt", 100_000) as process:
+        assert process.stdout.readline() == "0\n"
         time.sleep(random.Random(run).uniform(0, 0.3))  # in the middle of a transaction, of a checkpoint, or between
-        writer.send_signal(signal.SIGKILL)
-        told = [int(line) for line in writer.stdout.read().splitlines() if line] or [0]
+        process.send_signal(signal.SIGKILL)
+        told = [int(line) for line in process.stdout.read().splitlines() if line] or [0]
     library = Library(file)
     found = {prompt.text for prompt in library.search(limit=1_000_000)}
     assert found >= {f"prompt {n} part {part}" for n in range(told[-1] + 1) for part in range(10)}
