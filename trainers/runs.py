@@ -50,6 +50,10 @@ class Run:
         except FileNotFoundError:
             return {}
 
+    @property
+    def finished(self) -> bool:
+        return self.status().get("state") == "finished"
+
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
         by_step = {record["step"]: record for record in read_jsonl(self.path / "metrics.jsonl")}
@@ -200,7 +204,7 @@ def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     checkpoints = run.checkpoints()
     for step, checkpoint in checkpoints.items():
         _publish_file(checkpoint / "adapter.safetensors", folder / f"{folder.name}-{step:06d}.safetensors")
-    if run.status().get("state") != "finished" or not checkpoints:
+    if not run.finished or not checkpoints:
         return None
     final = folder / f"{folder.name}.safetensors"
     _publish_file(checkpoints[max(checkpoints)] / "adapter.safetensors", final)
