@@ -13,15 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import child_of
+from .features import DATASET_CONFIG, Features
 from .settings import Settings
-
-if TYPE_CHECKING:
-    from .features import Features
 
 LOCK_SECONDS = 120.0  # how long a trainer waits for another one of the same run
 RUN_VERSION = 1  # raise when the same inputs would train to other weights
@@ -126,6 +124,8 @@ def create_run(
     run_id = f"{job.name}-{content_hash(job.identity(), 8)}"
     run = Run(run_id, str(child_of(runs_root, run_id, what="run id")))
     run.path.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # features that something else made
+        write_whole(run.path / DATASET_CONFIG, (Path(features.folder) / DATASET_CONFIG).read_bytes())
     job.write(run)
     return run
 
