@@ -86,7 +86,7 @@ def _ai_toolkit(dataset: Dataset, folder: Path, settings: ExportSettings, progre
             )
     block = {
         "folder_path": write_training_files(dataset, progress).as_posix(),
-        "caption_ext": CAPTION_EXTENSION,
+        "caption_ext": CAPTION_EXTENSION.lstrip("."),  # as in its examples
         "caption_dropout_rate": settings.caption_dropout_rate,
         "num_repeats": settings.num_repeats,
         "resolution": [settings.resolution],

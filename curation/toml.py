@@ -27,7 +27,7 @@ SD_SCRIPTS = "sd-scripts"
 FLUX_TRAINER = "FluxTrainer"
 TARGETS = (SD_SCRIPTS, FLUX_TRAINER)
 # Keys that came to sd-scripts after February 2025, whose copy kijai's ComfyUI-FluxTrainer carries; it refuses them.
-NEWER_KEYS = ("validation_split", "validation_seed", "resize_interpolation")
+NEWER_KEYS = ("validation_split", "validation_seed", "resize_interpolation", "skip_image_resolution")
 INTERPOLATIONS = ("lanczos", "area", "box", "bicubic", "bilinear", "nearest")
 FLUX_BUCKET_STEP = 32  # sd-scripts flux_train_network.py: bucket_reso_steps must be divisible by it
 

@@ -42,7 +42,7 @@ def test_ai_toolkit_finds_the_pictures_and_every_caption_on_one_line(tmp_path):
 
     assert captions_beside(Path(block["folder_path"])) == {" ".join(caption.split()) + "\n" for caption in CAPTIONS}
     assert (block["resolution"], block["num_repeats"], block["caption_dropout_rate"]) == ([768], 3, 0.1)
-    assert block["caption_ext"] == ".txt"
+    assert block["caption_ext"] == "txt"
 
 
 def test_simple_tuner_gets_its_required_text_embeddings_and_counts_repeats_from_0(tmp_path):

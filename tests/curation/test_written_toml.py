@@ -77,7 +77,10 @@ def test_flux_trainer_finds_the_resolution_of_each_dataset_as_a_list(by_hand):
     assert [table["resolution"] for table in tomlkit.parse(text)["datasets"]] == [[512, 512], [768, 512]]
 
 
-@pytest.mark.parametrize("key", ["validation_split = 0.1", "validation_seed = 1", 'resize_interpolation = "lanczos"'])
+@pytest.mark.parametrize(
+    "key",
+    ["validation_split = 0.1", "validation_seed = 1", 'resize_interpolation = "lanczos"', "skip_image_resolution = 0"],
+)
 def test_a_key_that_flux_trainer_does_not_know_is_refused_by_name(by_hand, key):
     by_hand.write_text(BY_HAND.replace("# larger", key), encoding="utf-8")
     with pytest.raises(DatasetError, match=key.split()[0]):
