@@ -124,9 +124,10 @@ class FluxLoraTrainer(io.ComfyNode):
         weights = host.flux_weights_file(model)
         run = runs.create_run(host.runs_root(), name, training, features, weights, flux_weights.fingerprint(weights))
         write_whole(run.path / "workflow.json", json.dumps(cls._workflow()))
-        host.unload_models()
         try:
-            launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, host.accelerate_config())
+            if not run.finished:
+                host.unload_models()
+                launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, host.accelerate_config())
         finally:
             # After Cancel too: what is trained so far is there to be used.
             final = runs.publish(run, name, host.loras_root())

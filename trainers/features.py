@@ -37,6 +37,7 @@ LATENT_CHANNELS = 16
 PIXELS_PER_LATENT = 8  # the FLUX autoencoder's downscaling of each side
 PREVIEW_EVERY = 1.0  # seconds
 INDEX = "index.json"
+DATASET_CONFIG = "dataset.toml"
 # Merely queueing again would give the cached result of a node whose inputs are the same.
 REMEDY = (
     "Choose 'Unload Models and Execution Cache' in ComfyUI's menu, or restart it, and queue Encode Training Data again."
@@ -180,6 +181,8 @@ def encode(
         tokens = {caption: _token_count(path) for path, caption in texts.items()}
         for entry in index["samples"]:
             entry["tokens"] = tokens[entry["caption"]]
+        # For whoever asks later what these features were made from; the trainer's run keeps a copy.
+        _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
         _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
     return Features(str(folder), key)
 

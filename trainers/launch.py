@@ -65,7 +65,7 @@ def train(
     Raises:
         TrainingError: the process failed or was killed; the text says why and what to do.
     """
-    if run.status().get("state") == "finished":
+    if run.finished:
         return
     total = Job.read(run).settings.steps
     progress(0, total, "starting the trainer")

@@ -36,7 +36,7 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
     Returns:
         Whether it is finished or was stopped as asked; if not, status.json says why and the log has the traceback.
     """
-    if run.status().get("state") == "finished":
+    if run.finished:
         return True
     recipe = FluxLoraRecipe(run, cpu, stop_requested)
     try:

@@ -13,15 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import child_of
+from .features import DATASET_CONFIG, Features
 from .settings import Settings
-
-if TYPE_CHECKING:
-    from .features import Features
 
 LOCK_SECONDS = 120.0  # how long a trainer waits for another one of the same run
 RUN_VERSION = 1  # raise when the same inputs would train to other weights
@@ -49,6 +47,10 @@ class Run:
             return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
+
+    @property
+    def finished(self) -> bool:
+        return self.status().get("state") == "finished"
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
@@ -122,6 +124,8 @@ def create_run(
     run_id = f"{job.name}-{content_hash(job.identity(), 8)}"
     run = Run(run_id, str(child_of(runs_root, run_id, what="run id")))
     run.path.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # features that something else made
+        write_whole(run.path / DATASET_CONFIG, (Path(features.folder) / DATASET_CONFIG).read_bytes())
     job.write(run)
     return run
 
@@ -200,7 +204,7 @@ def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     checkpoints = run.checkpoints()
     for step, checkpoint in checkpoints.items():
         _publish_file(checkpoint / "adapter.safetensors", folder / f"{folder.name}-{step:06d}.safetensors")
-    if run.status().get("state") != "finished" or not checkpoints:
+    if not run.finished or not checkpoints:
         return None
     final = folder / f"{folder.name}.safetensors"
     _publish_file(checkpoints[max(checkpoints)] / "adapter.safetensors", final)

@@ -191,8 +191,11 @@ def test_a_finished_run_is_not_trained_again_when_its_node_runs_again(
     assert log.stat().st_mtime_ns == before
 
 
-def test_the_run_keeps_the_graph_that_made_it(server: ComfyServer, finished: Result):
-    graph = json.loads((run_folder(server, "quickstart") / "workflow.json").read_text())
+def test_the_run_keeps_the_graph_and_the_dataset_config_that_made_it(server: ComfyServer, finished: Result):
+    folder = run_folder(server, "quickstart")
+    configs = [file.read_text() for file in (server.base / "datasets" / "quickstart").glob("*.toml")]
+    assert (folder / "dataset.toml").read_text() in configs
+    graph = json.loads((folder / "workflow.json").read_text())
     assert any(node["class_type"] == "ImpastoFluxLoraTrainer" for node in graph.values())
 
 
