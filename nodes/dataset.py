@@ -162,10 +162,18 @@ class ImpastoQualityFilter(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Refuses pictures that are too small, too narrow, too heavily compressed, blurred, empty, damaged or "
-                "there twice. Every refusal is recorded with what was measured; measurements are kept, so that trying "
-                "other thresholds takes no time."
+                "there twice; with a CLIP vision model it also finds what is unlike the rest. Every refusal is "
+                "recorded with what was measured; measurements are kept, so that other thresholds take no time."
             ),
-            search_aliases=["filter dataset", "remove bad images", "blur", "near duplicates", "sepia", "crop borders"],
+            search_aliases=[
+                "filter dataset",
+                "remove bad images",
+                "blur",
+                "near duplicates",
+                "sepia",
+                "crop borders",
+                "outliers",
+            ],
             inputs=[
                 sockets.Dataset.Input("dataset", tooltip="The dataset to filter. It stays as it is."),
                 io.Int.Input(
@@ -202,8 +210,9 @@ class ImpastoQualityFilter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, **thresholds) -> io.NodeOutput:
-        filtered = filter_quality(dataset, Thresholds(**thresholds), host.progress())
+    def execute(cls, dataset, clip_vision=None, **thresholds) -> io.NodeOutput:
+        encoder = host.picture_encoder(clip_vision) if clip_vision else None
+        filtered = filter_quality(dataset, Thresholds(**thresholds), host.progress(), encoder)
         pictures = [host.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
         return io.NodeOutput(filtered.dataset, pictures[0], filtered.report, pictures[1])
 
@@ -270,6 +279,21 @@ def _quality_inputs() -> list[io.Input]:
         switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study."),
         switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown."),
         switch("crop_borders", "Store a copy without its border in place of each bordered picture."),
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="From Load CLIP Vision: scores each picture by its likeness to the whole set and reports those "
+            "that stand out.",
+        ),
+        io.Float.Input(
+            "min_style",
+            optional=True,
+            default=defaults.min_style,
+            min=-1.0,
+            max=1.0,
+            step=0.01,
+            tooltip="With clip_vision: least likeness (cosine) to the set's centroid. -1 refuses none, only reports.",
+        ),
     ]
 
 
