@@ -60,6 +60,7 @@ class Captioned(Generic[D]):
     dataset: D  # a refused picture keeps the text that it had
     report: str
     refused: Mapping[str, Refusal]  # by sha256
+    open: frozenset[str] = frozenset()  # sha256 of those without a caption that the same call would ask about again
 
 
 @dataclass
@@ -120,6 +121,7 @@ async def caption_dataset(
     pictures = pictures_of(dataset)
     captions: dict[str, str] = {}
     refused: dict[str, Refusal] = {}
+    busy: set[str] = set()
     lines = []
     for asked in [captioner] if fallback is None else [captioner, fallback]:
         open_pictures = [picture for sha256, picture in pictures.items() if sha256 not in captions]
@@ -129,11 +131,15 @@ async def caption_dataset(
         said = _answers(asked, open_pictures, dataset.captions_ledger, tally, rules)
         captions |= {sha256: text for sha256, text in said.items() if isinstance(text, str)}
         refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, Refusal)}
+        busy |= tally.busy.keys()
         lines.append(_stage_report(asked, len(open_pictures), len(refused), tally))
     texts = {sha256: with_trigger(trigger_word, text) for sha256, text in captions.items()}
+    left_open = frozenset(busy - captions.keys())
     lines += _refusal_report(pictures, refused)
+    if left_open:
+        lines.append(f"Left open because the service was busy: {len(left_open)}. Queue again to go on with them.")
     lines.append(lint_report(lint(texts, rules or DEFAULT_RULES)))
-    return Captioned(dataset.with_texts(texts), "\n".join(lines), refused)
+    return Captioned(dataset.with_texts(texts), "\n".join(lines), refused, left_open)
 
 
 async def ask(

@@ -1,13 +1,15 @@
 """Which pictures are good enough to train on: by their labels and headers first, then by what a reduced copy shows.
 
 Stage one decodes nothing; stage two decodes each survivor once, to its end, so that truncated files are found here
-instead of in training; stage three looks for near-duplicates among what is left.
+instead of in training; stage three looks for near-duplicates among what is left. With an image encoder, a last one
+compares the style of each picture with the others'.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,6 +26,7 @@ from .measurements import jpeg_qualities, measures
 from .measures import Measures
 from .pictures import JPEG_QUALITY, PictureRefused, store_picture, whole
 from .records import Dataset, Record, Refusal, write_manifest
+from .style import PictureEncoder, style_outliers, style_similarities
 
 SKETCHES = "sketch_and_study"  # WikiArt's genre
 LEAST_CROP = 0.01  # share of the area: less border than this is not worth another JPEG compression
@@ -60,6 +63,7 @@ class Thresholds:
     refuse_sketches: bool = False
     refuse_unknown_genre: bool = False
     crop_borders: bool = False  # store a copy without the border instead of the picture
+    min_style: float = -1.0  # `style.style_similarities`, where an encoder is given; -1 refuses none
 
     def __post_init__(self) -> None:
         for field, (least, most) in _RANGES.items():
@@ -81,6 +85,7 @@ _RANGES = {
     "min_colour": (0, math.inf),
     "max_border": (0, 1),
     "duplicate_distance": (-1, GREATEST_DISTANCE),
+    "min_style": (-1, 1),
 }
 
 
@@ -109,7 +114,7 @@ class Filtered:
         shown = [
             Histogram(text, self.measured[rule], float(getattr(self.thresholds, rule)), rule.startswith("max"))
             for rule, text in _CALLED.items()
-            if self.measured.get(rule)
+            if rule in self.measured
         ]
         return histograms(f"{self.dataset.name}: what the quality filter measured", shown)
 
@@ -126,13 +131,20 @@ _CALLED = {
     "min_entropy": "entropy, bits",
     "min_colour": "stray colour",
     "max_border": "border, share of the area",
+    "min_style": "style, likeness to the set",
 }
 
 
-def filter_quality(dataset: Dataset, thresholds: Thresholds, progress: Progress = silent) -> Filtered:
+def filter_quality(
+    dataset: Dataset, thresholds: Thresholds, progress: Progress = silent, encoder: PictureEncoder | None = None
+) -> Filtered:
     """Keep the pictures that pass; every refusal is recorded beside the new manifest with its measured reason.
 
     What was measured once is remembered, so that the same pictures with other thresholds take no decoding.
+
+    Args:
+        encoder: scores what passed everything else against its own centroid; outliers are reported, and refused where
+            `thresholds.min_style` asks for it.
 
     Raises:
         DatasetError: nothing passes. The text counts the reasons and names the threshold to loosen.
@@ -162,15 +174,21 @@ def filter_quality(dataset: Dataset, thresholds: Thresholds, progress: Progress 
     seen = measures(dataset, left, progress)
     left = judge(left, lambda record: judge_measures(seen[record], thresholds))
     refusals |= _duplicates(left, seen, thresholds, progress)
+    left = [record for record in left if record not in refusals]
+    styles = style_similarities(dataset, left, encoder, progress) if encoder else {}
+    judge(left, lambda record: judge_style(styles.get(record), thresholds))
     kept = [record for record in records if record not in refusals]
+    unlike = _unlike([record for record in style_outliers(styles) if record not in refusals], styles)
     if thresholds.crop_borders:
         kept = _cropped(dataset, kept, seen, thresholds, refusals, progress)
     refused = tuple((record, refusals[record]) for record in records if record in refusals)
     if not kept:
         raise DatasetError(_nothing_passes(dataset, [refusal for _, refusal in refused]))
     passed = write_manifest(dataset.folder, kept, (*dataset.refusals(), *(refusal for _, refusal in refused)))
-    report = _report(len(records), [refusal for _, refusal in refused], len(set(kept) - set(records)))
-    return Filtered(passed, refused, report, {rule: tuple(values) for rule, values in measured.items()}, thresholds)
+    report = _report(len(records), [refusal for _, refusal in refused], len(set(kept) - set(records)), unlike)
+    return Filtered(
+        passed, refused, report, {rule: tuple(values) for rule, values in measured.items() if values}, thresholds
+    )
 
 
 @dataclass(frozen=True)
@@ -215,6 +233,12 @@ def judge_measures(seen: Measures | PictureRefused, thresholds: Thresholds) -> I
     yield _at_most("max_shadow", seen.shadow, thresholds, f"brightness {seen.shadow:.2f} of the shadows")
     yield _at_least("min_entropy", seen.entropy, thresholds, f"entropy of {seen.entropy:.2f} bits")
     yield _at_least("min_colour", seen.colour, thresholds, f"stray colour of {seen.colour:.2f}")
+
+
+def judge_style(similarity: float | None, thresholds: Thresholds) -> Iterator[Verdict]:
+    """Likeness to the set's centroid, where it was looked at."""
+    if similarity is not None:
+        yield _at_least("min_style", similarity, thresholds, f"style likeness {similarity:.3f}")
 
 
 def _at_least(rule: str, measured: float, thresholds: Thresholds, text: str) -> Verdict:
@@ -303,12 +327,22 @@ def _refusal(record: Record, verdict: Verdict, thresholds: Thresholds) -> Refusa
     return Refusal(record.source, verdict.rule, verdict.reason, verdict.measured, limit, record.file_name)
 
 
-def _report(total: int, refusals: Sequence[Refusal], cropped: int) -> str:
+def _unlike(outliers: Sequence[Record], styles: Mapping[Record, float]) -> list[str]:
+    """Report lines on pictures that look unlike the set and are kept all the same."""
+    if not styles:
+        return []
+    usual = statistics.median(styles.values())
+    lines = [f"{len(outliers)} kept although unlike the set in style, whose likeness is {usual:.3f} as a rule."]
+    return lines + [f"{record.source or record.file_name}: style likeness {styles[record]:.3f}" for record in outliers]
+
+
+def _report(total: int, refusals: Sequence[Refusal], cropped: int, unlike: Sequence[str]) -> str:
     lines = [f"{total} pictures in, {total - len(refusals)} kept, {len(refusals)} refused."]
     if cropped:
         lines.append(f"{cropped} of the kept without their border.")
     lines += [f"{count} by {rule}" for rule, count in Counter(refusal.rule for refusal in refusals).most_common()]
     lines += [f"{refusal.source}: {refusal.reason}" for refusal in refusals]
+    lines += unlike
     return "\n".join(lines)
 
 

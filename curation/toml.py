@@ -1,7 +1,8 @@
 """The dataset TOML of kohya sd-scripts, and the folder of pictures with captions that it points to.
 
-Rules: sd-scripts `library/config_util.py` (scopes, types, defaults) and `library/train_util.py` (buckets). What they
-would assert on later, in training, is refused here with the reason.
+Rules: sd-scripts `library/config_util.py` (scopes, types, defaults) and `library/train_util.py` (buckets, caching).
+What they would assert on later, in training, is refused here with the reason. TOMLs that people wrote are for
+`written_toml`, the formats of other trainers for `exports`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ from .records import Dataset, Record
 STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
 CAPTION_EXTENSION = ".txt"  # written out, because sd-scripts' own default is ".caption"
 FLUX_PIXELS_PER_TOKEN = 16  # 8 of the autoencoder, 2 of the transformer's patches
+SD_SCRIPTS = "sd-scripts"
+FLUX_TRAINER = "FluxTrainer"
+TARGETS = (SD_SCRIPTS, FLUX_TRAINER)
+# Keys that came to sd-scripts after February 2025, whose copy kijai's ComfyUI-FluxTrainer carries; it refuses them.
+NEWER_KEYS = ("validation_split", "validation_seed", "resize_interpolation", "skip_image_resolution")
+INTERPOLATIONS = ("lanczos", "area", "box", "bicubic", "bilinear", "nearest")
 FLUX_BUCKET_STEP = 32  # sd-scripts flux_train_network.py: bucket_reso_steps must be divisible by it
 
 
@@ -31,6 +38,23 @@ class DatasetConfig:
 
     path: str  # absolute
     hash: str  # of the dataset's revision and the settings, the same wherever the file lies
+
+
+# What sd-scripts cannot do from a cache (train_util.py, is_text_encoder_output_cacheable and is_latent_cacheable). It
+# asserts on most; wildcards and dropped epochs it would freeze or pass over without a word. flip_aug is cached twice.
+_CHANGE_CAPTIONS = (
+    "caption_dropout_rate",
+    "caption_dropout_every_n_epochs",
+    "caption_tag_dropout_rate",
+    "shuffle_caption",
+    "token_warmup_step",
+    "enable_wildcard",
+)
+_CHANGE_PICTURES = ("color_aug", "random_crop")
+_OF_A_SUBSET = (
+    *("caption_prefix", "caption_suffix", "caption_separator", "keep_tokens", "keep_tokens_separator"),
+    *("secondary_separator", "token_warmup_min", *_CHANGE_CAPTIONS, "flip_aug", *_CHANGE_PICTURES),
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,32 @@ class TomlSettings:
     bucket_no_upscale: bool = False
     validation_split: float = 0.0  # share of the pictures held out; 0 is not written, because sd-scripts refuses it
     validation_seed: int = 0
+    target: str = SD_SCRIPTS  # one of TARGETS: who is to read the file
+    cached_text: bool = True  # trained from cached text encoder outputs, as FLUX normally is
+    cached_latents: bool = True
+    resolution_height: int = 0  # pixels; 0 is the same as `resolution`, which is then the width
+    resize_interpolation: str = ""  # one of INTERPOLATIONS; "" leaves it to the trainer
+    caption_prefix: str = ""
+    caption_suffix: str = ""
+    caption_separator: str = ","  # between the parts of a caption that are shuffled and dropped
+    shuffle_caption: bool = False
+    keep_tokens: int = 0  # first parts of a caption that are neither shuffled nor dropped
+    keep_tokens_separator: str = ""  # what stands before it in a caption is kept, in place of `keep_tokens`
+    secondary_separator: str = ""  # parts joined by it are shuffled and dropped together
+    enable_wildcard: bool = False  # {a|b} in captions
+    caption_dropout_rate: float = 0.0  # share of pictures trained with an empty caption
+    caption_dropout_every_n_epochs: int = 0
+    caption_tag_dropout_rate: float = 0.0  # share of a caption's parts left out
+    token_warmup_min: int = 1  # parts of a caption that the first step is trained with
+    token_warmup_step: float = 0.0  # step from which whole captions are used; under 1 it is a share of all steps
+    flip_aug: bool = False
+    color_aug: bool = False
+    random_crop: bool = False
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.resolution, self.resolution_height or self.resolution
 
     def __post_init__(self) -> None:
         for name in (
@@ -68,14 +118,61 @@ class TomlSettings:
                 f"validation_split is {self.validation_split}. It is the share of pictures held out: "
                 "0 for none, and less than 1."
             )
+        self._check_target()
+        self._check_captions()
+        self._check_caches()
         if self.enable_bucket:
             self._check_buckets()
-        elif self.resolution % FLUX_PIXELS_PER_TOKEN:
+            return
+        for side in self.sides:
+            if side % FLUX_PIXELS_PER_TOKEN:
+                raise SettingsError(
+                    f"resolution is {side}. Without buckets it is the training size itself, so it must be a "
+                    f"multiple of {FLUX_PIXELS_PER_TOKEN}: use {_nearest(side, FLUX_PIXELS_PER_TOKEN)}, "
+                    "or switch enable_bucket on."
+                )
+
+    def _check_target(self) -> None:
+        if self.target not in TARGETS:
+            raise SettingsError(f"target is '{self.target}'. Choose one of: {', '.join(TARGETS)}.")
+        if self.resize_interpolation not in ("", *INTERPOLATIONS):
             raise SettingsError(
-                f"resolution is {self.resolution}. Without buckets it is the training size itself, so it must be a "
-                f"multiple of {FLUX_PIXELS_PER_TOKEN}: use {_nearest(self.resolution, FLUX_PIXELS_PER_TOKEN)}, "
-                "or switch enable_bucket on."
+                f"resize_interpolation is '{self.resize_interpolation}'. Choose one of: {', '.join(INTERPOLATIONS)}."
             )
+        if self.resolution_height < 0:
+            raise SettingsError(f"resolution_height is {self.resolution_height}. It is in pixels, 0 for a square.")
+        newer = [name for name in ("validation_split", "resize_interpolation") if getattr(self, name)]
+        if self.target == FLUX_TRAINER and newer:
+            raise SettingsError(
+                f"{newer[0]} is {getattr(self, newer[0])}, but the sd-scripts of February 2025 that FluxTrainer "
+                "carries does not know that key and would refuse the file. Set validation_split to 0 and "
+                "resize_interpolation to the trainer's own, or choose the target sd-scripts."
+            )
+
+    def _check_captions(self) -> None:
+        for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
+            if not 0 <= getattr(self, name) <= 1:  # refuses NaN too
+                raise SettingsError(f"{name} is {getattr(self, name)}. It is a share, from 0 to 1.")
+        for name, least in (("keep_tokens", 0), ("caption_dropout_every_n_epochs", 0), ("token_warmup_min", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least {least}.")
+        if not math.isfinite(self.token_warmup_step) or self.token_warmup_step < 0:
+            raise SettingsError(f"token_warmup_step is {self.token_warmup_step}. It must be at least 0.")
+        if self.shuffle_caption and not self.caption_separator:
+            raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
+
+    def _check_caches(self) -> None:
+        for caches, names, meaning in (
+            ("cached_text", _CHANGE_CAPTIONS, "encoding every caption only once"),
+            ("cached_latents", _CHANGE_PICTURES, "encoding every picture only once"),
+        ):
+            asked = [name for name in names if getattr(self, name)]
+            if getattr(self, caches) and asked:
+                raise SettingsError(
+                    f"{asked[0]} is {getattr(self, asked[0])}, but {caches} means {meaning}, so it could not change "
+                    f"from step to step and sd-scripts would stop or pass it over. Set {asked[0]} back, or switch "
+                    f"{caches} off and train without that cache."
+                )
 
     def _check_buckets(self) -> None:
         steps = self.bucket_reso_steps
@@ -90,15 +187,16 @@ class TomlSettings:
                     f"{name} is {getattr(self, name)}. It must be a multiple of bucket_reso_steps ({steps}), because "
                     f"bucket sides are counted in steps from it: use {_nearest(getattr(self, name), steps)}."
                 )
-        if self.resolution < self.min_bucket_reso:
+        shorter, longer = sorted(self.sides)
+        if shorter < self.min_bucket_reso:
             raise SettingsError(
-                f"resolution {self.resolution} is under min_bucket_reso {self.min_bucket_reso}. "
-                f"Lower min_bucket_reso to {self.resolution // steps * steps or steps} or raise the resolution."
+                f"resolution {shorter} is under min_bucket_reso {self.min_bucket_reso}. "
+                f"Lower min_bucket_reso to {shorter // steps * steps or steps} or raise the resolution."
             )
-        if self.resolution > self.max_bucket_reso:
+        if longer > self.max_bucket_reso:
             raise SettingsError(
-                f"resolution {self.resolution} is over max_bucket_reso {self.max_bucket_reso}. "
-                f"Raise max_bucket_reso to {-(-self.resolution // steps) * steps} or lower the resolution."
+                f"resolution {longer} is over max_bucket_reso {self.max_bucket_reso}. "
+                f"Raise max_bucket_reso to {-(-longer // steps) * steps} or lower the resolution."
             )
 
 
@@ -110,15 +208,26 @@ def write_dataset_toml(dataset: Dataset, settings: TomlSettings, progress: Progr
     Raises:
         DatasetError: a picture has no caption or its file is missing.
     """
+    train = write_training_files(dataset, progress)
+    written = _dataset_keys(settings) | _subset_keys(settings)
+    path = Path(dataset.folder) / f"{dataset.revision}-{content_hash(written, 8)}.toml"
+    text = _toml_text(dataset, settings, train)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_whole(path, text)
+    return DatasetConfig(str(path), content_hash({"revision": dataset.revision, "settings": written}))
+
+
+def write_training_files(dataset: Dataset, progress: Progress = silent) -> Path:
+    """Fill `train/<revision>/` with each picture and its caption, `<stem>.txt`, and return that folder.
+
+    Raises:
+        DatasetError: a picture has no caption or its file is missing.
+    """
     records = dataset.records()
     _refuse_uncaptioned(dataset, records)
     train = Path(dataset.folder) / "train" / dataset.revision
     _write_training_files(dataset, records, train, progress)
-    path = Path(dataset.folder) / f"{dataset.revision}-{content_hash(asdict(settings), 8)}.toml"
-    text = _toml_text(dataset, settings, train)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_whole(path, text)
-    return DatasetConfig(str(path), content_hash({"revision": dataset.revision, "settings": asdict(settings)}))
+    return train
 
 
 def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
@@ -140,14 +249,15 @@ def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Pa
     with appearing(train) as folder:
         folder.mkdir(parents=True)
         for done, (name, record) in enumerate(pairs.items(), start=1):
-            _link(dataset, record, folder / name)
+            link_picture(dataset, record, folder / name)
             # sd-scripts reads the first line only
             caption = " ".join(record.text.split())
             (folder / name).with_suffix(CAPTION_EXTENSION).write_text(caption + "\n", encoding="utf-8", newline="\n")
             progress(done, len(pairs), f"Training file {done} of {len(pairs)}")
 
 
-def _link(dataset: Dataset, record: Record, target: Path) -> None:
+def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
+    """Put a picture at `target`, as a hard link where the file system has them, else as a copy."""
     image = dataset.image_path(record)
     if not image.is_file():
         raise DatasetError(
@@ -173,8 +283,7 @@ def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:
     document.add(tomlkit.nl())
     subset = tomlkit.table()
     # forward slashes work on Windows too, where backslashes would be escapes
-    subset.update({"image_dir": train.as_posix(), "num_repeats": settings.num_repeats})
-    subset.add("caption_extension", CAPTION_EXTENSION)
+    subset.update({"image_dir": train.as_posix()} | _subset_keys(settings))
     table = tomlkit.table()
     table.update(_dataset_keys(settings))
     table.add(tomlkit.nl())
@@ -186,12 +295,24 @@ def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:
 
 
 def _dataset_keys(settings: TomlSettings) -> dict[str, Any]:
-    """The keys of sd-scripts' `datasets` scope; `num_repeats` belongs to the subset."""
-    keys = asdict(settings)
-    del keys["num_repeats"]
-    if settings.validation_split == 0:
-        del keys["validation_split"], keys["validation_seed"]
+    """The keys of sd-scripts' `datasets` scope."""
+    names = ("batch_size", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+    # FluxTrainer reads the resolution itself, and only as a list
+    pair = settings.target == FLUX_TRAINER or len(set(settings.sides)) > 1
+    keys: dict[str, Any] = {"resolution": list(settings.sides) if pair else settings.resolution}
+    keys |= {name: getattr(settings, name) for name in (*names, "bucket_no_upscale")}
+    if settings.validation_split:
+        keys |= {"validation_split": settings.validation_split, "validation_seed": settings.validation_seed}
+    if settings.resize_interpolation:
+        keys["resize_interpolation"] = settings.resize_interpolation
     return keys
+
+
+def _subset_keys(settings: TomlSettings) -> dict[str, Any]:
+    """The keys of sd-scripts' `subsets` scope except `image_dir`; where its default is wanted, the key is left out."""
+    defaults = {field.name: field.default for field in fields(TomlSettings)}
+    asked = {name: getattr(settings, name) for name in _OF_A_SUBSET if getattr(settings, name) != defaults[name]}
+    return {"num_repeats": settings.num_repeats, "caption_extension": CAPTION_EXTENSION} | asked
 
 
 def _nearest(value: int, step: int) -> int:

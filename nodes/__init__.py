@@ -10,6 +10,7 @@ MODULES = (
     "sources",
     "composition",
     "statistics",
+    "exports",
     "captions",
     "gemini",
     "florence",

@@ -10,7 +10,7 @@ from ..curation.duplicates import GREATEST_DISTANCE
 from ..curation.labels import ANY
 from ..curation.plan import CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
-from ..curation.toml import TomlSettings, write_dataset_toml
+from ..curation.toml import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
 from ..curation.wikiart import load_paintings, source_fingerprint
 from ..errors import ImpastoError
 from ..wikiart_labels import GENRES, STYLES
@@ -18,6 +18,7 @@ from . import host, sockets
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
+TRAINERS_OWN = "trainer's own"
 
 
 class ImpastoWikiArtLoader(io.ComfyNode):
@@ -161,10 +162,18 @@ class ImpastoQualityFilter(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Refuses pictures that are too small, too narrow, too heavily compressed, blurred, empty, damaged or "
-                "there twice. Every refusal is recorded with what was measured; measurements are kept, so that trying "
-                "other thresholds takes no time."
+                "there twice; with a CLIP vision model it also finds what is unlike the rest. Every refusal is "
+                "recorded with what was measured; measurements are kept, so that other thresholds take no time."
             ),
-            search_aliases=["filter dataset", "remove bad images", "blur", "near duplicates", "sepia", "crop borders"],
+            search_aliases=[
+                "filter dataset",
+                "remove bad images",
+                "blur",
+                "near duplicates",
+                "sepia",
+                "crop borders",
+                "outliers",
+            ],
             inputs=[
                 sockets.Dataset.Input("dataset", tooltip="The dataset to filter. It stays as it is."),
                 io.Int.Input(
@@ -201,8 +210,9 @@ class ImpastoQualityFilter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, **thresholds) -> io.NodeOutput:
-        filtered = filter_quality(dataset, Thresholds(**thresholds), host.progress())
+    def execute(cls, dataset, clip_vision=None, **thresholds) -> io.NodeOutput:
+        encoder = host.picture_encoder(clip_vision) if clip_vision else None
+        filtered = filter_quality(dataset, Thresholds(**thresholds), host.progress(), encoder)
         pictures = [host.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
         return io.NodeOutput(filtered.dataset, pictures[0], filtered.report, pictures[1])
 
@@ -269,6 +279,21 @@ def _quality_inputs() -> list[io.Input]:
         switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study."),
         switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown."),
         switch("crop_borders", "Store a copy without its border in place of each bordered picture."),
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="From Load CLIP Vision: scores each picture by its likeness to the whole set and reports those "
+            "that stand out.",
+        ),
+        io.Float.Input(
+            "min_style",
+            optional=True,
+            default=defaults.min_style,
+            min=-1.0,
+            max=1.0,
+            step=0.01,
+            tooltip="With clip_vision: least likeness (cosine) to the set's centroid. -1 refuses none, only reports.",
+        ),
     ]
 
 
@@ -359,6 +384,7 @@ class ImpastoDatasetTOMLWriter(io.ComfyNode):
                     advanced=True,
                     tooltip="Which pictures are held out.",
                 ),
+                *_trainer_and_caption_inputs(),
             ],
             outputs=[
                 sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),
@@ -368,8 +394,78 @@ class ImpastoDatasetTOMLWriter(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset, **settings) -> io.NodeOutput:
+        if settings.get("resize_interpolation") == TRAINERS_OWN:
+            settings["resize_interpolation"] = ""
         config = write_dataset_toml(dataset, TomlSettings(**settings), host.progress())
         return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
+
+
+def _trainer_and_caption_inputs() -> list[io.Input]:
+    """What came to the node later, optional so that saved graphs and old API calls stay as they are."""
+    defaults = TomlSettings()
+    ours = "Impasto's own trainer encodes once and refuses it; for sd-scripts."
+
+    def switch(name: str, tooltip: str) -> io.Input:
+        default = getattr(defaults, name)
+        return io.Boolean.Input(name, optional=True, advanced=True, default=default, tooltip=tooltip)
+
+    def text(name: str, tooltip: str) -> io.Input:
+        default = getattr(defaults, name)
+        return io.String.Input(name, optional=True, advanced=True, default=default, tooltip=tooltip)
+
+    def count(name: str, most: int, tooltip: str, least: int = 0, step: int = 1) -> io.Input:
+        limits = {"default": getattr(defaults, name), "min": least, "max": most, "step": step}
+        return io.Int.Input(name, optional=True, advanced=True, tooltip=tooltip, **limits)
+
+    def number(name: str, most: float, tooltip: str) -> io.Input:
+        limits = {"default": getattr(defaults, name), "min": 0.0, "max": most, "step": 0.01}
+        return io.Float.Input(name, optional=True, advanced=True, tooltip=tooltip, **limits)
+
+    return [
+        io.Combo.Input(
+            "target",
+            optional=True,
+            advanced=True,
+            options=list(TARGETS),
+            default=defaults.target,
+            tooltip="Who reads the file: today's sd-scripts (and Impasto), or the older one that FluxTrainer carries, "
+            "which knows no validation keys and no resize_interpolation.",
+        ),
+        switch("cached_text", "Training will use cached text encoder outputs, as is usual: captions cannot change."),
+        switch("cached_latents", "Training will use cached latents, as is usual: pictures can only be mirrored."),
+        count(
+            "resolution_height", 4096, "Height in pixels if not square; resolution is the width. 0: square.", step=16
+        ),
+        io.Combo.Input(
+            "resize_interpolation",
+            optional=True,
+            advanced=True,
+            options=[TRAINERS_OWN, *INTERPOLATIONS],
+            default=TRAINERS_OWN,
+            tooltip="How pictures are resized. Impasto's own trainer always uses lanczos and refuses others.",
+        ),
+        text("caption_prefix", "Put before every caption, with a space between: a trigger word, for example."),
+        text("caption_suffix", "Put after every caption, with a space between."),
+        text("caption_separator", "Between the parts of a caption that are shuffled or dropped."),
+        switch("shuffle_caption", f"Shuffle the parts of a caption each time. {ours}"),
+        count("keep_tokens", 255, "So many first parts of a caption are neither shuffled nor dropped."),
+        text("keep_tokens_separator", "What stands before this in a caption is kept; in place of keep_tokens."),
+        text("secondary_separator", f"Parts joined by this are shuffled or dropped together. {ours}"),
+        switch("enable_wildcard", f"Choose one of {{a|b}} in captions each time. {ours}"),
+        number(
+            "caption_dropout_rate",
+            1.0,
+            "Share of pictures trained with an empty caption. Impasto's own trainer refuses it: set caption_dropout in "
+            "Training Settings instead.",
+        ),
+        count("caption_dropout_every_n_epochs", 10_000, f"Every so many epochs without captions, 0 for never. {ours}"),
+        number("caption_tag_dropout_rate", 1.0, f"Share of a caption's parts that is left out each time. {ours}"),
+        count("token_warmup_min", 1000, "So many parts of a caption are trained at first.", least=1),
+        number("token_warmup_step", 1_000_000.0, f"Whole captions from this step on; under 1 a share of all. {ours}"),
+        switch("flip_aug", f"Mirror pictures half of the time; signatures and faces are mirrored too. {ours}"),
+        switch("color_aug", f"Vary the colours a little each time, which a style LoRA should not learn. {ours}"),
+        switch("random_crop", f"Crop at random instead of at the centre. {ours}"),
+    ]
 
 
 NODES = [ImpastoWikiArtLoader, ImpastoQualityFilter, ImpastoDatasetTOMLWriter]

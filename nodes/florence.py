@@ -15,6 +15,7 @@ from ..captioners.florence_checkpoints import (
     missing_checkpoint,
 )
 from ..captioners.runner import caption_dataset
+from ..captioners.unfinished import fingerprint, leave_open
 from . import host, sockets
 
 
@@ -119,6 +120,11 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
         return isinstance(model, str) or "model is a name"
 
     @classmethod
+    def fingerprint_inputs(cls, **values: object) -> str:
+        """Go on where the last run left pictures open: a service may be the fallback."""
+        return fingerprint(host.owner_folder(), Florence2Captioner.name)
+
+    @classmethod
     async def execute(
         cls,
         model: str,
@@ -141,10 +147,15 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
         if dataset is None:
             return io.NodeOutput(None, "", captioner)
         rules = DEFAULT_RULES if clean_up else None
+        progress = host.progress()
         captioned = await caption_dataset(
-            dataset, captioner, host.progress(), trigger_word=trigger_word, rules=rules, fallback=fallback
+            dataset, captioner, progress, trigger_word=trigger_word, rules=rules, fallback=fallback
         )
-        return io.NodeOutput(captioned.dataset, "\n".join([captioned.report, *captioner.remarks]), captioner)
+        if captioned.open:
+            leave_open(host.owner_folder(), captioner.name)
+        report = "\n".join([captioned.report, *captioner.remarks])
+        progress(1, 1, report)
+        return io.NodeOutput(captioned.dataset, report, captioner)
 
 
 def _found() -> tuple[Checkpoint, ...]:

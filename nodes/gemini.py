@@ -16,6 +16,7 @@ from ..captioners.gemini import (
 from ..captioners.keys import names_in
 from ..captioners.quota import Limits
 from ..captioners.runner import caption_dataset, unanswered
+from ..captioners.unfinished import fingerprint, leave_open
 from . import host, sockets
 
 
@@ -124,6 +125,11 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **values: object) -> str:
+        """Go on where the last run left pictures open."""
+        return fingerprint(host.owner_folder(), GeminiCaptioner.name)
+
+    @classmethod
     async def execute(
         cls,
         projects: str,
@@ -160,7 +166,11 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
             fallback=fallback,
             ask_again=ask_again,
         )
-        return io.NodeOutput(captioned.dataset, f"{estimate}\n{captioned.report}", captioner)
+        if captioned.open:
+            leave_open(host.owner_folder(), captioner.name)
+        report = f"{estimate}\n{captioned.report}"
+        progress(1, 1, report)
+        return io.NodeOutput(captioned.dataset, report, captioner)
 
 
 NODES = [ImpastoGeminiCaptioner]

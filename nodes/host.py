@@ -26,6 +26,7 @@ from PIL.Image import fromarray
 from server import PromptServer
 
 from ..captioners.florence import Florence, activation_bytes, load_florence
+from ..curation.style import PictureEncoder
 from ..errors import ModelError
 from ..files import appearing
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
@@ -33,6 +34,8 @@ from ..hardware.host_memory import host_memory, resident_memory
 from ..trainers.features import LATENT_CHANNELS, Encoder
 
 if TYPE_CHECKING:
+    import numpy
+    from comfy.clip_vision import ClipVisionModel
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
     from PIL.Image import Image
@@ -542,6 +545,22 @@ def autoencoder(vae: VAE) -> Encoder:
         )
     _refuse_attachments(vae.patcher, "VAE")
     return Encoder(model_identity(vae.patcher), lambda pixels: vae.encode(pixels[None])[0])
+
+
+def picture_encoder(clip_vision: ClipVisionModel) -> PictureEncoder:
+    """The image encoder on a CLIP_VISION socket, giving the image embeddings of core's CLIP Vision Encode.
+
+    Raises:
+        ModelError: it carries hooks.
+    """
+    _refuse_attachments(clip_vision.patcher, "CLIP_VISION")
+
+    def encode(pictures: Sequence[Image]) -> numpy.ndarray:
+        embeds = clip_vision.encode_image(image_batch(list(pictures)))["image_embeds"].float().cpu()
+        # ComfyUI gives one embedding a patch for SigLIP, whose own pooling it leaves out.
+        return (embeds.mean(dim=1) if embeds.ndim == 3 else embeds).numpy()
+
+    return PictureEncoder(model_identity(clip_vision.patcher), clip_vision.image_size, encode)
 
 
 def flux_token_counts(text: str) -> dict[str, int]:

@@ -8,6 +8,7 @@ from ..captioners.cleanup import DEFAULT_RULES
 from ..captioners.gemini import SYSTEM_PROMPT
 from ..captioners.openai import OpenAICaptioner, OpenAISettings
 from ..captioners.runner import caption_dataset
+from ..captioners.unfinished import fingerprint, leave_open
 from . import host, sockets
 
 
@@ -86,6 +87,11 @@ class ImpastoOpenAICaptioner(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **values: object) -> str:
+        """Go on where the last run left pictures open."""
+        return fingerprint(host.owner_folder(), OpenAICaptioner.name)
+
+    @classmethod
     async def execute(
         cls,
         server: str,
@@ -102,15 +108,19 @@ class ImpastoOpenAICaptioner(io.ComfyNode):
         captioner = OpenAICaptioner(settings, host.owner_folder())
         if dataset is None:
             return io.NodeOutput(None, "", captioner)
+        progress = host.progress()
         captioned = await caption_dataset(
             dataset,
             captioner,
-            host.progress(),
+            progress,
             trigger_word=trigger_word,
             rules=DEFAULT_RULES if clean_up else None,
             fallback=fallback,
             ask_again=ask_again,
         )
+        if captioned.open:
+            leave_open(host.owner_folder(), captioner.name)
+        progress(1, 1, captioned.report)
         return io.NodeOutput(captioned.dataset, captioned.report, captioner)
 
 

@@ -173,6 +173,15 @@ ERRORS = {
             [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "2.5s"}],
         ),
     ),
+    "429 soon": HttpError(
+        429,
+        (
+            429,
+            "RESOURCE_EXHAUSTED",
+            "Resource exhausted.",
+            [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.01s"}],
+        ),
+    ),
     "404": HttpError(404, (404, "NOT_FOUND", "models/x is not found for API version v1beta.")),
     "bad picture": HttpError(400, (400, "INVALID_ARGUMENT", "Unable to process input image.")),
 }

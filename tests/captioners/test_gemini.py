@@ -17,6 +17,7 @@ from impasto.captioners.gemini import REQUIREMENT, GeminiCaptioner, GeminiSettin
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.quota import Budget, DayLimitReached, Limits
 from impasto.captioners.runner import caption_dataset, unanswered
+from impasto.captioners.unfinished import fingerprint, leave_open
 from impasto.errors import CaptionError, SettingsError
 from impasto.tests.captioners.gemini_server import GeminiServer, serving
 
@@ -169,6 +170,29 @@ def test_a_refused_picture_goes_to_the_fallback_and_the_others_do_not(make_datas
     assert [picture.sha256 for picture in fallback.seen] == [blocked]
     assert done.dataset.records()[2].text == "A nude figure."
     assert not done.refused and all(record.text for record in done.dataset.records())
+
+
+def test_a_picture_that_only_a_busy_service_left_without_a_caption_is_open(make_dataset, folder):
+    dataset = make_dataset(4)
+    busy, blocked = dataset.records()[1].sha256, dataset.records()[2].sha256
+    faults = {busy: "429 soon", blocked: "prompt blocked"}
+    with serving(served(folder, fault=lambda _, picture: faults.get(picture))) as server:
+        write_keys(folder, server.url)
+        left = run(dataset, captioner(folder))
+        assert left.refused.keys() == {busy, blocked} and left.open == {busy}
+        assert "service was busy: 1. Queue again" in left.report
+        assert not run(dataset, captioner(folder), fallback=Fallback()).open
+        faults.clear()
+        assert not run(dataset, captioner(folder)).open
+
+
+def test_each_run_that_left_pictures_open_changes_the_fingerprint_of_its_captioner_alone(folder):
+    seen = {fingerprint(folder, "gemini")}
+    for _ in range(3):
+        leave_open(folder, "gemini")
+        assert fingerprint(folder, "gemini") == fingerprint(folder, "gemini")
+        seen.add(fingerprint(folder, "gemini"))
+    assert len(seen) == 4 and fingerprint(folder, "florence-2") == ""
 
 
 def test_three_projects_are_used_to_98_percent_of_their_quota_without_one_refusal(

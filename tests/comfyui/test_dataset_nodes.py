@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,27 @@ def test_settings_that_sd_scripts_would_refuse_fail_in_the_writer(server: ComfyS
     with pytest.raises(NodeFailed, match="Raise max_bucket_reso to 1536") as end:
         server.queue(prompt)
     assert end.value.node_id == "write"
+
+
+def test_a_dataset_is_exported_and_its_config_rewritten(server: ComfyServer, source: str):
+    prompt = curation(source, "exported", genre="still_life")
+    settings = {"resolution": 768, "num_repeats": 2, "caption_dropout_rate": 0.1, "license": "cc0-1.0"}
+    export = {"dataset": ["caption", 0], "format": "SimpleTuner"} | settings
+    prompt["export"] = {"class_type": "ImpastoDatasetExport", "inputs": export}
+    prompt["write"]["inputs"] |= {"target": "FluxTrainer", "validation_split": 0.0, "caption_prefix": 'a "b"'}
+    for shown, link in (("config", ["export", 1]), ("card", ["export", 2])):
+        prompt[shown] = {"class_type": "PreviewAny", "inputs": {"source": link}}
+    outputs = server.queue(prompt).outputs
+    images, embeddings = json.loads(outputs["config"]["text"][0])
+    assert len(list(Path(images["instance_data_dir"]).glob("*.txt"))) == 6
+    assert embeddings["dataset_type"] == "text_embeds"
+    assert "| still\\_life | 6 |" in outputs["card"]["text"][0]
+    assert "resolution = [512, 512]" in outputs["toml"]["text"][0]
+
+    [written] = (server.base / "datasets" / "exported").glob("*.toml")
+    by_hand = {"file": f"exported/{written.name}", "target": "sd-scripts", "num_repeats": 7}
+    inputs = by_hand | {"resolution": 0, "batch_size": 0}
+    rewrite = {"load": {"class_type": "ImpastoDatasetTOMLLoader", "inputs": inputs}}
+    rewrite["toml"] = {"class_type": "PreviewAny", "inputs": {"source": ["load", 1]}}
+    text = server.queue(rewrite).outputs["toml"]["text"][0]
+    assert text == written.read_text(encoding="utf-8").replace("num_repeats = 2", "num_repeats = 7")

@@ -8,7 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import impasto
 import pytest
+from impasto.captioners.quota import Limits
+from impasto.setup import comfy_cli
+from impasto.setup.environment import HOME
 from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed
 
 from ..captioners.gemini_server import GeminiServer, serving
@@ -17,6 +21,7 @@ from ..curation.conftest import Painting, picture_bytes, write_shard
 
 MODEL = "LLM/Florence-2-fallback"
 PICTURES = 8
+WORKFLOW = Path(impasto.__file__).resolve().parent / "workflows" / "caption_folder.json"
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +121,88 @@ def test_a_project_without_a_key_is_answered_in_the_node(server: ComfyServer, ge
     with pytest.raises(NodeFailed, match="no key for the project 'GEMINI_API_KEY_NONE'") as failure:
         server.queue(captioning("gemini-keyless", projects="GEMINI_API_KEY_NONE"))
     assert failure.value.node_id == "caption"
+
+
+def without_fallback(name: str) -> dict:
+    prompt = captioning(name)
+    del prompt["caption"]["inputs"]["fallback"]
+    return prompt
+
+
+def test_the_same_graph_goes_on_with_what_a_busy_service_left_open(server: ComfyServer, gemini: GeminiServer):
+    begin = len(gemini.requests)
+
+    def over_rate_from_the_sixth_picture_on(number: int, picture: str) -> str | None:
+        first = dict.fromkeys(request.picture for request in gemini.requests[begin:])
+        return None if picture in list(first)[:5] else "429 soon"
+
+    gemini.fault = over_rate_from_the_sixth_picture_on
+    graph = without_fallback("gemini-busy")
+    del graph["write"], graph["toml"]  # which refuses a picture without a caption
+    first = server.queue(graph)
+    assert "service was busy: 3. Queue again" in first.outputs["report"]["text"][0]
+
+    gemini.fault = lambda number, picture: None
+    asked = len(gemini.requests)
+    second = server.queue(graph)
+    assert len(gemini.requests) == asked + 3
+    assert "8 of 8 pictures captioned, 3 of them asked about in this run" in second.outputs["report"]["text"][0]
+    assert all(row["caption"] for row in json.loads(second.outputs["table"]["text"][0]))
+    assert "caption" in server.queue(graph).cached  # nothing is open any more
+
+
+def test_the_same_graph_goes_on_when_the_days_quota_is_back(server: ComfyServer, gemini: GeminiServer):
+    usage = server.base / "user" / "impasto" / "usage"
+    graph = without_fallback("gemini-day")
+    gemini.fault = lambda number, picture: None
+    gemini.projects = {KEYS["one"]: Limits(1_000, 10**9, len(gemini.requests) + 5)}
+    answered = gemini.answered.copy()
+    try:
+        for _ in range(2):
+            with pytest.raises(NodeFailed, match=r"day are used up .*come back at .*queue again") as stopped:
+                server.queue(graph)
+            assert stopped.value.node_id == "caption"
+    finally:
+        gemini.projects = {KEYS["one"]: PLENTY}
+    for file in usage.glob("*.jsonl"):  # of yesterday
+        file.unlink()
+    done = server.queue(graph)
+    assert "8 of 8 pictures captioned" in done.outputs["report"]["text"][0]
+    assert "3 of them asked about in this run" in done.outputs["report"]["text"][0]
+    assert (gemini.answered - answered).total() == PICTURES
+
+
+@pytest.fixture
+def owners_folder(server: ComfyServer, gemini: GeminiServer, tiny_florence: Path) -> Iterator[Path]:
+    """A folder of pictures where the shipped graph looks for one, Gemini's default key, and a Florence-2."""
+    keys = server.base / "user" / "impasto" / "gemini.toml"
+    before = keys.read_text()
+    keys.write_text(f'{before}[projects.GEMINI_API_KEY]\nkey = "{KEYS["one"]}"\n')
+    model = server.base / "models" / "LLM" / "Florence-2-base"
+    shutil.copytree(tiny_florence, model)
+    folder = server.base / "input" / "pictures"
+    folder.mkdir()
+    for seed in range(PICTURES):
+        (folder / f"{seed}.jpg").write_bytes(picture_bytes(100 + seed, 600, 520))
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree(model)
+    keys.write_text(before)
+
+
+def test_the_shipped_graph_captions_a_folder(server: ComfyServer, gemini: GeminiServer, owners_folder: Path):
+    begin = len(gemini.requests)
+    gemini.fault = lambda number, picture: "prompt blocked" if number == begin + 3 else None
+    server.queue(comfy_cli.to_api(HOME, WORKFLOW, server.port))
+    gemini.fault = lambda number, picture: None
+    dataset = server.base / "datasets" / "captioned-pictures"
+    answers = [json.loads(line) for line in (dataset / "captions.jsonl").read_text().splitlines()]
+    assert [answer["captioner"] for answer in answers if answer["text"]].count("gemini") == PICTURES - 1
+    assert [answer["captioner"] for answer in answers if answer["text"]].count("florence-2") == 1
+    [train] = (dataset / "train").iterdir()
+    captions = [path.read_text(encoding="utf-8") for path in train.glob("*.txt")]
+    assert len(captions) == PICTURES and all(caption.startswith("impasto style, A ") for caption in captions)
+    assert len(list(dataset.glob("*.toml"))) == 1
+    asked = len(gemini.requests)
+    server.queue(comfy_cli.to_api(HOME, WORKFLOW, server.port))
+    assert len(gemini.requests) == asked

@@ -9,6 +9,7 @@ from impasto.curation.pictures import store_picture
 from impasto.curation.records import Dataset, Record, write_manifest
 from impasto.curation.toml import TomlSettings, write_dataset_toml
 from impasto.errors import DatasetError, SettingsError
+from impasto.trainers import dataset_config
 
 from .conftest import picture_bytes
 
@@ -165,3 +166,97 @@ def test_a_missing_picture_is_named(tmp_path):
 def test_what_sd_scripts_would_refuse_is_refused_here_with_the_remedy(settings, text):
     with pytest.raises(SettingsError, match=text):
         TomlSettings(**settings)
+
+
+LIVE = {"cached_text": False, "cached_latents": False}
+EVERYTHING = LIVE | {
+    "resolution_height": 768,
+    "resize_interpolation": "area",
+    "caption_prefix": 'mntgrdn "山",',
+    "caption_suffix": "in oil\n\\",
+    "caption_separator": ";",
+    "shuffle_caption": True,
+    "keep_tokens": 1,
+    "keep_tokens_separator": "|||",
+    "secondary_separator": ";;;",
+    "enable_wildcard": True,
+    "caption_dropout_rate": 0.1,
+    "caption_dropout_every_n_epochs": 2,
+    "caption_tag_dropout_rate": 0.2,
+    "token_warmup_min": 2,
+    "token_warmup_step": 0.5,
+    "flip_aug": True,
+    "color_aug": True,
+    "random_crop": True,
+}
+
+
+def test_every_key_of_the_schema_is_written_in_its_scope_and_type(tmp_path):
+    config = write_dataset_toml(captioned(tmp_path, "a"), TomlSettings(**EVERYTHING))
+    [table] = tomllib.loads(Path(config.path).read_text(encoding="utf-8"))["datasets"]
+    [subset] = table.pop("subsets")
+
+    assert table.pop("resolution") == [512, 768]
+    assert table.pop("resize_interpolation") == "area"
+    assert "caption_prefix" not in table
+    of_subset = {name: value for name, value in EVERYTHING.items() if name in subset}
+    assert of_subset.keys() == EVERYTHING.keys() - {*LIVE, "resolution_height", "resize_interpolation"}
+    assert {name: subset[name] for name in of_subset} == of_subset
+    assert all(type(subset[name]) is type(value) for name, value in of_subset.items())
+
+
+def test_our_trainer_reads_what_it_can_do_and_names_what_it_cannot(tmp_path):
+    dataset = captioned(tmp_path, 'a "quoted"\n山')
+    ours = {"resolution_height": 768, "caption_prefix": 'mntgrdn "山",', "caption_suffix": "in oil", "keep_tokens": 1}
+    config = write_dataset_toml(dataset, TomlSettings(**ours, resize_interpolation="lanczos", **LIVE))
+    group = dataset_config.read(config.path)
+    assert [picture.caption for picture in dataset_config.pictures(group)] == ['mntgrdn "山", a "quoted" 山 in oil']
+    assert group.datasets[0].buckets.resolution == (512, 768)
+
+    refused = EVERYTHING.keys() - ours.keys() - LIVE.keys() - {"keep_tokens_separator", "caption_separator"}
+    for name in refused - {"token_warmup_min"}:
+        config = write_dataset_toml(dataset, TomlSettings(**LIVE, **{name: EVERYTHING[name]}))
+        with pytest.raises(DatasetError, match=name):
+            dataset_config.read(config.path)
+
+
+def test_the_older_sd_scripts_of_flux_trainer_gets_only_what_it_knows(tmp_path):
+    settings = TomlSettings(target="FluxTrainer", flip_aug=True)
+    config = write_dataset_toml(captioned(tmp_path, "a"), settings)
+    [table] = tomllib.loads(Path(config.path).read_text(encoding="utf-8"))["datasets"]
+    assert table["resolution"] == [512, 512]  # the only form that FluxTrainer reads
+    assert not {"validation_split", "validation_seed", "resize_interpolation"} & table.keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"caption_dropout_rate": 0.1}, "caption_dropout_rate is 0.1, but cached_text"),
+        ({"caption_dropout_every_n_epochs": 2}, "caption_dropout_every_n_epochs is 2, but cached_text"),
+        ({"caption_tag_dropout_rate": 0.1}, "caption_tag_dropout_rate is 0.1, but cached_text"),
+        ({"shuffle_caption": True}, "shuffle_caption is True, but cached_text"),
+        ({"token_warmup_step": 10.0}, "token_warmup_step is 10.0, but cached_text"),
+        ({"enable_wildcard": True}, "enable_wildcard is True, but cached_text.*switch cached_text off"),
+        ({"color_aug": True}, "color_aug is True, but cached_latents"),
+        ({"random_crop": True, "cached_text": False}, "random_crop is True, but cached_latents"),
+        ({"target": "FluxTrainer", "validation_split": 0.1}, "validation_split is 0.1.*FluxTrainer"),
+        ({"target": "FluxTrainer", "resize_interpolation": "area"}, "resize_interpolation is area.*FluxTrainer"),
+        ({"target": "musubi"}, "target is 'musubi'"),
+        ({"resize_interpolation": "cubist"}, "resize_interpolation is 'cubist'"),
+        ({"resolution_height": 1536}, "resolution 1536 is over max_bucket_reso"),
+        ({"resolution_height": 500, "enable_bucket": False}, "resolution is 500.*use 496"),
+        ({"resolution_height": -1}, "resolution_height is -1"),
+        ({"caption_dropout_rate": float("nan")}, "caption_dropout_rate is nan"),
+        ({"keep_tokens": -1}, "keep_tokens is -1"),
+        ({"token_warmup_min": 0}, "token_warmup_min is 0"),
+        ({"token_warmup_step": -1.0}, "token_warmup_step is -1.0"),
+        ({"shuffle_caption": True, "caption_separator": "", **LIVE}, "caption_separator is empty"),
+    ],
+)
+def test_combinations_that_a_trainer_would_stop_at_are_refused_with_the_reason(settings, text):
+    with pytest.raises(SettingsError, match=text):
+        TomlSettings(**settings)
+
+
+def test_mirrored_pictures_can_be_cached():
+    TomlSettings(flip_aug=True)

@@ -1,0 +1,168 @@
+"""A dataset in the formats of other trainers and of the Hugging Face Hub; kohya's own is for `toml`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import DatasetError, SettingsError
+from ..files import appearing, content_hash, remove_partials, write_whole
+from ..progress import Progress, silent
+from .dataset_card import dataset_card
+from .records import Dataset, Record
+from .toml import CAPTION_EXTENSION, link_picture, write_training_files
+
+CARD = "README.md"  # the name that the Hub looks for
+READ_BY_AI_TOOLKIT = {".jpg", ".jpeg", ".png"}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What the formats say beside pictures and captions.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    resolution: int = 512  # pixels: side of the square that has the area of a bucket
+    num_repeats: int = 1  # times each picture is shown in an epoch
+    caption_dropout_rate: float = 0.05  # share of pictures trained with an empty caption
+    license: str = "other"  # identifier of the Hub, for the card
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "num_repeats"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least 1.")
+        if not math.isfinite(self.caption_dropout_rate) or not 0 <= self.caption_dropout_rate <= 1:
+            raise SettingsError(f"caption_dropout_rate is {self.caption_dropout_rate}. It is a share, from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: absolute; holds `config` and the card.
+        config: the file that the trainer or the Hub reads.
+        note: what a person must do or know.
+    """
+
+    folder: str
+    config: str
+    note: str
+
+
+def export_dataset(dataset: Dataset, format: str, settings: ExportSettings, progress: Progress = silent) -> Export:
+    """Write the dataset in one of `FORMATS`, with a dataset card, under its `exports` folder.
+
+    What is there already and whole is left alone.
+
+    Raises:
+        DatasetError: a picture has no caption, its file is missing, or the trainer cannot read its kind.
+        SettingsError: the format is unknown, or the license is no identifier.
+    """
+    if format not in FORMATS:
+        raise SettingsError(f"format is '{format}'. Choose one of: {', '.join(FORMATS)}.")
+    card = dataset_card(dataset, settings.license)
+    place = f"{dataset.revision}-{content_hash(asdict(settings), 8)}"
+    folder = Path(dataset.folder) / "exports" / format.lower().replace(" ", "-") / place
+    config, note = FORMATS[format](dataset, folder, settings, progress)
+    _write(folder / CARD, card)
+    return Export(str(folder), str(config), note)
+
+
+def _ai_toolkit(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
+    """The block of `datasets` in a config of ostris/ai-toolkit (toolkit/config_modules.py, DatasetConfig)."""
+    import yaml
+
+    for record in dataset.records():
+        if Path(record.file_name).suffix.lower() not in READ_BY_AI_TOOLKIT:
+            raise DatasetError(
+                f"The picture {record.file_name} is neither JPEG nor PNG, and ai-toolkit would pass over it. Load it "
+                "with Image URL Loader or Image Folder Loader, which store JPEG or PNG, or choose another format."
+            )
+    block = {
+        "folder_path": write_training_files(dataset, progress).as_posix(),
+        "caption_ext": CAPTION_EXTENSION.lstrip("."),  # as in its examples
+        "caption_dropout_rate": settings.caption_dropout_rate,
+        "num_repeats": settings.num_repeats,
+        "resolution": [settings.resolution],
+        "buckets": True,
+        "shuffle_tokens": False,
+        "cache_latents_to_disk": True,
+    }
+    text = yaml.safe_dump({"datasets": [block]}, sort_keys=False, allow_unicode=True, width=10_000)
+    _write(folder / "datasets.yaml", text)
+    return folder / "datasets.yaml", "Put the list under config.process[0].datasets of the ai-toolkit job."
+
+
+def _simple_tuner(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
+    """`multidatabackend.json` of bghira/SimpleTuner (documentation/DATALOADER.md): pictures and the text embeddings."""
+    images = {
+        "id": f"{dataset.name}-{dataset.revision}",
+        "type": "local",
+        "dataset_type": "image",
+        "instance_data_dir": write_training_files(dataset, progress).as_posix(),
+        "crop": False,
+        "resolution": settings.resolution,
+        "resolution_type": "pixel_area",  # the area of a square of that side, as kohya counts
+        "caption_strategy": "textfile",
+        "repeats": settings.num_repeats - 1,  # how often again: 0 shows each picture once
+        "metadata_backend": "discovery",
+        "cache_dir_vae": (folder / "cache" / "vae").as_posix(),
+    }
+    embeddings = {
+        "id": f"{dataset.name}-text-embeds",
+        "type": "local",
+        "dataset_type": "text_embeds",
+        "default": True,
+        "cache_dir": (folder / "cache" / "text").as_posix(),
+    }
+    path = folder / "multidatabackend.json"
+    _write(path, json.dumps([images, embeddings], indent=2, ensure_ascii=False) + "\n")
+    return path, (
+        "Name this file in data_backend_config of SimpleTuner's config.json, and set caption_dropout_probability to "
+        f"{settings.caption_dropout_rate} there: it is not part of this file."
+    )
+
+
+def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
+    """Hugging Face's imagefolder: `train/metadata.jsonl` and the pictures beside it."""
+    records = dataset.records()
+    train = folder / "train"
+    rows = "".join(json.dumps(_row(record)) + "\n" for record in records)  # ASCII escapes: a row stays a line
+    names = {Path(record.file_name).name for record in records}
+    if not train.is_dir() or not names <= {path.name for path in train.iterdir()}:
+        remove_partials(folder)
+        with appearing(train) as partial:
+            partial.mkdir(parents=True)
+            for done, record in enumerate(records, start=1):
+                if not (target := partial / Path(record.file_name).name).exists():
+                    link_picture(dataset, record, target)
+                progress(done, len(records), f"Picture {done} of {len(records)}")
+    _write(train / "metadata.jsonl", rows)
+    return train / "metadata.jsonl", (
+        f"Load it with load_dataset('imagefolder', data_dir={str(folder)!r}), or upload the folder to the Hub."
+    )
+
+
+def _row(record: Record) -> dict[str, object]:
+    columns = asdict(record)
+    del columns["size"]
+    return columns | {"file_name": Path(record.file_name).name}
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_whole(path, text)
+
+
+Writer = Callable[[Dataset, Path, ExportSettings, Progress], tuple[Path, str]]
+FORMATS: dict[str, Writer] = {
+    "ai-toolkit": _ai_toolkit,
+    "SimpleTuner": _simple_tuner,
+    "Hugging Face imagefolder": _image_folder,
+}

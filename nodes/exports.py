@@ -1,0 +1,134 @@
+"""Nodes that bring datasets to other trainers and to the Hub, and take in the configs that people wrote for them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..curation.exports import FORMATS, ExportSettings, export_dataset
+from ..curation.toml import TARGETS
+from ..curation.written_toml import Changes, find_toml, rewrite_dataset_toml
+from ..errors import ImpastoError
+from ..trainers import dataset_config
+from . import host, sockets
+
+CATEGORY = "Impasto/Dataset"
+
+
+class ImpastoDatasetExport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        defaults = ExportSettings()
+        return io.Schema(
+            node_id="ImpastoDatasetExport",
+            display_name="Dataset Export",
+            category=CATEGORY,
+            description=(
+                "Writes the dataset for ai-toolkit, for SimpleTuner or as a Hugging Face imagefolder, with a dataset "
+                "card that says what is in it, what was filtered out, where it comes from and under which rights."
+            ),
+            search_aliases=["ai-toolkit", "SimpleTuner", "multidatabackend", "imagefolder", "hugging face", "card"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="The dataset to write. Trainers need a caption per picture."),
+                io.Combo.Input("format", options=list(FORMATS), tooltip="Who is to read it."),
+                io.Int.Input(
+                    "resolution",
+                    default=defaults.resolution,
+                    min=64,
+                    max=4096,
+                    step=16,
+                    tooltip="Training size in pixels: the side of a square of that area. Not for imagefolder.",
+                ),
+                io.Int.Input(
+                    "num_repeats",
+                    default=defaults.num_repeats,
+                    min=1,
+                    max=10_000,
+                    tooltip="How often each picture is shown in one epoch. Not for imagefolder.",
+                ),
+                io.Float.Input(
+                    "caption_dropout_rate",
+                    default=defaults.caption_dropout_rate,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of pictures trained with an empty caption. For SimpleTuner the note says where to "
+                    "set it. Not for imagefolder.",
+                ),
+                io.String.Input(
+                    "license",
+                    default=defaults.license,
+                    tooltip="For the card, an identifier of the Hub: cc0-1.0, cc-by-4.0 … other where rights differ.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("folder", tooltip="Where it was written."),
+                io.String.Output("config", tooltip="The text of the file that the trainer or the Hub reads."),
+                io.String.Output("card", tooltip="The dataset card, README.md in the folder, as Markdown."),
+                io.String.Output("note", tooltip="What to do with the files."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, dataset, format: str, **settings) -> io.NodeOutput:
+        export = export_dataset(dataset, format, ExportSettings(**settings), host.progress())
+        texts = [Path(path).read_text(encoding="utf-8") for path in (export.config, Path(export.folder) / "README.md")]
+        return io.NodeOutput(export.folder, *texts, export.note)
+
+
+class ImpastoDatasetTOMLLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def kept(name: str, most: int, step: int, tooltip: str) -> io.Input:
+            return io.Int.Input(name, default=0, min=0, max=most, step=step, tooltip=f"{tooltip} 0 keeps the file's.")
+
+        return io.Schema(
+            node_id="ImpastoDatasetTOMLLoader",
+            display_name="Dataset TOML Loader",
+            category=CATEGORY,
+            description=(
+                "Takes a dataset config that was written by hand for kohya sd-scripts, with its own folders of "
+                "pictures and captions. A copy with the changes asked for is written beside it, comments kept."
+            ),
+            search_aliases=["kohya", "sd-scripts", "dataset config", "toml", "load config", "FluxTrainer"],
+            inputs=[
+                io.String.Input(
+                    "file",
+                    default="",
+                    tooltip="TOML file in ComfyUI's datasets folder, with slashes for folders: 'monets/dataset.toml'.",
+                ),
+                io.Combo.Input(
+                    "target",
+                    options=list(TARGETS),
+                    tooltip="Who reads the copy: today's sd-scripts (and Impasto), or the older one of FluxTrainer.",
+                ),
+                kept("resolution", 4096, 16, "Training size in pixels."),
+                kept("batch_size", 256, 1, "Pictures per step."),
+                kept("num_repeats", 10_000, 1, "How often each picture is shown in one epoch."),
+            ],
+            outputs=[
+                sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),
+                io.String.Output("toml", tooltip="The text of the copy."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **others: object) -> str:
+        try:
+            return hashlib.sha256(find_toml(host.datasets_root(), file).read_bytes()).hexdigest()
+        except (ImpastoError, OSError) as error:
+            return str(error)  # execute says it in full
+
+    @classmethod
+    def execute(cls, file: str, **changes) -> io.NodeOutput:
+        source = find_toml(host.datasets_root(), file)
+        dataset_config.read(source)
+        config = rewrite_dataset_toml(source, Changes(**changes))
+        dataset_config.read(config.path)
+        return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
+
+
+NODES = [ImpastoDatasetExport, ImpastoDatasetTOMLLoader]

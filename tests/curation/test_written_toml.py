@@ -1,0 +1,117 @@
+"""TOMLs that people wrote for sd-scripts: read by our trainer too, and rewritten with what they noted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomlkit
+from impasto.curation.written_toml import Changes, find_toml, rewrite_dataset_toml
+from impasto.errors import DatasetError, NameRefused, SettingsError
+from impasto.trainers import dataset_config
+
+from .conftest import picture_bytes
+
+BY_HAND = """# my gardens
+[general]
+enable_bucket = true # always
+caption_extension = ".txt"
+
+[[datasets]]
+resolution = 512 # enough for now
+batch_size = 2
+
+  # the good ones
+  [[datasets.subsets]]
+  image_dir = "l'été" # in the sun
+  num_repeats = 3
+
+[[datasets]]
+# larger
+resolution = [768, 512]
+batch_size = 2
+  [[datasets.subsets]]
+  image_dir = '山 "2"'
+"""
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    for number, name in enumerate(("l'été", '山 "2"')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(picture_bytes(number))
+        (tmp_path / name / "a.txt").write_text(f'caption "{number}" ü\n', encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(BY_HAND, encoding="utf-8")
+    return path
+
+
+def comments(path: str | Path) -> list[str]:
+    return [line.partition("#")[2] for line in Path(path).read_text(encoding="utf-8").splitlines() if "#" in line]
+
+
+def test_a_copy_with_nothing_changed_names_the_same_pictures_and_keeps_every_comment(by_hand):
+    config = rewrite_dataset_toml(by_hand, Changes())
+    read, copied = (dataset_config.read(path) for path in (by_hand, config.path))
+
+    assert copied.datasets == read.datasets
+    assert [picture.caption for picture in dataset_config.pictures(copied)] == ['caption "0" ü', 'caption "1" ü']
+    assert comments(config.path) == comments(by_hand)
+    assert by_hand.read_text(encoding="utf-8") == BY_HAND
+
+
+def test_what_is_changed_is_changed_everywhere_and_comments_stay(by_hand):
+    config = rewrite_dataset_toml(by_hand, Changes(resolution=640, batch_size=4, num_repeats=5))
+    group = dataset_config.read(config.path)
+
+    assert [dataset.buckets.resolution for dataset in group.datasets] == [(640, 640)] * 2
+    assert [dataset.batch_size for dataset in group.datasets] == [4, 4]
+    assert [subset.num_repeats for dataset in group.datasets for subset in dataset.subsets] == [5, 5]
+    assert comments(config.path) == comments(by_hand)
+
+
+def test_flux_trainer_finds_the_resolution_of_each_dataset_as_a_list(by_hand):
+    inherited = BY_HAND.replace("resolution = 512 # enough for now\n", "")
+    by_hand.write_text(inherited.replace("[general]", "[general]\nresolution = 512"), encoding="utf-8")
+    text = Path(rewrite_dataset_toml(by_hand, Changes(target="FluxTrainer")).path).read_text(encoding="utf-8")
+    assert [table["resolution"] for table in tomlkit.parse(text)["datasets"]] == [[512, 512], [768, 512]]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["validation_split = 0.1", "validation_seed = 1", 'resize_interpolation = "lanczos"', "skip_image_resolution = 0"],
+)
+def test_a_key_that_flux_trainer_does_not_know_is_refused_by_name(by_hand, key):
+    by_hand.write_text(BY_HAND.replace("# larger", key), encoding="utf-8")
+    with pytest.raises(DatasetError, match=key.split()[0]):
+        rewrite_dataset_toml(by_hand, Changes(target="FluxTrainer"))
+    rewrite_dataset_toml(by_hand, Changes())
+
+
+def test_a_copy_of_a_copy_is_the_copy(by_hand):
+    config = rewrite_dataset_toml(by_hand, Changes(resolution=640))
+    assert rewrite_dataset_toml(Path(config.path), Changes(resolution=640)) == config
+
+
+@pytest.mark.parametrize("text", ["[datasets", "", "datasets = 1\n", "\ufeff[general]\n"])
+def test_a_file_that_is_no_dataset_config_is_named(by_hand, text):
+    by_hand.write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"mine\.toml"):
+        rewrite_dataset_toml(by_hand, Changes())
+
+
+@pytest.mark.parametrize("file", ["../mine.toml", "/etc/x.toml", "", "a/../mine.toml"])
+def test_a_file_outside_the_root_is_refused(by_hand, file):
+    with pytest.raises(NameRefused):
+        find_toml(by_hand.parent, file)
+
+
+def test_a_file_under_the_root_is_found_by_its_name(by_hand):
+    assert find_toml(by_hand.parent, " mine.toml ") == by_hand
+    with pytest.raises(DatasetError, match="no TOML file 'other.toml'"):
+        find_toml(by_hand.parent, "other.toml")
+
+
+def test_changes_out_of_range_are_named():
+    with pytest.raises(SettingsError, match="batch_size is -1"):
+        Changes(batch_size=-1)
