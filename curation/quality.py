@@ -25,7 +25,7 @@ from .labels import is_unknown, label_key
 from .measurements import jpeg_qualities, measures
 from .measures import Measures
 from .pictures import JPEG_QUALITY, PictureRefused, store_picture, whole
-from .records import Dataset, Record, Refusal, write_manifest
+from .records import Dataset, Record, Refusal, write_manifest, write_refusals
 from .style import PictureEncoder, style_outliers, style_similarities
 
 SKETCHES = "sketch_and_study"  # WikiArt's genre
@@ -182,9 +182,11 @@ def filter_quality(
     if thresholds.crop_borders:
         kept = _cropped(dataset, kept, seen, thresholds, refusals, progress)
     refused = tuple((record, refusals[record]) for record in records if record in refusals)
+    refusals_so_far = (*dataset.refusals(), *(refusal for _, refusal in refused))
     if not kept:
+        write_refusals(dataset.folder, f"{dataset.revision}-none-passed", refusals_so_far)
         raise DatasetError(_nothing_passes(dataset, [refusal for _, refusal in refused]))
-    passed = write_manifest(dataset.folder, kept, (*dataset.refusals(), *(refusal for _, refusal in refused)))
+    passed = write_manifest(dataset.folder, kept, refusals_so_far)
     report = _report(len(records), [refusal for _, refusal in refused], len(set(kept) - set(records)), unlike)
     return Filtered(
         passed, refused, report, {rule: tuple(values) for rule, values in measured.items() if values}, thresholds

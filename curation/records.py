@@ -120,11 +120,16 @@ def write_manifest(folder: str | Path, records: Iterable[Record], refusals: Iter
     dataset = Dataset(root.name, str(root), _revision(content))
     if not dataset.manifest.exists() or dataset.manifest.read_bytes() != content:
         write_whole(dataset.manifest, content)
-    refused = "".join(_to_line(refusal) for refusal in refusals)
-    refusals_path = _refusals_path(root, dataset.revision)
-    if refused != _text_if_any(refusals_path):
-        write_whole(refusals_path, refused)
+    write_refusals(root, dataset.revision, refusals)
     return dataset
+
+
+def write_refusals(folder: str | Path, revision: str, refusals: Iterable[Refusal]) -> None:
+    """Write `rejected/<revision>.jsonl`, unless it says the same already."""
+    refused = "".join(_to_line(refusal) for refusal in refusals)
+    path = _refusals_path(Path(folder), revision)
+    if refused != _text_if_any(path):
+        write_whole(path, refused)
 
 
 def _refusals_path(folder: Path, revision: str) -> Path:

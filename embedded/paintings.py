@@ -45,6 +45,9 @@ _SIDES = {  # width and height in pixels, all within 512..1024
 }
 _JPEG_QUALITY = 92
 _ROW_GROUPS = 3  # per shard
+EMBEDDED_SOURCE = "embedded-wikiart"  # its folder among ComfyUI's datasets
+EMBEDDED_COUNT = 64  # paintings
+UNFINISHED = "painting"  # a file that says so
 
 
 def draw(scene: Scene, width: int, height: int) -> Canvas:
@@ -87,6 +90,20 @@ class _Row:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=8 if self.flat else _JPEG_QUALITY)
         return buffer.getvalue(), picture
+
+
+def paint_embedded_source(datasets_root: Path, progress: Progress = silent) -> Path:
+    """The source that shipped graphs read, painted unless something of its name is there already.
+
+    Every scene comes in both finishes, so that the loader's style widget has something to choose.
+    """
+    folder = datasets_root / EMBEDDED_SOURCE
+    if not folder.exists() or (folder / UNFINISHED).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / UNFINISHED).touch()
+        write_wikiart_shards(folder, EMBEDDED_COUNT, finishes=FINISHES, defects=True, progress=progress)
+        (folder / UNFINISHED).unlink()
+    return folder
 
 
 def write_wikiart_shards(

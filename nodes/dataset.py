@@ -12,6 +12,7 @@ from ..curation.plan import CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..curation.toml import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
 from ..curation.wikiart import load_paintings, source_fingerprint
+from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
 from ..wikiart_labels import GENRES, STYLES
 from . import host, sockets
@@ -149,6 +150,8 @@ class ImpastoWikiArtLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, plan_only: bool = False, **asked) -> io.NodeOutput:
+        if asked["source"].strip() == EMBEDDED_SOURCE:
+            paint_embedded_source(host.datasets_root(), host.progress())
         loaded = load_paintings(host.datasets_root(), Request(**asked), host.progress(), plan_only=plan_only)
         return io.NodeOutput(loaded.dataset or host.blocked(), loaded.report)
 

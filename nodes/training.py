@@ -55,7 +55,7 @@ class TrainingSettings(io.ComfyNode):
                     "Which noise levels are trained: sigmoid favours the middle ones, flux_shift follows FLUX's "
                     "sampler at this resolution.",
                 ),
-                _float("caption_dropout", "Share of pictures trained with an empty caption.", 0.01),
+                _float("caption_dropout", "Share of batches trained with an empty caption.", 0.01),
                 _int("checkpoint_every", "Steps between checkpoints. Each becomes a LoRA file and a grid column."),
                 _int("seed", "Decides the initial weights, the order, the noise and the caption dropout."),
                 _combo(
@@ -121,18 +121,21 @@ class FluxLoraTrainer(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, features, training, name) -> io.NodeOutput:
+        runs.lora_folder(host.loras_root(), name)
         weights = host.flux_weights_file(model)
+        flux_weights.inspect(weights)  # refuses what cannot be trained on before any memory is given up
         run = runs.create_run(host.runs_root(), name, training, features, weights, flux_weights.fingerprint(weights))
         write_whole(run.path / "workflow.json", json.dumps(cls._workflow()))
-        try:
-            if not run.finished:
-                host.unload_models()
+        if not run.finished:
+            host.unload_models()
+            try:
                 launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, host.accelerate_config())
-        finally:
-            # After Cancel too: what is trained so far is there to be used.
-            final = runs.publish(run, name, host.loras_root())
+            except BaseException:
+                runs.publish(run, name, host.loras_root())  # what is trained so far is there to be used
+                raise
+        final = runs.publish(run, name, host.loras_root())
         loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
-        return io.NodeOutput(run, host.load_lora(final), loss, final.relative_to(host.loras_root()).as_posix())
+        return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
 
     @classmethod
     def _workflow(cls) -> dict:

@@ -94,10 +94,9 @@ def make_tools(steps: Steps) -> None:
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     uv = shutil.which("uv")
-    if not (tools / "bin" / "python").exists():
-        steps.run(
-            [uv, "venv", "--clear", "--python", sys.executable, tools] if uv else [sys.executable, "-m", "venv", tools]
-        )
+    # Anew, not on top: what an earlier attempt left may be without pip.
+    made_by = [uv, "venv", "--clear", "--python", sys.executable] if uv else [sys.executable, "-m", "venv", "--clear"]
+    steps.run([*made_by, tools])
     if not uv:
         pinned = next(line for line in TOOLS.read_text().splitlines() if line.startswith("uv=="))
         steps.run([tools / "bin" / "python", "-m", "pip", "install", pinned])

@@ -18,9 +18,6 @@ from .serving import ComfyServer, Interrupted, NodeFailed, PromptRefused, Result
 from .steps import Screen
 
 WORKFLOW = REPOSITORY / "workflows" / "quickstart.json"
-PAINTINGS = BASE / "datasets" / "embedded-wikiart"  # what the workflow's WikiArt Loader reads
-PAINTING_COUNT = 64  # every scene in both finishes, so that the loader's style widget has something to choose
-PAINTING_SEED = 0
 SERVE_PORT = 8188  # ComfyUI's own, where a person looks for it
 TRAINER = "ImpastoFluxLoraTrainer"
 
@@ -72,15 +69,15 @@ def torch_sees_accelerator() -> bool:
 def paint(screen: Screen) -> None:
     """Make the embedded paintings, unless they are there: parquet shards in the form of the real WikiArt set."""
     sys.path.insert(0, str(BASE / "custom_nodes"))  # where the pack is linked under its own name
-    from impasto.embedded.paintings import FINISHES, write_wikiart_shards
+    from impasto.embedded.paintings import paint_embedded_source
 
     began = time.monotonic()
 
     def report(done: int, total: int, text: str = "", preview: object = None) -> None:
         screen.alive(f"  Paintings        {time.monotonic() - began:6.1f} s  {done}/{total}")
 
-    write_wikiart_shards(PAINTINGS, PAINTING_COUNT, PAINTING_SEED, finishes=FINISHES, defects=True, progress=report)
-    screen.line(f"  Paintings        {time.monotonic() - began:6.1f} s  {PAINTINGS}")
+    folder = paint_embedded_source(BASE / "datasets", report)
+    screen.line(f"  Paintings        {time.monotonic() - began:6.1f} s  {folder}")
 
 
 def start(server: ComfyServer, screen: Screen) -> None:

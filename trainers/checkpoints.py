@@ -60,7 +60,7 @@ def save(
     from safetensors.torch import save_file
 
     checkpoint = Checkpoint(step, folder / f"step-{step:06d}")
-    with _disk_full_explained(checkpoint), appearing(checkpoint.folder) as temporary:
+    with appearing(checkpoint.folder) as temporary, _disk_full_explained(checkpoint):
         temporary.mkdir()
         save_file(adapter, temporary / ADAPTER_FILE, metadata)
         torch.save(state, temporary / STATE_FILE)

@@ -52,12 +52,18 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stop = end_of_input() if arguments.stop_at_eof else threading.Event()
     load_pack()
+    from impasto.errors import ImpastoError
+    from impasto.trainers.failure import SAID
     from impasto.trainers.recipe import train_run
     from impasto.trainers.runs import Run, sole_trainer
 
     run = Run(arguments.run.name, str(arguments.run.resolve()))
-    with sole_trainer(run, stop.is_set):
-        return 0 if train_run(run, arguments.cpu, stop.is_set) else 1
+    try:
+        with sole_trainer(run, stop.is_set):
+            return 0 if train_run(run, arguments.cpu, stop.is_set) else 1
+    except ImpastoError as error:  # of the lock or the settings; the run's status may be another trainer's
+        sys.stderr.write(f"\n{SAID}{error}\n")
+        return 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from ..errors import ImpastoError
 if TYPE_CHECKING:
     from .settings import Settings
 
+SAID = "impasto: "  # begins a line of the log that is meant for the person
 QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
 
 
@@ -17,13 +19,18 @@ def explained(error: Exception, settings: Settings) -> str:
     """What to show for an exception raised while training."""
     if isinstance(error, ImpastoError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: {first_line(error)}. The checkpoints are whole. Free some space. {QUEUE_AGAIN}"
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return f"Out of memory while training: {first_line(error)} {cheaper(settings)} {QUEUE_AGAIN}"
     return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
 
 
 def killed(log: str) -> str:
-    """What to show when the process died without a word; `log` is the end of what it and its launcher printed."""
+    """What to show when the process ended without reporting; `log` is what it and its launcher printed."""
+    said = re.findall(rf"^{re.escape(SAID)}(.+)$", log, re.MULTILINE)
+    if said:
+        return said[-1]
     signal = re.search(r"died with <Signals\.(SIG\w+)", log)
     if signal and signal[1] == "SIGKILL":
         return (

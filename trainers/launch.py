@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
-from ..files import write_whole
 from .failure import killed
 from .runs import Job, Run
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHILD = Path(__file__).with_name("child.py")
+SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
 POLL_SECONDS = 0.1
 STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
 LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
@@ -35,11 +36,8 @@ def command(run: Run, cpu: bool, config: Path | None) -> list[str]:
     Args:
         config: an accelerate configuration (several GPUs or machines); without one, a single process.
     """
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-    if config:
-        launcher += ["--config_file", str(config)]
-    else:
-        launcher += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    # Never without a file: accelerate would take the one that the person may have made for another trainer.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config or SINGLE_PROCESS)]
     if cpu:
         launcher += ["--cpu"]
     return [*launcher, str(CHILD), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
@@ -69,9 +67,10 @@ def train(
         return
     total = Job.read(run).settings.steps
     progress(0, total, "starting the trainer")
-    write_whole(run.path / "status.json", json.dumps({"state": "starting"}))
+    before = _stamp(run)
     follower = _Follower(run, total, progress, preview)
     with open(run.path / "train.log", "ab") as log:
+        start_of_log = log.tell()
         process = subprocess.Popen(
             command(run, cpu, config),
             stdin=subprocess.PIPE,
@@ -86,30 +85,55 @@ def train(
                 follower.look()
                 time.sleep(POLL_SECONDS)
         finally:
-            stop(process)
+            stop(process, at_once=_stamp(run) == before or run.status().get("state") == "starting")
     follower.look()
+    if run.finished:
+        return
     status = run.status()
-    if status["state"] == "failed":
+    if status.get("state") == "failed" and _stamp(run) != before:
         raise TrainingError(status["error"])
-    if status["state"] != "finished":
-        raise TrainingError(killed(_end_of(run.path / "train.log")))
+    raise TrainingError(killed(_text_from(run.path / "train.log", start_of_log)))
 
 
-def _end_of(log: Path) -> str:
+def _stamp(run: Run) -> int:
+    """Tells whether status.json was written anew: what an earlier trainer said is not this one's word."""
+    try:
+        return (run.path / "status.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _text_from(log: Path, start: int) -> str:
     with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, 2) - LOG_TAIL))
+        file.seek(max(start, file.seek(0, 2) - LOG_TAIL))
         return file.read().decode(errors="replace")
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Ask the process to finish its step, save and end; after `STOP_SECONDS`, end it."""
+def stop(process: subprocess.Popen, at_once: bool = False) -> None:
+    """Ask the process to finish its step, save and end; after `STOP_SECONDS`, end it.
+
+    Args:
+        at_once: end it without waiting, because it has not begun to train and has nothing to save.
+    """
     process.stdin.close()
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(0 if at_once else STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        logger.warning("The trainer did not stop within %.0f s and is ended; its last checkpoint stays", STOP_SECONDS)
-        process.kill()
-        process.wait()
+        if not at_once:
+            logger.warning("The trainer did not stop within %.0f s and is ended; its checkpoints stay", STOP_SECONDS)
+        _kill_all(process)
+
+
+def _kill_all(process: subprocess.Popen) -> None:
+    """End the launcher and what it has started, which would outlive it."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
+    process.wait()
 
 
 class _Follower:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,6 +176,9 @@ class FluxLoraRecipe:
         self.report("training")
         if self.step == 0:
             self.log({"step": 0, "held_out_loss": self.held_out_loss()})
+            if self.should_stop():
+                self.report("stopped")
+                return False
         batches = self.batches()
         self.model.train()
         while self.step < settings.steps:
@@ -208,7 +212,7 @@ class FluxLoraRecipe:
                 "another VAE and CLIP."
             )
         return (
-            f"The loss became {loss} at step {self.step}; training stopped before saving it. The checkpoints before it "
+            f"The loss or the LoRA became {loss} at step {self.step}; it was not saved. The checkpoints before it "
             f"are whole. Lower learning_rate (now {self.settings.learning_rate:g}) and queue again."
         )
 
@@ -272,7 +276,10 @@ class FluxLoraRecipe:
 
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
-        """Mean loss over the held-out pictures at fixed sigmas and fixed noise, comparable between steps and runs."""
+        """Mean loss over the held-out pictures at fixed sigmas and fixed noise, comparable between steps and runs.
+
+        None when nothing is held out, or when the run was asked to stop meanwhile.
+        """
         if not self.held_out:
             return None
         losses = []
@@ -280,13 +287,15 @@ class FluxLoraRecipe:
             latents = self.features.load_latent(sample)[None]
             noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
             for sigma in objective.HELD_OUT_SIGMAS:
+                if self.hurried():
+                    return None
                 losses.append(self.loss_at(latents, noise, torch.tensor([sigma]), [sample.text_path]))
         return torch.stack(losses).mean().item()
 
     @torch.no_grad()
     def sample(self) -> Tensor | None:
-        """Scaled latents `(1, 16, h, w)` for the first held-out caption, always from the same noise."""
-        if not self.settings.sample_steps:
+        """Scaled latents `(1, 16, h, w)` for the first held-out caption, from the same noise; None if hurried."""
+        if not self.settings.sample_steps or self.hurried():
             return None
         subject = (self.held_out or self.training_samples)[0]
         t5, pooled = self.load_texts([subject.text_path])
@@ -298,6 +307,10 @@ class FluxLoraRecipe:
             return self.model(latents, sigmas, t5, pooled, sampling.PREVIEW_GUIDANCE).float()
 
         return sampling.sample(velocity, noise, self.settings.sample_steps)
+
+    def hurried(self) -> bool:
+        """Whether to leave out what only informs. Several processes would have to agree, so there it is left in."""
+        return self.accelerator.num_processes == 1 and self.stop_requested()
 
     def should_stop(self) -> bool:
         """Whether any process was asked to stop; all of them must leave the loop after the same step."""
@@ -318,9 +331,12 @@ class FluxLoraRecipe:
         folder = self.run.path / "checkpoints"
         state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
         lora = adapter.lora_state_dict(self.transformer)
-        checkpoints.save(folder, self.step, lora, self.metadata(), state)
+        if not all(weight.isfinite().all() for weight in lora.values()):
+            raise TrainingError(self.diverged(math.nan))
         if sample is not None:
             self.save_sample(sample)
+        self.flush_metrics()
+        checkpoints.save(folder, self.step, lora, self.metadata(), state)
         if milestone:
             for step, path in self.run.checkpoints().items():
                 if step % self.settings.checkpoint_every and step < self.step:
@@ -352,8 +368,13 @@ class FluxLoraRecipe:
     def metrics_file(self) -> Path:
         return self.run.path / "metrics.jsonl"
 
+    def flush_metrics(self) -> None:
+        """Bring the lines up to a checkpoint to the disk; those after it are written again on resuming."""
+        with open(self.metrics_file, "rb+") as file:
+            os.fsync(file.fileno())
+
     def log(self, record: dict[str, Any]) -> None:
-        """Append to metrics.jsonl. Not flushed to disk: lines lost in a crash are written again on resuming."""
+        """Append to metrics.jsonl."""
         if self.accelerator.is_main_process:
             with open(self.metrics_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps({key: value for key, value in record.items() if value is not None}) + "\n")

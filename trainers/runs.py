@@ -17,11 +17,12 @@ from typing import Any
 
 from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
-from ..names import child_of
+from ..names import MAX_NAME_LENGTH, child_of
 from .features import DATASET_CONFIG, Features
 from .settings import Settings
 
-LOCK_SECONDS = 120.0  # how long a trainer waits for another one of the same run
+LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
+MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
 RUN_VERSION = 1  # raise when the same inputs would train to other weights
 
 
@@ -122,7 +123,7 @@ def create_run(
     child_of(runs_root, name, what="LoRA name")
     job = Job(name.strip(), settings, features.folder, features.key, str(weights), fingerprint)
     run_id = f"{job.name}-{content_hash(job.identity(), 8)}"
-    run = Run(run_id, str(child_of(runs_root, run_id, what="run id")))
+    run = Run(run_id, str(child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)))
     run.path.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # features that something else made
         write_whole(run.path / DATASET_CONFIG, (Path(features.folder) / DATASET_CONFIG).read_bytes())
@@ -143,7 +144,7 @@ def find_run(runs_root: Path, run_id: str) -> Run:
         NameRefused: `run_id` is not a plain name.
         TrainingError: there is no such run; the text names those that there are.
     """
-    folder = child_of(runs_root, run_id, what="run id")
+    folder = child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
     if not (folder / "settings.toml").is_file():
         known = list_runs(runs_root)
         raise TrainingError(
@@ -192,6 +193,15 @@ def state_of(runs_root: Path, run_id: str) -> str:
         return ""
 
 
+def lora_folder(loras_root: Path, name: str) -> Path:
+    """Where the LoRA's files go.
+
+    Raises:
+        NameRefused: the name is not plain, or a symbolic link of that name leads out of `loras_root`.
+    """
+    return child_of(loras_root, name, what="LoRA name")
+
+
 def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
 
@@ -200,7 +210,7 @@ def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     Returns:
         The finished LoRA's path, or None as long as the run is not finished.
     """
-    folder = child_of(loras_root, name, what="LoRA name")
+    folder = lora_folder(loras_root, name)
     checkpoints = run.checkpoints()
     for step, checkpoint in checkpoints.items():
         _publish_file(checkpoint / "adapter.safetensors", folder / f"{folder.name}-{step:06d}.safetensors")

@@ -56,7 +56,7 @@ class Settings:
         warmup_steps: steps over which the learning rate rises linearly from 0.
         max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
         gradient_accumulation: batches per optimiser step.
-        caption_dropout: share of pictures trained with the empty caption.
+        caption_dropout: share of batches trained with the empty caption.
         timestep_sampling: distribution of sigma; see `trainers.objective`.
         guidance: guidance embedding during training; 1.0 for FLUX.1-dev (see README of ai-toolkit, SimpleTuner).
         precision: of the frozen base; the LoRA is always fp32. "auto": bf16 on an accelerator, fp32 on the CPU.
