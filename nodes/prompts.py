@@ -8,7 +8,7 @@ from ..errors import SettingsError
 from ..files import content_hash
 from ..names import child_of
 from ..prompting.dynamic import read_wildcards
-from ..prompting.flux_prompt import EXPANSIONS, expanded, flux_prompt
+from ..prompting.flux_prompt import AS_WRITTEN, EXPANSIONS, expanded, flux_prompt
 from ..prompting.library import Library, SavedPrompt, chosen, split_tags
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
 from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set, read_prompts
@@ -35,6 +35,11 @@ def _prompts_folder() -> Path:
 
 def _wildcards() -> dict[str, tuple[str, ...]]:
     return read_wildcards(host.user_root() / "wildcards")
+
+
+def _wildcards_of(*texts: str | None) -> dict[str, tuple[str, ...]]:
+    """The wildcards, where a text could name one; None is a text that is not known yet."""
+    return _wildcards() if any(text is None or "__" in text for text in texts) else {}
 
 
 class PromptManager(io.ComfyNode):
@@ -133,13 +138,16 @@ class PromptManager(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values):
-        return content_hash(_wildcards())  # they may have been edited since
+        if values.get("expansion") == AS_WRITTEN:
+            return ""
+        # They may have been edited since.
+        return content_hash(_wildcards_of(*(values.get(name) for name in ("text", "clip_l_text", "negative"))))
 
     @classmethod
     def execute(
         cls, text, seed, expansion, t5_limit, shorten, clip_l_text, negative, true_cfg, remember, lora, clip=None
     ) -> io.NodeOutput:
-        wildcards = _wildcards()
+        wildcards = {} if expansion == AS_WRITTEN else _wildcards_of(text, clip_l_text, negative)
         written = [expanded(each, expansion, seed, wildcards) for each in (text, clip_l_text, negative)]
         encoders = flux_encoders(*host.token_counters(clip), int(t5_limit))
         prompt = flux_prompt(*written, true_cfg, encoders, shorten)

@@ -28,6 +28,8 @@ from pathlib import Path
 from ..errors import SettingsError
 
 MAX_NESTING = 50  # of braces in braces, and of wildcards in wildcards
+MAX_DEPTH = 150  # of everything in everything while expanding; a level is three of Python's 1,000 frames
+MAX_NUMBER = 1_000_000_000  # of picks, and of a weight: Python reads at most 4,300 digits, and sums must be finite
 MAX_LENGTH = 100_000  # characters of one expanded prompt
 MAX_STEPS = 100_000  # parts read for one expanded prompt: variables can double themselves without end
 MAX_COMBINATIONS = 10_000
@@ -127,12 +129,25 @@ def combinations(text: str, wildcards: Wildcards | None = None) -> list[str]:
 
 
 def read_wildcards(folder: str | Path) -> dict[str, tuple[str, ...]]:
-    """The .txt files under `folder` as wildcards: a value a line, without empty lines and lines that open with '#'."""
+    """The .txt files under `folder` as wildcards: a value a line, without empty lines and lines that open with '#'.
+
+    Raises:
+        SettingsError: a file is not UTF-8.
+    """
     root = Path(folder)
     return {
-        path.relative_to(root).with_suffix("").as_posix(): _values(path.read_text(encoding="utf-8-sig"))
+        path.relative_to(root).with_suffix("").as_posix(): _values(_content(path))
         for path in sorted(root.rglob("*.txt"))
     }
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"The wildcard file {path} is not UTF-8 text (at byte {error.start}). Save it again as UTF-8."
+        ) from None
 
 
 def _values(content: str) -> tuple[str, ...]:
@@ -165,7 +180,9 @@ class _Parser:
         if written := _WEIGHT.match(self.text, self.position):
             weight = float(written[1])
             if weight < 0:
-                raise self.place().error(f"the weight {written[1]} is below 0. Write 0 or more.")
+                raise self.place().error(f"the weight {written[1][:20]} is below 0. Write 0 or more.")
+            if not weight <= MAX_NUMBER:
+                raise self.place().error(f"the weight is above {MAX_NUMBER:,}. Write a smaller one.")
             self.position = written.end()
         return _Option(weight, self.parts(stops))
 
@@ -244,6 +261,8 @@ class _Parser:
             if _WRITTEN_SEPARATOR.match(self.text, self.position):
                 raise self.place().error("before '$$' stands how many to take: {2$$…}, {1-2$$…}, {-2$$…} or {2-$$…}.")
             return 1, 1, SEPARATOR
+        if max(len(written[1]), len(written[3])) >= len(str(MAX_NUMBER)):
+            raise self.place().error(f"more than {MAX_NUMBER - 1:,} are to be taken. Write a smaller number.")
         low = int(written[1] or 1)
         high = int(written[3]) if written[3] else None if written[2] else low
         if high is not None and high < low:
@@ -327,15 +346,15 @@ class _Expansion:
 
     def of(self, text: str) -> Iterator[str]:
         parser = _Parser(text, "The dynamic prompt")
-        for prompt, _ in self._sequence(parser.parts(), _Scope()):
+        for prompt, _ in self._sequence(parser.parts(), _Scope(), 0):
             self._steps = 0
             yield prompt.strip()
 
-    def _sequence(self, parts: tuple, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+    def _sequence(self, parts: tuple, scope: _Scope, depth: int) -> Iterator[tuple[str, _Scope]]:
         if not parts:
             yield "", scope
             return
-        running, before = [self._part(parts[0], scope)], [""]  # one iterator a part; the text in front of each
+        running, before = [self._part(parts[0], scope, depth)], [""]  # one iterator a part; the text in front of each
         while running:
             text, reached = next(running[-1], (None, None))
             if text is None:
@@ -350,31 +369,35 @@ class _Expansion:
             if len(running) == len(parts):
                 yield text, reached
             else:
-                running.append(self._part(parts[len(running)], reached))
+                running.append(self._part(parts[len(running)], reached, depth))
                 before.append(text)
 
-    def _part(self, part, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+    def _part(self, part, scope: _Scope, depth: int) -> Iterator[tuple[str, _Scope]]:
         self._steps += 1
         if self._steps > MAX_STEPS:
             raise SettingsError(f"The dynamic prompt has more than {MAX_STEPS:,} parts. Shorten its variables.")
+        if depth > MAX_DEPTH and isinstance(part, _Choice | _Wildcard | _Use):
+            raise part.place.error(f"variables, wildcards and braces lead into one another more than {MAX_DEPTH} deep.")
         if isinstance(part, str):
             yield part, scope
         elif isinstance(part, _Choice):
-            yield from self._choose(self._flattened(part, scope), part, scope)
+            yield from self._choose(self._flattened(part, scope), part, scope, depth)
         elif isinstance(part, _Wildcard):
             choice = _Choice(self._options(part, scope), 1, 1, SEPARATOR, part.place)
             inner = _Scope(scope.variables, (*scope.within, part.pattern))
-            for text, _ in self._choose(choice.options, choice, inner):
+            for text, _ in self._choose(choice.options, choice, inner, depth):
                 yield text, scope
         elif isinstance(part, _Use):
-            yield from self._use(part, scope)
+            yield from self._use(part, scope, depth)
         elif part.once:
-            for text, _ in self._sequence(part.parts, scope):
+            for text, _ in self._sequence(part.parts, scope, depth + 1):
                 yield "", scope.having(part.name, (text,))
         else:
             yield "", scope.having(part.name, part.parts)
 
-    def _choose(self, options: tuple[_Option, ...], choice: _Choice, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+    def _choose(
+        self, options: tuple[_Option, ...], choice: _Choice, scope: _Scope, depth: int
+    ) -> Iterator[tuple[str, _Scope]]:
         possible = sum(option.weight > 0 for option in options)
         if choice.low > possible:
             raise choice.place.error(f"{choice.low} are to be taken, and there are {possible}.")
@@ -383,7 +406,7 @@ class _Expansion:
             parts: list = []
             for index in picks:
                 parts += [*([choice.separator] if parts else []), *(options[index].parts or ("",))]
-            yield from self._sequence(tuple(parts), scope)
+            yield from self._sequence(tuple(parts), scope, depth + 1)
 
     def _flattened(self, choice: _Choice, scope: _Scope) -> tuple[_Option, ...]:
         """Several picks from one wildcard, ``{2$$__colour__}``, are picks among its lines."""
@@ -413,11 +436,11 @@ class _Expansion:
             )
         return self._lines[name]
 
-    def _use(self, use: _Use, scope: _Scope) -> Iterator[tuple[str, _Scope]]:
+    def _use(self, use: _Use, scope: _Scope, depth: int) -> Iterator[tuple[str, _Scope]]:
         parts = scope.variables.get(use.name, use.default)
         if parts is None:
             raise use.place.error(f"the variable '{use.name}' has no value before this. Write ${{{use.name}=…}} first.")
         # Read at use, a value that uses its own name would never end: inside its own value the name has none.
         inner = _Scope({name: value for name, value in scope.variables.items() if name != use.name}, scope.within)
-        for text, _ in self._sequence(parts, inner):
+        for text, _ in self._sequence(parts, inner, depth + 1):
             yield text, scope

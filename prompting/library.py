@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import sqlite3
 import time
@@ -21,6 +22,7 @@ from .seeds import MAX_SEED
 
 FORMATS = ("json", "csv")
 MAX_TAG_LENGTH = 60
+YEAR_10000 = 253_402_300_800  # in seconds since 1970: no later time can be shown
 
 _COLUMNS = ("name", "text", "tags", "favourite", "created", "seed", "lora", "queued")
 _TABLES = {"prompts": ("text",), "history": ("text", "seed", "lora", "at")}  # with what tells two rows apart
@@ -315,7 +317,7 @@ def _as_csv(entries: list[dict[str, Any]]) -> str:
 def _json_entries(content: str, path: Path) -> list[Any]:
     try:
         entries = json.loads(content)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of endless brackets
         raise SettingsError(f"{path} is not JSON: {error}. Write a list of objects with 'text'.") from None
     if not isinstance(entries, list):
         raise SettingsError(f"{path} does not hold a list. Write a list of objects with 'text'.")
@@ -324,20 +326,34 @@ def _json_entries(content: str, path: Path) -> list[Any]:
 
 def _csv_entries(content: str, path: Path) -> list[Any]:
     reader = csv.DictReader(io.StringIO(content, newline=""))
-    if "text" not in (reader.fieldnames or ()):
+    entries: list[Any] = []
+    try:
+        names = reader.fieldnames or ()
+        entries.extend(reader)
+    except csv.Error as error:
+        raise SettingsError(
+            f"Entry {len(entries) + 1} of {path} cannot be read ({error}). Correct or remove it; nothing was added."
+        ) from None
+    if "text" not in names:
         raise SettingsError(f"{path} has no column 'text' in its first line. Name the columns: {', '.join(_COLUMNS)}.")
-    return list(reader)
+    return entries
 
 
 def _from_entry(entry: Any, number: int, path: Path) -> SavedPrompt | Queued:
+    try:
+        json.dumps(entry, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a pair of code units, which JSON may hold and no database
+        raise SettingsError(
+            f"Entry {number} of {path} holds half a character (a lone surrogate). Correct its text; nothing was added."
+        ) from None
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
         raise SettingsError(f"Entry {number} of {path} has no text. Give every entry one; nothing was added.")
     if queued := _seconds(entry, "queued", number, path):
         seed = str(entry.get("seed") or "0")
-        if not (seed.isascii() and seed.isdigit() and int(seed) <= MAX_SEED):
+        if not (seed.isascii() and seed.isdigit() and len(seed) <= 20 and int(seed) <= MAX_SEED):
             raise SettingsError(
-                f"Entry {number} of {path} has the seed '{seed}'. Use a whole number from 0 to {MAX_SEED}; nothing was "
-                "added."
+                f"Entry {number} of {path} has the seed '{seed[:40]}'. Use a whole number from 0 to {MAX_SEED}; "
+                "nothing was added."
             )
         return Queued(entry["text"], int(seed), str(entry.get("lora") or ""), queued)
     tags = entry.get("tags") or ()
@@ -353,9 +369,12 @@ def _from_entry(entry: Any, number: int, path: Path) -> SavedPrompt | Queued:
 
 def _seconds(entry: dict[str, Any], name: str, number: int, path: Path) -> float:
     try:
-        return float(entry.get(name) or 0)
-    except (TypeError, ValueError):
+        seconds = float(entry.get(name) or 0)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < YEAR_10000:  # nor is NaN, which JSON as Python reads it may hold
         raise SettingsError(
-            f"Entry {number} of {path} was {name} at '{entry[name]}', which is no number of seconds. Remove it; "
-            "nothing was added."
-        ) from None
+            f"Entry {number} of {path} was {name} at '{str(entry[name])[:40]}', which is no number of seconds since "
+            "1970. Remove it; nothing was added."
+        )
+    return seconds

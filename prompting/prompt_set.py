@@ -148,9 +148,10 @@ def _prompt(line: str, number: int, seed: int) -> Prompt:
                 f"Line {number} of the prompt set has the option '--{name} {value}'. A prompt carries only its seed, "
                 "'--d 123'; set size, steps and guidance on the node that samples."
             )
-        if not re.fullmatch(r"[0-9]+", value):
+        if not re.fullmatch(r"[0-9]{1,20}", value):  # Python itself refuses to read thousands of digits
             raise SettingsError(
-                f"Line {number} of the prompt set has the seed '{value}'. Write a whole number, for example '--d 123'."
+                f"Line {number} of the prompt set has the seed '{value[:40]}'. Write a whole number of at most 20 "
+                "digits, for example '--d 123'."
             )
         seed = _checked_seed(int(value), f"The seed on line {number} of the prompt set")
     text = _OPTION.sub("", f" {line}").strip()

@@ -66,6 +66,22 @@ def test_a_weight_costs_no_token(tokenizers, counters, weighted, pieces):
         assert token_count(weighted, encoder).tokens == expected
 
 
+def test_counts_equal_those_of_transformers_with_weights_too(tokenizers, counters):
+    """The same prompts, with a weight on some words in the middle."""
+    for tokenizer, encoder in zip(tokenizers, flux_encoders(*counters, 512), strict=True):
+        for text in prompts()[3:]:
+            words = text.replace("(", "").replace(")", "").split(" ")
+            third = len(words) // 3
+            pieces = [
+                " ".join(words[:third]) + " ",
+                " ".join(words[third:-third]) or "boat",
+                " " + " ".join(words[-third:]),
+            ]
+            expected = sum(len(tokenizer(piece)["input_ids"]) - encoder.extra for piece in pieces) + encoder.extra
+            counted = token_count(f"{pieces[0]}({pieces[1]}:1.2){pieces[2]}", encoder)
+            assert counted.tokens == expected, pieces[1][:80]
+
+
 def test_the_words_past_the_limit_are_exactly_those_that_do_not_fit(tokenizers, counters):
     clip_l, _ = flux_encoders(*counters, 512)
     for text in prompts()[3:100]:

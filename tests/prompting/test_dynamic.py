@@ -248,3 +248,44 @@ def test_wildcards_are_read_from_a_folder_by_their_path(tmp_path):
 
 def test_a_folder_that_is_not_there_has_no_wildcards(tmp_path):
     assert read_wildcards(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "told"),
+    [
+        ("a {" + "9" * 5000 + "$$a|b}", 3, "smaller number"),
+        ("a {1-" + "9" * 5000 + "$$a|b}", 3, "smaller number"),
+        ("a {" + "9" * 400 + "::a|b}", 3, "above 1,000,000,000"),
+        ("{a|" + "9" * 400 + "::b}", 3, "above 1,000,000,000"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_told_with_their_place(text, position, told):
+    for read in (combinations, lambda text: expand(text, 0)):
+        with pytest.raises(DynamicPromptError, match=told) as error:
+            read(text)
+        assert error.value.position == position
+
+
+def chained(count: int) -> str:
+    return "${v0=end}" + "".join(f"${{v{n}=${{v{n - 1}}}}}" for n in range(1, count)) + f"${{v{count - 1}}}"
+
+
+def test_variables_that_lead_on_and_on_are_told_with_the_place():
+    assert combinations(chained(100)) == ["end"]
+    for read in (combinations, lambda text: expand(text, 0)):
+        with pytest.raises(DynamicPromptError, match="150 deep") as error:
+            read(chained(900))
+        text = chained(900)
+        assert text.startswith("${v", error.value.position)
+
+
+def test_wildcards_deep_in_braces_of_wildcards_are_told_with_the_place():
+    deep = {f"w{n}": ("{" * 40 + f"__w{n + 1}__" + "}" * 40,) for n in range(45)} | {"w45": ("end",)}
+    with pytest.raises(DynamicPromptError, match="150 deep"):
+        expand("__w0__", 0, deep)
+
+
+def test_a_wildcard_file_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "colour.txt").write_bytes("grün\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match="colour.txt is not UTF-8.*byte 2"):
+        read_wildcards(tmp_path)

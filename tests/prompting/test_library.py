@@ -127,6 +127,15 @@ def test_the_library_goes_out_and_in_again_whole(library: Library, tmp_path: Pat
         ("a.txt", "x", ".json or .csv"),
         ("a.csv", b"text\n\xff\n", "not UTF-8"),
         ("a.json", None, "There is no file"),
+        ("a.json", '[{"text": "fine"}, {"text": "x", "created": NaN}]', "Entry 2.*created at 'nan'"),
+        ("a.json", '[{"text": "fine"}, {"text": "x", "queued": Infinity}]', "Entry 2.*queued at 'inf'"),
+        ("a.json", '[{"text": "fine"}, {"text": "x", "created": 1' + "0" * 400 + "}]", "Entry 2.*created"),
+        ("a.json", r'[{"text": "fine"}, {"text": "half \ud83c"}]', "Entry 2.*half a character"),
+        ("a.json", r'[{"text": "fine"}, {"text": "x", "tags": ["\ud83c"]}]', "Entry 2.*half a character"),
+        ("a.json", '[{"text": "x", "queued": 5, "seed": "' + "9" * 5000 + '"}]', "Entry 1.*seed '9{40}'"),
+        ("a.json", '[{"text": "x", "queued": 5, "seed": ' + "9" * 5000 + "}]", "not JSON"),
+        ("a.csv", "text\nfine\n" + "x" * 131_073 + "\n", "Entry 2.*field limit"),
+        ("a.csv", "text," + "x" * 131_073 + "\nfine,\n", "Entry 1.*field limit"),
     ],
 )
 def test_a_file_that_cannot_be_read_adds_nothing(library: Library, tmp_path: Path, name, content, told):

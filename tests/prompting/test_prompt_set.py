@@ -27,6 +27,7 @@ def test_two_dashes_in_prose_are_part_of_the_prompt():
     [
         ("a harbour --w 512 --d 3", "--w 512"),
         ("a harbour --d soon", "'soon'"),
+        ("a harbour --d " + "9" * 5000, "at most 20 digits"),
         ("a harbour --d", "''"),
         ("a harbour --d -3", "'-3'"),
         (f"a harbour --d {MAX_SEED + 1}", str(MAX_SEED + 1)),
