@@ -68,6 +68,8 @@ _WORTH_RETRYING = {
     "FINISH_REASON_UNSPECIFIED",
 }
 _on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")  # called when this task's request has left
+_LIMIT_0 = re.compile(r"limit: 0(?![\d.])")
+_ABOUT_THE_PICTURE = re.compile(r"\b(?:image|picture)\b(?! input)", re.IGNORECASE)
 _MODEL_NAME = re.compile(r"(?:models/|tunedModels/)?[A-Za-z0-9][\w.-]{0,99}")
 
 
@@ -179,7 +181,7 @@ class GeminiCaptioner:
                     if used and used.prompt_token_count:
                         budget.used(request, used.prompt_token_count)
                         session.prompt_tokens = max(session.prompt_tokens, used.prompt_token_count)
-                    answer = read_answer(answer)
+                    answer = read_answer(answer, session.keys)
                 return answer
             refusal = answer
             if answer.day:
@@ -227,7 +229,8 @@ class GeminiCaptioner:
                 api_version=self.settings.api_version or None,
                 timeout=int(self.settings.timeout * 1000),
                 # aiohttp, the package's own choice, repeats failed calls unasked, and no limit would know of them.
-                async_client_args={"transport": _transport()},
+                # A redirect could lead elsewhere, with the key.
+                async_client_args={"transport": _transport(), "follow_redirects": False},
             )
             return genai.Client(api_key=project.key, vertexai=False, http_options=options)
 
@@ -239,9 +242,11 @@ class GeminiCaptioner:
         )
 
     def _projects(self) -> list[Project]:
-        return read_projects(
+        """Those named, each once: two names of one key are one project, and share what it may send."""
+        projects = read_projects(
             self.folder / "gemini.toml", self.settings.projects, self.settings.limits, self.environment
         )
+        return list({project.key: project for project in reversed(projects)}.values())[::-1]
 
     def _requests_per_minute(self) -> float:
         """Of all projects together, as requests or tokens allow."""
@@ -251,7 +256,7 @@ class GeminiCaptioner:
         )
 
     def _usage(self, project: Project) -> Path:
-        return self.folder / "usage" / f"{content_hash([project.name, self.settings.model])}.jsonl"
+        return self.folder / "usage" / f"{content_hash([project.key, self.settings.model])}.jsonl"
 
     def _expected_tokens(self) -> int:
         words = len(self.settings.system_prompt) + len(QUESTION)
@@ -267,7 +272,7 @@ class RateLimited:
     day: bool = False  # not before the day is over
 
 
-def read_answer(response: Any) -> Caption | Refusal:
+def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
     """The caption in google-genai's `GenerateContentResponse`, or which of the ways to be empty it is."""
     used = response.usage_metadata
     prompt_tokens = (used and used.prompt_token_count) or 0
@@ -293,8 +298,9 @@ def read_answer(response: Any) -> Caption | Refusal:
         return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", retry=True)
     try:
         description = json.loads(text)["description"].strip()
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return refusal(Kind.MALFORMED, f"not the JSON that was asked for: {text[:60]!r}", retry=True)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        said = without_keys(text, keys)[:60]
+        return refusal(Kind.MALFORMED, f"not the JSON that was asked for: {said!r}", retry=True)
     if not description:
         return refusal(Kind.NO_ANSWER, "the description is empty", retry=True)
     return Caption(description, reason.lower(), tokens, prompt_tokens)
@@ -308,27 +314,36 @@ def read_error(
     Raises:
         CaptionError: it would be the same for every picture: the key, the model, the region, a limit of 0.
     """
-    message = without_keys(re.sub(r"\s+", " ", message)[:300], keys)
+    whole = re.sub(r"\s+", " ", without_keys(message, keys))  # keys before the cut, which could halve one
+    message = whole[:300]
     told = _details(details)
     reasons = {str(detail.get("reason", "")) for detail in told}
     if code == 429:
-        return _rate_limited(told, message, model, project)
-    if code in (401, 403) or "API_KEY_INVALID" in reasons or "API key" in message:
+        return _rate_limited(told, whole, model, project)
+    if code in (401, 403) or "API_KEY_INVALID" in reasons or "API key" in whole:
         raise CaptionError(f"Google refuses the key of the project '{project}' ({code}): {message} Replace that key.")
     if code == 404:
         raise CaptionError(
             f"Google knows no model '{model}' (404): {message} Type the name of a present one, like {DEFAULT_MODEL}."
         )
-    if code == 400 and ("FAILED_PRECONDITION" in message or "location" in message.lower()):
+    if code == 400 and ("FAILED_PRECONDITION" in whole or "location" in whole.lower()):
         raise CaptionError(f"Google refuses the project '{project}' here (400): {message}")
+    if 300 <= code < 400:
+        raise CaptionError(
+            f"The service's address leads elsewhere ({code}), where no key is sent. "
+            "Have base_url in gemini.toml corrected."
+        )
     if code >= 500 or code in (408, 499):
         return Refusal(Kind.BUSY, f"{code} {message}", retry=True, lasting=False)
-    return Refusal(Kind.FAILED, f"{code} {message}")
+    # What is not about this picture (the request, the account) may be the same for all: ten in a row end the run.
+    return Refusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or bool(_ABOUT_THE_PICTURE.search(whole)))
 
 
-def _rate_limited(told: list[dict[str, Any]], message: str, model: str, project: str) -> RateLimited:
+def _rate_limited(told: list[dict[str, Any]], whole: str, model: str, project: str) -> RateLimited:
+    """`whole`: the message uncut; its limits stand behind 300 characters of advice."""
+    message = whole[:300]
     violations = [violation for detail in told for violation in detail.get("violations", [])]
-    if "limit: 0" in message or any(str(violation.get("quotaValue", "")) == "0" for violation in violations):
+    if _LIMIT_0.search(whole) or any(str(violation.get("quotaValue", "")) == "0" for violation in violations):
         raise CaptionError(
             f"limit: 0. The model '{model}' is not in the free tier of the project '{project}': {message} "
             "Choose another model, or enable billing for that project."

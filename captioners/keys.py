@@ -17,6 +17,7 @@ from .quota import Limits
 # Only such variables: a name in a graph must not be able to send any other secret of the server anywhere.
 _VARIABLE = re.compile(r"(?:GEMINI|GOOGLE)_API_KEY(?:_[A-Za-z0-9_]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,63}")
+_KEY = re.compile(r"^(?:AIza|AQ\.|sk-)|\S{30}")  # how keys begin, or so long a run as names do not have
 SHORTEST_KEY = 8  # characters: what is shorter is a placeholder
 # Where local servers listen when nobody changed it. Others are named in the file.
 ENDPOINTS = {
@@ -55,12 +56,21 @@ def names_in(text: str) -> tuple[str, ...]:
     if not names:
         raise SettingsError("No project is named. Type the name of one, for example GEMINI_API_KEY.")
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or (_is_like_a_key(name) and not _VARIABLE.fullmatch(name)):
             raise SettingsError(
-                f"'{name[:8]}…' is no name of a project: type names, separated by commas, never keys. The keys belong "
+                f"'{name[:4]}…' is no name of a project: type names, separated by commas, never keys. The keys belong "
                 "into environment variables or the server's own file."
             )
     return names
+
+
+def _is_like_a_key(name: str) -> bool:
+    return bool(_KEY.search(name))
+
+
+def _shown(name: str) -> str:
+    """A name as an error may say it: one that may be a pasted key only by its beginning."""
+    return f"{name[:4]}…" if _is_like_a_key(name) else name
 
 
 def read_projects(file: Path, names: Sequence[str], defaults: Limits, environment: Mapping[str, str]) -> list[Project]:
@@ -79,10 +89,12 @@ def _project(
     if table is None:
         key = environment.get(name, "") if _VARIABLE.fullmatch(name) else ""
         if len(key) < SHORTEST_KEY:
+            plain = re.fullmatch("[A-Za-z0-9_-]+", name) and not _is_like_a_key(name)
+            table_name = name if plain else "mine"
             raise SettingsError(
-                f"There is no key for the project '{name}'. Set the environment variable GEMINI_API_KEY (or "
+                f"There is no key for the project '{_shown(name)}'. Set the environment variable GEMINI_API_KEY (or "
                 f"GEMINI_API_KEY_<anything>) before ComfyUI starts and type its name, or write into {file}:\n"
-                f'[projects.{name if re.fullmatch("[A-Za-z0-9_-]+", name) else "mine"}]\nkey = "…"'
+                f'[projects.{table_name}]\nkey = "…"'
             )
         return Project(name, key, defaults)
     key = _key(table, file, f"projects.{name}", environment)
@@ -124,7 +136,7 @@ def read_endpoint(file: Path, name: str, environment: Mapping[str, str]) -> Endp
         return Endpoint(name, ENDPOINTS[name])
     known = ", ".join(sorted({*tables, *ENDPOINTS}))
     raise SettingsError(
-        f"No server is called '{name}'. There are: {known}. Another is added by the server's owner in {file}:\n"
+        f"No server is called '{_shown(name)}'. There are: {known}. Another is added by the server's owner in {file}:\n"
         '[endpoints.mine]\nbase_url = "http://192.168.1.5:8000/v1"'
     )
 

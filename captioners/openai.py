@@ -18,11 +18,13 @@ from typing import Any
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash
 from .captioner import Caption, Kind, Picture, Refusal
+from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
 from .keys import Endpoint, read_endpoint, without_keys
 from .pictures import LONGEST_SIDE, jpeg_bytes
 
 ANSWER_TOKENS = 512  # most for one answer
+_ABOUT_THE_PICTURE = re.compile(r"\b(?:image|picture)\b(?! input)", re.IGNORECASE)
 MOST_RETRY_AFTER = 120.0  # seconds; a longer one waits so long and asks then
 
 
@@ -97,13 +99,13 @@ class OpenAICaptioner:
             ) as response:
                 if response.status != 200:
                     return self._failed(response.status, await response.text(), response.headers, endpoint)
-                return read_completion(await response.json(content_type=None))
+                return read_completion(await response.json(content_type=None), [endpoint.key])
         except asyncio.TimeoutError:
             return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
         except (aiohttp.ClientError, OSError) as error:
             reason = without_keys(str(error) or type(error).__name__, [endpoint.key])
             return Refusal(Kind.BUSY, f"'{endpoint.name}' cannot be reached: {reason}", retry=True, lasting=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True)
 
     def _body(self, jpeg: bytes) -> dict[str, Any]:
@@ -129,7 +131,8 @@ class OpenAICaptioner:
         Raises:
             CaptionError: it would be the same for every picture: key, model, address.
         """
-        said = without_keys(re.sub(r"\s+", " ", body)[:300], [endpoint.key])
+        whole = re.sub(r"\s+", " ", without_keys(body, [endpoint.key]))  # keys before the cut, which could halve one
+        said = whole[:300]
         if status in (401, 403):
             raise CaptionError(f"The server '{endpoint.name}' refuses its key ({status}): {said}")
         if status == 404 or 300 <= status < 400:
@@ -141,10 +144,11 @@ class OpenAICaptioner:
             after = headers.get("Retry-After", "")
             wait = min(float(after), MOST_RETRY_AFTER) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0
             return Refusal(Kind.BUSY, f"{status} {said}", retry=True, wait=wait, lasting=False)
-        return Refusal(Kind.FAILED, f"{status} {said}")
+        # What is not about this picture may be the same for all: ten in a row end the run.
+        return Refusal(Kind.FAILED, f"{status} {said}", lasting=status == 413 or bool(_ABOUT_THE_PICTURE.search(whole)))
 
 
-def read_completion(reply: Any) -> Caption | Refusal:
+def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
     """The caption in a chat completion, or why there is none."""
     try:
         choice = reply["choices"][0]
@@ -152,12 +156,13 @@ def read_completion(reply: Any) -> Caption | Refusal:
         usage = reply.get("usage") or {}
         tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        return Refusal(Kind.MALFORMED, f"not a chat completion: {str(reply)[:60]!r}", retry=True)
+        return Refusal(Kind.MALFORMED, f"not a chat completion: {without_keys(str(reply), keys)[:60]!r}", retry=True)
 
     def refusal(kind: Kind, why: str, retry: bool) -> Refusal:
         return Refusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
 
-    if not isinstance(text, str) or not re.sub(r"<think>.*?(?:</think>|$)", "", text, flags=re.DOTALL).strip():
+    text = without_thinking(text).strip() if isinstance(text, str) else ""
+    if not text:
         return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", True)
     if reason == "length":
         return refusal(Kind.CUT_OFF, f"cut off after {tokens or ANSWER_TOKENS} tokens", True)

@@ -88,10 +88,19 @@ def question(captioner: Captioner, picture: Picture) -> Question:
     return Question(picture.sha256, captioner.name, captioner.model, captioner.prompt)
 
 
-def unanswered(dataset: Captionable, captioner: Captioner) -> list[Picture]:
+def unanswered(dataset: Captionable, captioner: Captioner, ask_again: bool = False) -> list[Picture]:
     """The pictures that the captioner would be asked about."""
-    answers = read_ledger(dataset.captions_ledger)
-    return [picture for picture in pictures_of(dataset).values() if question(captioner, picture) not in answers]
+    return _waiting(captioner, list(pictures_of(dataset).values()), dataset.captions_ledger, ask_again)
+
+
+def _waiting(captioner: Captioner, pictures: Sequence[Picture], ledger: Path, ask_again: bool) -> list[Picture]:
+    answers = read_ledger(ledger)
+    known = [answers.get(question(captioner, picture)) for picture in pictures]
+    return [
+        picture
+        for picture, answer in zip(pictures, known, strict=True)
+        if answer is None or (ask_again and not answer.text)
+    ]
 
 
 async def caption_dataset(
@@ -156,12 +165,7 @@ async def ask(
     Raises:
         ImpastoError: the captioner had to stop; calls under way were waited for, and their answers are in the ledger.
     """
-    known = read_ledger(ledger)
-    waiting = []
-    for picture in pictures:
-        answer = known.get(question(captioner, picture))
-        if answer is None or (ask_again and not answer.text):
-            waiting.append(picture)
+    waiting = _waiting(captioner, pictures, ledger, ask_again)
     tally = Tally(asked=len(waiting))
     held = len(pictures) - len(waiting)
     progress(held, len(pictures), f"{captioner.name}: {held} of {len(pictures)} captioned before")
@@ -239,7 +243,7 @@ def _record(
     """Append an answer or a lasting refusal to the ledger; count what is left open.
 
     Raises:
-        CaptionError: ten pictures in a row were given up because the service was busy.
+        CaptionError: ten pictures in a row were given up for reasons that are not their own.
     """
     tally.answered += 1
     if isinstance(result, Caption) and not one_line(result.text):
@@ -261,8 +265,8 @@ def _record(
     tally.given_up_in_a_row += 1
     if tally.given_up_in_a_row >= GIVEN_UP_IN_A_ROW:
         raise CaptionError(
-            f"The captioner '{captioner.name}' could not be reached for {GIVEN_UP_IN_A_ROW} pictures in a row, each "
-            f"tried {ATTEMPTS} times. The last reason: {result.reason}."
+            f"The captioner '{captioner.name}' failed for {GIVEN_UP_IN_A_ROW} pictures in a row, each tried up to "
+            f"{ATTEMPTS} times. The last reason: {result.reason}."
         )
 
 

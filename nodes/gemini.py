@@ -152,7 +152,7 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         if dataset is None:
             return io.NodeOutput(None, "", captioner)
         progress = host.progress()
-        count = len(unanswered(dataset, captioner))
+        count = len(unanswered(dataset, captioner, ask_again))
         estimate = captioner.estimate(count) if count else "Every picture has been asked about already."
         progress(0, 1, estimate)
         if estimate_only:

@@ -43,11 +43,16 @@ class GeminiServer:
     over_quota: int = 0  # requests refused because of a quota
     answered: Counter = field(default_factory=Counter)  # captions that were sent whole, by picture
     url: str = ""
+    redirect: str = ""  # address that every request is sent on to
+    keys_seen: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._counted: dict[str, list[tuple[float, int]]] = defaultdict(list)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
+        self.keys_seen.append(request.headers.get("x-goog-api-key", ""))
+        if self.redirect:
+            return web.Response(status=307, headers={"Location": f"{self.redirect}{request.path}"})
         limits = self.projects.get(request.headers.get("x-goog-api-key", ""))
         if limits is None:
             return failed(400, "INVALID_ARGUMENT", "API key not valid.", [{"reason": "API_KEY_INVALID"}])
@@ -182,6 +187,21 @@ ERRORS = {
             [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.01s"}],
         ),
     ),
+    "limit 0 in words": HttpError(
+        429,
+        (
+            429,
+            "RESOURCE_EXHAUSTED",
+            "You exceeded your current quota, please check your plan and billing details. For more information on this "
+            "error, head to: https://ai.google.dev/gemini-api/docs/rate-limits. To monitor your current usage, head "
+            "to: https://ai.dev/rate-limit. \n* Quota exceeded for metric: generativelanguage.googleapis.com/"
+            "generate_content_free_tier_input_token_count, limit: 0, model: gemini-3.5-pro\n* Quota exceeded for "
+            "metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 0, model: "
+            "gemini-3.5-pro\nPlease retry in 0.01s.",
+            [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.01s"}],
+        ),
+    ),
+    "bad request": HttpError(400, (400, "INVALID_ARGUMENT", 'Unknown name "responseJsonSchema": no such field.')),
     "404": HttpError(404, (404, "NOT_FOUND", "models/x is not found for API version v1beta.")),
     "bad picture": HttpError(400, (400, "INVALID_ARGUMENT", "Unable to process input image.")),
 }

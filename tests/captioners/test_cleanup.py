@@ -42,12 +42,39 @@ def test_each_rule_can_be_left_out():
 
 @pytest.mark.parametrize(
     "piece",
-    ["a painting of ", "oil, ", "impressionist and ", "in the style of ", "A", "van ", "the image is a ", "<s>"],
+    [
+        *("a painting of ", "oil, ", "oil ", "loose, ", "vibrant ", "impressionist and ", "in the style of ", "A"),
+        *("van ", "the image is a ", "<s>", "this ", "painted "),
+    ],
 )
 def test_no_answer_takes_long_to_clean(piece):
     began = time.process_time()
     clean(piece * (8_000 // len(piece)))
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 0.5
+
+
+def test_json_nested_too_deeply_is_cleaned_as_text(monkeypatch):
+    def too_deep(text):
+        raise RecursionError
+
+    monkeypatch.setattr("impasto.captioners.cleanup.json.loads", too_deep)
+    assert clean('{"a": {"a": "a boat"}}')
+    monkeypatch.undo()
+    assert isinstance(clean('{"a":' * 5_000), str)
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("A plan of it.</think>A boat.", "A boat."),
+        ("<think>one</think> two </think> A boat.", "A boat."),
+        ("<think>" + "long " * 3_000 + "</think>A boat.", "A boat."),
+        ("<think>never ended", ""),
+        ("The plan.</think>", ""),
+    ],
+)
+def test_only_what_follows_the_last_thinking_is_the_caption(raw, cleaned):
+    assert clean(raw) == cleaned
 
 
 def test_flags_name_the_words():

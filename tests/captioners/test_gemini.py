@@ -11,9 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from google.genai import types as genai_types
 from impasto.captioners.captioner import Kind
 from impasto.captioners.clock import SYSTEM, ScaledClock
-from impasto.captioners.gemini import REQUIREMENT, GeminiCaptioner, GeminiSettings
+from impasto.captioners.gemini import (
+    REQUIREMENT,
+    GeminiCaptioner,
+    GeminiSettings,
+    RateLimited,
+    read_answer,
+    read_error,
+)
+from impasto.captioners.keys import names_in, read_endpoint, read_projects
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.quota import Budget, DayLimitReached, Limits
 from impasto.captioners.runner import caption_dataset, unanswered
@@ -304,6 +313,101 @@ def test_limit_0_fails_at_once_in_those_words(make_dataset, folder):
         with pytest.raises(CaptionError, match="^limit: 0. .*free tier"):
             run(make_dataset(3), captioner(folder))
     assert len(server.requests) <= 3
+
+
+def test_limit_0_is_found_behind_the_advice_of_a_long_message(make_dataset, folder):
+    with serving(served(folder, fault=always("limit 0 in words"))) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="^limit: 0. .*free tier"):
+            run(make_dataset(1), captioner(folder))
+    assert len(server.requests) == 1
+
+
+def test_a_limit_that_only_begins_with_0_is_a_rate():
+    said = read_error(429, {}, "Quota exceeded, limit: 0.5, model: x", "x", "one", [])
+    assert isinstance(said, RateLimited)
+
+
+def test_what_is_wrong_with_every_request_ends_the_run_and_keeps_the_pictures_open(make_dataset, folder):
+    dataset = make_dataset(60)
+    with serving(served(folder, fault=always("bad request"))) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="no such field"):
+            run(dataset, captioner(folder))
+        assert len(server.requests) < 60
+        server.fault = always(None)
+        assert not run(dataset, captioner(folder)).refused
+
+
+def test_a_key_halved_by_the_cut_of_a_message_does_not_show():
+    key = KEYS["one"]
+    said = read_error(400, {}, "x" * 290 + key + " is odd", "x", "one", [key])
+    assert key[:5] not in said.reason and "…" in said.reason
+    reply = genai_types.GenerateContentResponse.model_validate(
+        {"candidates": [{"content": {"parts": [{"text": "x" * 50 + key}]}, "finishReason": "STOP"}]}
+    )
+    assert key[:5] not in read_answer(reply, [key]).reason
+
+
+def test_an_answer_nested_too_deeply_is_malformed():
+    text = '{"description": ' + "[" * 100_000
+    reply = genai_types.GenerateContentResponse.model_validate(
+        {"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}]}
+    )
+    assert read_answer(reply).kind is Kind.MALFORMED
+
+
+def test_a_redirect_is_not_followed_with_the_key(make_dataset, folder):
+    with serving(served(folder)) as elsewhere, serving(served(folder, redirect=elsewhere.url)) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="leads elsewhere"):
+            run(make_dataset(1), captioner(folder))
+    assert server.keys_seen == [KEYS["one"]] and elsewhere.keys_seen == []
+
+
+@pytest.mark.parametrize(
+    "pasted", ["AIzaSyD-0123456789", "AQ.Ab8RN6_0123456789", "0123456789abcdef0123456789abcdef", "one, " + "k" * 30]
+)
+def test_a_pasted_key_is_no_name_and_is_not_repeated(pasted, tmp_path):
+    with pytest.raises(SettingsError) as refused:
+        names_in(pasted)
+    key = pasted.removeprefix("one, ")
+    assert key[:5] not in str(refused.value) and "never keys" in str(refused.value)
+    with pytest.raises(SettingsError) as refused:
+        read_projects(tmp_path / "gemini.toml", [key], Limits(), {})
+    assert key[:5] not in str(refused.value)
+    with pytest.raises(SettingsError) as refused:
+        read_endpoint(tmp_path / "openai.toml", key, {})
+    assert key[:5] not in str(refused.value)
+
+
+def test_names_of_variables_and_of_projects_are_names_however_long():
+    names = ("GEMINI_API_KEY_OF_MY_SECOND_PROJECT", "my project")
+    assert names_in(", ".join(names)) == names
+
+
+def test_two_names_of_one_key_share_one_budget(make_dataset, folder):
+    clock = ScaledClock(time.time(), 60)
+    limits = Limits(5, 10**9, 1_500)
+    with serving(served(folder, limits, clock=clock)) as server:
+        write_keys(folder, server.url)
+        with open(folder / "gemini.toml", "a") as file:
+            file.write(f'[projects.alias]\nkey = "{KEYS["one"]}"\n')
+        both = captioner(folder, limits, ("one", "alias"), clock)
+        assert "at 5 a minute" in both.estimate(10)
+        run(make_dataset(5), both, clock=clock)
+        run(make_dataset(2), captioner(folder, limits, ("alias",), clock, system_prompt="Otherwise."), clock=clock)
+    assert server.over_quota == 0 and len(server.requests) == 7
+
+
+def test_what_would_be_asked_counts_refused_pictures_where_they_are_asked_again(make_dataset, folder):
+    dataset = make_dataset(3)
+    blocked = dataset.records()[0].sha256
+    with serving(served(folder, fault=lambda _, picture: "prompt blocked" if picture == blocked else None)) as server:
+        write_keys(folder, server.url)
+        run(dataset, captioner(folder))
+    assert unanswered(dataset, captioner(folder)) == []
+    assert [picture.sha256 for picture in unanswered(dataset, captioner(folder), ask_again=True)] == [blocked]
 
 
 def test_a_wrong_model_or_key_ends_the_run_with_its_name(make_dataset, folder):

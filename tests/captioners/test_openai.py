@@ -14,7 +14,7 @@ from aiohttp import web
 from impasto.captioners.captioner import Kind
 from impasto.captioners.clock import ScaledClock
 from impasto.captioners.keys import read_endpoint
-from impasto.captioners.openai import OpenAICaptioner, OpenAISettings
+from impasto.captioners.openai import OpenAICaptioner, OpenAISettings, read_completion
 from impasto.captioners.runner import caption_dataset
 from impasto.errors import CaptionError, SettingsError
 
@@ -113,6 +113,40 @@ def test_an_answer_that_stays_empty_is_a_refusal_and_no_caption(make_dataset, tm
         done = run(make_dataset(1), server, tmp_path / "user")
     assert [refusal.kind for refusal in done.refused.values()] == [Kind.NO_ANSWER]
     assert done.dataset.records()[0].text == ""
+
+
+def test_thinking_is_no_part_of_the_caption(make_dataset, tmp_path):
+    answers = ["A plan: </think> no, <think>so</think>\nA boat."]
+    with serving(Server(lambda number: answers[0])) as server:
+        done = run(make_dataset(1), server, tmp_path / "user", rules=None)
+    assert done.dataset.records()[0].text == "A boat."
+    empty = {"choices": [{"message": {"content": "The picture shows a boat.</think> "}}]}
+    assert read_completion(empty).kind is Kind.NO_ANSWER
+
+
+def test_a_request_that_no_picture_can_pass_ends_the_run_and_keeps_the_pictures_open(make_dataset, tmp_path):
+    dataset = make_dataset(20)
+    with serving(Server(lambda number: web.Response(status=400, text="max_tokens is not supported"))) as server:
+        with pytest.raises(CaptionError, match="max_tokens is not supported"):
+            run(dataset, server, tmp_path / "user")
+        assert len(server.bodies) < 20
+        server.reply = lambda number: "A boat."
+        assert not run(dataset, server, tmp_path / "user").refused
+
+
+def test_a_picture_that_the_server_cannot_read_is_refused_for_good(make_dataset, tmp_path):
+    dataset = make_dataset(1)
+    with serving(Server(lambda number: web.Response(status=400, text="Failed to load image"))) as server:
+        for _ in range(2):
+            assert run(dataset, server, tmp_path / "user").refused
+    assert len(server.bodies) == 1
+
+
+def test_a_key_halved_by_the_cut_of_a_reply_does_not_show(make_dataset, tmp_path):
+    with serving(Server(lambda number: web.Response(status=400, text="x" * 290 + KEY))) as server:
+        done = run(make_dataset(1), server, tmp_path / "user")
+    assert KEY[:6] not in done.report and "400 xxx" in done.report
+    assert KEY[:6] not in read_completion({"error": "x" * 40 + KEY}, [KEY]).reason
 
 
 @pytest.mark.parametrize("status", [401, 404, 302])
