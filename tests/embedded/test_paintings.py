@@ -183,3 +183,25 @@ def test_a_set_that_cannot_be_is_refused(tmp_path):
         paintings.write_wikiart_shards(tmp_path, 1)
     with pytest.raises(SettingsError, match="cubist"):
         paintings.write_wikiart_shards(tmp_path, 4, finishes=("cubist",))
+
+
+def test_the_embedded_source_is_painted_where_it_is_missing_and_finished_after_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(paintings, "EMBEDDED_COUNT", 2)
+
+    def stop(done, total, text="", preview=None):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        paintings.paint_embedded_source(tmp_path, stop)
+    folder = paintings.paint_embedded_source(tmp_path)
+    shards = sorted(folder.glob("data/*.parquet"))
+    assert len(shards) == 2
+    before = [shard.stat().st_mtime_ns for shard in shards]
+    paintings.paint_embedded_source(tmp_path)
+    assert [shard.stat().st_mtime_ns for shard in shards] == before
+
+
+def test_a_source_of_that_name_that_someone_else_made_is_left_alone(tmp_path):
+    (tmp_path / paintings.EMBEDDED_SOURCE).mkdir()
+    folder = paintings.paint_embedded_source(tmp_path)
+    assert not any(folder.iterdir())
