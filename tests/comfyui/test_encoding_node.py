@@ -40,9 +40,9 @@ def encoding(name: str) -> dict:
 
 
 def encoded_files(server: ComfyServer, name: str) -> dict[str, str]:
-    """Path under `features/` -> SHA-256, of everything there."""
+    """Path under `features/` -> SHA-256, of all there but the dataset config, which names its folder."""
     root = server.base / "datasets" / name / "features"
-    files = (path for path in root.rglob("*") if path.is_file())
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != "dataset.toml")
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
