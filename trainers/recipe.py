@@ -100,7 +100,7 @@ class FluxLoraRecipe:
                 "Set a smaller validation_split in Dataset TOML Writer, or add pictures."
             )
 
-        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_dtype(), self.device)
+        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_precision(), self.device)
         self.check_widths(transformer)
         parameters = adapter.add_lora(transformer, settings.rank, settings.alpha, settings.targets, seed=settings.seed)
         optimizer = self.make_optimizer(parameters)
@@ -111,12 +111,12 @@ class FluxLoraRecipe:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.scheduler = scheduler
 
-    def base_dtype(self) -> torch.dtype:
-        """The dtype of the frozen base's weights."""
+    def base_precision(self) -> str:
+        """What the frozen base's weights are kept in."""
         precision = self.settings.precision
         if precision == "auto":
-            precision = "fp32" if self.device.type == "cpu" else "bf16"
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+            return "fp32" if self.device.type == "cpu" else "bf16"
+        return precision
 
     def check_widths(self, transformer: torch.nn.Module) -> None:
         t5, pooled = self.features.load_text(self.features.empty_text_path)

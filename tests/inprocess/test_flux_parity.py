@@ -81,7 +81,7 @@ def comfyui_patcher(comfyui, flux):
 def test_comfyui_diffusers_and_the_trainer_predict_the_same_velocity(comfyui_patcher, flux):
     path, size = flux
     inputs = random_inputs(size)
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
 
     reference = comfyui_velocity(comfyui_patcher, *inputs, guidance=3.5)
     assert 0.3 < reference.std() < 3, "the comparison means something only for outputs of ordinary size"
@@ -93,7 +93,7 @@ def test_comfyui_diffusers_and_the_trainer_predict_the_same_velocity(comfyui_pat
 def test_the_guidance_reaches_only_a_distilled_model(flux):
     path, size = flux
     inputs = random_inputs(size)
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
     with torch.no_grad():
         changed = difference(predict_velocity(transformer, *inputs, 1.0), predict_velocity(transformer, *inputs, 3.5))
     assert (changed > 1e-3) == flux_weights.inspect(path).guidance
@@ -104,7 +104,7 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 
     saved = tmp_path / "saved.safetensors"
     comfy.sd.save_checkpoint(str(saved), comfyui_patcher)
-    ours, theirs = (flux_weights.load_transformer(path, torch.float32) for path in (flux[0], saved))
+    ours, theirs = (flux_weights.load_transformer(path, "fp32") for path in (flux[0], saved))
     assert flux_weights.inspect(saved).prefix == "model.diffusion_model."
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
@@ -113,7 +113,7 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 @pytest.fixture
 def trained(flux, tmp_path):
     """(transformer with a LoRA, its B random, on every layer that any target set has; the file it is exported to)."""
-    transformer = flux_weights.load_transformer(flux[0], torch.float32)
+    transformer = flux_weights.load_transformer(flux[0], "fp32")
     adapter.add_lora(transformer, RANK, ALPHA, "all linear", seed=3)
     generator = torch.Generator().manual_seed(4)
     for parameter in adapter.lora_parameters(transformer)[1::2]:
@@ -137,7 +137,7 @@ def test_a_lora_does_the_same_in_comfyui_diffusers_and_the_trainer(comfyui_patch
     with caplog.at_level(logging.WARNING):
         patched, _ = comfy.sd.load_lora_for_models(comfyui_patcher, None, load_file(lora), 1.0, 0.0)
         in_comfyui = comfyui_velocity(patched, *inputs, guidance=1.0)
-        pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(path, torch.float32))
+        pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(path, "fp32"))
         pipeline.load_lora_weights(str(lora))
     # Both loaders name in a warning every key that they leave over; diffusers also says of a LoRA for the transformer
     # alone that it has nothing for the text encoder.
@@ -167,7 +167,7 @@ def test_diffusers_keeps_every_tensor_and_the_scale_of_the_lora(flux, trained):
     from diffusers import FluxPipeline
 
     transformer, lora = trained
-    pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(flux[0], torch.float32))
+    pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(flux[0], "fp32"))
     pipeline.load_lora_weights(str(lora), adapter_name=adapter.ADAPTER)
     mine, theirs = dict(transformer.named_parameters()), dict(pipeline.transformer.named_parameters())
     assert mine.keys() == theirs.keys()

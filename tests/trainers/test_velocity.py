@@ -24,9 +24,9 @@ def inputs(batch: int = 2, height: int = 8, width: int = 12):
     return latents, sigma, t5, torch.randn(batch, SIZE["pooled_width"], generator=generator)
 
 
-def trained_step(path, checkpointing: bool, dtype=torch.float32):
+def trained_step(path, checkpointing: bool, precision="fp32"):
     """Loss and adapter after one forward and backward pass from a fresh adapter."""
-    transformer = flux_weights.load_transformer(path, dtype)
+    transformer = flux_weights.load_transformer(path, precision)
     parameters = adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0)
     loss = predict_velocity(transformer, *inputs(), checkpointing=checkpointing).square().mean()
     loss.backward()
@@ -51,7 +51,7 @@ def test_positions_are_exact_rows_and_columns():
 
 
 def test_a_batch_predicts_what_its_pictures_predict_alone(path):
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
     latents, sigma, t5, pooled = inputs()
     with torch.no_grad():
         together = predict_velocity(transformer, latents, sigma, t5, pooled)
@@ -60,7 +60,7 @@ def test_a_batch_predicts_what_its_pictures_predict_alone(path):
 
 
 def test_sigma_keeps_its_precision_under_a_bfloat16_base(path):
-    transformer = flux_weights.load_transformer(path, torch.bfloat16)
+    transformer = flux_weights.load_transformer(path, "bf16")
     close = torch.tensor([0.7499, 0.7501])
     assert close[0].bfloat16() == close[1].bfloat16(), "these two are one number in bfloat16"
     first, second = embed_sigma(transformer, close, torch.bfloat16)
@@ -73,25 +73,25 @@ def test_sigma_keeps_its_precision_under_a_bfloat16_base(path):
 
 
 def test_a_bfloat16_base_predicts_about_the_same_and_answers_in_the_latents_dtype(path):
-    exact, rounded = (flux_weights.load_transformer(path, dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, rounded = (flux_weights.load_transformer(path, precision) for precision in ("fp32", "bf16"))
     with torch.no_grad():
         expected, velocity = (predict_velocity(transformer, *inputs()) for transformer in (exact, rounded))
     assert velocity.dtype == torch.float32
     assert (velocity - expected).norm() < 0.05 * expected.norm()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_checkpointing_changes_neither_loss_nor_gradients(path, dtype):
-    plain_loss, plain = trained_step(path, checkpointing=False, dtype=dtype)
-    loss, parameters = trained_step(path, checkpointing=True, dtype=dtype)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_changes_neither_loss_nor_gradients(path, precision):
+    plain_loss, plain = trained_step(path, checkpointing=False, precision=precision)
+    loss, parameters = trained_step(path, checkpointing=True, precision=precision)
     assert torch.equal(plain_loss, loss)
     assert all(torch.equal(first.grad, second.grad) for first, second in zip(plain, parameters, strict=True))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_b_of_the_adapter_learns_from_the_first_step(path, checkpointing, dtype):
-    _, parameters = trained_step(path, checkpointing, dtype)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_b_of_the_adapter_learns_from_the_first_step(path, checkpointing, precision):
+    _, parameters = trained_step(path, checkpointing, precision)
     torch.optim.AdamW(parameters, lr=1e-3).step()
     # The last single block's text tokens are thrown away, but its layers serve the image too: nothing is left out.
     assert all(lora_b.abs().max() > 0 for lora_b in parameters[1::2])
@@ -99,7 +99,7 @@ def test_every_b_of_the_adapter_learns_from_the_first_step(path, checkpointing, 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(path):
     def kept(checkpointing: bool) -> int:
-        transformer = flux_weights.load_transformer(path, torch.float32)
+        transformer = flux_weights.load_transformer(path, "fp32")
         adapter.add_lora(transformer, 4, 4.0, "attention", seed=0)
         sizes = []
 
@@ -115,13 +115,13 @@ def test_checkpointing_keeps_less_for_the_backward_pass(path):
 
 
 def test_odd_latents_are_refused(path):
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
     with pytest.raises(FeatureError, match="multiples of 16 pixels"):
         predict_velocity(transformer, *inputs(width=13))
 
 
 def test_latents_of_another_autoencoder_are_refused(path):
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
     latents, *others = inputs()
     with pytest.raises(FeatureError, match="4 channels, this model takes 16"):
         predict_velocity(transformer, latents[:, :4], *others)
