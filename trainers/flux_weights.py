@@ -98,7 +98,7 @@ class Source:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """Rows of one tensor as the file stores them; where `scale` `(rows, 1)` is given, ComfyUI multiplies by it."""
+    """Rows of one tensor as the file stores them, and the one number, float32, that ComfyUI multiplies them by."""
 
     values: torch.Tensor
     scale: torch.Tensor | None
@@ -237,10 +237,9 @@ def stream(
             layer = scaled.get(source.key.removesuffix(".weight"))
             if layer and source.key.endswith(".weight"):
                 mapped = mapped.to(SCALED_FORMATS[layer.format])  # as ComfyUI does, whatever the file's own dtype is
-                scale = file.get_tensor(layer.scale_key).float().reshape(-1, 1).expand(len(mapped), 1)
+                scale = file.get_tensor(layer.scale_key).float().reshape(()).to(device)
             for name, ranges in source.parameters.items():
-                rows = None if scale is None else _join(scale, ranges).to(device)
-                yield name, StoredWeight(_join(mapped, ranges).to(device), rows)
+                yield name, StoredWeight(_join(mapped, ranges).to(device), scale)
 
 
 def bfl_to_diffusers(state: Mapping[str, torch.Tensor], architecture: FluxArchitecture) -> dict[str, torch.Tensor]:
@@ -551,11 +550,10 @@ def _markers(prefix: str) -> set[str]:
 
 
 def _check_scales(path: str | Path, header: _Header, prefix: str, scaled: Mapping[str, _ScaledLayer]) -> None:
-    """Refuse scales that are missing or are not one number per weight or per row of it."""
+    """Refuse scales that are missing, or are not the one number per weight that ComfyUI computes with."""
     for layer, entry in scaled.items():
-        rows = header.tensors.get(f"{prefix}{layer}.weight", {"shape": [0]})["shape"][0]
         shape = header.tensors.get(entry.scale_key, {"shape": None})["shape"]
-        if shape not in ([], [1], [1, 1], [rows, 1]):
+        if shape not in ([], [1], [1, 1]):
             raise ModelError(
                 f"{path} has no usable scale for '{prefix}{layer}.weight': '{entry.scale_key}' has the shape {shape}. "
                 "Choose the bf16, fp16 or plain fp8 file of the same model."

@@ -82,9 +82,9 @@ def quantise(weight: torch.Tensor, precision: str) -> dict[str, torch.Tensor]:
 
 
 def fp8_as_stored(weight: torch.Tensor, scale: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Keep a file's own float8_e4m3fn weight `(outputs, inputs)` and scale `(outputs, 1)`, to the bit."""
-    factor = torch.ones(weight.shape[0], device=weight.device) if scale is None else scale.flatten().float()
-    return {"values": weight.view(torch.uint8).clone(), "scale": factor.clone()}
+    """Keep a file's own float8_e4m3fn weight `(outputs, inputs)` and its scale, one number, to the bit."""
+    factors = torch.ones(weight.shape[0], device=weight.device)
+    return {"values": weight.view(torch.uint8).clone(), "scale": factors if scale is None else factors * scale}
 
 
 def expand(precision: str, dtype: torch.dtype, *stored: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -144,7 +144,7 @@ class _FrozenProduct(torch.autograd.Function):
         ctx.save_for_backward(*stored)
         matrix, scale = expand(precision, inputs.dtype, *stored)
         if scale is None:
-            return torch.nn.functional.linear(inputs, matrix, bias)
+            return torch.nn.functional.linear(inputs, matrix, None if bias is None else bias.to(inputs.dtype))
         outputs = torch.nn.functional.linear(inputs, matrix).mul_(scale)
         return outputs if bias is None else outputs.add_(bias)
 
