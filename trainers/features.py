@@ -293,12 +293,6 @@ class FeatureSet:
             dropped=dropped,
         )
 
-    def still(self, sample: Sample) -> Draw:
-        """One sample as it is, with its own text, for measuring."""
-        t5, pooled = self.load_text(sample.text_path)
-        mask = self.load_mask(sample)[None] if sample.mask_path else None
-        return Draw(self.load_latent(sample)[None], t5[None], pooled[None], mask, None, (False,))
-
 
 def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -> list[Text]:
     """One text for each sample, by numbers in 0…1; those after the first are of the first one's length."""
