@@ -48,7 +48,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "timestep_shift": (0.01, 100.0),
     "mode_scale": (-1.0, 1.75),
     "ema_decay": (0.0, 0.99999),
-    "prior_loss_weight": (0.0, 100.0),
+    "prior_loss_weight": (0.001, 100.0),
     "checkpointing_interval": (1, 1000),
     "streamed_blocks": (-1, 1000),
     "checkpoint_epochs": (0, 100_000),
@@ -64,6 +64,23 @@ _CHOICES = {
     "precision": PRECISIONS,
     "targets": tuple(TARGETS),
 }
+# How a run is computed, kept and watched, not what it learns: a run goes on when these have changed.
+NOT_DECIDING = frozenset(
+    {
+        "gradient_checkpointing",
+        "checkpointing_interval",
+        "streamed_blocks",
+        "compile",
+        "checkpoint_every",
+        "checkpoint_epochs",
+        "keep_checkpoints",
+        "sample_steps",
+        "early_stop_patience",
+        "tracker",
+    }
+)
+# What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
+FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,16 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text."""
         return dataclasses.asdict(self) | {"seed": str(self.seed)}
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that the weights at a step depend on.
+
+        The number of steps is one of them only where the learning rate falls towards the last.
+        """
+        kept = {name: value for name, value in self.to_dict().items() if name not in NOT_DECIDING}
+        if self.scheduler == "constant" or self.optimizer == "schedule_free_adamw":
+            del kept["steps"]
+        return kept
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
