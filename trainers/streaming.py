@@ -21,6 +21,8 @@ from .velocity import blocks
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
+    from .flux_weights import FluxArchitecture
+
 logger = logging.getLogger(__name__)
 
 RING = 2  # blocks on the device at a time: one that computes, and the next one arriving meanwhile
@@ -31,6 +33,15 @@ def streamed_indices(total: int, count: int) -> tuple[int, ...]:
     """Choose `count` of `total` blocks, spread evenly: a copy then has the resident blocks' time to arrive."""
     count = min(count, total)
     return tuple(position * total // count for position in range(count))
+
+
+def block_names(architecture: FluxArchitecture, indices: Sequence[int]) -> tuple[str, ...]:
+    """What the names of these blocks' parameters begin with; blocks are counted as by `velocity.blocks`."""
+    double = architecture.double_blocks
+    return tuple(
+        f"transformer_blocks.{index}." if index < double else f"single_transformer_blocks.{index - double}."
+        for index in indices
+    )
 
 
 @dataclass(eq=False)
@@ -208,27 +219,13 @@ class StreamedBlocks:
 
 
 def frozen_tensors(block: torch.nn.Module) -> Iterator[tuple[Callable[[Tensor], None], Tensor]]:
-    """Every tensor that a block reads and training does not change, each with what replaces it.
-
-    Parameters and buffers, and what bitsandbytes keeps beside a 4-bit parameter: its `quant_state`.
-    """
+    """Every tensor that a block reads and training does not change, scales included, each with what replaces it."""
     for module in block.modules():
         for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad:
                 yield partial(setattr, parameter, "data"), parameter.data
-                yield from _state_tensors(getattr(parameter, "quant_state", None))
         for name, buffer in module.named_buffers(recurse=False):
             yield partial(module._buffers.__setitem__, name), buffer
-
-
-def _state_tensors(state: Any) -> Iterator[tuple[Callable[[Tensor], None], Tensor]]:
-    """The tensors of a bitsandbytes QuantState: its own, and those of the state that its scales are quantised with."""
-    if state is None:
-        return
-    for name, value in vars(state).items():
-        if isinstance(value, Tensor):
-            yield partial(setattr, state, name), value
-    yield from _state_tensors(getattr(state, "state2", None))
 
 
 def _pin(memory: Tensor, device: torch.device) -> bool:

@@ -89,7 +89,7 @@ def blocks(transformer: FluxTransformer2DModel) -> tuple[torch.nn.Module, ...]:
 def recomputed(index: int, checkpointing: bool, interval: int, streamed: Collection[int] = ()) -> bool:
     """Whether block `index` is recomputed in the backward pass.
 
-    A streamed block always is: what autograd keeps of a block includes views of its weights, and those are gone by then.
+    A streamed block always is: what autograd keeps of a block includes views of its weights, which are gone by then.
     """
     return (checkpointing and index % interval == 0) or index in streamed
 

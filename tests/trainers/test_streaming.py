@@ -2,7 +2,7 @@ import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers import adapter, flux_weights
-from impasto.trainers.streaming import StreamedBlocks, frozen_tensors, streamed_indices
+from impasto.trainers.streaming import StreamedBlocks, block_names, frozen_tensors, streamed_indices
 from impasto.trainers.velocity import blocks, predict_velocity
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,8 +25,8 @@ def inputs():
     return latents, torch.tensor([0.2, 0.9]), t5, torch.randn(2, SIZE["pooled_width"], generator=generator)
 
 
-def adapted(path, dtype=torch.float32, dropout=0.0):
-    transformer = flux_weights.load_transformer(path, dtype)
+def adapted(path, precision="fp32", dropout=0.0):
+    transformer = flux_weights.load_transformer(path, precision)
     return transformer, adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0, dropout=dropout)
 
 
@@ -67,10 +67,10 @@ class Copies(TorchDispatchMode):
         return isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() in self.host
 
 
-@pytest.mark.parametrize(("count", "dtype"), [(1, torch.float32), (4, torch.float32), (7, torch.bfloat16)])
-def test_streaming_changes_no_bit_of_the_training(path, count, dtype):
-    expected = train(*adapted(path, dtype), checkpointing=True)
-    transformer, parameters = adapted(path, dtype)
+@pytest.mark.parametrize(("count", "precision"), [(1, "fp32"), (4, "fp32"), (7, "bf16")])
+def test_streaming_changes_no_bit_of_the_training(path, count, precision):
+    expected = train(*adapted(path, precision), checkpointing=True)
+    transformer, parameters = adapted(path, precision)
     streamed = StreamedBlocks(transformer, streamed_indices(7, count), CPU)
     assert same(train(transformer, parameters, checkpointing=True, streamed=streamed), expected)
 
@@ -124,7 +124,9 @@ def test_the_next_block_is_under_way_before_it_is_asked_for(path):
     streamed = StreamedBlocks(transformer, range(7), CPU)
     found = []
     for index, block in enumerate(blocks(transformer)):
-        block.register_forward_pre_hook(lambda module, arguments, index=index: found.append((index, streamed.on_device)))
+        block.register_forward_pre_hook(
+            lambda module, arguments, index=index: found.append((index, streamed.on_device))
+        )
     train(transformer, parameters, steps=1, streamed=streamed)
     forward, backward = found[:7], found[7:]
     assert [index for index, _ in backward] == list(reversed(range(7)))
@@ -162,34 +164,33 @@ def test_afterwards_the_model_is_whole_in_host_memory(path):
     assert all(torch.equal(value, expected[name]) for name, value in transformer.state_dict().items())
 
 
-def test_what_lies_beside_a_4_bit_weight_travels_with_it(path):
-    bnb = pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize("precision", ["fp8", "int8", "nf4"])
+def test_scales_travel_with_the_quantised_weights_they_belong_to(path, precision):
+    expected = train(*adapted(path, precision), steps=1)
+    transformer, parameters = adapted(path, precision)
+    streamed = StreamedBlocks(transformer, range(7), CPU)
+    assert same(train(transformer, parameters, steps=1, streamed=streamed), expected)
+    layer = transformer.transformer_blocks[0].attn.to_q.base_layer
+    slots = {slot.memory.untyped_storage().data_ptr() for slot in streamed._slots}
+    assert len(layer.stored_names) > 1 and 0 in streamed.on_device
+    assert {tensor.untyped_storage().data_ptr() for tensor in layer.parameters()} <= slots
 
-    def quantised():
-        transformer = flux_weights.load_transformer(path, torch.bfloat16)
-        for module in list(transformer.transformer_blocks.modules()):
-            for name, layer in module.named_children():
-                if isinstance(layer, torch.nn.Linear):
-                    smaller = bnb.nn.Linear4bit(
-                        layer.in_features, layer.out_features, compute_dtype=torch.bfloat16, quant_type="nf4"
-                    )
-                    smaller.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
-                    smaller.bias = layer.bias
-                    setattr(module, name, smaller.to("cpu"))
-        return transformer, adapter.add_lora(transformer, 4, 4.0, "attention", seed=0)
 
-    expected = train(*quantised(), steps=1, checkpointing=True)
-    transformer, parameters = quantised()
-    streamed = StreamedBlocks(transformer, (0, 1, 2), CPU, ring=1)
-    state = transformer.transformer_blocks[0].attn.to_q.weight.quant_state
-    assert state.state2 is not None and state.absmax.dtype == torch.uint8, "its scales are quantised as well"
-    with Copies(streamed) as copies:
-        assert same(train(transformer, parameters, steps=1, checkpointing=True, streamed=streamed), expected)
-    assert copies.arrivals == 3 + 2
-    assert streamed.on_device == (0,)
-    slot = streamed._slots[0].memory.untyped_storage().data_ptr()
-    beside = (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-    assert all(tensor.untyped_storage().data_ptr() == slot for tensor in beside)
+def test_a_transposed_weight_keeps_its_layout(path):
+    transformer, parameters = adapted(path)
+    layer = transformer.transformer_blocks[0].attn.to_q.base_layer
+    layer.weight = torch.nn.Parameter(layer.weight.data.t().contiguous().t(), requires_grad=False)
+    StreamedBlocks(transformer, (0,), CPU)
+    assert layer.weight.stride() == (1, SIZE["hidden_size"])
+
+
+def test_the_names_of_streamed_blocks_are_those_of_their_parameters(path):
+    transformer = flux_weights.load_transformer(path, "fp32")
+    names = block_names(flux_weights.inspect(path), (1, 2, 3, 6))
+    chosen = {name for name, _ in transformer.named_parameters() if name.startswith(names)}
+    sizes = [sum(1 for _ in blocks(transformer)[index].parameters()) for index in (1, 2, 3, 6)]
+    assert len(names) == 4 and len(chosen) == sum(sizes)
+    assert all(name.startswith(("transformer_blocks.", "single_transformer_blocks.")) for name in chosen)
 
 
 @pytest.mark.parametrize(("total", "count"), [(57, 0), (57, 1), (57, 20), (57, 57), (3, 9)])
