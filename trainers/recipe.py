@@ -441,7 +441,7 @@ class FluxLoraRecipe:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "trained": [parameter.detach().cpu() for parameter in self.parameters],
+            "trained": [parameter.detach().to("cpu", copy=True) for parameter in self.parameters],
             "ema": self.ema and self.ema.state_dict(),
         }
         with self.measuring():
