@@ -366,10 +366,23 @@ def on_cpu() -> bool:
     return comfy.model_management.get_torch_device().type == "cpu"
 
 
-def accelerate_config() -> Path | None:
-    """The accelerate configuration (several GPUs or machines) that the owner of the server has put under `user`."""
-    config = Path(folder_paths.get_user_directory()) / "impasto" / "accelerate.yaml"
-    return config if config.is_file() else None
+def launch_profiles_folder() -> Path:
+    """Where the owner of the server keeps accelerate configurations (several GPUs or machines)."""
+    return owner_folder() / "accelerate"
+
+
+def lora_names() -> list[str]:
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """
+    Raises:
+        ModelError: ComfyUI lists no LoRA of that name.
+    """
+    if name not in lora_names():
+        raise ModelError(f"ComfyUI knows no LoRA '{name}'. Choose one of its list, or put the file into models/loras.")
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
 def flux_weights_file(model) -> Path:
