@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from impasto.captioners.captioner import Kind
-from impasto.captioners.clock import ScaledClock
+from impasto.captioners.clock import Clock
 from impasto.captioners.keys import read_endpoint
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings, read_completion
 from impasto.captioners.runner import caption_dataset
@@ -72,7 +72,7 @@ def run(dataset, server: Server, folder: Path, **options):
     folder.mkdir(exist_ok=True)
     (folder / "openai.toml").write_text(f'[endpoints.mine]\nbase_url = "{server.url}"\nkey = "{KEY}"\n')
     captioner = OpenAICaptioner(OpenAISettings("mine", "qwen3-vl:8b"), folder, {})
-    clock = ScaledClock(time.time(), 100)
+    clock = Clock(time.time(), 100)
     return asyncio.run(caption_dataset(dataset, captioner, clock=clock, **options))
 
 
