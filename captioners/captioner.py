@@ -20,6 +20,9 @@ class Picture:
     path: Path
     width: int  # pixels
     height: int  # pixels
+    genre: str = ""  # the source's labels, "" where unknown
+    title: str = ""
+    artist: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,6 @@ class Captioner(Protocol):
         """The model in the ledger; "" where none is involved."""
 
     @property
-    def prompt(self) -> str:
-        """Hash (`files.content_hash`) of everything it is told beside the picture: instructions, task, beams, sizes."""
-
-    @property
     def batch_size(self) -> int:
         """Most pictures that one call of `caption` gets; 1 for services."""
 
@@ -91,6 +90,9 @@ class Captioner(Protocol):
 
         Such a captioner can be made again by another process (`apart`).
         """
+
+    def prompt(self, picture: Picture) -> str:
+        """Hash (`files.content_hash`) of all that it is told beside the picture: instructions, task, beams, labels."""
 
     async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
         """Caption 1 … `batch_size` pictures: one result for each, in their order.

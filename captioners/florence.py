@@ -285,8 +285,7 @@ class Florence2Captioner:
         self.fitting = self.batch_size  # most pictures that have not run out of memory yet
         self.model = f"{self.checkpoint.folder.name}@{fingerprint(self.checkpoint.folder)}"
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, picture: Picture) -> str:
         told = {"wording": WORDING, "task": self.settings.task, "beams": self.settings.num_beams}
         return content_hash(told | {"max_new_tokens": self.settings.max_new_tokens})
 

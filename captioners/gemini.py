@@ -128,8 +128,7 @@ class GeminiCaptioner:
     def model(self) -> str:
         return self.settings.model
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, picture: Picture) -> str:
         settings = self.settings
         return content_hash([settings.system_prompt, QUESTION, SCHEMA, settings.media_resolution, LONGEST_SIDE])
 

@@ -66,8 +66,7 @@ class OpenAICaptioner:
     def concurrency(self) -> int:
         return self.settings.concurrency
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, picture: Picture) -> str:
         return content_hash([self.settings.system_prompt, QUESTION, LONGEST_SIDE, ANSWER_TOKENS])
 
     async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:

@@ -36,6 +36,12 @@ class Record(Protocol):
     def width(self) -> int: ...
     @property
     def height(self) -> int: ...
+    @property
+    def genre(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def artist(self) -> str: ...
 
 
 R = TypeVar("R", bound=Record)
@@ -98,13 +104,21 @@ class Asking(Protocol):
 def pictures_of(dataset: Captionable) -> dict[str, Picture]:
     """The pictures of a dataset by sha256, each once."""
     return {
-        record.sha256: Picture(record.sha256, dataset.image_path(record), record.width, record.height)
+        record.sha256: Picture(
+            record.sha256,
+            dataset.image_path(record),
+            record.width,
+            record.height,
+            record.genre,
+            record.title,
+            record.artist,
+        )
         for record in dataset.records()
     }
 
 
 def question(captioner: Captioner, picture: Picture) -> Question:
-    return Question(picture.sha256, captioner.name, captioner.model, captioner.prompt)
+    return Question(picture.sha256, captioner.name, captioner.model, captioner.prompt(picture))
 
 
 def unanswered(dataset: Captionable, captioner: Captioner, ask_again: bool = False) -> list[Picture]:

@@ -109,10 +109,13 @@ def test_the_lint_report_counts_every_kind():
 class Says:
     """A captioner that says the same of every picture."""
 
-    model, prompt, batch_size, concurrency = "", "0", 2, 1
+    model, batch_size, concurrency, counted = "", 2, 1, False
 
     def __init__(self, text: str, name: str = "says"):
         self.text, self.name, self.asked = text, name, 0
+
+    def prompt(self, picture):
+        return "0"
 
     async def caption(self, pictures, check):
         self.asked += len(pictures)

@@ -279,10 +279,11 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_what_is_asked_names_all_that_changes_the_answer(captioner):
-    asked = {captioner.prompt}
+    picture = Picture("0", Path("0.jpg"), 1, 1)
+    asked = {captioner.prompt(picture)}
     for change in ({"task": "caption"}, {"num_beams": 1}, {"max_new_tokens": 61}):
         captioner.settings = replace(Settings(max_new_tokens=60), **change)
-        asked.add(captioner.prompt)
+        asked.add(captioner.prompt(picture))
     assert len(asked) == 4
 
 

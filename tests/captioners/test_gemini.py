@@ -153,10 +153,13 @@ def test_a_service_out_of_order_ends_the_run_and_keeps_the_pictures_open(make_da
 class Fallback:
     """A captioner in this process that always has an answer."""
 
-    name, model, prompt, batch_size, concurrency = "local", "", "0", 4, 1
+    name, model, batch_size, concurrency, counted = "local", "", 4, 1, False
 
     def __init__(self):
         self.seen = []
+
+    def prompt(self, picture):
+        return "0"
 
     async def caption(self, pictures, check):
         from impasto.captioners.captioner import Caption
