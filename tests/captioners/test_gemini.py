@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,14 @@ def test_what_helps_to_ask_again_is_asked_again(make_dataset, folder, fault):
         write_keys(folder, server.url)
         assert not run(make_dataset(1), captioner(folder, clock=clock), clock=clock).refused
         assert len(server.requests) == 2
+
+
+def test_an_answer_cut_off_is_asked_for_again_with_more_room(make_dataset, folder):
+    with serving(served(folder, fault=lambda number, _: "cut off" if number == 1 else None)) as server:
+        write_keys(folder, server.url)
+        assert not run(make_dataset(1), captioner(folder)).refused
+    room = [request.body["generationConfig"]["maxOutputTokens"] for request in server.requests]
+    assert room == [2_048, 8_192]
 
 
 def test_a_call_that_hangs_is_given_up_and_repeated(make_dataset, folder):
@@ -273,6 +282,32 @@ def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
     Budget("one", Limits(), file, clock).spend(7)
     again = Budget("one", Limits(), file, clock)
     assert file.stat().st_size < 1_000 and [request.tokens for request in again.requests] == [7]
+
+
+def test_a_usage_file_written_anew_loses_no_request_of_another_process(tmp_path):
+    """Many open the same grown file, and so write it anew, while others count requests in it."""
+    file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
+    limits = Limits(100_000, 10**9, 10**6)
+    old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(25_000))
+
+    def spend(_) -> None:
+        budget = Budget("one", limits, file, clock)
+        for _ in range(5):
+            budget.spend(7)
+        with budget._lock:
+            file.write_text(file.read_text() + old)  # grown again
+        Budget("one", limits, file, clock)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(spend, range(8)))
+    assert sum(request.tokens == 7 for request in Budget("one", limits, file, clock).requests) == 40
+
+
+def test_two_that_ask_at_the_same_instant_do_not_both_get_the_last_request(tmp_path):
+    file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
+    first, second = (Budget("one", Limits(1, 10**9, 1_500), file, clock) for _ in range(2))
+    assert first.wait(5) == second.wait(5) == 0
+    assert first.spend(5) and second.spend(5) is None and second.wait(5) > 59
 
 
 def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder):
