@@ -201,12 +201,11 @@ def edit_captions(
     """
     trigger_word = checked_trigger_word(rules.trigger_word)
     records = dataset.records()
-    done = 0
-    check = now_and_then(lambda: progress(done, len(records)))
+    rows: list[Row] = []
+    check = now_and_then(lambda: progress(len(rows), len(records)))
     edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word), check)
     texts: dict[str, str] = {}
-    rows = []
-    for done, record in enumerate(records, start=1):
+    for record in records:
         edit = edits.get(record.sha256)
         bare = edit.text if edit else edited(_without_trigger(record.text, trigger_word), rules, check)
         caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
@@ -222,7 +221,7 @@ def edit_captions(
                 flags=flags(caption, count_tokens),
             )
         )
-        progress(done, len(records), caption)
+        progress(len(rows), len(records), caption)
     report = _report(rows, records, lint_report(lint(texts, count_tokens, check)))
     return dataset.with_texts(texts), report, tuple(rows)
 
