@@ -75,6 +75,8 @@ class GeminiServer:
         usage = {"promptTokenCount": tokens, "candidatesTokenCount": 40, "totalTokenCount": tokens + 40}
         if fault == "hang":
             await asyncio.sleep(3600)
+        if fault == "slow":
+            await asyncio.sleep(3)
         if fault == "drop":
             request.transport.close()
             raise ConnectionResetError
