@@ -296,7 +296,8 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     data = features.Features(str(work.features_folder), work.features_key)
     with tempfile.TemporaryDirectory(dir=work.folder) as runs_root:
         fingerprint = flux_weights.fingerprint(work.weights)
-        run = runs.create_run(Path(runs_root), "benchmark", settings, data, work.weights, fingerprint)
+        job = runs.Job("benchmark", settings, data.folder, data.key, str(work.weights), fingerprint)
+        run = runs.create_run(Path(runs_root), job)
         meter = Meter(work.warmup)
 
         def step_done() -> bool:  # the recipe asks after every step whether to stop
