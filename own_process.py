@@ -2,7 +2,7 @@
 
 It loads the pack from the folder it lies in, so that nothing needs to be installed for it, and calls the module's
 `main`. The end of its standard input is the request to finish what is under way and stop: it comes when the parent
-closes the pipe, and also when the parent dies.
+closes the pipe, and also when the parent dies. A polite signal is the same request.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -31,8 +32,11 @@ def start(module: str) -> subprocess.Popen[bytes]:
 
 
 def end_of_input() -> threading.Event:
-    """An event that is set when standard input ends."""
+    """An event that is set when standard input ends, or the system asks this process to end (a service's restart)."""
     ended = threading.Event()
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), lambda *_: ended.set())
 
     def wait() -> None:
         # Not through sys.stdin: its lock, held by this thread, would abort the interpreter when it ends.

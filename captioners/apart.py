@@ -123,7 +123,8 @@ def main() -> int:
     except ImpastoError as error:
         say(error=(type(error).__name__, str(error)))
         return 0
-    say(tally=asdict(tally))
+    if not stop.is_set():  # else not everything has been asked about
+        say(tally=asdict(tally))
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -86,21 +86,6 @@ class Stopped(Exception):
     """Ends the wait of a call that has not been sent yet, because no more shall be sent."""
 
 
-class Asking(Protocol):
-    """`ask`, or another way to have a captioner asked about every picture that the ledger does not answer."""
-
-    async def __call__(
-        self,
-        captioner: Captioner,
-        pictures: Sequence[Picture],
-        ledger: Path,
-        progress: Progress,
-        *,
-        ask_again: bool,
-        clock: Clock,
-    ) -> Tally: ...
-
-
 def pictures_of(dataset: Captionable) -> dict[str, Picture]:
     """The pictures of a dataset by sha256, each once."""
     return {
@@ -149,7 +134,7 @@ async def caption_dataset(
     fallback: Captioner | None = None,
     ask_again: bool = False,
     clock: Clock = SYSTEM,
-    asking: Asking | None = None,
+    asking: Callable[..., Awaitable[Tally]] | None = None,
     count_tokens: CountTokens = least_tokens,
 ) -> Captioned[D]:
     """Caption every picture through the ledger, and put trigger word and clean-up onto what is in it.
@@ -159,7 +144,7 @@ async def caption_dataset(
         fallback: asked for what `captioner` refused, or said in a way that clean-up leaves nothing of.
         ask_again: ask also about pictures that were refused for good in an earlier run.
         clock: of the waits between attempts.
-        asking: how captioners are asked, `ask` in this process by default; `apart.ask_apart` outlives a kill.
+        asking: `ask` in this process by default, or what takes the same and outlives a kill, `apart.ask_apart`.
         count_tokens: of a caption, for the report on those that are too long.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -88,8 +89,35 @@ def test_the_other_process_killed_is_an_error_and_queueing_again_goes_on(make_da
         with pytest.raises(CaptionError, match="ended without a word.*queue again"):
             run(dataset, captioner(folder, timeout=60.0), progress=kill_after_two)
         server.fault = always(None)
+        kept, asked = {question.image for question in read_ledger(dataset.captions_ledger)}, len(server.requests)
         assert not run(dataset, captioner(folder)).refused
-    assert set(server.answered.values()) == {1}
+    assert not kept & {request.picture for request in server.requests[asked:]}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM for others")
+def test_a_polite_end_of_the_other_process_keeps_the_calls_under_way(make_dataset, folder):
+    dataset = make_dataset(12)
+
+    def end_it(done, total, text="", preview=None):
+        if len(server.requests) >= 4:
+            for child in psutil.Process().children():
+                child.terminate()
+
+    with serving(served(folder, latency=1.0)) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="queue again"):
+            run(dataset, captioner(folder, Limits(24, 10**9, 1_500)), progress=end_it)
+        assert len(read_ledger(dataset.captions_ledger)) == len(server.requests) == 4
+
+
+def test_progress_tells_how_long_it_will_take(make_dataset, folder):
+    told = []
+    with serving(served(folder, latency=0.3)) as server:
+        write_keys(folder, server.url)
+        gemini = captioner(folder, Limits(24, 10**9, 1_500))
+        run(make_dataset(12), gemini, progress=lambda done, total, text="", preview=None: told.append((done, text)))
+    assert any("of 12 answered, about" in text and text.endswith("left") for _, text in told)
+    assert (12, "gemini: 12 of 12 answered") in told
 
 
 def test_where_everything_is_answered_no_process_is_started(make_dataset, folder, monkeypatch):
