@@ -17,7 +17,7 @@ from impasto.captioners.quota import Limits
 from impasto.captioners.runner import caption_dataset
 from impasto.errors import CaptionError, SettingsError
 from impasto.tests.captioners.gemini_server import serving
-from impasto.tests.captioners.test_gemini import KEYS, PLENTY, always, captioner, served, write_keys
+from impasto.tests.captioners.test_gemini import KEYS, always, captioner, served, write_keys
 from impasto.tests.captioners.test_openai import Server
 from impasto.tests.captioners.test_openai import serving as serving_openai
 
@@ -49,7 +49,7 @@ def test_cancel_returns_at_once_and_the_calls_under_way_are_kept(make_dataset, f
         few = Limits(24, 10**9, 1_500)  # 4 calls at a time
         with pytest.raises(Cancelled):
             run(dataset, captioner(folder, few), progress=cancel_when_calls_are_under_way)
-        assert time.monotonic() - pressed[0][0] < 1 and not read_ledger(dataset.captions_ledger)
+        assert time.monotonic() - pressed[0][0] < 1
         server.latency = 0.0
         again = run(dataset, captioner(folder))  # waits for them
         assert not again.refused and "26 of them asked about in this run" in again.report
@@ -110,14 +110,16 @@ def test_a_polite_end_of_the_other_process_keeps_the_calls_under_way(make_datase
         assert len(read_ledger(dataset.captions_ledger)) == len(server.requests) == 4
 
 
-def test_progress_tells_how_long_it_will_take(make_dataset, folder):
-    told = []
+def test_progress_comes_across_with_the_time_left_and_no_key_goes_there(make_dataset, folder, monkeypatch):
+    told, sent, send = [], [], apart._send
+    monkeypatch.setattr(apart, "_send", lambda process, job: (sent.append(f"{job} {process.args}"), send(process, job)))
     with serving(served(folder, latency=0.3)) as server:
         write_keys(folder, server.url)
         gemini = captioner(folder, Limits(24, 10**9, 1_500))
         run(make_dataset(12), gemini, progress=lambda done, total, text="", preview=None: told.append((done, text)))
     assert any("of 12 answered, about" in text and text.endswith("left") for _, text in told)
     assert (12, "gemini: 12 of 12 answered") in told
+    assert len(sent) == 1 and KEYS["one"] not in sent[0]
 
 
 def test_where_everything_is_answered_no_process_is_started(make_dataset, folder, monkeypatch):
@@ -135,13 +137,3 @@ def test_an_openai_compatible_server_is_asked_from_there_too(make_dataset, folde
         (folder / "openai.toml").write_text(f'[endpoints.mine]\nbase_url = "{server.url}"\n')
         done = run(make_dataset(3), OpenAICaptioner(OpenAISettings("mine", "qwen3-vl:8b"), folder))
     assert not done.refused and len(server.bodies) == 3
-
-
-def test_keys_are_not_handed_from_process_to_process(make_dataset, folder, monkeypatch):
-    sent = []
-    send = apart._send
-    monkeypatch.setattr(apart, "_send", lambda process, job: (sent.append(f"{job} {process.args}"), send(process, job)))
-    with serving(served(folder, PLENTY)) as server:
-        write_keys(folder, server.url)
-        assert not run(make_dataset(1), captioner(folder)).refused
-    assert len(sent) == 1 and KEYS["one"] not in sent[0]
