@@ -113,8 +113,10 @@ def main() -> int:
     stop = own_process.end_of_input()
 
     def say(**words: object) -> None:
+        left = json.dumps(words).encode() + b"\n"
         with contextlib.suppress(OSError):  # nobody listens any more
-            os.write(output, json.dumps(words).encode() + b"\n")
+            while left:
+                left = left[os.write(output, left) :]
 
     try:
         tally = asyncio.run(_ask_alone(json.loads(line), stop.is_set, say))

@@ -220,7 +220,6 @@ class GeminiCaptioner:
     def _opened(self) -> Session:
         genai = _google_genai()
         projects = self._projects()
-        refuse_key(self.model, [project.key for project in projects])
         url = service_url(self.folder / "gemini.toml")
 
         def client(project: Project) -> Any:
@@ -246,6 +245,7 @@ class GeminiCaptioner:
         projects = read_projects(
             self.folder / "gemini.toml", self.settings.projects, self.settings.limits, self.environment
         )
+        refuse_key(self.model, [project.key for project in projects])
         return list({project.key: project for project in reversed(projects)}.values())[::-1]
 
     def _requests_per_minute(self) -> float:

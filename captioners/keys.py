@@ -17,9 +17,8 @@ from .quota import Limits
 # Only such variables: a name in a graph must not be able to send any other secret of the server anywhere.
 _VARIABLE = re.compile(r"(?:GEMINI|GOOGLE)_API_KEY(?:_[A-Za-z0-9_]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,63}")
-_KEY_BEGINS = r"^(?:AIza|AQ\.|sk-|gsk_|hf_|xai-)"
-_KEY = re.compile(rf"{_KEY_BEGINS}|\S{{30}}")  # how keys begin, or so long a run as names do not have
-_KEY_AS_MODEL = re.compile(rf"{_KEY_BEGINS}|[A-Za-z0-9]{{28}}")  # names of models are long, but made of words
+_KEY = re.compile(r"^(?:AIza|AQ\.|sk-)|\S{30}")  # how keys begin, or so long a run as names do not have
+_KEY_AS_MODEL = re.compile(r"^(?:AIza|AQ\.|sk-|gsk_|hf_)|[A-Za-z0-9]{28}")  # models' names are long, but of words
 SHORTEST_KEY = 8  # characters: what is shorter is a placeholder
 # Where local servers listen when nobody changed it. Others are named in the file.
 ENDPOINTS = {

@@ -85,7 +85,7 @@ class Budget:
                 write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
 
     def _catch_up(self) -> None:
-        """Take in what was written since: also by other nodes and servers that use the project."""
+        """Take in what was written since, also by other nodes and servers that use the project; to be called locked."""
         if not self.file.exists():
             return
         found = self.file.stat()
@@ -119,7 +119,8 @@ class Budget:
 
     def wait(self, tokens: int) -> float:
         """Seconds until a request of so many tokens may be sent; infinite when the day is used up."""
-        self._catch_up()
+        with self._lock:
+            self._catch_up()
         if not self.left_today():
             return math.inf
         now = self.clock.time()

@@ -419,6 +419,14 @@ def test_a_pasted_key_is_no_name_and_is_not_repeated(pasted, tmp_path):
     assert key[:5] not in str(refused.value)
 
 
+def test_a_key_of_any_form_is_refused_as_the_model_before_it_shows_in_the_estimate(folder):
+    folder.mkdir()
+    (folder / "gemini.toml").write_text('[projects.one]\nkey = "my-own-key"\n')
+    with pytest.raises(SettingsError, match="looks like a key") as refused:
+        captioner(folder, model="my-own-key").estimate(10)
+    assert "my-own" not in str(refused.value)
+
+
 def test_names_of_variables_and_of_projects_are_names_however_long():
     names = ("GEMINI_API_KEY_OF_MY_SECOND_PROJECT", "my project")
     assert names_in(", ".join(names)) == names
