@@ -11,13 +11,12 @@ import numpy
 import pytest
 import torch
 from impasto.prompting.seeds import FAVOURITE, PROFILES
-from impasto.setup import comfy_cli
-from impasto.setup.environment import HOME
 from impasto.setup.serving import ComfyServer, NodeFailed, Result
 from PIL import Image
 from safetensors.torch import save_file
 
 from .conftest import REPOSITORY
+from .workflows import on_tiny_flux
 
 BIG_SEED = 2**64 - 3  # a browser would round it
 ROUNDS = 200 if os.environ.get("IMPASTO_LONG") else 0
@@ -296,8 +295,8 @@ def test_a_large_run_holds_less_memory_with_cleanup(own_server: ComfyServer):
 
 @pytest.fixture(scope="module")
 def batch(server: ComfyServer) -> dict:
-    """The shipped workflow in API form, made smaller."""
-    prompt = comfy_cli.to_api(HOME, REPOSITORY / "workflows" / "schnell_batch.json", server.port)
+    """The shipped workflow on the tiny FLUX, made smaller."""
+    prompt = on_tiny_flux(server, REPOSITORY / "workflows" / "schnell_batch.json")
     for node in prompt.values():
         if node["class_type"] == "ImpastoBatchGenerator":
             node["inputs"] |= {"width": 64, "height": 64, "steps": 2}
