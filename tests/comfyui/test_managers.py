@@ -11,6 +11,8 @@ import numpy
 import pytest
 import torch
 from impasto.prompting.seeds import FAVOURITE, PROFILES
+from impasto.setup import comfy_cli
+from impasto.setup.environment import HOME
 from impasto.setup.serving import ComfyServer, NodeFailed, Result
 from PIL import Image
 from safetensors.torch import save_file
@@ -100,6 +102,29 @@ def test_the_graph_of_a_saved_picture_reproduces_it_in_a_new_server_with_any_pro
     for profile, picture in pictures.items():
         again = saved(own_server, json.loads(picture.info["prompt"]))
         assert numpy.array_equal(numpy.asarray(again), numpy.asarray(picture)), profile
+
+
+@pytest.mark.parametrize("name", ["subgraph", "nested_subgraph"])
+def test_with_the_seed_manager_in_a_subgraph_both_saved_forms_reproduce_the_picture(
+    server: ComfyServer, tmp_path: Path, name: str
+):
+    """The graphs are as ComfyUI's page saves them (frontend 1.47.12); the nested one shows `replay` on the inner box."""
+    shipped = Path(__file__).with_name(f"{name}.json")
+    workflow = json.loads(shipped.read_text(encoding="utf-8"))
+
+    def painted(prompt: dict) -> Image.Image:
+        (file,) = server.output_files(server.submit(prompt, workflow).wait(300), "7")
+        picture = Image.open(file)
+        picture.load()
+        return picture
+
+    picture = painted(comfy_cli.to_api(HOME, shipped, server.port))
+    saved_ui = tmp_path / "saved.json"
+    saved_ui.write_text(picture.info["workflow"], encoding="utf-8")
+    for again in (json.loads(picture.info["prompt"]), comfy_cli.to_api(HOME, saved_ui, server.port)):
+        assert numpy.array_equal(numpy.asarray(painted(again)), numpy.asarray(picture))
+    another = painted(comfy_cli.to_api(HOME, shipped, server.port))
+    assert not numpy.array_equal(numpy.asarray(another), numpy.asarray(picture))
 
 
 def test_seeds_go_on_queue_after_queue_over_the_api_to_the_end_of_64_bits(server: ComfyServer):
