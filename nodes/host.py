@@ -519,6 +519,7 @@ def token_counters(clip: CLIP | None) -> tuple[Callable[[str], int], Callable[[s
 
 def _counter(tokenizer: Any) -> Callable[[str], int]:
     def count(text: str) -> int:
+        raise_if_cancelled()  # a long prompt is counted some twenty times before it fits
         # ComfyUI numbers words from 1; start, end and padding have 0.
         chunks = tokenizer.tokenize_with_weights(text, return_word_ids=True)
         return sum(word > 0 for chunk in chunks for _, _, word in chunk)

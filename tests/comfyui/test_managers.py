@@ -108,7 +108,7 @@ def test_the_graph_of_a_saved_picture_reproduces_it_in_a_new_server_with_any_pro
 def test_with_the_seed_manager_in_a_subgraph_both_saved_forms_reproduce_the_picture(
     server: ComfyServer, tmp_path: Path, name: str
 ):
-    """The graphs are as ComfyUI's page saves them (frontend 1.47.12); the nested one shows `replay` on the inner box."""
+    """As ComfyUI's page (frontend 1.47.12) saves the graphs; the nested one shows `replay` on its inner box."""
     shipped = Path(__file__).with_name(f"{name}.json")
     workflow = json.loads(shipped.read_text(encoding="utf-8"))
 
