@@ -18,7 +18,7 @@ COPY_SECONDS = 24 * 3600  # between two copies
 
 
 class DatabaseError(ImpastoError):
-    """A database of the pack cannot be read or written. What it holds is left as it is."""
+    """A database of the pack cannot be read, or does not take what is written. What it holds is left as it is."""
 
 
 def copy_of(path: Path) -> Path:
@@ -31,7 +31,8 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     """A connection to the database at `path`, which is made with `schema` where there is none.
 
     Raises:
-        DatabaseError: the file is damaged, is no database, cannot be written, or another program holds it too long.
+        DatabaseError: the file is damaged, is no database, cannot be written, does not take what is written, or
+            another program holds it too long.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plainly(path):
@@ -86,7 +87,14 @@ def _plainly(path: Path) -> Iterator[None]:
             f"{path} cannot be used just now ({error}). Close other programs that have it open, and see that the "
             "folder can be written."
         ) from error
+    except (sqlite3.IntegrityError, sqlite3.DataError) as error:  # a rule of the tables, or more than a gigabyte
+        raise DatabaseError(
+            f"{path} does not take what was to be written ({error}). The file is sound and nothing was changed: change "
+            "what was to be written."
+        ) from error
     except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # its children are mistakes in using SQLite, not damage
+            raise
         copy = copy_of(path)
         kept = (
             f"and what the copy of {time.strftime('%d %B %Y, %H:%M', time.localtime(copy.stat().st_mtime))} has "

@@ -14,7 +14,7 @@ from pathlib import Path
 import impasto
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.database import DatabaseError, copy_of
+from impasto.prompting.database import DatabaseError, copy_of, reading, writing
 from impasto.prompting.library import Library, SavedPrompt, split_tags
 
 REPOSITORY = Path(impasto.__file__).resolve().parent
@@ -241,6 +241,18 @@ def test_a_damaged_file_is_told_plainly_and_left_as_it_is(library: Library):
             use()
         assert str(library.path) in str(error.value)
     assert library.path.read_bytes() == damaged
+
+
+def test_a_row_that_the_tables_do_not_take_is_not_called_damage(library: Library):
+    told = "UNIQUE.*file is sound and nothing was changed"
+    with pytest.raises(DatabaseError, match=told), writing(library.path, "") as database:
+        database.execute("UPDATE prompts SET text = 'the same'")
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+
+
+def test_a_mistake_in_using_sqlite_is_passed_on_as_it_is(library: Library):
+    with pytest.raises(sqlite3.ProgrammingError), reading(library.path, "") as database:
+        database.execute("SELECT ?", [])
 
 
 NUMBER = 3000
