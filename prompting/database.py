@@ -15,6 +15,7 @@ from ..files import appearing
 
 BUSY_SECONDS = 30  # how long a writer waits for another
 COPY_SECONDS = 24 * 3600  # between two copies
+VERSION = 2  # of the schemas: raised when one has something new, which older files get when they are opened
 
 
 class DatabaseError(ImpastoError):
@@ -28,7 +29,8 @@ def copy_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
-    """A connection to the database at `path`, which is made with `schema` where there is none.
+    """A connection to the database at `path`, which is made with `schema` where there is none, and brought up to it
+    where it is older: all that a schema holds must do no harm a second time.
 
     Raises:
         DatabaseError: the file is damaged, is no database, cannot be written, does not take what is written, or
@@ -42,8 +44,8 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
             # With a write-ahead log readers never wait, and a killed writer leaves either all of its work or none.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = 1; COMMIT;")
+            if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {VERSION}; COMMIT;")
             yield connection
         finally:
             connection.close()

@@ -56,7 +56,14 @@ END;
 CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE ON prompts BEGIN
     INSERT INTO words (words, rowid, name, text, tags) VALUES ('delete', old.id, old.name, old.text, old.tags);
     INSERT INTO words (rowid, name, text, tags) VALUES (new.id, new.name, new.text, new.tags);
-END
+END;
+CREATE VIRTUAL TABLE IF NOT EXISTS queued_words USING fts5 (
+    text, content = 'history', content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3'
+);
+CREATE TRIGGER IF NOT EXISTS queued AFTER INSERT ON history BEGIN
+    INSERT INTO queued_words (rowid, text) VALUES (new.id, new.text);
+END;
+INSERT INTO queued_words (queued_words) VALUES ('rebuild') -- for a history that was there before them
 """
 
 
@@ -151,13 +158,16 @@ class Library:
             return [_queued(row) for row in database.execute("SELECT * FROM history ORDER BY id DESC LIMIT ?", [limit])]
 
     def queued(self, words: str = "", limit: int = 50, offset: int = 0) -> list[Queued]:
-        """What was queued with all `words` in its text, the last first."""
-        wanted = re.findall(r"\w+", words)
-        where = " AND ".join(["instr(lower(text), ?)"] * len(wanted)) or "1"
-        values = [word.lower() for word in wanted]
-        command = f"SELECT * FROM history WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?"
+        """What was queued with all `words` or their beginnings in its text, the last first."""
+        command, values = "SELECT * FROM history ORDER BY id DESC LIMIT ? OFFSET ?", [limit, offset]
+        if query := _query(words):
+            command = (
+                "SELECT history.* FROM queued_words JOIN history ON history.id = queued_words.rowid "
+                "WHERE queued_words MATCH ? ORDER BY queued_words.rowid DESC LIMIT ? OFFSET ?"
+            )
+            values = [query, *values]
         with reading(self.path, _SCHEMA) as database:
-            return [_queued(row) for row in database.execute(command, [*values, limit, offset])]
+            return [_queued(row) for row in database.execute(command, values)]
 
     def fingerprint(self) -> str:
         """Changes with every change of the library, by any process."""

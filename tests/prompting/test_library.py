@@ -99,6 +99,22 @@ def test_the_history_tells_seed_and_lora_and_the_same_only_once(library: Library
     assert [(queued.seed, queued.lora) for queued in library.history()] == [(5, ""), (2**64 - 1, "monet")]
 
 
+@pytest.mark.parametrize("words", ["etretat", "ÉTRETAT falai", ""])
+def test_the_history_is_searched_as_the_library_is(library: Library, words: str):
+    library.record("falaises à Étretat", 5)
+    assert [queued.text for queued in library.queued(words)] == ["falaises à Étretat"]
+    assert library.queued("tretat") == library.queued("étretat garden") == []
+
+
+def test_a_library_made_before_the_history_had_words_gets_them_when_it_is_opened(library: Library):
+    library.record("falaises à Étretat", 5)
+    with sqlite3.connect(library.path) as database:
+        database.executescript("DROP TRIGGER queued; DROP TABLE queued_words; PRAGMA user_version = 1;")
+    library.record("a boat", 6)
+    assert [queued.seed for words in ("etretat", "boat") for queued in library.queued(words)] == [5, 6]
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+
+
 @pytest.mark.parametrize("ending", ["json", "csv"])
 def test_the_library_goes_out_and_in_again_whole(library: Library, tmp_path: Path, ending: str):
     library.save([SavedPrompt('with "quotes", commas\nand two lines', "=1+1", ("a b",))])
@@ -155,6 +171,9 @@ def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
         SavedPrompt(f"painting {n} of {' '.join(draw.choices(words, k=20))}", f"n{n}", (words[n % 150],), n % 50 == 0)
         for n in range(50_000)
     )
+    history = [{"text": prompt.text, "queued": 1 + n} for n, prompt in enumerate(library.search(limit=50_000))]
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    assert library.read_from(tmp_path / "history.json") == (50_000, 50_000)
     queries = (
         {},
         {"words": "painting"},
@@ -163,16 +182,18 @@ def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
         {"words": "p o", "favourites": True},
         {"words": "painting nothing"},
         {"words": "n4999"},
+        {"words": "painting", "offset": 1000},
         {"tag": words[3]},
         {"favourites": True},
     )
-    for query in queries:
+    in_both = [(library.queued, query) for query in queries if not query.keys() & {"tag", "favourites"}]
+    for search, query in [*((library.search, query) for query in queries), *in_both]:
         seconds = []
         for _ in range(5):
             began = time.perf_counter()
-            library.search(**query)
+            search(**query)
             seconds.append(time.perf_counter() - began)
-        assert min(seconds) < 0.05, (query, seconds)
+        assert min(seconds) < 0.05, (search, query, seconds)
 
 
 def test_two_writers_lose_nothing(tmp_path: Path):
