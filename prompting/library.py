@@ -108,6 +108,17 @@ class Library:
         with writing(self.path, _SCHEMA) as database:
             return _save(database, prompts)
 
+    def holds(self, prompt: SavedPrompt) -> bool:
+        """Whether the prompt is there with this name, these tags and this mark.
+
+        Raises:
+            SettingsError: the prompt is empty, or a tag is too long.
+        """
+        text, *rest, _ = _row(prompt)
+        with reading(self.path, _SCHEMA) as database:
+            found = database.execute("SELECT name, tags, favourite FROM prompts WHERE text = ?", [text]).fetchone()
+        return found is not None and list(found) == rest
+
     def remove(self, text: str) -> bool:
         """Whether there was such a prompt; it is gone now."""
         with writing(self.path, _SCHEMA) as database:

@@ -189,6 +189,26 @@ def test_prompts_are_saved_found_and_written_to_a_file(server: ComfyServer):
         server.queue(graph(file=("ImpastoPromptLibraryFile", {"action": "export", "file": "../mine.json"})))
 
 
+def test_what_is_kept_is_kept_anew_after_it_was_changed_or_removed(server: ComfyServer):
+    """Each is asked for a second time after another: ComfyUI's cache still has its result."""
+    values = {"text": "a tram at night", "name": "tram", "tags": "", "favourite": False}
+    told = [
+        text_of(server.queue(graph(save=("ImpastoSavePrompt", values | change))), "save").partition(":")[0]
+        for change in ({}, {"name": "old tram"}, {}, {"remove": True}, {})
+    ]
+    assert told == ["Saved", "Changed", "Changed", "Removed", "Saved"]
+    assert find(server, "library", "tram")[0] == "a tram at night"
+
+    def named(seed: int) -> str:
+        return seed_of(server, profile="fixed", seed=seed, save_as="night", note=f"of {seed}", sequence="kept anew")
+
+    assert [named(5), named(6), named(5)] == ["5", "6", "5"]
+    assert seed_of(server, profile=FAVOURITE, text="night") == "5"
+    prompt = graph(seed=seeds("fixed", seed=5, save_as="night", sequence="kept anew"), show=shown("seed", 5))
+    server.queue(prompt)
+    assert "seed" in server.queue(prompt).cached
+
+
 def test_the_history_knows_the_lora_that_the_prompt_was_painted_with(server: ComfyServer):
     folder = server.base / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)

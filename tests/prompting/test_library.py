@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import impasto
@@ -72,6 +73,13 @@ def test_saving_the_same_text_again_changes_it(library: Library):
     (found,) = library.search("wet")
     assert found.tags == ("rain",)
     assert texts(library.search(tag="light")) == [HARBOUR.text]
+
+
+def test_it_knows_whether_a_prompt_is_there_as_it_is(library: Library):
+    assert library.holds(HARBOUR)
+    for other in (replace(HARBOUR, name="port"), replace(HARBOUR, tags=("sea",)), replace(HARBOUR, favourite=False)):
+        assert not library.holds(other)
+    assert not library.holds(SavedPrompt("a lighthouse"))
 
 
 def test_what_is_removed_is_found_no_more(library: Library):
