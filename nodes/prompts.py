@@ -11,11 +11,12 @@ from ..prompting.dynamic import read_wildcards
 from ..prompting.flux_prompt import AS_WRITTEN, EXPANSIONS, expanded, flux_prompt
 from ..prompting.library import Library, SavedPrompt, chosen, split_tags
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
-from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set, read_prompts
+from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set
 from ..prompting.queued_graph import loras_with
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.seed_book import SeedBook
 from ..prompting.seeds import MAX_SEED
+from ..prompting.text_file import read_text
 from ..prompting.tokens import T5_LIMITS, flux_encoders
 from . import host, sockets
 
@@ -385,7 +386,7 @@ class PromptSet(io.ComfyNode):
 
     @staticmethod
     def _lines_of(file: str) -> str:
-        return read_prompts(child_of(_prompts_folder(), file, what="prompt file")) if file.strip() else ""
+        return read_text(child_of(_prompts_folder(), file, what="prompt file")) if file.strip() else ""
 
     @staticmethod
     def _wildcards_for(expand: str) -> dict[str, tuple[str, ...]]:

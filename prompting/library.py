@@ -19,6 +19,7 @@ from ..files import write_whole
 from .database import reading, writing
 from .recovery import Repaired, repair
 from .seeds import MAX_SEED
+from .text_file import read_text
 
 FORMATS = ("json", "csv")
 MAX_TAG_LENGTH = 60
@@ -155,18 +156,13 @@ class Library:
 
     def record(self, text: str, seed: int, lora: str = "") -> None:
         """Add a queued prompt to the history, unless it is the same as the last one."""
-        last = self.history(1)
+        last = self.queued(limit=1)
         if last and (last[0].text, last[0].seed, last[0].lora) == (text, seed, lora):
             return
         with writing(self.path, _SCHEMA) as database:
             database.execute(
                 "INSERT INTO history (text, seed, lora, at) VALUES (?, ?, ?, ?)", [text, str(seed), lora, time.time()]
             )
-
-    def history(self, limit: int = 50) -> list[Queued]:
-        """What was queued, the last first."""
-        with reading(self.path, _SCHEMA) as database:
-            return [_queued(row) for row in database.execute("SELECT * FROM history ORDER BY id DESC LIMIT ?", [limit])]
 
     def queued(self, words: str = "", limit: int = 50, offset: int = 0) -> list[Queued]:
         """What was queued with all `words` or their beginnings in its text, the last first."""
@@ -213,12 +209,7 @@ class Library:
         Raises:
             SettingsError: the file is not there, or one of its entries cannot be read; nothing is added then.
         """
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise SettingsError(f"There is no file {path}. Put it there, or name another.") from None
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is not UTF-8 ({error}). Save it as UTF-8.") from None
+        content = read_text(path)
         entries = _json_entries(content, path) if _format(path) == "json" else _csv_entries(content, path)
         read = [_from_entry(entry, number, path) for number, entry in enumerate(entries, start=1)]
         prompts = [entry for entry in read if isinstance(entry, SavedPrompt)]

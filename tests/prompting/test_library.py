@@ -104,7 +104,7 @@ def test_the_history_tells_seed_and_lora_and_the_same_only_once(library: Library
     library.record("a boat", 2**64 - 1, "monet")
     library.record("a boat", 2**64 - 1, "monet")
     library.record("a boat", 5)
-    assert [(queued.seed, queued.lora) for queued in library.history()] == [(5, ""), (2**64 - 1, "monet")]
+    assert [(queued.seed, queued.lora) for queued in library.queued()] == [(5, ""), (2**64 - 1, "monet")]
 
 
 @pytest.mark.parametrize("words", ["etretat", "ÉTRETAT falai", ""])
@@ -133,7 +133,7 @@ def test_the_library_goes_out_and_in_again_whole(library: Library, tmp_path: Pat
     other = Library(tmp_path / "other.sqlite")
     assert other.read_from(file) == (6, 6)
     assert other.search() == library.search()
-    assert other.history() == library.history()
+    assert other.queued() == library.queued()
     assert other.read_from(file) == (0, 6)
 
 
@@ -320,7 +320,7 @@ def leaves(library: Library, table: str) -> list[int]:
 
 
 def test_a_library_whose_first_page_is_gone_is_repaired_whole(large: Library):
-    before, history = large.search(limit=NUMBER + 1), large.history(300)
+    before, history = large.search(limit=NUMBER + 1), large.queued(limit=300)
     damaged = damage(large, 0)
     with pytest.raises(DatabaseError, match="is damaged.*'repair'"):
         large.search("painting")
@@ -328,7 +328,7 @@ def test_a_library_whose_first_page_is_gone_is_repaired_whole(large: Library):
     assert (repaired.rows, repaired.whole, repaired.from_copy) == (NUMBER + 1 + 300, True, 0)
     assert repaired.kept.read_bytes() == damaged
     assert large.search(limit=NUMBER + 1) == before
-    assert large.history(300) == history
+    assert large.queued(limit=300) == history
     assert texts(large.search("8994001 painting")) == ["2999: a painting of 8994001"]
     assert large.save([GARDEN]) == 1
 
@@ -343,7 +343,7 @@ def test_of_a_library_with_damaged_pages_all_others_are_read_and_it_is_said(larg
     assert 3 < lost < 300  # what lay on three pages
     assert str(repaired).startswith("Part of it could not be read")
     assert str(repaired.kept) in str(repaired)
-    assert large.count() + len(large.history(300)) == repaired.rows
+    assert large.count() + len(large.queued(limit=300)) == repaired.rows
     with sqlite3.connect(large.path) as database:
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
@@ -351,12 +351,12 @@ def test_of_a_library_with_damaged_pages_all_others_are_read_and_it_is_said(larg
 def test_what_cannot_be_read_comes_from_the_daily_copy(large: Library):
     os.utime(copy_of(large.path), (0, 0))
     large.save([SavedPrompt("newer than the copy")])  # the copy is made before it is written
-    before, history = large.search(limit=NUMBER + 2), large.history(300)
+    before, history = large.search(limit=NUMBER + 2), large.queued(limit=300)
     damage(large, *leaves(large, "prompts")[5:9], leaves(large, "history")[0])
     repaired = large.repair()
     assert not repaired.whole and repaired.from_copy > 100
     assert large.search(limit=NUMBER + 2) == before
-    assert large.history(300) == history
+    assert large.queued(limit=300) == history
 
 
 def test_of_a_file_that_is_no_database_the_copy_is_what_there_is(library: Library):
