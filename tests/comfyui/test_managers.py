@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -189,8 +190,18 @@ def test_prompts_are_saved_found_and_written_to_a_file(server: ComfyServer):
         server.queue(graph(file=("ImpastoPromptLibraryFile", {"action": "export", "file": "../mine.json"})))
 
 
-def test_what_is_kept_is_kept_anew_after_it_was_changed_or_removed(server: ComfyServer):
-    """Each is asked for a second time after another: ComfyUI's cache still has its result."""
+@pytest.fixture
+def remembering_server(tmp_path: Path) -> Iterator[ComfyServer]:
+    """One whose cache holds the results of earlier prompts however little memory is free."""
+    running = new_server(tmp_path)
+    running.options += ("--cache-lru", "50")
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_what_is_kept_is_kept_anew_after_it_was_changed_or_removed(remembering_server: ComfyServer):
+    server = remembering_server
     values = {"text": "a tram at night", "name": "tram", "tags": "", "favourite": False}
     told = [
         text_of(server.queue(graph(save=("ImpastoSavePrompt", values | change))), "save").partition(":")[0]
