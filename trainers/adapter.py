@@ -415,6 +415,7 @@ def _insert(
     )
     with torch.random.fork_rng(devices=[]):  # PEFT's layers first draw weights from the global state
         transformer.add_adapter(config, ADAPTER)
+    transformer.train(transformer.training)  # new modules think they are being trained, whatever the model is
 
 
 def _start(layer: Any, generator: torch.Generator) -> None:
