@@ -32,7 +32,7 @@ LORA_A, LORA_B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 MAGNITUDE = ".lora_magnitude_vector"  # DoRA in diffusers and PEFT, (outputs,)
 DORA_SCALE = ".dora_scale"  # DoRA in ComfyUI and LyCORIS, (outputs, 1)
 
-# What other programs write before a module's name, the longest first.
+# What programs write before a module's name.
 _PREFIXES = (
     "base_model.model.transformer.",  # PEFT around a pipeline's transformer
     "base_model.model.",  # PEFT's save_pretrained

@@ -3,6 +3,7 @@ import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import SettingsError, TrainingError
 from impasto.trainers import adapter, flux_weights, lora_files
+from impasto.trainers.quantisation import QuantisedLinear, quantise
 from impasto.trainers.velocity import predict_velocity
 from safetensors.torch import load_file, save_file
 
@@ -166,9 +167,15 @@ def test_image_attention_is_the_mucha_reference(flux_dev):
     assert sum(4 * (layer.in_features + layer.out_features) for layer in layers) == 4_669_440
 
 
-def test_the_sets_that_name_single_layers_of_flux_dev_find_them(flux_dev):
-    assert len(adapter.target_modules(flux_dev, "all linear")) == 19 * 14 + 38 * 6
-    assert len(adapter.target_modules(flux_dev, "tiny")) == 2
+def test_kohya_s_layers_are_the_304_of_sd_scripts(flux_dev):
+    modules = [f"transformer.{name}" for name in adapter.target_modules(flux_dev, "kohya")]
+    state = {}
+    for name in modules:
+        linear = flux_dev.get_submodule(name.removeprefix("transformer."))
+        state |= {f"{name}.lora_A.weight": torch.ones(1, linear.in_features), f"{name}.alpha": torch.ones(())}
+        state |= {f"{name}.lora_B.weight": torch.ones(linear.out_features, 1)}
+    converted = lora_files.convert(state, "kohya")
+    assert sum(key.endswith(".alpha") for key in converted) == 19 * 10 + 38 * 3 == 304
 
 
 @pytest.mark.parametrize(
@@ -274,43 +281,82 @@ def test_nothing_is_dropped_unless_the_model_is_being_trained(base):
         assert torch.equal(predict_velocity(dropping, *inputs()), predict_velocity(plain, *inputs()))
 
 
-class SavedBytes:
-    """Counts the bytes that autograd keeps for the backward pass within it, each storage once, parameters not."""
+def saved_bytes(module: torch.nn.Module, run) -> int:
+    """Bytes that autograd keeps of `run()` for the backward pass, each storage once, parameters of `module` not."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept = {}
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.sizes: dict[int, int] = {}
-        self.kept = []  # an address means a storage only as long as that lives
-        parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage
+        return tensor
 
-        def pack(tensor):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                self.kept.append(storage)
-                self.sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    assert output.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
 
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
-    def of(self, run) -> int:
-        with self.hooks:
-            output = run()
-        assert output.requires_grad
-        return sum(self.sizes.values())
+def add_plain_lora(model, rank: int, targets: str, dora: bool = False) -> None:
+    """PEFT's own LoRA, with float32 weights as in diffusers' training scripts."""
+    from peft import LoraConfig
+
+    modules = adapter.target_modules(model, targets)
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=modules, use_dora=dora), adapter.ADAPTER)
+    for parameter in adapter.lora_parameters(model):
+        parameter.data = parameter.data.float()
+
+
+@pytest.mark.parametrize(("dora", "share"), [(False, 0.75), (True, 0.2)])
+def test_a_block_of_flux_dev_keeps_far_less_than_with_plain_peft(monkeypatch, dora, share):
+    def flash_attention(query, key, value, **_):  # keeps its inputs and its output, where the meta device's keeps more
+        return query * key * value
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", flash_attention)
+    image, text, conditioning = (
+        torch.empty(1, *tokens, 3072, dtype=torch.bfloat16, device="meta") for tokens in ((1024,), (512,), ())
+    )
+    rotary = tuple(torch.empty(1536, 128, device="meta") for _ in range(2))
+    sizes = []
+    for ours in (True, False):
+        model = flux_weights.empty_transformer(
+            flux_weights.FluxArchitecture(3072, 24, 1, 1, 4096, 768, 64, True, "", 0)
+        )
+        torch.nn.Module.to(model.requires_grad_(False), torch.bfloat16)
+        if ours:
+            adapter.add_lora(model, 16, 16.0, "all linear", seed=0, dora=dora)
+        else:
+            add_plain_lora(model, 16, "all linear", dora)
+        block = model.transformer_blocks[0]
+        sizes.append(saved_bytes(block, lambda block=block: block(image, text, conditioning, rotary)[1]))
+    assert sizes[0] < share * sizes[1]
 
 
 WIDTH, TOKENS, RANK = 256, 512, 4
 
 
-class Projections(torch.nn.Module):
-    """Three layers of one input, as q, k and v are."""
+def projections(make_linear, ours: bool):
+    """A model of only q, k and v of one input, with a LoRA of ours or of PEFT's, and a bfloat16 input."""
+    from diffusers.loaders import PeftAdapterMixin
 
-    def __init__(self, make_linear) -> None:
-        super().__init__()
-        self.layers = torch.nn.ModuleDict({name: make_linear() for name in ("to_q", "to_k", "to_v")})
-        self.requires_grad_(False)
+    class Model(PeftAdapterMixin, torch.nn.Module):
+        def forward(self, x):
+            return sum(layer(x) for layer in self.transformer_blocks[0].attn.children())
 
-    def forward(self, x):
-        return sum(layer(x) for layer in self.layers.values())
+    torch.manual_seed(0)
+    model = Model()
+    model.transformer_blocks = torch.nn.ModuleList([torch.nn.Module()])
+    model.transformer_blocks[0].attn = torch.nn.ModuleDict({name: make_linear() for name in ("to_q", "to_k", "to_v")})
+    model.requires_grad_(False)
+    if ours:
+        adapter.add_lora(model, RANK, float(RANK), "image attention", seed=0)
+    else:
+        add_plain_lora(model, RANK, "image attention")
+    generator = torch.Generator().manual_seed(2)
+    for lora_b in adapter.lora_parameters(model)[1::2]:
+        lora_b.data = torch.randn(lora_b.shape, generator=generator)
+    return model, torch.randn(1, TOKENS, WIDTH).bfloat16().requires_grad_()
 
 
 def bf16_linear():
@@ -318,8 +364,6 @@ def bf16_linear():
 
 
 def nf4_linear():
-    from impasto.trainers.quantisation import QuantisedLinear, quantise
-
     return QuantisedLinear("nf4", quantise(torch.randn(WIDTH, WIDTH) * 0.02, "nf4"), None)
 
 
@@ -330,38 +374,20 @@ def bitsandbytes_linear():
     return layer.to("cpu")  # quantises
 
 
-def adapted(make_linear, ours: bool):
-    """The three projections with a LoRA, of ours or as PEFT makes it from a float32 adapter; a bfloat16 input."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    torch.manual_seed(0)
-    model = Projections(make_linear)
-    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
-    inject_adapter_in_model(config, model)
-    for parameter in adapter.lora_parameters(model):
-        parameter.data = parameter.data.float()
-    if ours:
-        for layer in adapter._layers(model).values():
-            lora_b = layer.lora_B[adapter.ADAPTER].weight.detach().clone()
-            adapter._start(layer, torch.Generator().manual_seed(0))
-            layer.lora_B[adapter.ADAPTER].weight.data.copy_(lora_b)
-    return model, torch.randn(1, TOKENS, WIDTH).bfloat16().requires_grad_()
-
-
 @pytest.mark.parametrize("make_linear", [bf16_linear, nf4_linear, bitsandbytes_linear])
 def test_no_layer_keeps_a_float32_copy_of_its_input(make_linear):
-    (plain, x), (ours, _) = adapted(make_linear, ours=False), adapted(make_linear, ours=True)
-    input_size, small = x.nbytes, 6 * RANK * (TOKENS + 2 * WIDTH) * 4
-    weights = 3 * sum(tensor.nbytes for tensor in make_linear().state_dict().values())
-    assert SavedBytes(plain).of(lambda: plain(x)) >= 3 * 2 * input_size, "each of the three keeps one of its own"
-    assert SavedBytes(ours).of(lambda: ours(x)) <= input_size + small + weights
+    (plain, x), (ours, _) = projections(make_linear, ours=False), projections(make_linear, ours=True)
+    small = 6 * RANK * (TOKENS + 2 * WIDTH) * 4
+    base = 3 * sum(tensor.nbytes for tensor in make_linear().state_dict().values())
+    assert saved_bytes(plain, lambda: plain(x)) >= 3 * 2 * x.nbytes, "each of the three keeps one of its own"
+    assert saved_bytes(ours, lambda: ours(x)) <= x.nbytes + small + base
     assert {parameter.dtype for parameter in adapter.lora_parameters(ours)} == {torch.float32}
 
 
 @pytest.mark.parametrize("make_linear", [bf16_linear, nf4_linear, bitsandbytes_linear])
 def test_a_layer_computes_what_its_formula_says_on_any_base(make_linear):
-    model, x = adapted(make_linear, ours=True)
-    layer = model.layers["to_q"]
+    model, x = projections(make_linear, ours=True)
+    layer = model.transformer_blocks[0].attn["to_q"]
     lora_a, lora_b = (matrix[adapter.ADAPTER].weight for matrix in (layer.lora_A, layer.lora_B))
     output = layer(x)
     expected = layer.base_layer(x).float() + x.float() @ lora_a.T @ lora_b.T
@@ -457,6 +483,16 @@ def test_a_saved_dora_comes_back_bit_for_bit(base, tmp_path):
     again = adapter.add_lora(resumed, 4, 6.0, "all linear", seed=99, dora=True, block_ranks="single: 2")
     adapter.load_lora_state_dict(resumed, load_file(tmp_path / "lora.safetensors"))
     assert all(map(torch.equal, parameters, again))
+
+
+def test_a_dora_is_exported_from_streamed_blocks(base):
+    from impasto.trainers.streaming import StreamedBlocks
+
+    transformer = with_lora(base("bf16"), dora=True)[0]
+    expected = adapter.lora_state_dict(transformer)
+    streamed = StreamedBlocks(transformer, range(5), torch.device("cpu"))
+    assert all(torch.equal(value, expected[key]) for key, value in adapter.lora_state_dict(transformer).items())
+    streamed.close()
 
 
 def velocity(transformer) -> torch.Tensor:
