@@ -260,38 +260,20 @@ class FeatureSet:
         together = torch.rand((), generator=random)
         varies = any(sample.varies for sample in batch)
         flips, drops, choices = torch.rand(3, len(batch), generator=random) if varies else torch.zeros(3, len(batch))
-        flipped = [bool(sample.flipped_path and flip < 0.5) for sample, flip in zip(batch, flips, strict=True)]
         texts = _chosen_texts([sample.texts_at(step, steps) for sample in batch], choices.tolist())
-        rates = [
-            caption_dropout if sample.caption_dropout_rate is None else sample.caption_dropout_rate for sample in batch
-        ]
-        if texts[0].tokens == self.empty_tokens:
-            numbers = [
-                together if sample.caption_dropout_rate is None else drop
-                for sample, drop in zip(batch, drops, strict=True)
-            ]
-        else:  # A batch has one length of text, so that all of it is dropped or nothing.
-            numbers, rates = [together] * len(batch), [sum(rates) / len(rates)] * len(batch)
-        dropped = tuple(
-            bool(number < rate) or _is_dropped_epoch(sample, epoch)
-            for sample, number, rate in zip(batch, numbers, rates, strict=True)
-        )
+        one_by_one = texts[0].tokens == self.empty_tokens
+        dropped = _dropped(batch, together, drops if one_by_one else None, epoch, caption_dropout)
         paths = [self.empty_text_path if drop else text.path for drop, text in zip(dropped, texts, strict=True)]
         t5, pooled = zip(*map(self.load_text, paths), strict=True)
-        masks = [
-            self.load_mask(sample).flip(-1) if flip else self.load_mask(sample)
-            for sample, flip in zip(batch, flipped, strict=True)
-            if any(sample.mask_path for sample in batch)
-        ]
-        weights = [prior_loss_weight if sample.is_reg else 1.0 for sample in batch]
-        return Draw(
-            latents=torch.stack([self.load_latent(*pair) for pair in zip(batch, flipped, strict=True)]),
-            t5=torch.stack(t5),
-            pooled=torch.stack(pooled),
-            mask=torch.stack(masks) if masks else None,
-            weights=torch.tensor(weights) if any(sample.is_reg for sample in batch) else None,
-            dropped=dropped,
-        )
+        flipped = [bool(sample.flipped_path and flip < 0.5) for sample, flip in zip(batch, flips, strict=True)]
+        mask = weights = None
+        if any(sample.mask_path for sample in batch):
+            masks = map(self.load_mask, batch)
+            mask = torch.stack([mask.flip(-1) if flip else mask for mask, flip in zip(masks, flipped, strict=True)])
+        if any(sample.is_reg for sample in batch):
+            weights = torch.tensor([prior_loss_weight if sample.is_reg else 1.0 for sample in batch])
+        latents = torch.stack(list(map(self.load_latent, batch, flipped)))
+        return Draw(latents, torch.stack(t5), torch.stack(pooled), mask, weights, dropped)
 
 
 def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -> list[Text]:
@@ -301,6 +283,34 @@ def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -
         fitting = [text for text in texts if not chosen or text.tokens == chosen[0].tokens]
         chosen.append(fitting[int(choice * len(fitting))])
     return chosen
+
+
+def _dropped(
+    batch: Sequence[Sample], together: Tensor, alone: Tensor | None, epoch: int, caption_dropout: float
+) -> tuple[bool, ...]:
+    """Which samples of a batch get the empty caption, by numbers in 0…1.
+
+    Args:
+        batch: the samples.
+        together: one number, for those whose rate is the run's.
+        alone: a number for each of those with a rate of their own. None where the batch's texts are longer than the
+            empty one: a batch has one length of text, so that all of it is dropped or nothing, by the mean rate.
+        epoch: counted from 0.
+        caption_dropout: the run's rate.
+    """
+    rates = [
+        caption_dropout if sample.caption_dropout_rate is None else sample.caption_dropout_rate for sample in batch
+    ]
+    if alone is None:
+        rates = [sum(rates) / len(rates)] * len(rates)
+    numbers = [
+        together if alone is None or sample.caption_dropout_rate is None else alone[place]
+        for place, sample in enumerate(batch)
+    ]
+    return tuple(
+        bool(number < rate) or _is_dropped_epoch(sample, epoch)
+        for sample, number, rate in zip(batch, numbers, rates, strict=True)
+    )
 
 
 def _is_dropped_epoch(sample: Sample, epoch: int) -> bool:
@@ -369,14 +379,9 @@ def encode(
     _encode_missing(texts, latents, autoencoder, text_encoder, progress)
     if text_table:
         _import_missing(text_table, captions, _inside(folder, index["empty_text"]), progress)
-    _write_prompts(folder, [(text, seed, named.text(text)) for text, seed in prompts])
+    _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     if not (folder / INDEX).is_file():
-        for entry in index["samples"]:
-            _add_lengths(entry, folder)
-        index["subsets"] = _subsets(pictures)
-        # For whoever asks later what these features were made from; the trainer's run keeps a copy.
-        _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
-        _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+        _write_index(folder, index | {"subsets": _subsets(pictures)}, Path(config_path))
     return Features(str(folder), key)
 
 
@@ -435,24 +440,29 @@ def _entry(sample: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
     return entry
 
 
-def _add_lengths(entry: dict[str, Any], folder: Path) -> None:
-    """Write the T5 lengths of a sample's texts into its entry."""
-    entry["tokens"] = _token_count(_inside(folder, entry["text"]))
-    if "texts" in entry:
-        entry["text_tokens"] = [[_token_count(_inside(folder, file)) for file in stage] for stage in entry["texts"]]
+def _write_index(folder: Path, index: dict[str, Any], config_path: Path) -> None:
+    """List the files of this revision, with the T5 lengths of its texts."""
+    for entry in index["samples"]:
+        entry["tokens"] = _token_count(_inside(folder, entry["text"]))
+        if "texts" in entry:
+            entry["text_tokens"] = [[_token_count(_inside(folder, file)) for file in stage] for stage in entry["texts"]]
+    # For whoever asks later what these features were made from; the trainer's run keeps a copy.
+    _write(folder / DATASET_CONFIG, config_path.read_bytes())
+    _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
 
 
 def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
     """What the config says of each subset, for the report."""
-    counts = Counter(picture.subset for picture in pictures)
-    return [f"{subset.source.name}: {count} x {subset.describe()}" for subset, count in counts.items()]
+    counts = Counter((picture.dataset.buckets.resolution, picture.subset) for picture in pictures)
+    return [
+        f"{subset.source.name} at {width} x {height}: {count} pictures, {subset.describe()}"
+        for ((width, height), subset), count in counts.items()
+    ]
 
 
-def _write_prompts(folder: Path, prompts: Sequence[tuple[str, int, str]]) -> None:
+def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> None:
     """List the prompts of samples during training, in place of those of before."""
-    content = json.dumps(
-        [{"text": text, "seed": seed, "file": file} for text, seed, file in prompts], indent=1
-    ).encode()
+    content = json.dumps(prompts, indent=1, ensure_ascii=False).encode()
     if not prompts:
         files.remove(folder / PROMPTS)
     elif not (folder / PROMPTS).is_file() or (folder / PROMPTS).read_bytes() != content:

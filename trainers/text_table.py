@@ -63,7 +63,7 @@ class TextTable:
             FeatureError: the file is damaged, or has no row for a wanted text.
         """
         with _reading(self.path) as file:
-            chosen = self._chosen(file, wanted, pictures)
+            chosen = self._chosen(file, wanted, pictures, progress)
             done = 0
             start = 0
             for group in range(file.num_row_groups):
@@ -77,13 +77,16 @@ class TextTable:
                 start = end
 
     def _chosen(
-        self, file: Any, wanted: Collection[tuple[str, str]], pictures: Mapping[str, Path]
+        self, file: Any, wanted: Collection[tuple[str, str]], pictures: Mapping[str, Path], progress: Progress
     ) -> dict[int, tuple[str, str]]:
         """Number of a row -> the wanted text that it holds; the last of equal rows, as in the reference."""
         names = file.read(columns=[name for name in _NAMES if name in file.schema_arrow.names]).to_pydict()
         of_row = names.get("image_file_hash", names["image_hash"])
         if not pictures.keys() & set(of_row):  # a table of the reference, which hashes the pixels
-            of_pixels = {pixel_hash(path): image for image, path in pictures.items()}
+            of_pixels = {}
+            for done, (image, path) in enumerate(pictures.items()):
+                progress(done, len(pictures), f"Looking for picture {done + 1} of {len(pictures)} in {self.path.name}")
+                of_pixels[pixel_hash(path)] = image
             of_row = [of_pixels.get(hash) for hash in names["image_hash"]]
         if "caption" in names:
             rows = {key: row for row, key in enumerate(zip(of_row, names["caption"], strict=True))}
