@@ -319,8 +319,9 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     from peft import LoraConfig
 
     meter = Meter(work.warmup)
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    transformer = flux_weights.load_transformer(work.weights, dtype, device)
+    device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
+    transformer = flux_weights.load_transformer(work.weights, precision, device)
+    dtype = transformer.x_embedder.weight.dtype
     layers = adapter.target_modules(transformer, "all linear")
     transformer.add_adapter(LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=layers))
     parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]

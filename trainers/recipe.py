@@ -131,7 +131,7 @@ class FluxLoraRecipe:
         self.device = self.accelerator.device
         self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self.send)
         self.load_features()
-        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_dtype(), self.device)
+        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_precision(), self.device)
         self.check_widths(transformer)
         self.parameters = adapter.add_lora(
             transformer, settings.rank, settings.alpha, settings.targets, seed=settings.seed
@@ -176,12 +176,12 @@ class FluxLoraRecipe:
         # Every epoch has as many batches as the first: buckets and repeats do not change.
         self.batches_per_epoch = len(self.epoch(0))
 
-    def base_dtype(self) -> torch.dtype:
-        """The dtype of the frozen base's weights."""
+    def base_precision(self) -> str:
+        """What the frozen base's weights are kept in."""
         precision = self.settings.precision
         if precision == "auto":
-            precision = "fp32" if self.device.type == "cpu" else "bf16"
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+            return "fp32" if self.device.type == "cpu" else "bf16"
+        return precision
 
     def check_widths(self, transformer: torch.nn.Module) -> None:
         t5, pooled = self.features.load_text(self.features.empty_text_path)
@@ -450,7 +450,7 @@ class FluxLoraRecipe:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "trained": [parameter.detach().cpu() for parameter in self.parameters],
+            "trained": [parameter.detach().to("cpu", copy=True) for parameter in self.parameters],
             "ema": self.ema and self.ema.state_dict(),
         }
         with self.measuring():
