@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from impasto.trainers import features
-from impasto.trainers.features import epoch_batches
+from impasto.trainers import features, flux_weights, objective, runs
+from impasto.trainers.features import Encoder, epoch_batches
+from impasto.trainers.recipe import FluxLoraRecipe
+from impasto.trainers.settings import Settings
 
+from .conftest import encode_image, encode_text
 from .small_datasets import add_pictures, encode, make_dataset, write_config
 
 SQUARES = [(128, 128)] * 4
@@ -191,3 +194,32 @@ def test_a_mask_is_mirrored_with_its_picture_and_pictures_without_one_count_whol
             assert not torch.equal(mask, mask.flip(-1))
             seen.add(flipped)
     assert seen == {True, False}
+
+
+def test_the_recipe_weighs_masks_and_regularisation_pictures(tmp_path, tiny_weights):
+    folder = tmp_path / "dataset"
+    add_pictures(folder / "train", SQUARES, mode="RGBA")
+    add_pictures(folder / "others", SQUARES, seed=1)
+    regular = '[[datasets.subsets]]\nimage_dir = "others"\ncaption_extension = ".txt"\nis_reg = true\n'
+    write_config(folder / "dataset.toml", "batch_size = 8", f"alpha_mask = true\nflip_aug = true\n{regular}")
+    found = features.encode(folder / "dataset.toml", Encoder("vae", encode_image), Encoder("clip", encode_text))
+    settings = Settings(steps=2, rank=4, alpha=4.0, caption_dropout=0.0, prior_loss_weight=0.25)
+    job = runs.Job("tiny", settings, found.folder, found.key, str(tiny_weights), flux_weights.fingerprint(tiny_weights))
+    recipe = FluxLoraRecipe(runs.create_run(tmp_path / "runs", job), True, lambda: False)
+    recipe.setup()
+    (samples,) = recipe.epoch(0)
+    batch = recipe.prepare(0, samples)
+    with torch.no_grad():
+        loss = recipe.loss(batch)
+        noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
+        velocity = recipe.model(noisy, batch.sigma, batch.t5, batch.pooled, settings.guidance)
+    recipe.cleanup()
+
+    errors = (velocity - (batch.noise - batch.latents)) ** 2
+    of_each = [
+        (error * (1.0 if sample.is_reg else mask)).mean() * (0.25 if sample.is_reg else 1.0)
+        for error, mask, sample in zip(errors, batch.mask, samples, strict=True)
+    ]
+    torch.testing.assert_close(loss, torch.stack(of_each).mean())
+    assert sum(sample.is_reg for sample in samples) == 4
+    assert loss < 0.6 * errors.mean()
