@@ -31,7 +31,8 @@ from ..errors import ModelError
 from ..files import appearing
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
 from ..hardware.host_memory import host_memory, resident_memory
-from ..trainers.features import LATENT_CHANNELS, Encoder
+from ..trainers.features import Encoder
+from ..trainers.samples import LATENT_CHANNELS
 
 if TYPE_CHECKING:
     import numpy

@@ -30,7 +30,7 @@ class Planned:
         repeats: how often it comes in an epoch.
         held_out: never trained on.
         batch_size: of its dataset.
-        options: what else its subset asks for, in the names of `features.Sample`; nothing for a plain subset.
+        options: what else its subset asks for, in the names of `samples.Sample`; nothing for a plain subset.
     """
 
     path: Path

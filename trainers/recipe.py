@@ -25,12 +25,13 @@ from .failure import explained
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, make_optimizer, make_scheduler
 from .runs import Job, Run
+from .samples import epoch_batches
 from .velocity import predict_velocity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .features import Sample
+    from .samples import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -363,7 +364,7 @@ class FluxLoraRecipe:
         return torch.stack(t5), torch.stack(pooled)
 
     def epoch(self, number: int) -> list[tuple[Sample, ...]]:
-        return features.epoch_batches(self.training_samples, self.settings.seed, number)
+        return epoch_batches(self.training_samples, self.settings.seed, number)
 
     def is_milestone(self, step: int) -> bool:
         """Whether `step` is one at which a checkpoint is kept, the held-out loss measured and a sample drawn."""

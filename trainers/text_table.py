@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow
     from torch import Tensor
 
+    from .samples import FeatureSet
+
 # Rows that are in memory together; with the real FLUX and 256 tokens a row takes 4 MB in float32.
 ROWS_TOGETHER = 8
 FLOAT_TYPES = ("float32", "float16")
@@ -209,7 +211,7 @@ def _pixel_hashes(folder: Path, images: Collection[str], progress: Progress) -> 
 
 
 def _batch(
-    loaded: features.FeatureSet,
+    loaded: FeatureSet,
     rows: Sequence[tuple[tuple[str, str], Path]],
     hashes: Mapping[str, str],
     schema: pyarrow.Schema,

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from impasto.trainers import features, flux_weights, objective, runs
-from impasto.trainers.features import Encoder, epoch_batches
+from impasto.trainers.features import Encoder
 from impasto.trainers.recipe import FluxLoraRecipe
+from impasto.trainers.samples import epoch_batches
 from impasto.trainers.settings import Settings
 
 from .conftest import encode_image, encode_text

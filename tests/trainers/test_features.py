@@ -11,7 +11,8 @@ import pytest
 import torch
 from impasto.errors import DatasetError, FeatureError, ModelError
 from impasto.trainers import features
-from impasto.trainers.features import Encoder, epoch_batches
+from impasto.trainers.features import Encoder
+from impasto.trainers.samples import epoch_batches
 from PIL import Image
 
 from .small_datasets import SIZES, CountingEncoders, add_pictures, encode, make_dataset, raw_latent, write_config
