@@ -115,14 +115,21 @@ def import_texts(path: Path) -> TextTable:
     """The table in `path`, to be given to `features.encode`; nothing but its columns is read yet.
 
     Raises:
-        FeatureError: the file is missing, not Parquet or lacks a column.
+        FeatureError: the file is missing, not Parquet or lacks a column of the right type.
     """
+    from pyarrow import types
+
+    def is_embedding(kind: pyarrow.DataType) -> bool:
+        return (types.is_list(kind) or types.is_large_list(kind)) and types.is_floating(kind.value_type)
+
     with _reading(path) as file:
-        lacking = [name for name in ("image_hash", *_EMBEDDINGS) if name not in file.schema_arrow.names]
-    if lacking:
+        kinds = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    right = {name: is_embedding for name in _EMBEDDINGS} | {"image_hash": types.is_string}
+    wrong = [name for name, is_right in right.items() if name not in kinds or not is_right(kinds[name])]
+    if wrong:
         raise FeatureError(
-            f"The text features {path} have no column {lacking[0]}. Give a table that Export Text Features or "
-            "diffusers' compute_embeddings.py wrote."
+            f"The text features {path} have no column {wrong[0]}, or one of another type. Give a table that Export "
+            "Text Features or diffusers' compute_embeddings.py wrote."
         )
     return TextTable(path, file_hash(path))
 
@@ -258,17 +265,18 @@ def _shaped(path: Path, values: Sequence[Any], widths: tuple[int, int]) -> tuple
     import numpy
     import torch
 
-    # Copied, because what Arrow gives cannot be written to; the reference writes float64.
-    t5, pooled = (
-        torch.from_numpy(numpy.array(row, dtype="float16" if str(row.type) == "halffloat" else "float32"))
-        for row in values
-    )
+    # Copied, because what Arrow gives cannot be written to; the reference writes float64. An empty row is None.
+    t5, pooled = (torch.from_numpy(numpy.array([] if row is None else row, dtype=_float_type(row))) for row in values)
     if not len(t5) or len(t5) % widths[0] or len(pooled) != widths[1]:
         raise FeatureError(
             f"A row of the text features {path} has {len(t5)} and {len(pooled)} numbers, but the connected CLIP gives "
             f"a multiple of {widths[0]}, and {widths[1]}. Connect the CLIP that they were made with."
         )
     return t5.view(-1, widths[0]), pooled
+
+
+def _float_type(row: pyarrow.Array | None) -> str:
+    return "float16" if row is not None and str(row.type) == "halffloat" else "float32"
 
 
 @contextlib.contextmanager

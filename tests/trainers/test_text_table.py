@@ -196,12 +196,21 @@ def test_one_text_for_each_picture_is_not_enough_for_captions_that_vary(config):
         encode(config, text_table=text_table.import_texts(config.parent / "example.parquet"))
 
 
-@pytest.mark.parametrize("sizes", [{"width": 33}, {"pooled": 23}, {"tokens": 0}])
+@pytest.mark.parametrize("sizes", [{"width": 33}, {"pooled": 23}])
 def test_embeddings_of_other_encoders_are_refused(config, sizes):
     pictures = [config.parent / "train" / f"picture-{number}.png" for number in range(len(SIZES))]
     write_as_the_example_does(config.parent / "example.parquet", pictures, **sizes)
     with pytest.raises(FeatureError, match="Connect the CLIP"):
         encode(config, text_table=text_table.import_texts(config.parent / "example.parquet"))
+
+
+def test_an_empty_row_is_refused(config):
+    path = export(encode(config))
+    rows = parquet.read_table(path).to_pydict()
+    rows["prompt_embeds"][3] = None
+    parquet.write_table(pyarrow.table(rows), path)
+    with pytest.raises(FeatureError, match="has 0 and 24 numbers"):
+        encode(config, text_table=text_table.import_texts(path))
 
 
 def test_a_row_without_numbers_is_named_and_not_kept(config):
@@ -213,7 +222,20 @@ def test_a_row_without_numbers_is_named_and_not_kept(config):
         encode(config, text_table=text_table.import_texts(path))
 
 
-@pytest.mark.parametrize("content", [None, b"no Parquet", pyarrow.table({"image_hash": ["a"]})])
+EMBEDDINGS = {"prompt_embeds": [[1.0]], "pooled_prompt_embeds": [[1.0]]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"no Parquet",
+        pyarrow.table({"image_hash": ["a"]}),
+        pyarrow.table({"image_hash": [1]} | EMBEDDINGS),
+        pyarrow.table({"image_hash": ["a"]} | EMBEDDINGS | {"prompt_embeds": [1.0]}),
+        pyarrow.table({"image_hash": ["a"]} | EMBEDDINGS | {"prompt_embeds": [["1"]]}),
+    ],
+)
 def test_a_file_that_is_no_table_of_texts_says_so(tmp_path, content):
     path = tmp_path / "texts.parquet"
     if isinstance(content, bytes):
