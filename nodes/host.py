@@ -32,7 +32,8 @@ from ..files import appearing
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
 from ..hardware.device_memory import empty_cache, reserved_memory
 from ..hardware.host_memory import host_memory, resident_memory
-from ..trainers.features import LATENT_CHANNELS, Encoder
+from ..trainers.features import Encoder
+from ..trainers.samples import LATENT_CHANNELS
 
 if TYPE_CHECKING:
     import numpy

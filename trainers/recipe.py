@@ -27,6 +27,7 @@ from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, make_optimizer, make_scheduler
 from .runs import Job, Run
+from .samples import epoch_batches
 from .streaming import StreamedBlocks, block_names, streamed_indices
 from .velocity import compile_blocks, predict_velocity
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .checkpoints import Checkpoint
-    from .features import Sample
+    from .samples import Sample
     from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -456,7 +457,7 @@ class FluxLoraRecipe:
         return torch.stack(t5), torch.stack(pooled)
 
     def epoch(self, number: int) -> list[tuple[Sample, ...]]:
-        return features.epoch_batches(self.training_samples, self.settings.seed, number)
+        return epoch_batches(self.training_samples, self.settings.seed, number)
 
     def is_milestone(self, step: int) -> bool:
         """Whether `step` is one at which a checkpoint is kept, the held-out loss measured and a sample drawn."""
