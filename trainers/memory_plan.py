@@ -1,8 +1,8 @@
 """How much memory a training step will take, before anything is loaded; and the settings that fit into what is free.
 
-Nothing is calibrated. One block of each kind, with its adapter, is rehearsed on fake tensors, which have shapes and no
-memory, while every tensor that autograd makes and keeps is counted. The peak of the whole model follows by sums, as all
-blocks of a kind are alike. `torch.compile` keeps less than is planned for here.
+Nothing is calibrated. One block of each kind, with its adapter, is rehearsed on the meta device, where tensors have
+shapes and no memory, while every tensor that autograd makes and keeps is counted. The peak of the whole model follows
+by sums, as all blocks of a kind are alike. `torch.compile` keeps less than is planned for here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import SettingsError
@@ -28,7 +29,6 @@ from .velocity import blocks, predict_velocity, recomputed
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from .flux_weights import FluxArchitecture
     from .settings import Settings
@@ -418,17 +418,15 @@ def _skeleton(architecture: FluxArchitecture) -> FluxTransformer2DModel:
     return flux_weights.empty_transformer(architecture)
 
 
-# Rehearsing, on fake tensors.
+# Rehearsing, on the meta device.
 
 
 @lru_cache(maxsize=8)
-def _stage(scene: _Scene) -> tuple[FakeTensorMode, FluxTransformer2DModel]:
-    """The model of a scene, its weights fake, and the mode in which alone they can be used.
+def _stage(scene: _Scene) -> FluxTransformer2DModel:
+    """The model of a scene, on the meta device.
 
     Of blocks that are alike only the first is there; the others have no weights and do nothing.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # half a second, which only planning should cost
-
     likes = _likes(scene.architecture, scene.lora)
     transformer = flux_weights.empty_transformer(scene.architecture).requires_grad_(False)
     for index, name in enumerate(block_names(scene.architecture, range(len(likes)))):
@@ -440,15 +438,9 @@ def _stage(scene: _Scene) -> tuple[FakeTensorMode, FluxTransformer2DModel]:
             _quantise(block, scene.precision)
     dropout = 0.5 if scene.lora.dropout else 0.0
     adapter.add_lora(transformer, scene.lora.rank, 1.0, scene.lora.targets, seed=0, dropout=dropout)
-    mode = FakeTensorMode()
-    with mode:
-        for module in transformer.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
-                setattr(module, name, torch.nn.Parameter(fake, parameter.requires_grad))
     if not scene.on_cpu:
         _fuse_norms(transformer)
-    return mode, transformer.train()
+    return transformer.train()
 
 
 def _quantise(block: torch.nn.Module, precision: str) -> None:
@@ -471,7 +463,7 @@ def _fuse_norms(transformer: FluxTransformer2DModel) -> None:
 @lru_cache(maxsize=64)
 def _lora_bytes(scene: _Scene) -> tuple[int, ...]:
     """Bytes of each block's adapter."""
-    every = blocks(_stage(scene)[1])
+    every = blocks(_stage(scene))
     return tuple(
         sum(parameter.nbytes for parameter in every[like].parameters() if parameter.requires_grad)
         for like in _likes(scene.architecture, scene.lora)
@@ -481,26 +473,41 @@ def _lora_bytes(scene: _Scene) -> tuple[int, ...]:
 @lru_cache(maxsize=256)
 def _rehearse_block(scene: _Scene, index: int, shape: BatchShape, recompute: bool, reached: bool) -> _Rehearsal:
     """Forward and backward pass of one block; `reached`: gradients go on from it to the blocks before."""
-    mode, transformer = _stage(scene)
+    transformer = _stage(scene)
     block = blocks(transformer)[index]
     tokens, width = shape.width * shape.height // 256, scene.architecture.hidden_size
-    dtype = quantisation.compute_dtype(scene.precision)
-    with mode:
-        image = torch.empty(shape.batch, tokens, width, dtype=dtype, requires_grad=reached)
-        text = torch.empty(shape.batch, shape.text_tokens, width, dtype=dtype, requires_grad=reached)
-        conditioning = torch.empty(shape.batch, width, dtype=dtype)
-        rotary = tuple(torch.empty(shape.text_tokens + tokens, flux_weights.HEAD_WIDTH) for _ in range(2))
-        inputs = (image, text, conditioning, rotary)
-        with AllocatedTensors() as allocated:
-            outputs = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
-            end = _End.apply(*outputs)  # the outputs stay alive meanwhile, as in the checkpoint of the block after it
-            kept, forward = allocated.bytes, allocated.peak
-            allocated.peak = 0
-            if end.requires_grad:
-                end.backward()
-            backward = allocated.peak
-        transformer.zero_grad()
+    meta = {"device": "meta", "dtype": quantisation.compute_dtype(scene.precision)}
+    image = torch.empty(shape.batch, tokens, width, requires_grad=reached, **meta)
+    text = torch.empty(shape.batch, shape.text_tokens, width, requires_grad=reached, **meta)
+    conditioning = torch.empty(shape.batch, width, **meta)
+    rotary = torch.empty(2, shape.text_tokens + tokens, flux_weights.HEAD_WIDTH, device="meta").unbind()
+    inputs = (image, text, conditioning, rotary)
+
+    def run(*inputs: Any) -> tuple[Tensor, Tensor]:
+        with _FlashAttention():
+            return block(*inputs)
+
+    with AllocatedTensors() as allocated:
+        outputs = checkpoint(run, *inputs, use_reentrant=False) if recompute else run(*inputs)
+        end = _End.apply(*outputs)  # the outputs stay alive meanwhile, as in the checkpoint of the block after it
+        kept, forward = allocated.bytes, allocated.peak
+        allocated.peak = 0
+        if end.requires_grad:
+            end.backward()
+        backward = allocated.peak
+    transformer.zero_grad()
     return _Rehearsal(kept, forward, backward)
+
+
+class _FlashAttention(TorchFunctionMode):
+    """Attention as every real device computes it; on the meta device it would be written out, scores and all."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            given = dict(zip(("query", "key", "value"), arguments, strict=False)) | (keywords or {})
+            flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            return flash(given["query"], given["key"], given["value"])[0]
+        return function(*arguments, **keywords or {})
 
 
 class _End(torch.autograd.Function):
@@ -531,11 +538,11 @@ class _Blocks(torch.nn.Module):
 
 @lru_cache(maxsize=64)
 def _rehearse_frame(scene: _Scene, shape: BatchShape) -> _Frame:
-    mode, transformer = _stage(scene)
+    transformer = _stage(scene)
     architecture = scene.architecture
     allocated = AllocatedTensors()
     middle = _Blocks(allocated)
-    with mode, _without_blocks(transformer, middle), allocated:
+    with _without_blocks(transformer, middle), torch.device("meta"), allocated:
         latents = torch.empty(shape.batch, architecture.in_channels // 4, shape.height // 8, shape.width // 8)
         noise, sigma = torch.empty_like(latents), torch.empty(shape.batch)
         t5 = torch.empty(shape.batch, shape.text_tokens, architecture.context_width)
