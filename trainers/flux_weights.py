@@ -140,6 +140,7 @@ def load_transformer(
     precision: str = "bf16",
     device: str | torch.device = "cpu",
     progress: Progress = silent,
+    in_host_memory: tuple[str, ...] = (),
 ) -> FluxTransformer2DModel:
     """Build diffusers' transformer from a BFL-layout file, in `precision` on `device`, frozen and in eval mode.
 
@@ -151,6 +152,7 @@ def load_transformer(
         precision: one of `quantisation.PRECISIONS`; for the quantised ones see `QUANTISED_PARENTS`.
         device: where the model goes.
         progress: called before each tensor.
+        in_host_memory: what the names of parameters begin with that go back to the CPU once they are quantised.
 
     Raises:
         ModelError: as for `inspect`.
@@ -170,6 +172,10 @@ def load_transformer(
             module, _, leaf = name.rpartition(".")
             parameter = torch.nn.Parameter(stored.to(dtype), requires_grad=False)
             setattr(transformer.get_submodule(module), leaf, parameter)
+        if name.startswith(in_host_memory):
+            for parameter in transformer.get_submodule(name.rpartition(".")[0]).parameters():
+                if not parameter.is_meta:
+                    parameter.data = parameter.data.cpu()
     logger.info(
         "Base model %s: %d of %d tensors in %s, the others in %s, %.2f GB in all",
         *(Path(path).name, quantised, len(sizes), precision, dtype, sum(sizes.values()) / 1e9),

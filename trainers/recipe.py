@@ -84,6 +84,7 @@ class Batch:
         t5: `(batch, tokens, width)`.
         pooled: `(batch, width)`.
         weights: `(batch,)`, of each picture's loss; None: all alike.
+        mask: `(batch, 1, h, w)` in 0…1, of the loss at each place; None: all alike.
     """
 
     latents: Tensor
@@ -92,6 +93,7 @@ class Batch:
     t5: Tensor
     pooled: Tensor
     weights: Tensor | None = None
+    mask: Tensor | None = None
 
     def pinned(self) -> Batch:
         """The same in page-locked memory, from where it goes to a CUDA device while that computes."""
@@ -319,7 +321,7 @@ class FluxLoraRecipe:
         batch = batch.to(self.device)
         noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
         velocity = self.model(noisy, batch.sigma, batch.t5, batch.pooled, self.settings.guidance)
-        return objective.velocity_loss(velocity, batch.latents, batch.noise, batch.weights)
+        return objective.velocity_loss(velocity, batch.latents, batch.noise, batch.weights, batch.mask)
 
     def batches(self) -> Iterator[Batch]:
         """This process's batches from the current step on, without end."""
@@ -337,15 +339,22 @@ class FluxLoraRecipe:
         """Read and draw one batch; what is random in it depends on the seed and `position` alone."""
         settings = self.settings
         random = objective.generator(settings.seed, "batch", position)
-        latents = torch.stack([self.features.load_latent(sample) for sample in samples])
-        # For the batch as a whole: the empty caption has T5's least length, and texts of two lengths make no batch.
-        dropped = torch.rand((), generator=random) < settings.caption_dropout
-        t5, pooled = self.load_texts([self.features.empty_text_path if dropped else s.text_path for s in samples])
-        image_tokens = latents.shape[-1] * latents.shape[-2] // 4
+        draw = self.features.draw(
+            samples,
+            random,
+            epoch=position // self.batches_per_epoch,
+            step=position // (settings.gradient_accumulation * self.accelerator.num_processes),
+            steps=settings.steps,
+            caption_dropout=settings.caption_dropout,
+            prior_loss_weight=settings.prior_loss_weight,
+        )
+        image_tokens = draw.latents.shape[-1] * draw.latents.shape[-2] // 4
         sigma = objective.sample_sigmas(len(samples), settings, image_tokens, random)
-        noise = torch.randn(latents.shape, generator=random)
+        noise = torch.randn(draw.latents.shape, generator=random)
         weights = objective.loss_weights(sigma, settings.loss_weighting)
-        batch = Batch(latents, noise, sigma, t5, pooled, weights)
+        if draw.weights is not None:
+            weights = draw.weights if weights is None else draw.weights * weights
+        batch = Batch(draw.latents, noise, sigma, draw.t5, draw.pooled, weights, draw.mask)
         return batch.pinned() if self.device.type == "cuda" else batch
 
     def load_texts(self, paths: list[Path]) -> tuple[Tensor, Tensor]:
@@ -354,7 +363,7 @@ class FluxLoraRecipe:
         return torch.stack(t5), torch.stack(pooled)
 
     def epoch(self, number: int) -> list[tuple[Sample, ...]]:
-        return features.epoch_batches(self.training_samples, self.features.batch_size, self.settings.seed, number)
+        return features.epoch_batches(self.training_samples, self.settings.seed, number)
 
     def is_milestone(self, step: int) -> bool:
         """Whether `step` is one at which a checkpoint is kept, the held-out loss measured and a sample drawn."""

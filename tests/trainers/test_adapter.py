@@ -50,9 +50,7 @@ def test_all_linear_leaves_out_no_linear_layer_of_the_blocks(base):
     transformer = base()
     blocks = ("transformer_blocks.", "single_transformer_blocks.")
     linears = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    everything = adapter.target_modules(transformer, "all linear")
-    assert everything == [name for name in linears if name.startswith(blocks)]
-    assert all(set(everything).issuperset(adapter.target_modules(transformer, targets)) for targets in adapter.TARGETS)
+    assert adapter.target_modules(transformer, "all linear") == [name for name in linears if name.startswith(blocks)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
