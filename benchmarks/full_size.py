@@ -277,13 +277,13 @@ def report(
         f"Load average over the last 1, 5 and 15 minutes: {load_average}  ",
         f"Hidden size {width}; one step: {resolution} px, {tokens} text tokens, rank {rank}, attention, batch 1",
         "",
-        "| loading in NF4          | blocks  | file GB | peak GB | of file | kept GB | seconds | CPU seconds |",
-        "| ----------------------- | ------: | ------: | ------: | ------: | ------: | ------: | ----------: |",
+        "| loading in NF4                    | blocks  | file GB | peak GB | of file | kept GB | seconds | CPU seconds |",
+        "| --------------------------------- | ------: | ------: | ------: | ------: | ------: | ------: | ----------: |",
     ]
     for loader, (double, single), size, result in rows:
         load = result["load"]
         lines.append(
-            f"| {loader:<23} | {f'{double} + {single}':>7} | {size / GB:7.2f} | {load['peak'] / GB:7.2f} "
+            f"| {loader:<33} | {f'{double} + {single}':>7} | {size / GB:7.2f} | {load['peak'] / GB:7.2f} "
             f"| {load['peak'] / size:7.2f} | {load['after'] / GB:7.2f} | {load['seconds']:7.1f} "
             f"| {load['cpu_seconds']:11.1f} |"
         )
@@ -292,13 +292,14 @@ def report(
         (x1, y1), (x2, y2) = points
         drawn_out = y1 + (y2 - y1) / (x2 - x1) * (stored - x1)
         lines.append(
-            f"| {PEER}, by a line | {f'{blocks[0]} + {blocks[1]}':>7} | {stored / GB:7.2f} | {drawn_out / GB:7.2f} "
+            f"| {f'{PEER}, by a line':<33} | {f'{blocks[0]} + {blocks[1]}':>7} | {stored / GB:7.2f} | {drawn_out / GB:7.2f} "
             f"| {drawn_out / stored:7.2f} |       - |       - |           - |"
         )
         lines += ["", f"Ours takes {peak / drawn_out:.2f} of that peak."]
     step = last["step"]
     lines += [
         "",
+        f"Of each peak, the imported libraries are {last['load']['before'] / GB:.2f} GB.",
         f"One training step: peak {step['peak'] / GB:.2f} GB, {step['seconds']:.1f} s by the clock, "
         f"{step['cpu_seconds']:.1f} s of processor time, {step['trained'] / 1e6:.1f} M parameters trained, "
         f"loss {step['loss']:.3f}.",
