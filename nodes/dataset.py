@@ -30,16 +30,18 @@ class ImpastoWikiArtLoader(io.ComfyNode):
             display_name="WikiArt Loader",
             category=CATEGORY,
             description=(
-                "Chooses paintings by style, genre and artist from a Hugging Face repository or a local folder, and "
-                "stores them as a dataset. The choice is seeded and spread over artists; only the chosen are fetched."
+                "Chooses paintings by style, genre and artist from a Hugging Face repository, a local folder or "
+                "WikiArt.org, and stores them as a dataset. The choice is seeded and spread over artists; only the "
+                "chosen are fetched."
             ),
             search_aliases=["wikiart", "paintings", "load dataset", "parquet", "huggan/wikiart", "hugging face", "art"],
             inputs=[
                 io.String.Input(
                     "source",
                     default="embedded-wikiart",
-                    tooltip="A Hugging Face dataset, owner/name or owner/name@revision (huggan/wikiart), or a folder "
-                    "in ComfyUI's datasets folder with parquet files or the ArtGAN archive in it.",
+                    tooltip="A Hugging Face dataset, owner/name or owner/name@revision (huggan/wikiart); a folder "
+                    "in ComfyUI's datasets folder with parquet files or the ArtGAN archive in it; or wikiart.org "
+                    "(slow: the site allows 400 requests an hour).",
                 ),
                 io.Combo.Input(
                     "style",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.server
 import io
 import json
-import socket
 import ssl
 import threading
 import time
@@ -16,14 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-import trustme
 from impasto.curation.fetch import Fetcher, Limits, Network, allowed_hosts, public_address
 from impasto.curation.pictures import PictureRefused
 from impasto.curation.urls import load_urls, read_list
 from impasto.errors import DatasetError, NameRefused
 from PIL import Image
 
-from .conftest import picture_bytes
+from .conftest import picture_bytes, serving_https
 
 HOSTS = frozenset({"museum.example", "cdn.example", "slow.example"})
 PUBLIC = "93.184.215.14"
@@ -77,27 +75,8 @@ class Museum(http.server.BaseHTTPRequestHandler):
 def museum() -> Iterator[type[Museum]]:
     """An https server on loopback; `Museum.network` leads every public name to it."""
     Museum.pages, Museum.asked, Museum.at_once, Museum.most_at_once = {}, [], 0, 0
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Museum)
-    server.daemon_threads = True
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority = trustme.CA()
-    authority.issue_cert(*HOSTS).configure_cert(context)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def connect(address: str, port: int, timeout: float) -> socket.socket:
-        assert (address, port) == (PUBLIC, 443), f"connected to {address}:{port}"
-        return socket.create_connection(("127.0.0.1", server.server_port), timeout)
-
-    def trusting() -> ssl.SSLContext:
-        client = ssl.create_default_context()
-        authority.configure_trust(client)
-        return client
-
-    Museum.network = Network(lambda host, port: [PUBLIC], connect, trusting)
-    yield Museum
-    server.shutdown()
-    server.server_close()
+    with serving_https(Museum, HOSTS, PUBLIC) as Museum.network:
+        yield Museum
 
 
 def refused(url: str, network: Network, limits: Limits = QUICK) -> tuple[str, str]:
