@@ -18,6 +18,8 @@ from typing import Any
 from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress, silent
+from .normalise import JPEG, PNG, READ_BY_ALL, normalised, reads_alike
+from .pictures import PictureRefused
 from .records import Dataset, Record
 
 STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
@@ -220,6 +222,9 @@ def write_dataset_toml(dataset: Dataset, settings: TomlSettings, progress: Progr
 def write_training_files(dataset: Dataset, progress: Progress = silent) -> Path:
     """Fill `train/<revision>/` with each picture and its caption, `<stem>.txt`, and return that folder.
 
+    Pictures are hard links where possible. Those that trainers would read differently are written anew: upright, sRGB,
+    opaque, 8 bits, as JPEG or PNG.
+
     Raises:
         DatasetError: a picture has no caption or its file is missing.
     """
@@ -231,7 +236,7 @@ def write_training_files(dataset: Dataset, progress: Progress = silent) -> Path:
 
 
 def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
-    bare = [record for record in records if not record.text.strip()]
+    bare = [record for record in records if not _one_line(record.text)]
     if bare:
         raise DatasetError(
             f"{len(bare)} of the {len(records)} pictures of dataset '{dataset.name}' have no caption (the first is "
@@ -239,35 +244,61 @@ def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
         )
 
 
+def _one_line(caption: str) -> str:
+    """As a caption file has it: sd-scripts reads the first line only, and would keep a byte order mark as a letter."""
+    return " ".join(caption.replace("\ufeff", "").split())
+
+
 def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Path, progress: Progress) -> None:
-    """Fill the folder at once, or leave one alone that has every file. The pictures are hard links where possible."""
-    pairs = {f"{record.sha256[:STEM_LENGTH]}{Path(record.file_name).suffix}": record for record in records}
-    names = {name for image in pairs for name in (image, Path(image).with_suffix(CAPTION_EXTENSION).name)}
-    if train.is_dir() and names <= {path.name for path in train.iterdir()}:
+    """Fill the folder at once, or leave one alone that has every file."""
+    stems = {record.sha256[:STEM_LENGTH]: record for record in records}
+    there = list(train.iterdir()) if train.is_dir() else []
+    captions = {path.stem for path in there if path.suffix == CAPTION_EXTENSION}
+    if stems.keys() <= captions & {path.stem for path in there if path.suffix != CAPTION_EXTENSION}:
         return
     remove_partials(train.parent)
     with appearing(train) as folder:
         folder.mkdir(parents=True)
-        for done, (name, record) in enumerate(pairs.items(), start=1):
-            link_picture(dataset, record, folder / name)
-            # sd-scripts reads the first line only
-            caption = " ".join(record.text.split())
-            (folder / name).with_suffix(CAPTION_EXTENSION).write_text(caption + "\n", encoding="utf-8", newline="\n")
-            progress(done, len(pairs), f"Training file {done} of {len(pairs)}")
+        for done, (stem, record) in enumerate(stems.items(), start=1):
+            _put_picture(dataset, record, folder / stem)
+            caption = f"{_one_line(record.text)}\n"
+            (folder / stem).with_suffix(CAPTION_EXTENSION).write_text(caption, encoding="utf-8", newline="\n")
+            progress(done, len(stems), f"Training file {done} of {len(stems)}")
+
+
+def _put_picture(dataset: Dataset, record: Record, target: Path) -> None:
+    """Put a picture at `target` with its extension: the stored file, or a copy that every trainer reads the same."""
+    image = _stored(dataset, record)
+    try:
+        if reads_alike(image):
+            link_picture(dataset, record, target.with_suffix(image.suffix))
+            return
+        kind = PNG if image.suffix == ".png" else JPEG
+        data, _ = normalised(image.read_bytes(), kind, READ_BY_ALL)
+    except (PictureRefused, OSError, SyntaxError, ValueError) as error:  # OSError and on: Pillow, of damaged headers
+        raise DatasetError(
+            f"The picture {image} of dataset '{dataset.name}' cannot be read ({error}). Run Quality Filter first."
+        ) from error
+    target.with_suffix(".png" if kind == PNG else ".jpg").write_bytes(data)
 
 
 def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
     """Put a picture at `target`, as a hard link where the file system has them, else as a copy."""
+    image = _stored(dataset, record)
+    try:
+        os.link(image, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(image, target)
+
+
+def _stored(dataset: Dataset, record: Record) -> Path:
     image = dataset.image_path(record)
     if not image.is_file():
         raise DatasetError(
             f"The picture {image} of dataset '{dataset.name}' is missing. "
             f"Load it from its source ({record.source}) again."
         )
-    try:
-        os.link(image, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(image, target)
+    return image
 
 
 def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 from impasto.curation.pictures import store_picture
 from impasto.curation.records import Dataset, Record, write_manifest
-from impasto.curation.toml import TomlSettings, write_dataset_toml
+from impasto.curation.toml import TomlSettings, write_dataset_toml, write_training_files
 from impasto.errors import DatasetError, SettingsError
 from impasto.trainers import dataset_config
+from PIL import Image
 
 from .conftest import picture_bytes
 
@@ -70,6 +73,42 @@ def test_pictures_and_captions_lie_side_by_side(tmp_path):
         stem = train / record.sha256[:16]
         assert stem.with_suffix(".jpg").read_bytes() == dataset.image_path(record).read_bytes()
         assert stem.with_suffix(".txt").read_bytes().decode("utf-8") == " ".join(caption.split()) + "\n"
+
+
+def test_pictures_that_trainers_would_read_differently_are_written_anew_and_the_rest_is_linked(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter to the right
+    deep = io.BytesIO()
+    Image.fromarray(numpy.full((40, 60), 0x8000, numpy.uint16)).save(deep, "PNG")
+    glass = io.BytesIO()
+    Image.new("RGBA", (50, 50), (255, 0, 0, 0)).save(glass, "PNG")
+    files = {
+        "plain": picture_bytes(1),
+        "turned": picture_bytes(2, exif=turned),
+        "deep": deep.getvalue(),
+        "glass": glass.getvalue(),
+        "webp": picture_bytes(3, format="WEBP"),
+    }
+    stored = {name: store_picture(tmp_path, data) for name, data in files.items()}
+    records = [Record(p.file_name, p.sha256, p.width, p.height, p.size, name) for name, p in stored.items()]
+    dataset = write_manifest(tmp_path, records)
+    train = write_training_files(dataset)
+
+    written = {(train / path.stem).with_suffix(".txt").read_text().strip(): path for path in train.glob("*[!t]")}
+    assert written["plain"].samefile(dataset.image_path(records[0]))
+    assert {name: path.suffix for name, path in written.items()} == {
+        "plain": ".jpg",
+        "turned": ".jpg",
+        "deep": ".png",
+        "glass": ".png",
+        "webp": ".jpg",
+    }
+    assert Image.open(written["turned"]).size == (64, 96)
+    assert Image.open(written["deep"]).convert("RGB").getpixel((5, 5)) == (128, 128, 128)
+    assert Image.open(written["glass"]).convert("RGB").getpixel((5, 5)) == (255, 255, 255)
+    before = {path: path.stat().st_mtime_ns for path in train.iterdir()}
+    assert write_training_files(dataset) == train
+    assert {path: path.stat().st_mtime_ns for path in train.iterdir()} == before
 
 
 def test_a_folder_with_awkward_characters_survives_the_round_trip(tmp_path):
