@@ -29,7 +29,7 @@ from .incoming import dataset_folder
 from .labels import ANY, artist_name, is_unknown, label_key
 from .parquet import Row, find_shards, find_sources, parse_columns, read_pictures, read_rows
 from .pictures import Outcome, PictureRefused, StoredPicture, stored_or_refused
-from .plan import CHEAP, Cell, Request, pick, plan_cells, planned
+from .plan import CHEAP, EVEN, Cell, Request, pick, plan_cells, planned
 from .quotas import Filled, Quota, parse_quotas, table
 from .records import Dataset, Record, Refusal, write_manifest
 from .repository import SOURCES, HubRepository
@@ -135,8 +135,8 @@ def load_paintings(
     cells = _planned_for(source, request, rows)
     plan = _plan_text(source, request, cells, folder)
     if plan_only:
-        cheaper = _cheaper(source, request, rows, folder)
-        return Loaded(None, f"{plan}{cheaper}\nNothing was fetched: plan_only is on.")
+        other = _other_way(source, request, rows, folder)
+        return Loaded(None, f"{plan}{other}\nNothing was fetched: plan_only is on.")
     progress(0, sum(cell.wanted for cell in cells), plan)
     remove_partials(folder / "images")
     refusals = _take(folder, source, cells, request.max_per_artist, progress)
@@ -225,15 +225,14 @@ def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: 
     return "\n".join(lines)
 
 
-def _cheaper(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
-    """What the other way to choose would take, where it is less."""
-    if not isinstance(source, HubRepository) or request.prefer == CHEAP:
+def _other_way(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
+    """What the other way to choose would take."""
+    if not isinstance(source, HubRepository):
         return ""
-    even, cheap = (
-        source.cost(folder, itertools.chain(*planned(_planned_for(source, asked, rows), asked.max_per_artist).values()))
-        for asked in (request, replace(request, prefer=CHEAP))
-    )
-    return f"\nWith prefer '{CHEAP}' it would be {cheap.size / 1e6:,.1f} MB." if cheap.size < even.size else ""
+    other = replace(request, prefer=EVEN if request.way == CHEAP else CHEAP)
+    chosen = planned(_planned_for(source, other, rows), request.max_per_artist)
+    cost = source.cost(folder, itertools.chain(*chosen.values()))
+    return f"\nThis is with prefer '{request.way}'; with '{other.prefer}' it would be {cost.size / 1e6:,.1f} MB."
 
 
 def _take(folder: Path, source: Source, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:

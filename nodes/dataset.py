@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
 from ..curation.labels import ANY
-from ..curation.plan import CHEAP, EVEN, Request
+from ..curation.plan import AUTO, CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..curation.toml import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
 from ..curation.wikiart import load_paintings, source_fingerprint
@@ -115,11 +115,12 @@ class ImpastoWikiArtLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "prefer",
-                    options=[EVEN, CHEAP],
-                    default=EVEN,
+                    options=[AUTO, EVEN, CHEAP],
+                    default=AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="From Hugging Face: as many of each artist, or as little to fetch as the quotas allow.",
+                    tooltip="From Hugging Face: as many of each artist, or as little to fetch as quotas and "
+                    "max_per_artist allow; automatic is the latter where max_per_artist is set. plan_only tells both.",
                 ),
                 io.String.Input(
                     "columns",
