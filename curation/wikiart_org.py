@@ -42,7 +42,7 @@ PICTURE_LIMITS = (Limit(20, 1.0),)
 PICTURES_AT_ONCE = 4
 LIMITS = Limits(silence=10.0, attempts=1, redirects=2)  # how long to wait for a busy site is decided here
 ATTEMPTS = 4  # at one page or picture
-UNNAMED_WAIT = 15.0  # seconds times the attempts so far, where the site does not say
+UNNAMED_WAIT = 5.0  # seconds times the attempts so far, where the site does not say
 LONGEST_WAIT = 3600.0  # seconds, whatever it says
 MOST_FAILURES = 5  # pictures in a row that the site does not give, before giving up
 MOST_PAGES = 1000  # of one list; the largest known has about 300
@@ -324,4 +324,4 @@ def _countdown(pace: Pace) -> str:
     left = round(pace.countdown())
     if left < 2:
         return ""
-    return f"{NAME}'s limit is reached: going on in {left // 60} min {left % 60} s"
+    return f"Waiting until {NAME} may be asked again: {left // 60} min {left % 60} s"

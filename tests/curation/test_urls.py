@@ -342,6 +342,8 @@ def test_lists_are_read_in_three_forms():
         read_list('{"url": "https://a.example/1.jpg"}\n{"url": ')
     with pytest.raises(DatasetError, match="empty"):
         read_list("# nothing", "")
+    with pytest.raises(DatasetError, match="not CSV"):
+        read_list("a" * 200_000)
 
 
 def test_the_owners_list_of_hosts_takes_the_place_of_the_one_that_ships(tmp_path):

@@ -43,6 +43,10 @@ def cancelling(when: Callable[[str], object]) -> Callable[..., None]:
     return progress
 
 
+def long_wait(text: str) -> bool:
+    return "may be asked again: " in text and "again: 0 min" not in text
+
+
 def test_a_painting_has_the_labels_of_the_lists_it_is_in(wikiart, datasets_root):
     for number in range(12):
         genre = LANDSCAPES if number % 3 else PORTRAITS
@@ -103,7 +107,7 @@ def test_the_published_limits_on_requests_hold_and_are_used_up(wikiart, datasets
     assert most_within(times, 2.5) == 10
     assert most_within(times, 3600) == 400
     assert 3600 < wikiart.time - started < 3800
-    assert any("limit is reached: going on in" in text for text in told)
+    assert any(long_wait(text) for text in told)
     assert any("400 an hour are allowed, so about 3 min" in text for text in told)
 
 
@@ -112,7 +116,7 @@ def test_the_hours_limit_outlives_the_process(wikiart, datasets_root):
     for number in range(405):
         wikiart.add(number, MONET, picture=b"")
     with pytest.raises(Cancelled):
-        stop = cancelling(lambda text: "reached: going on in 5" in text)  # 5x minutes
+        stop = cancelling(long_wait)
         load_paintings(datasets_root, ALL_OF_MONET, stop, None, True, wikiart.site)
 
     load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, site=wikiart.site)
@@ -165,7 +169,7 @@ def test_cancel_ends_an_hours_wait_at_once(wikiart, datasets_root):
 
     site = replace(wikiart.site, clock=Clock(wikiart.site.clock.now, sleep))
     with pytest.raises(Cancelled):
-        stop = cancelling(lambda text: "reached: going on in 5" in text and not asked.set())
+        stop = cancelling(lambda text: long_wait(text) and not asked.set())
         load_paintings(datasets_root, ALL_OF_MONET, stop, None, True, site)
     assert asked.is_set() and len(wikiart.listed) <= 400
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("impasto-fetch")]
@@ -178,7 +182,7 @@ def test_a_busy_or_failing_site_is_asked_again_after_the_wait_it_names(wikiart, 
     loaded = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
     assert len(loaded.dataset.records()) == 3
     (first, _), (second, _), (third, _) = wikiart.listed
-    assert second - first >= 90 and third - second >= 15
+    assert second - first >= 90 and third - second >= 10
     assert max(at for at, _ in wikiart.sent) - min(at for at, _ in wikiart.sent) >= 40
 
 
