@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Pace:
         finally:
             with self._lock:
                 self._running -= 1
-                self._ends.append(self._clock.now())
+                insort(self._ends, self._clock.now())  # the time of day may be set back
                 del self._ends[: -max(limit.calls for limit in self._limits)]
 
     def _admitted(self) -> bool:
@@ -106,7 +107,7 @@ class Pace:
 
     def _within(self, limit: Limit) -> list[float]:
         now = self._clock.now()
-        return [end for end in self._ends if now - limit.seconds < end <= now]
+        return self._ends[bisect_right(self._ends, now - limit.seconds) : bisect_right(self._ends, now)]
 
     def _remembered(self, seconds: float) -> list[float]:
         if self._ledger is None or not self._ledger.exists():
