@@ -160,6 +160,9 @@ class TomlSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least {least}.")
         if not math.isfinite(self.token_warmup_step) or self.token_warmup_step < 0:
             raise SettingsError(f"token_warmup_step is {self.token_warmup_step}. It must be at least 0.")
+        for name in ("caption_prefix", "caption_suffix", *(name for name in _OF_A_SUBSET if "separator" in name)):
+            if any("\ud800" <= letter <= "\udfff" for letter in getattr(self, name)):
+                raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
         if self.shuffle_caption and not self.caption_separator:
             raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
 
@@ -245,8 +248,9 @@ def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
 
 
 def _one_line(caption: str) -> str:
-    """As a caption file has it: sd-scripts reads the first line only, and would keep a byte order mark as a letter."""
-    return " ".join(caption.replace("\ufeff", "").split())
+    """As a caption file has it: sd-scripts reads the first line only, and would keep a byte order mark as a letter.
+    JSON can give half a character (a lone surrogate), which no file can."""
+    return " ".join(caption.encode(errors="ignore").decode().replace("\ufeff", "").split())
 
 
 def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Path, progress: Progress) -> None:

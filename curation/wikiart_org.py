@@ -150,7 +150,8 @@ class WikiArtOrg:
         Raises:
             DatasetError: the site does not give a page.
         """
-        remove_partials(self._cache)
+        for of in self._lists:
+            remove_partials(self._path(of, 1).parent)
         self._read([(of, 1) for of in self._lists], progress)
         first = {of: self._page(of, 1) for of in self._lists}
         pages = {of: min(page.pages, MOST_PAGES) if page else 0 for of, page in first.items()}

@@ -194,6 +194,12 @@ def test_loading_again_fetches_nothing_and_offline_gives_the_same(hub, small_rep
         load_paintings(datasets_root, replace(SMALL, source="other/one"), hub=hub.client(offline=True))
 
 
+def test_a_folder_that_image_url_loader_used_before_can_be_used(hub, small_repository, datasets_root):
+    (datasets_root / "paintings").mkdir()
+    (datasets_root / "paintings" / "fetched.jsonl").write_text('{"key": "x", "url": "https://a.example/1.jpg"}\n')
+    assert len(load_paintings(datasets_root, SMALL, hub=hub.client()).dataset.records()) == 10
+
+
 def test_more_from_the_row_groups_fetched_costs_nothing(hub, small_repository, datasets_root):
     read_labels(hub, datasets_root, SMALL)
     load_paintings(datasets_root, replace(SMALL, count=3, prefer=CHEAP), hub=hub.client())

@@ -65,7 +65,7 @@ def test_no_held_out_share_is_not_written(tmp_path):
 
 def test_pictures_and_captions_lie_side_by_side(tmp_path):
     captions = ['mntgrdn, a "quoted" landscape', "two\nlines\u2028three", "übergroß 山水"]
-    dataset = captioned(tmp_path, *captions)
+    dataset = captioned(tmp_path, *captions[:2], f"\ufeff{captions[2]}\ud800")
     write_dataset_toml(dataset, TomlSettings())
     train = tmp_path / "train" / dataset.revision
     assert len(list(train.iterdir())) == 6
@@ -273,6 +273,7 @@ def test_the_older_sd_scripts_of_flux_trainer_gets_only_what_it_knows(tmp_path):
         ({"caption_dropout_rate": 0.1}, "caption_dropout_rate is 0.1, but cached_text"),
         ({"caption_dropout_every_n_epochs": 2}, "caption_dropout_every_n_epochs is 2, but cached_text"),
         ({"caption_tag_dropout_rate": 0.1}, "caption_tag_dropout_rate is 0.1, but cached_text"),
+        ({"caption_prefix": "a\ud800"}, "caption_prefix has half a character"),
         ({"shuffle_caption": True}, "shuffle_caption is True, but cached_text"),
         ({"token_warmup_step": 10.0}, "token_warmup_step is 10.0, but cached_text"),
         ({"enable_wildcard": True}, "enable_wildcard is True, but cached_text.*switch cached_text off"),
