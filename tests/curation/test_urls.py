@@ -5,6 +5,7 @@ No test can reach the network: every resolver and connector here is the test's o
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
@@ -193,6 +194,20 @@ def test_a_file_comes_over_redirects_between_allowed_hosts(museum):
     museum.pages["/a.jpg"] = lambda page: page.answer(302, Location="https://cdn.example/b%20c.jpg?size=full")
     museum.pages["/b%20c.jpg?size=full"] = b"content"
     assert Fetcher(HOSTS, QUICK, museum.network).fetch("https://museum.example/a.jpg") == b"content"
+
+
+def test_each_request_waits_for_its_turn_redirects_included(museum):
+    turns: list[int] = []
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        turns.append(len(museum.asked))
+        yield
+
+    museum.pages["/a.jpg"] = lambda page: page.answer(302, Location="https://cdn.example/b.jpg")
+    museum.pages["/b.jpg"] = b"content"
+    Fetcher(HOSTS, QUICK, museum.network).fetch("https://museum.example/a.jpg", turn=turn)
+    assert turns == [0, 1]
 
 
 def test_redirects_in_a_circle_end(museum):
