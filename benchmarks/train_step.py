@@ -296,7 +296,8 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     data = features.Features(str(work.features_folder), work.features_key)
     with tempfile.TemporaryDirectory(dir=work.folder) as runs_root:
         fingerprint = flux_weights.fingerprint(work.weights)
-        run = runs.create_run(Path(runs_root), "benchmark", settings, data, work.weights, fingerprint)
+        job = runs.Job("benchmark", settings, data.folder, data.key, str(work.weights), fingerprint)
+        run = runs.create_run(Path(runs_root), job)
         meter = Meter(work.warmup)
 
         def step_done() -> bool:  # the recipe asks after every step whether to stop
@@ -318,8 +319,9 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     from peft import LoraConfig
 
     meter = Meter(work.warmup)
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    transformer = flux_weights.load_transformer(work.weights, dtype, device)
+    device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
+    transformer = flux_weights.load_transformer(work.weights, precision, device)
+    dtype = transformer.x_embedder.weight.dtype
     layers = adapter.target_modules(transformer, "all linear")
     transformer.add_adapter(LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=layers))
     parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]

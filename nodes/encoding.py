@@ -1,9 +1,15 @@
-"""The node between a dataset and its training: pictures and captions become latents and text embeddings."""
+"""The nodes between a dataset and its training: pictures and captions become latents and text embeddings."""
+
+from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..trainers import features
+from ..names import child_of
+from ..trainers import features, text_table
+from ..trainers.caption_variants import DEFAULT_VARIANTS, MOST_VARIANTS
 from . import host, sockets
+
+CATEGORY = "Impasto/Training"
 
 
 class EncodeTrainingData(io.ComfyNode):
@@ -12,7 +18,7 @@ class EncodeTrainingData(io.ComfyNode):
         return io.Schema(
             node_id="ImpastoEncodeTrainingData",
             display_name="Encode Training Data",
-            category="Impasto/Training",
+            category=CATEGORY,
             description="Encodes every picture with the VAE and every caption with the CLIP, once, so that training "
             "needs neither. What is already encoded is kept: only new pictures and captions are encoded.",
             search_aliases=["cache latents", "cache text embeddings", "precompute", "vae encode dataset", "features"],
@@ -20,6 +26,29 @@ class EncodeTrainingData(io.ComfyNode):
                 sockets.DatasetConfig.Input("dataset_config", tooltip="From Dataset TOML Writer."),
                 io.Clip.Input("clip", tooltip="FLUX's text encoders, from DualCLIPLoader with type flux."),
                 io.Vae.Input("vae", tooltip="FLUX's autoencoder, from Load VAE."),
+                io.Int.Input(
+                    "caption_variants",
+                    optional=True,
+                    default=DEFAULT_VARIANTS,
+                    min=1,
+                    max=MOST_VARIANTS,
+                    advanced=True,
+                    tooltip="How many texts a caption becomes where the dataset config shuffles captions, drops tags "
+                    "or has wildcards. Each takes 4 MB with the real FLUX.",
+                ),
+                sockets.Prompts.Input(
+                    "prompts",
+                    optional=True,
+                    tooltip="Prompts for samples during training, from Prompt Set; encoded here too.",
+                ),
+                io.String.Input(
+                    "text_features",
+                    optional=True,
+                    default="",
+                    advanced=True,
+                    tooltip="Name of a Parquet file in the dataset's folder, from Export Text Features: captions are "
+                    "taken from it instead of encoded. Empty for none.",
+                ),
             ],
             outputs=[
                 sockets.Features.Output("features", tooltip="The encoded training data, for FLUX LoRA Trainer."),
@@ -28,10 +57,60 @@ class EncodeTrainingData(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset_config, clip, vae) -> io.NodeOutput:
-        encoders = host.autoencoder(vae), host.text_encoder(clip)
-        encoded = features.encode(dataset_config.path, *encoders, host.progress())
+    def execute(
+        cls, dataset_config, clip, vae, caption_variants=DEFAULT_VARIANTS, prompts=None, text_features=""
+    ) -> io.NodeOutput:
+        table = None
+        if text_features.strip():
+            table = text_table.import_texts(_table_path(Path(dataset_config.path).parent, text_features))
+        encoded = features.encode(
+            dataset_config.path,
+            host.autoencoder(vae),
+            host.text_encoder(clip),
+            host.progress(),
+            caption_variants,
+            [(prompt.text, prompt.seed) for prompt in prompts or ()],
+            table,
+        )
         return io.NodeOutput(encoded, features.report(encoded))
 
 
-NODES = [EncodeTrainingData]
+class ExportTextFeatures(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoExportTextFeatures",
+            display_name="Export Text Features",
+            category=CATEGORY,
+            description="Writes the text embeddings of encoded training data into one Parquet file in the dataset's "
+            "folder, a row for each picture and caption: for diffusers' FLUX QLoRA example, or for another machine.",
+            search_aliases=["parquet", "text embeddings", "prompt_embeds", "precomputed", "compute_embeddings"],
+            inputs=[
+                sockets.Features.Input("features", tooltip="From Encode Training Data."),
+                io.String.Input("name", default="text-features", tooltip="Of the file, without its ending."),
+                io.Combo.Input(
+                    "float_type",
+                    options=list(text_table.FLOAT_TYPES),
+                    tooltip="float32 loses nothing; float16 takes half the space and rounds.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("name", tooltip="The file's name, for text_features of Encode Training Data."),
+                io.String.Output("report", tooltip="Where it is, its rows and its size."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, features, name: str, float_type: str) -> io.NodeOutput:
+        path = _table_path(Path(features.folder).parent.parent, name)
+        rows = text_table.export_texts(features, path, float_type, host.progress())
+        return io.NodeOutput(path.stem, f"{rows} rows in {path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _table_path(dataset: Path, name: str) -> Path:
+    """A Parquet file directly in the dataset's folder, whether or not its name is given with the ending."""
+    return child_of(dataset, f"{name.strip().removesuffix('.parquet')}.parquet", what="name of the text features")
+
+
+NODES = [EncodeTrainingData, ExportTextFeatures]

@@ -124,7 +124,9 @@ class FluxLoraTrainer(io.ComfyNode):
         runs.lora_folder(host.loras_root(), name)
         weights = host.flux_weights_file(model)
         flux_weights.inspect(weights)  # refuses what cannot be trained on before any memory is given up
-        run = runs.create_run(host.runs_root(), name, training, features, weights, flux_weights.fingerprint(weights))
+        fingerprint = flux_weights.fingerprint(weights)
+        job = runs.Job(name, training, features.folder, features.key, str(weights), fingerprint)
+        run = runs.create_run(host.runs_root(), job)
         write_whole(run.path / "workflow.json", json.dumps(cls._workflow()))
         if not run.finished:
             host.unload_models()

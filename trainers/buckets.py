@@ -6,8 +6,10 @@ BucketManager), so that a dataset config means the same here and there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,19 +164,42 @@ def upright_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """The whole picture, upright, as 8-bit RGB.
+    """The whole picture, upright, as 8-bit RGB; what its alpha channel hides is shown.
+
+    Raises:
+        DatasetError: the file is truncated, damaged or not a picture.
+    """
+    with upright(path) as picture:
+        return _eight_bits(picture).convert("RGB")
+
+
+def read_alpha(path: str | Path) -> Image.Image:
+    """The picture's alpha channel, upright, as 8-bit grey; white where it has none.
+
+    Raises:
+        DatasetError: the file is truncated, damaged or not a picture.
+    """
+    with upright(path) as picture:
+        return _eight_bits(picture).convert("RGBA").getchannel("A")
+
+
+@contextlib.contextmanager
+def upright(path: str | Path) -> Iterator[Image.Image]:
+    """The picture as its file has it, with its Exif orientation applied.
 
     Raises:
         DatasetError: the file is truncated, damaged or not a picture.
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit greyscale, which convert() would clip to white
-                upright = upright.point(lambda value: value * (1 / 257)).convert("L")
-            return upright.convert("RGB")
+            yield ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit greyscale, which convert() would clip to white, brought to 8 bits; any other picture as it is."""
+    return picture.point(lambda value: value * (1 / 257)).convert("L") if picture.mode.startswith("I") else picture
 
 
 def _unreadable(path: str | Path, error: Exception) -> DatasetError:

@@ -7,22 +7,24 @@ import re
 from typing import TYPE_CHECKING
 
 from ..errors import ImpastoError
+from . import memory_plan
 
 if TYPE_CHECKING:
+    from .memory_plan import Budget
     from .settings import Settings
 
 SAID = "impasto: "  # begins a line of the log that is meant for the person
 QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
 
 
-def explained(error: Exception, settings: Settings) -> str:
-    """What to show for an exception raised while training."""
+def explained(error: Exception, settings: Settings, budget: Budget | None = None) -> str:
+    """What to show for an exception raised while training; `settings` and `budget` as they were planned with."""
     if isinstance(error, ImpastoError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full: {first_line(error)}. The checkpoints are whole. Free some space. {QUEUE_AGAIN}"
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-        return f"Out of memory while training: {first_line(error)} {cheaper(settings)} {QUEUE_AGAIN}"
+        return f"Out of memory while training: {first_line(error)} {cheaper(settings, budget)} {QUEUE_AGAIN}"
     return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
 
 
@@ -42,13 +44,11 @@ def killed(log: str) -> str:
     return f"The trainer's process ended unexpectedly{how}. {QUEUE_AGAIN} Its last words:\n{ending}"
 
 
-def cheaper(settings: Settings) -> str:
-    """The cheapest setting that lowers the memory need."""
-    if not settings.gradient_checkpointing:
-        return "Switch gradient_checkpointing on."
-    if settings.optimizer == "adamw" and settings.rank > 64:
-        return "Choose the optimizer adamw8bit or a smaller rank."
-    return "Lower the resolution or batch_size in Dataset TOML Writer."
+def cheaper(settings: Settings, budget: Budget | None) -> str:
+    """The cheapest change of settings that needs clearly less memory; `budget` is None before anything was planned."""
+    if budget is None:
+        return "Close other programs that use memory."
+    return memory_plan.after_running_out(settings, budget)
 
 
 def first_line(error: Exception) -> str:

@@ -1,13 +1,15 @@
 """FLUX.1 weights: what a file holds, and the way from its BFL layout to diffusers' FluxTransformer2DModel.
 
-Files are read by memory map, tensor by tensor, so that loading costs about one model of host memory. Nothing here ever
-unpickles. The forward pass is in `velocity.py`, the adapter in `adapter.py`.
+Files are read by memory map, tensor by tensor, and quantised as they are read, so that loading costs about what the
+model takes in the end. Nothing here ever unpickles. How weights are quantised is in `quantisation.py`, the forward pass
+in `velocity.py`, the adapter in `adapter.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ModelError
+from ..progress import Progress, silent
+from . import quantisation
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
+
+logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 128  # channels per attention head in every FLUX.1; ComfyUI: hidden_size // sum(axes_dim)
 ROPE_AXES = (16, 56, 56)  # channels of a head given to index, row and column; BFL flux/util.py
@@ -30,7 +36,15 @@ PREFIXES = (
     "diffusion_model.",
     "",
 )  # checkpoint, saved diffusion model, bare transformer
-READABLE_DTYPES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # a cast turns these into the training dtype, unscaled
+READABLE_DTYPES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # a cast turns these into the training dtype
+# Formats of scaled weights that ComfyUI multiplies by one scale (comfy/quant_ops.py QUANT_ALGOS) -> what it stores.
+SCALED_FORMATS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
+# The linear layers in the blocks are quantised, and modulation with them: that is 27 % of FLUX.1-dev, 6.5 GB in bf16,
+# for which a card that needs NF4 has no room. The embedders and what comes after the blocks (final modulation and
+# projection) stay in bf16, being 1 % of the weights, and all norms and biases do. Peers: diffusers'
+# flux_lora_quantization quantises the embedders too, which costs half as much accuracy again for nothing;
+# vllm-omni (PR 2795), which quantises activations as well, leaves out modulation.
+QUANTISED_PARENTS = ("transformer_blocks.", "single_transformer_blocks.")
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
 _SAMPLES, _SAMPLE_BYTES = 4, 4096  # what the fingerprint reads of each tensor: 16 KiB, at most
@@ -82,37 +96,114 @@ class Source:
     parameters: Mapping[str, tuple[tuple[int, int], ...]]
 
 
+@dataclass(frozen=True)
+class StoredWeight:
+    """Rows of one tensor as the file stores them, and the one number, float32, that ComfyUI multiplies them by."""
+
+    values: torch.Tensor
+    scale: torch.Tensor | None
+
+    def to(self, dtype: torch.dtype) -> torch.Tensor:
+        """What ComfyUI computes with in `dtype` (comfy_kitchen `dequantize_per_tensor_fp8`), in memory of its own."""
+        # copy=True: an aligned allocation of our own, because a matmul's last bit may depend on alignment and
+        # because the file may be replaced while training goes on.
+        values = self.values.to(dtype, copy=True)
+        return values if self.scale is None else values.mul_(self.scale.to(dtype))
+
+
 def inspect(path: str | Path) -> FluxArchitecture:
-    """Read a file's architecture from its header alone.
+    """Read a file's architecture from its header, and from the few bytes that say how scaled weights are to be read.
 
     Raises:
-        ModelError: no such file, not safetensors, truncated, not FLUX.1, quantised, or with weights missing or unknown.
+        ModelError: no such file, not safetensors, truncated, not FLUX.1, quantised in a way that cannot be trained on,
+            or with weights missing or unknown.
     """
-    tensors = _read_header(path)[0]
-    prefix = _find_prefix(path, tensors)
-    shapes = {key[len(prefix) :]: tuple(entry["shape"]) for key, entry in tensors.items() if key.startswith(prefix)}
-    _refuse_quantised(path, {key: entry for key, entry in tensors.items() if key.startswith(prefix)})
+    header = _read_header(path)
+    prefix = _find_prefix(path, header.tensors)
+    scaled = _scaled_layers(path, header, prefix)
+    beside = _keys_beside_weights(prefix, scaled)
+    entries = {
+        key[len(prefix) :]: entry
+        for key, entry in header.tensors.items()
+        if key.startswith(prefix) and key not in beside
+    }
+    _refuse_unreadable(path, entries)
+    shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
     architecture = _measure(path, shapes, prefix)
     _compare_with_layout(path, shapes, architecture)
+    _check_scales(path, header, prefix, scaled)
     return architecture
 
 
 def load_transformer(
-    path: str | Path, dtype: torch.dtype = torch.bfloat16, device: str | torch.device = "cpu"
+    path: str | Path,
+    precision: str = "bf16",
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+    in_host_memory: tuple[str, ...] = (),
 ) -> FluxTransformer2DModel:
-    """Build diffusers' transformer from a BFL-layout file, in `dtype` on `device`, frozen and in eval mode.
+    """Build diffusers' transformer from a BFL-layout file, in `precision` on `device`, frozen and in eval mode.
 
-    Host memory peaks at about one model in `dtype` (on the CPU) or at one tensor (on another device).
+    Host memory peaks at about the model in `precision` (on the CPU) or at one tensor (on another device): each tensor
+    is quantised as it is read, on the device.
+
+    Args:
+        path: a file that `inspect` accepts.
+        precision: one of `quantisation.PRECISIONS`; for the quantised ones see `QUANTISED_PARENTS`.
+        device: where the model goes.
+        progress: called before each tensor.
+        in_host_memory: what the names of parameters begin with that go back to the CPU once they are quantised.
 
     Raises:
         ModelError: as for `inspect`.
+        SettingsError: no such precision, or nf4 without bitsandbytes.
     """
+    dtype = quantisation.compute_dtype(precision)
     architecture = inspect(path)
     transformer = empty_transformer(architecture)
-    for name, tensor in stream(path, architecture, dtype, device):
-        module, _, leaf = name.rpartition(".")
-        setattr(transformer.get_submodule(module), leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    sizes = weight_sizes(architecture, precision)
+    quantised = 0
+    for done, (name, stored) in enumerate(stream(path, architecture, device)):
+        progress(done, len(sizes), f"Loading the base model in {precision}")
+        if is_quantised(name, stored.values.shape, precision):
+            _set_quantised(transformer, name, precision, stored)
+            quantised += 1
+        else:
+            module, _, leaf = name.rpartition(".")
+            parameter = torch.nn.Parameter(stored.to(dtype), requires_grad=False)
+            setattr(transformer.get_submodule(module), leaf, parameter)
+        if name.startswith(in_host_memory):
+            for parameter in transformer.get_submodule(name.rpartition(".")[0]).parameters():
+                if not parameter.is_meta:
+                    parameter.data = parameter.data.cpu()
+    logger.info(
+        "Base model %s: %d of %d tensors in %s, the others in %s, %.2f GB in all",
+        *(Path(path).name, quantised, len(sizes), precision, dtype, sum(sizes.values()) / 1e9),
+    )
     return transformer.eval()
+
+
+def is_quantised(name: str, shape: tuple[int, ...], precision: str) -> bool:
+    """Whether the diffusers parameter `name` is kept quantised: the matrix of a linear layer in a block."""
+    return precision in quantisation.QUANTISED and len(shape) == 2 and name.startswith(QUANTISED_PARENTS)
+
+
+def weight_sizes(architecture: FluxArchitecture, precision: str) -> dict[str, int]:
+    """Bytes of each diffusers parameter, scales included, as `load_transformer` would keep it; in the layout's order.
+
+    Raises:
+        SettingsError: no such precision.
+    """
+    dtype = quantisation.compute_dtype(precision)
+    sizes = {}
+    for source in layout(architecture):
+        for name, ranges in source.parameters.items():
+            shape = (sum(stop - start for start, stop in ranges), *source.shape[1:])
+            if is_quantised(name, shape, precision):
+                sizes[name] = quantisation.weight_bytes(shape, precision)
+            else:
+                sizes[name] = math.prod(shape) * dtype.itemsize
+    return sizes
 
 
 def empty_transformer(architecture: FluxArchitecture) -> FluxTransformer2DModel:
@@ -135,19 +226,26 @@ def empty_transformer(architecture: FluxArchitecture) -> FluxTransformer2DModel:
 
 
 def stream(
-    path: str | Path, architecture: FluxArchitecture, dtype: torch.dtype, device: str | torch.device = "cpu"
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every diffusers parameter as (name, tensor), one at a time from the memory map; each owns its memory."""
+    path: str | Path, architecture: FluxArchitecture, device: str | torch.device = "cpu"
+) -> Iterator[tuple[str, StoredWeight]]:
+    """Yield every diffusers parameter by name, one at a time from the memory map; on the CPU it still lies in the map.
+
+    Raises:
+        ModelError: as for `inspect`.
+    """
     from safetensors import safe_open
 
+    scaled = _scaled_layers(path, _read_header(path), architecture.prefix)
     with safe_open(str(path), framework="pt") as file:
         stored = {_canonical(key): key for key in file.keys()}  # noqa: SIM118 (the file is no mapping)
         for source in layout(architecture):
-            mapped = file.get_tensor(stored[architecture.prefix + source.key])
+            mapped, scale = file.get_tensor(stored[architecture.prefix + source.key]), None
+            layer = scaled.get(source.key.removesuffix(".weight"))
+            if layer and source.key.endswith(".weight"):
+                mapped = mapped.to(SCALED_FORMATS[layer.format])  # as ComfyUI does, whatever the file's own dtype is
+                scale = file.get_tensor(layer.scale_key).float().reshape(()).to(device)
             for name, ranges in source.parameters.items():
-                # copy=True: an aligned allocation of our own, because a matmul's last bit may depend on alignment and
-                # because the file may be replaced while training goes on.
-                yield name, _join(mapped, ranges).to(device=device, dtype=dtype, copy=True)
+                yield name, StoredWeight(_join(mapped, ranges).to(device), scale)
 
 
 def bfl_to_diffusers(state: Mapping[str, torch.Tensor], architecture: FluxArchitecture) -> dict[str, torch.Tensor]:
@@ -212,13 +310,13 @@ def fingerprint(path: str | Path) -> str:
     Raises:
         ModelError: not a whole safetensors file.
     """
-    tensors, data_start = _read_header(path)
-    digest = hashlib.sha256(json.dumps(tensors, sort_keys=True, separators=(",", ":")).encode())
+    header = _read_header(path)
+    digest = hashlib.sha256(json.dumps(header.tensors, sort_keys=True, separators=(",", ":")).encode())
     with open(path, "rb") as file:
-        for key in sorted(tensors):
-            start, stop = tensors[key]["data_offsets"]
+        for key in sorted(header.tensors):
+            start, stop = header.tensors[key]["data_offsets"]
             for offset in _sample_offsets(stop - start):
-                file.seek(data_start + start + offset)
+                file.seek(header.data_start + start + offset)
                 digest.update(file.read(min(_SAMPLE_BYTES, stop - start - offset)))
     return digest.hexdigest()[:16]
 
@@ -294,8 +392,35 @@ def _single_block(key: str, name: str, hidden: int) -> list[Source]:
     ]
 
 
-def _read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the file's tensor table (metadata left out) and the byte at which the tensors' data starts."""
+@dataclass(frozen=True)
+class _Header:
+    """A file's table of tensors, its metadata, and the byte at which the tensors' data starts."""
+
+    tensors: dict[str, dict[str, Any]]
+    metadata: dict[str, str]
+    data_start: int
+
+
+@dataclass(frozen=True)
+class _ScaledLayer:
+    """How one layer's weight is scaled: a name in `SCALED_FORMATS`, and the file's key of the scale."""
+
+    format: str
+    scale_key: str
+
+
+def _set_quantised(transformer: FluxTransformer2DModel, name: str, precision: str, stored: StoredWeight) -> None:
+    """Put a quantised layer in the place of the empty one whose weight is `name`; its bias is set after it."""
+    if precision == "fp8" and stored.values.dtype == torch.float8_e4m3fn:
+        tensors = quantisation.fp8_as_stored(stored.values, stored.scale)
+    else:
+        tensors = quantisation.quantise(stored.values if stored.scale is None else stored.to(torch.float32), precision)
+    parent, _, child = name.removesuffix(".weight").rpartition(".")
+    holder = transformer.get_submodule(parent)
+    setattr(holder, child, quantisation.QuantisedLinear(precision, tensors, getattr(holder, child).bias))
+
+
+def _read_header(path: str | Path) -> _Header:
     file_path = Path(path)
     if not file_path.is_file():
         raise ModelError(f"There is no model file {file_path}. Choose another model, or put the file back.")
@@ -307,16 +432,18 @@ def _read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], int]:
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
             raise _broken(file_path, f"its header should end at byte {8 + length:,}, the file has {size:,}")
         header = _parse_header(file_path, file.read(length))
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != size:
         raise _broken(file_path, f"its header promises {end:,} bytes, the file has {size:,}")
-    return header, 8 + length
+    return _Header(header, metadata, 8 + length)
 
 
 def _parse_header(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(content)
+        if not isinstance(header.get("__metadata__", {}), dict):
+            raise ValueError("its metadata make no sense")
         for key, entry in header.items():
             if key != "__metadata__":
                 start, stop = entry["data_offsets"]
@@ -361,14 +488,85 @@ def _find_prefix(path: str | Path, tensors: Mapping[str, Any]) -> str:
     raise ModelError(f"{path} is not a FLUX.1 transformer: {found}. {_REMEDY}")
 
 
-def _refuse_quantised(path: str | Path, tensors: Mapping[str, Mapping[str, Any]]) -> None:
-    marks = ("scale_weight", "weight_scale", "scale_input", "input_scale", "scaled_fp8", "comfy_quant")
-    scaled = next((key for key in sorted(tensors) if key.endswith(marks) or ".quant" in key), None)
-    if scaled:
+def _scaled_layers(path: str | Path, header: _Header, prefix: str) -> dict[str, _ScaledLayer]:
+    """Find the scaled layers by name (without prefix), in the three ways in which ComfyUI does.
+
+    Sources: ComfyUI comfy/utils.py `convert_old_quants` (a tensor `scaled_fp8` beside `….scale_weight`, or metadata),
+    comfy/ops.py `_load_quantized_module` (a tensor `….comfy_quant` beside `….weight_scale`).
+
+    Raises:
+        ModelError: a layer's description is unreadable, or its format is not one of `SCALED_FORMATS`.
+    """
+    found = {}
+    if "_quantization_metadata" not in header.metadata and _markers(prefix) & header.tensors.keys():
+        old = (key.removesuffix(".scale_weight") for key in header.tensors if key.endswith(".scale_weight"))
+        # ComfyUI reads these as e4m3, whatever dtype the marker has.
+        found = {layer: _ScaledLayer("float8_e4m3fn", f"{layer}.scale_weight") for layer in old}
+    described = _layers_in_metadata(path, header) | _layers_in_tensors(path, header)
+    found |= {layer: _described(path, layer, description) for layer, description in described.items()}
+    return {layer.removeprefix(prefix): entry for layer, entry in found.items() if layer.startswith(prefix)}
+
+
+def _layers_in_metadata(path: str | Path, header: _Header) -> dict[str, Any]:
+    text = header.metadata.get("_quantization_metadata")
+    if text is None:
+        return {}
+    try:
+        return dict(json.loads(text)["layers"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise _broken(Path(path), f"its quantisation metadata cannot be read ({error!r})") from error
+
+
+def _layers_in_tensors(path: str | Path, header: _Header) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    keys = [key for key in header.tensors if key.endswith(".comfy_quant")]
+    described = {}
+    if keys:
+        with safe_open(str(path), framework="pt") as file:
+            for key in keys:
+                try:
+                    described[key.removesuffix(".comfy_quant")] = json.loads(file.get_tensor(key).numpy().tobytes())
+                except ValueError as error:
+                    raise _broken(Path(path), f"'{key}' does not say how the layer is quantised ({error})") from error
+    return described
+
+
+def _described(path: str | Path, layer: str, description: Any) -> _ScaledLayer:
+    name = description.get("format") if isinstance(description, dict) else None
+    if name not in SCALED_FORMATS:
         raise ModelError(
-            f"{path} holds scaled quantised weights ('{scaled}'), which would be wrong if read as they are. "
-            "Choose the bf16, fp16 or plain fp8 file of the same model."
+            f"{path} stores '{layer}' in the format {name!r}, made for inference kernels; training reads "
+            f"{', '.join(SCALED_FORMATS)}. Choose the bf16, fp16 or fp8 file of the same model."
         )
+    return _ScaledLayer(name, f"{layer}.weight_scale")
+
+
+def _keys_beside_weights(prefix: str, scaled: Mapping[str, _ScaledLayer]) -> set[str]:
+    """The keys that tell how weights are scaled. The scales of inputs are for kernels that quantise those as well."""
+    keys = _markers(prefix)
+    for layer, entry in scaled.items():
+        beside = (f"{prefix}{layer}.{name}" for name in ("comfy_quant", "input_scale", "scale_input"))
+        keys |= {entry.scale_key, *beside}
+    return keys
+
+
+def _markers(prefix: str) -> set[str]:
+    return {"scaled_fp8", f"{prefix}scaled_fp8"}
+
+
+def _check_scales(path: str | Path, header: _Header, prefix: str, scaled: Mapping[str, _ScaledLayer]) -> None:
+    """Refuse scales that are missing, or are not the one number per weight that ComfyUI computes with."""
+    for layer, entry in scaled.items():
+        shape = header.tensors.get(entry.scale_key, {"shape": None})["shape"]
+        if shape not in ([], [1], [1, 1]):
+            raise ModelError(
+                f"{path} has no usable scale for '{prefix}{layer}.weight': '{entry.scale_key}' has the shape {shape}. "
+                "Choose the bf16, fp16 or plain fp8 file of the same model."
+            )
+
+
+def _refuse_unreadable(path: str | Path, tensors: Mapping[str, Mapping[str, Any]]) -> None:
     for key, entry in sorted(tensors.items()):
         if entry["dtype"] not in READABLE_DTYPES:
             raise ModelError(

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .settings import Settings
 
 # Black Forest Labs, flux/sampling.py `get_schedule`: mu is linear in the number of image tokens.
 SHIFT_AT_TOKENS = ((256, 0.5), (4096, 1.15))
@@ -44,18 +47,30 @@ def shifted(sigma: Tensor, mu: float) -> Tensor:
     return math.exp(mu) * sigma / (1 + (math.exp(mu) - 1) * sigma)
 
 
-def sample_sigmas(count: int, sampling: str, image_tokens: int, random: torch.Generator) -> Tensor:
-    """Draw `count` sigmas, fp32, in 0…1, shape `(count,)`.
+def sample_sigmas(count: int, settings: Settings, image_tokens: int, random: torch.Generator) -> Tensor:
+    """Draw `count` sigmas, fp32, in 0…1, shape `(count,)`, as `settings.timestep_sampling` says.
+
+    "uniform"; "mode" (Esser et al. 2024, arXiv:2403.03206, section 3.1, with `mode_scale`); "sigmoid", the logistic of
+    a normal with `timestep_mean` and `timestep_scale` (the same paper's logit-normal); "shift", that shifted by
+    `timestep_shift` as by sd-scripts' discrete_flow_shift; "flux_shift", that shifted by resolution as FLUX's sampler.
 
     Args:
-        sampling: "uniform"; "sigmoid", the logistic of a standard normal (Esser et al. 2024, section 3.1, logit-normal
-            with mean 0 and scale 1); or "flux_shift", that shifted by resolution as FLUX's sampler is.
         image_tokens: of one picture of the batch; only "flux_shift" uses it.
     """
     from diffusers.training_utils import compute_density_for_timestep_sampling
 
-    scheme = "none" if sampling == "uniform" else "logit_normal"
-    sigma = compute_density_for_timestep_sampling(scheme, count, logit_mean=0.0, logit_std=1.0, generator=random)
+    sampling = settings.timestep_sampling
+    scheme = {"uniform": "none", "mode": "mode"}.get(sampling, "logit_normal")
+    sigma = compute_density_for_timestep_sampling(
+        scheme,
+        count,
+        logit_mean=settings.timestep_mean,
+        logit_std=settings.timestep_scale,
+        mode_scale=settings.mode_scale,
+        generator=random,
+    )
+    if sampling == "shift":
+        return shifted(sigma, math.log(settings.timestep_shift))
     return shifted(sigma, resolution_shift(image_tokens)) if sampling == "flux_shift" else sigma
 
 
@@ -65,6 +80,33 @@ def noisy_latents(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return (1 - sigma) * latents + sigma * noise
 
 
-def velocity_loss(velocity: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error against the velocity target, noise - latents, in fp32; a scalar."""
-    return torch.nn.functional.mse_loss(velocity.float(), noise - latents)
+def velocity_loss(
+    velocity: Tensor, latents: Tensor, noise: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Mean squared error against the velocity target, noise - latents, in fp32; a scalar.
+
+    Args:
+        weights: `(batch,)`, of each picture's error.
+        mask: `(batch, 1, h, w)` in 0…1, of each place's error; the mean is over all places (as in sd-scripts).
+    """
+    error = (velocity.float() - (noise - latents)).square()
+    if mask is not None:
+        error = error * mask
+    error = error.mean(dim=(1, 2, 3))
+    return (error if weights is None else error * weights).mean()
+
+
+def loss_weights(sigma: Tensor, weighting: str) -> Tensor | None:
+    """Weight of the loss by sigma, `(batch,)`; None for "none".
+
+    "sigma_sqrt" is 1 / sigma², held at sigma = 0.01 where it would leave all others without effect; "cosmap" is
+    2 / (pi (1 - 2 sigma + 2 sigma²)). Both are of Esser et al. 2024, section 3.1.
+    """
+    from diffusers.training_utils import compute_loss_weighting_for_sd3
+
+    return None if weighting == "none" else compute_loss_weighting_for_sd3(weighting, sigma.clamp(min=0.01))
+
+
+def histogram(sigmas: Sequence[float], bins: int = 10) -> list[int]:
+    """How many of `sigmas` lie in each of `bins` equal parts of 0…1."""
+    return torch.histc(torch.tensor(sigmas), bins, 0, 1).int().tolist()

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import math
-import os
-import time
+import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import TrainingError
-from ..files import appearing, read_jsonl, write_whole
+from ..files import appearing, write_whole
 from ..hardware.memory import peak_device_memory, peak_host_memory
-from . import adapter, checkpoints, features, flux_weights, objective, sampling
+from . import adapter, checkpoints, features, flux_weights, objective, provenance, sampling
 from .failure import explained
+from .metrics import Metrics
+from .optimizers import STATE_NUMBERS, averaged, make_optimizer, make_scheduler
 from .runs import Job, Run
 from .velocity import predict_velocity
 
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELD_OUT_PICTURES = 8  # evaluated at most: with 4 sigmas each, 32 forward passes per evaluation
+BATCHES_AHEAD = 2  # read from disk while the device computes
 
 
 def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
@@ -45,7 +52,7 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
         recipe.train()
     except Exception as error:
         logger.exception("Training failed")
-        recipe.report("failed", explained(error, recipe.settings))
+        recipe.report("failed", error=explained(error, recipe.settings))
         return False
     finally:
         recipe.cleanup()
@@ -64,6 +71,39 @@ class VelocityModel(torch.nn.Module):
         return predict_velocity(
             self.transformer, latents, sigma, t5, pooled, guidance, checkpointing=self.gradient_checkpointing
         )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one batch is trained on.
+
+    Attributes:
+        latents: `(batch, 16, h, w)`, scaled.
+        noise: like `latents`.
+        sigma: `(batch,)`.
+        t5: `(batch, tokens, width)`.
+        pooled: `(batch, width)`.
+        weights: `(batch,)`, of each picture's loss; None: all alike.
+        mask: `(batch, 1, h, w)` in 0…1, of the loss at each place; None: all alike.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    sigma: Tensor
+    t5: Tensor
+    pooled: Tensor
+    weights: Tensor | None = None
+    mask: Tensor | None = None
+
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from where it goes to a CUDA device while that computes."""
+        return Batch(*(tensor if tensor is None else tensor.pin_memory() for tensor in self.tensors()))
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+
+    def tensors(self) -> list[Tensor | None]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
 
 class FluxLoraRecipe:
@@ -85,12 +125,46 @@ class FluxLoraRecipe:
 
     def setup(self) -> None:
         """Load features and base model, add the adapter, and go back to the last checkpoint if there is one."""
-        from accelerate import Accelerator
-
         settings = self.settings
         self.report("starting")
-        self.accelerator = Accelerator(cpu=self.cpu, gradient_accumulation_steps=settings.gradient_accumulation)
+        self.accelerator = self.make_accelerator()
         self.device = self.accelerator.device
+        self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self.send)
+        self.load_features()
+        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_precision(), self.device)
+        self.check_widths(transformer)
+        self.parameters = adapter.add_lora(
+            transformer, settings.rank, settings.alpha, settings.targets, seed=settings.seed
+        )
+        self.transformer = transformer
+        optimizer = make_optimizer(self.parameters, settings)
+        self.scheduler = make_scheduler(optimizer, settings, self.job.first_step)
+        self.ema = self.make_ema()
+        self.resume(optimizer)
+        self.check_disk()
+        model = VelocityModel(transformer, settings.gradient_checkpointing)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    def make_accelerator(self) -> Any:
+        from accelerate import Accelerator
+
+        tracker = self.settings.tracker
+        if tracker == "none":
+            return Accelerator(cpu=self.cpu)
+        try:
+            accelerator = Accelerator(cpu=self.cpu, log_with=tracker, project_dir=self.run.path / "logs")
+        except ValueError as error:  # accelerate's word for a tracker whose package is missing
+            raise TrainingError(
+                f"The tracker {tracker} is not installed. Install it into ComfyUI's Python with "
+                f"'python -m pip install {tracker}', or choose none."
+            ) from error
+        accelerator.init_trackers(self.run.id, config=self.settings.to_dict())
+        return accelerator
+
+    def send(self, numbers: dict[str, float], step: int) -> None:
+        self.accelerator.log(numbers, step=step)
+
+    def load_features(self) -> None:
         self.features = features.load(features.Features(self.job.features_folder, self.job.features_key))
         self.training_samples = tuple(sample for sample in self.features.samples if not sample.held_out)
         self.held_out = tuple(sample for sample in self.features.samples if sample.held_out)[:HELD_OUT_PICTURES]
@@ -99,24 +173,15 @@ class FluxLoraRecipe:
                 f"The features in {self.job.features_folder} hold no picture to train on (all are held out). "
                 "Set a smaller validation_split in Dataset TOML Writer, or add pictures."
             )
+        # Every epoch has as many batches as the first: buckets and repeats do not change.
+        self.batches_per_epoch = len(self.epoch(0))
 
-        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_dtype(), self.device)
-        self.check_widths(transformer)
-        parameters = adapter.add_lora(transformer, settings.rank, settings.alpha, settings.targets, seed=settings.seed)
-        optimizer = self.make_optimizer(parameters)
-        scheduler = self.make_scheduler(optimizer)
-        self.transformer = transformer
-        self.resume(optimizer, scheduler)
-        model = VelocityModel(transformer, settings.gradient_checkpointing)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.scheduler = scheduler
-
-    def base_dtype(self) -> torch.dtype:
-        """The dtype of the frozen base's weights."""
+    def base_precision(self) -> str:
+        """What the frozen base's weights are kept in."""
         precision = self.settings.precision
         if precision == "auto":
-            precision = "fp32" if self.device.type == "cpu" else "bf16"
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+            return "fp32" if self.device.type == "cpu" else "bf16"
+        return precision
 
     def check_widths(self, transformer: torch.nn.Module) -> None:
         t5, pooled = self.features.load_text(self.features.empty_text_path)
@@ -127,41 +192,43 @@ class FluxLoraRecipe:
                 f"{expected[0]} and {expected[1]}. Encode the training data with the CLIP that belongs to this model."
             )
 
-    def make_optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        settings = self.settings
-        arguments = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "betas": (0.9, 0.999)}
-        if settings.optimizer == "adamw8bit":
-            try:
-                from bitsandbytes.optim import AdamW8bit
-            except ImportError as error:
-                raise TrainingError(
-                    "The optimizer adamw8bit needs bitsandbytes. Install it into ComfyUI's Python with "
-                    "'python -m pip install bitsandbytes', or choose adamw."
-                ) from error
-            return AdamW8bit(parameters, **arguments)
-        return torch.optim.AdamW(parameters, **arguments)
+    def make_ema(self) -> Any:
+        """The moving average of the LoRA's weights (diffusers' EMAModel), or None."""
+        from diffusers.training_utils import EMAModel
 
-    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        from diffusers.optimization import get_scheduler
+        decay = self.settings.ema_decay
+        return EMAModel(self.parameters, decay=decay, foreach=True) if decay else None
 
-        settings = self.settings
-        name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
-        return get_scheduler(name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=settings.steps)
-
-    def resume(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+    def resume(self, optimizer: torch.optim.Optimizer) -> None:
         """Go back to the last checkpoint; without one, start at step 0."""
         checkpoint = checkpoints.latest(self.run.path / "checkpoints")
         if checkpoint:
             adapter.load_lora_state_dict(self.transformer, checkpoint.adapter())
             state = checkpoint.state()
             optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
+            if checkpoint.step > self.job.first_step:  # a continued run plans its learning rate anew
+                self.scheduler.load_state_dict(state["scheduler"])
+            if self.ema:
+                self.ema.load_state_dict(state["ema"])
+            with torch.no_grad():
+                for parameter, trained in zip(self.parameters, state["trained"], strict=True):
+                    parameter.copy_(trained)
             self.step = checkpoint.step
             logger.info("Going on from step %d", self.step)
-        if self.accelerator.is_main_process:
-            # Steps after the checkpoint are trained again, to the same result.
-            kept = [record for record in read_jsonl(self.metrics_file) if record["step"] <= self.step]
-            write_whole(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+        self.metrics.forget_after(self.step)
+
+    def check_disk(self) -> None:
+        """Refuse to start where not even one checkpoint has room; say how many have."""
+        # The LoRA as it is saved and as it is trained, with the optimiser's state and the moving average.
+        copies = 2 + STATE_NUMBERS[self.settings.optimizer] + bool(self.ema)
+        size = sum(parameter.nbytes for parameter in self.parameters) * copies
+        free = shutil.disk_usage(self.run.path).free
+        logger.info("A checkpoint takes about %.0f MB; %.0f MB are free", size / 1e6, free / 1e6)
+        if free < size:
+            raise TrainingError(
+                f"A checkpoint takes about {size / 1e6:.0f} MB, but {self.run.path} has {free / 1e6:.0f} MB free. "
+                "Free some space and queue again, or choose a smaller rank."
+            )
 
     def train(self) -> bool:
         """Train to the last step.
@@ -170,109 +237,144 @@ class FluxLoraRecipe:
             True when the run is finished, False when it was asked to stop; the last step is saved either way.
 
         Raises:
-            TrainingError: the loss is not finite, or the disk is full.
+            TrainingError: the loss stays without a finite value, nothing can be learned, or the disk is full.
         """
         settings = self.settings
         self.report("training")
         if self.step == 0:
-            self.log({"step": 0, "held_out_loss": self.held_out_loss()})
+            self.evaluate_untrained()
             if self.should_stop():
                 self.report("stopped")
                 return False
-        batches = self.batches()
-        self.model.train()
-        while self.step < settings.steps:
-            started = time.perf_counter()
-            loss = self.optimise(batches)
-            self.step += 1
-            if not math.isfinite(loss):
-                raise TrainingError(self.diverged(loss))
-            record = {"step": self.step, "loss": loss, "learning_rate": self.scheduler.get_last_lr()[0]}
-            self.scheduler.step()
-            milestone = self.step % settings.checkpoint_every == 0 or self.step == settings.steps
-            stopping = self.should_stop()
-            if milestone:
-                record["held_out_loss"] = self.held_out_loss()
-            record["seconds"] = round(time.perf_counter() - started, 4)
-            self.log(record)
-            if milestone or stopping:
-                self.save(milestone)
-            if stopping and self.step < settings.steps:
-                self.report("stopped")
-                return False
+        with contextlib.closing(_prefetched(self.batches())) as batches:
+            self.model.train()
+            self.optimizer.train()  # of concern to schedule-free ones alone
+            while self.step < settings.steps:
+                self.train_step(batches)
+                milestone, stopping = self.is_milestone(self.step), self.should_stop()
+                if milestone or stopping:
+                    self.save(milestone)
+                if stopping and self.step < settings.steps:
+                    self.report("stopped")
+                    return False
+                if milestone and self.should_stop_early():
+                    break
         self.report("finished")
         return True
 
-    def diverged(self, loss: float) -> str:
-        """What to say of a loss that is not finite."""
-        if self.step == 1:
-            return (
-                f"The loss is {loss} at the first step, before anything was learned: the base model {self.job.weights} "
-                "or the encoded training data hold values that are not finite. Try another file of the model, or "
-                "another VAE and CLIP."
-            )
-        return (
-            f"The loss or the LoRA became {loss} at step {self.step}; it was not saved. The checkpoints before it "
-            f"are whole. Lower learning_rate (now {self.settings.learning_rate:g}) and queue again."
-        )
+    def evaluate_untrained(self) -> None:
+        loss = self.held_out_loss()
+        if loss is not None and not math.isfinite(loss):
+            raise TrainingError(self.metrics.diverged(0, loss))
+        self.metrics.write({"step": 0, "held_out_loss": loss})
 
-    def optimise(self, batches: Iterator[tuple[int, tuple[Sample, ...]]]) -> float:
-        """One optimiser step over `gradient_accumulation` batches; returns their mean loss."""
-        settings = self.settings
+    def train_step(self, batches: Iterator[Batch]) -> None:
+        """One optimiser step, or one that is left out because it had no memory, and its line in the metrics."""
+        taken = [next(batches) for _ in range(self.settings.gradient_accumulation)]
+        self.step += 1
+        record = {
+            "step": self.step,
+            "learning_rate": self.scheduler.get_last_lr()[0],
+            "sigma": [round(sigma, 4) for batch in taken for sigma in batch.sigma.tolist()],
+        }
+        try:
+            loss_and_norm = self.optimise(taken)
+        except torch.OutOfMemoryError as error:
+            if self.accelerator.num_processes > 1:  # the others would wait for this one's gradients
+                raise
+            self.optimizer.zero_grad()  # a part of them may have been added
+            logger.warning("Step %d is left out: %s", self.step, error)
+            self.metrics.skipped(record, "out of memory", explained(error, self.settings))
+        else:
+            self.metrics.add(record, loss_and_norm)
+        self.scheduler.step()
+        if self.is_milestone(self.step):
+            record["held_out_loss"] = self.held_out_loss()
+            self.metrics.settle()
+        else:
+            self.metrics.settle(late=1)
+
+    def optimise(self, batches: list[Batch]) -> Tensor:
+        """One optimiser step over all of `batches`.
+
+        Returns:
+            Their mean loss and the norm of its gradient, before clipping: shape `(2,)`, on the device.
+        """
         total = torch.zeros((), device=self.device)
-        for _ in range(settings.gradient_accumulation):
-            position, batch = next(batches)
-            with self.accelerator.accumulate(self.model):
-                loss = self.loss(position, batch)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.loss(batch) / len(batches)
                 self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients and settings.max_grad_norm:
-                    self.accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            total += loss.detach() / settings.gradient_accumulation
-        return self.accelerator.reduce(total, "mean").item()
+            total += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
+        for parameter in self.parameters:  # decided on the device, for to ask it would be to wait for it
+            parameter.grad.masked_fill_(~norm.isfinite(), 0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.step(self.parameters)
+        return torch.stack([self.accelerator.reduce(total, "mean"), norm])
 
-    def loss(self, position: int, batch: tuple[Sample, ...]) -> Tensor:
-        """Flow-matching loss of one batch; what is random in it depends on the seed and `position` alone."""
-        settings = self.settings
-        random = objective.generator(settings.seed, "batch", position)
-        latents = torch.stack([self.features.load_latent(sample) for sample in batch])
-        # For the batch as a whole: the empty caption has T5's least length, and texts of two lengths make no batch.
-        dropped = torch.rand((), generator=random) < settings.caption_dropout
-        texts = [self.features.empty_text_path if dropped else sample.text_path for sample in batch]
-        image_tokens = latents.shape[-1] * latents.shape[-2] // 4
-        sigma = objective.sample_sigmas(len(batch), settings.timestep_sampling, image_tokens, random)
-        noise = torch.randn(latents.shape, generator=random)
-        return self.loss_at(latents, noise, sigma, texts)
+    def loss(self, batch: Batch) -> Tensor:
+        """Flow-matching loss of one batch."""
+        batch = batch.to(self.device)
+        noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
+        velocity = self.model(noisy, batch.sigma, batch.t5, batch.pooled, self.settings.guidance)
+        return objective.velocity_loss(velocity, batch.latents, batch.noise, batch.weights, batch.mask)
 
-    def loss_at(self, latents: Tensor, noise: Tensor, sigma: Tensor, texts: list[Path]) -> Tensor:
-        latents, noise, sigma = (tensor.to(self.device) for tensor in (latents, noise, sigma))
-        t5, pooled = self.load_texts(texts)
-        noisy = objective.noisy_latents(latents, noise, sigma)
-        velocity = self.model(noisy, sigma, t5, pooled, self.settings.guidance)
-        return objective.velocity_loss(velocity, latents, noise)
-
-    def load_texts(self, paths: list[Path]) -> tuple[Tensor, Tensor]:
-        """T5 `(batch, tokens, width)` and pooled `(batch, width)` embeddings on the device."""
-        t5, pooled = zip(*(self.features.load_text(path) for path in paths), strict=True)
-        return torch.stack(t5).to(self.device), torch.stack(pooled).to(self.device)
-
-    def batches(self) -> Iterator[tuple[int, tuple[Sample, ...]]]:
-        """This process's batches from the current step on, each with its position in the run."""
-        settings, processes = self.settings, self.accelerator.num_processes
-        position = self.step * settings.gradient_accumulation * processes + self.accelerator.process_index
+    def batches(self) -> Iterator[Batch]:
+        """This process's batches from the current step on, without end."""
+        processes = self.accelerator.num_processes
+        position = self.step * self.settings.gradient_accumulation * processes + self.accelerator.process_index
         while True:
-            # Every epoch has as many batches as the first: buckets and repeats do not change.
-            per_epoch = len(self.epoch(0))
-            epoch, index = divmod(position, per_epoch)
+            epoch, index = divmod(position, self.batches_per_epoch)
             batches = self.epoch(epoch)
-            while index < per_epoch:
-                yield position, batches[index]
+            while index < self.batches_per_epoch:
+                yield self.prepare(position, batches[index])
                 position += processes
                 index += processes
 
+    def prepare(self, position: int, samples: tuple[Sample, ...]) -> Batch:
+        """Read and draw one batch; what is random in it depends on the seed and `position` alone."""
+        settings = self.settings
+        random = objective.generator(settings.seed, "batch", position)
+        draw = self.features.draw(
+            samples,
+            random,
+            epoch=position // self.batches_per_epoch,
+            step=position // (settings.gradient_accumulation * self.accelerator.num_processes),
+            steps=settings.steps,
+            caption_dropout=settings.caption_dropout,
+            prior_loss_weight=settings.prior_loss_weight,
+        )
+        image_tokens = draw.latents.shape[-1] * draw.latents.shape[-2] // 4
+        sigma = objective.sample_sigmas(len(samples), settings, image_tokens, random)
+        noise = torch.randn(draw.latents.shape, generator=random)
+        weights = objective.loss_weights(sigma, settings.loss_weighting)
+        if draw.weights is not None:
+            weights = draw.weights if weights is None else draw.weights * weights
+        batch = Batch(draw.latents, noise, sigma, draw.t5, draw.pooled, weights, draw.mask)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
+    def load_texts(self, paths: list[Path]) -> tuple[Tensor, Tensor]:
+        """T5 `(batch, tokens, width)` and pooled `(batch, width)` embeddings."""
+        t5, pooled = zip(*(self.features.load_text(path) for path in paths), strict=True)
+        return torch.stack(t5), torch.stack(pooled)
+
     def epoch(self, number: int) -> list[tuple[Sample, ...]]:
-        return features.epoch_batches(self.training_samples, self.features.batch_size, self.settings.seed, number)
+        return features.epoch_batches(self.training_samples, self.settings.seed, number)
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether `step` is one at which a checkpoint is kept, the held-out loss measured and a sample drawn."""
+        settings = self.settings
+        if step == settings.steps:
+            return True
+        if not settings.checkpoint_epochs:
+            return step % settings.checkpoint_every == 0
+        per_step = settings.gradient_accumulation * self.accelerator.num_processes
+        length = settings.checkpoint_epochs * self.batches_per_epoch
+        return step * per_step // length > (step - 1) * per_step // length
 
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
@@ -280,17 +382,17 @@ class FluxLoraRecipe:
 
         None when nothing is held out, or when the run was asked to stop meanwhile.
         """
-        if not self.held_out:
-            return None
         losses = []
-        for sample in self.held_out:
-            latents = self.features.load_latent(sample)[None]
-            noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
-            for sigma in objective.HELD_OUT_SIGMAS:
-                if self.hurried():
-                    return None
-                losses.append(self.loss_at(latents, noise, torch.tensor([sigma]), [sample.text_path]))
-        return torch.stack(losses).mean().item()
+        with self.measuring():
+            for sample in self.held_out:
+                latents = self.features.load_latent(sample)[None]
+                noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
+                texts = self.load_texts([sample.text_path])
+                for sigma in objective.HELD_OUT_SIGMAS:
+                    if self.hurried():
+                        return None
+                    losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts)))
+        return torch.stack(losses).mean().item() if losses else None
 
     @torch.no_grad()
     def sample(self) -> Tensor | None:
@@ -298,7 +400,7 @@ class FluxLoraRecipe:
         if not self.settings.sample_steps or self.hurried():
             return None
         subject = (self.held_out or self.training_samples)[0]
-        t5, pooled = self.load_texts([subject.text_path])
+        t5, pooled = (tensor.to(self.device) for tensor in self.load_texts([subject.text_path]))
         shape = (1, 16, subject.height // 8, subject.width // 8)
         noise = torch.randn(shape, generator=objective.generator(self.settings.seed, "sample")).to(self.device)
 
@@ -307,6 +409,14 @@ class FluxLoraRecipe:
             return self.model(latents, sigmas, t5, pooled, sampling.PREVIEW_GUIDANCE).float()
 
         return sampling.sample(velocity, noise, self.settings.sample_steps)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within it the model is the one that would be saved now, without dropout."""
+        self.model.eval()
+        with averaged(self.optimizer, self.ema, self.parameters):
+            yield
+        self.model.train()
 
     def hurried(self) -> bool:
         """Whether to leave out what only informs. Several processes would have to agree, so there it is left in."""
@@ -319,28 +429,57 @@ class FluxLoraRecipe:
             return stop
         return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.device)).item())
 
+    def should_stop_early(self) -> bool:
+        """Whether the held-out loss has not become better for `early_stop_patience` evaluations."""
+        patience = self.settings.early_stop_patience
+        self.accelerator.wait_for_everyone()  # the first process writes what all read
+        steps = [step for step, _ in self.run.evaluations()]
+        best = self.run.best_step()
+        stop = bool(patience and best is not None and len([step for step in steps if step > best]) >= patience)
+        if stop:
+            logger.info("Stopped early: no better held-out loss since step %d", best)
+        return stop
+
     def save(self, milestone: bool) -> None:
         """Write the checkpoint of this step, and at a milestone its sample.
 
         A checkpoint written because of a stop is dropped at the next milestone, so that an interrupted run ends with
         the same files as an uninterrupted one.
         """
-        sample = self.sample() if milestone else None
+        self.metrics.settle()
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "trained": [parameter.detach().to("cpu", copy=True) for parameter in self.parameters],
+            "ema": self.ema and self.ema.state_dict(),
+        }
+        with self.measuring():
+            lora = adapter.lora_state_dict(self.transformer)
+            sample = self.sample() if milestone else None
         if not self.accelerator.is_main_process:
             return
-        folder = self.run.path / "checkpoints"
-        state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        lora = adapter.lora_state_dict(self.transformer)
         if not all(weight.isfinite().all() for weight in lora.values()):
-            raise TrainingError(self.diverged(math.nan))
+            raise TrainingError(self.metrics.diverged(self.step, math.nan))
         if sample is not None:
             self.save_sample(sample)
-        self.flush_metrics()
+        self.metrics.flush()
+        folder = self.run.path / "checkpoints"
         checkpoints.save(folder, self.step, lora, self.metadata(), state)
         if milestone:
-            for step, path in self.run.checkpoints().items():
-                if step % self.settings.checkpoint_every and step < self.step:
-                    checkpoints.discard(path)
+            self.discard_checkpoints()
+
+    def metadata(self) -> dict[str, str]:
+        guidance = self.transformer.config.guidance_embeds
+        return provenance.metadata(self.run, self.job, self.step, self.training_samples, guidance)
+
+    def discard_checkpoints(self) -> None:
+        """Drop those written because of a stop, and all but the latest `keep_checkpoints` and the best."""
+        folders = self.run.checkpoints()
+        milestones = [step for step in folders if self.is_milestone(step)]
+        kept = {*milestones[-self.settings.keep_checkpoints :], self.run.best_step()}
+        for step, folder in folders.items():
+            if step not in kept:
+                checkpoints.discard(folder)
 
     def save_sample(self, latents: Tensor) -> None:
         from safetensors.torch import save_file
@@ -349,36 +488,6 @@ class FluxLoraRecipe:
         with appearing(target) as temporary:
             save_file({"latents": latents.cpu().contiguous()}, temporary)
 
-    def metadata(self) -> dict[str, str]:
-        """What the LoRA file says of itself; safetensors metadata holds text only."""
-        settings = self.settings
-        return {
-            "format": "pt",
-            "impasto_run": self.run.id,
-            "impasto_step": str(self.step),
-            "impasto_base_fingerprint": self.job.fingerprint,
-            "ss_network_dim": str(settings.rank),  # kohya's keys, which LoRA browsers show
-            "ss_network_alpha": str(settings.alpha),
-            "ss_base_model_version": "flux1",
-            "ss_learning_rate": str(settings.learning_rate),
-            "ss_steps": str(self.step),
-        }
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.run.path / "metrics.jsonl"
-
-    def flush_metrics(self) -> None:
-        """Bring the lines up to a checkpoint to the disk; those after it are written again on resuming."""
-        with open(self.metrics_file, "rb+") as file:
-            os.fsync(file.fileno())
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Append to metrics.jsonl."""
-        if self.accelerator.is_main_process:
-            with open(self.metrics_file, "a", encoding="utf-8") as file:
-                file.write(json.dumps({key: value for key, value in record.items() if value is not None}) + "\n")
-
     def report(self, state: str, error: str | None = None) -> None:
         """Write status.json for whoever follows the run."""
         status = {
@@ -386,6 +495,7 @@ class FluxLoraRecipe:
             "name": self.job.name,
             "step": self.step,
             "total": self.settings.steps,
+            "best_step": self.run.best_step(),
             "peak_memory": peak_host_memory(),
             "peak_device_memory": peak_device_memory(),
         }
@@ -399,3 +509,13 @@ class FluxLoraRecipe:
         """Leave the process group; the memory goes back with the process."""
         if hasattr(self, "accelerator"):
             self.accelerator.end_training()
+
+
+def _prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, `BATCHES_AHEAD` of them prepared by another thread; `batches` never ends."""
+    with ThreadPoolExecutor(1, "batches") as pool:
+        coming = deque(pool.submit(next, batches) for _ in range(BATCHES_AHEAD))
+        while True:
+            batch = coming.popleft()
+            coming.append(pool.submit(next, batches))
+            yield batch.result()

@@ -6,6 +6,7 @@ The folder is the door between the trainer's process, which writes it, and every
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -18,12 +19,14 @@ from typing import Any
 from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import MAX_NAME_LENGTH, child_of
-from .features import DATASET_CONFIG, Features
-from .settings import Settings
+from .checkpoints import ADAPTER_FILE
+from .features import DATASET_CONFIG
+from .settings import FIXED, Settings
 
 LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
 MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
-RUN_VERSION = 1  # raise when the same inputs would train to other weights
+BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
+RUN_VERSION = 2  # raise when the same inputs would train to other weights
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,23 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.status().get("state") == "finished"
+        """Whether it has come to the end that it is now asked for: a finished run may be given more steps."""
+        status = self.status()
+        return status.get("state") == "finished" and status["total"] == Job.read(self).settings.steps
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
         by_step = {record["step"]: record for record in read_jsonl(self.path / "metrics.jsonl")}
         return [by_step[step] for step in sorted(by_step)]
+
+    def evaluations(self) -> list[tuple[int, float]]:
+        """(step, held-out loss) of the trained steps at which it was measured, in order."""
+        measured = [record for record in self.metrics() if "held_out_loss" in record and record["step"] > 0]
+        return [(record["step"], record["held_out_loss"]) for record in measured]
+
+    def best_step(self) -> int | None:
+        """The step with the lowest held-out loss; None as long as none was measured."""
+        return min(self.evaluations(), key=lambda evaluation: evaluation[1], default=(None, 0))[0]
 
     def checkpoints(self) -> dict[int, Path]:
         """Step -> checkpoint folder, in order of steps."""
@@ -66,7 +80,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is asked to do, as `settings.toml` in its folder holds it."""
+    """What a run is asked to do, as `settings.toml` in its folder holds it.
+
+    Attributes:
+        name: of the LoRA.
+        weights: the base model's file, and `fingerprint` what identifies its content.
+        start_lora: file of the LoRA that training starts from, and `start_hash` its SHA-256; "" for a new LoRA.
+        continued_from: id of the run that this one goes on from, and `first_step` where it does.
+    """
 
     name: str
     settings: Settings
@@ -74,29 +95,28 @@ class Job:
     features_key: str
     weights: str
     fingerprint: str
+    start_lora: str = ""
+    start_hash: str = ""
+    continued_from: str = ""
+    first_step: int = 0
 
     def identity(self) -> dict[str, Any]:
         """Everything that the final weights depend on: contents, not places."""
         return {
             "version": RUN_VERSION,
-            "settings": self.settings.to_dict(),
+            "settings": self.settings.deciding(),
             "features": self.features_key,
             "weights": self.fingerprint,
+            "start": self.start_hash,
+            "continued": [self.continued_from, self.first_step],
         }
 
     def write(self, run: Run) -> None:
         import tomlkit
 
-        document = {
-            "name": self.name,
-            "inputs": {
-                "features_folder": self.features_folder,
-                "features_key": self.features_key,
-                "weights": self.weights,
-                "fingerprint": self.fingerprint,
-            },
-            "training": self.settings.to_dict(),
-        }
+        inputs = dataclasses.asdict(self)
+        document = {"name": inputs.pop("name"), "inputs": inputs, "training": self.settings.to_dict()}
+        del inputs["settings"]
         write_whole(run.path / "settings.toml", tomlkit.dumps(document))
 
     @classmethod
@@ -107,27 +127,71 @@ class Job:
         return cls(name=document["name"], settings=Settings.from_dict(document["training"]), **document["inputs"])
 
 
-def create_run(
-    runs_root: Path, name: str, settings: Settings, features: Features, weights: Path, fingerprint: str
-) -> Run:
-    """Make, or find again, the folder of the run that these inputs define.
-
-    Args:
-        name: of the LoRA, as the person typed it.
-        weights: the base model's file.
-        fingerprint: content identity of the base model's weights, so that a moved file is the same model.
+def create_run(runs_root: Path, job: Job) -> Run:
+    """Make, or find again, the folder of the run that `job` defines.
 
     Raises:
-        NameRefused: `name` is not a plain name.
+        NameRefused: the name is not plain.
+        TrainingError: the run has been trained for more steps than it is now asked for.
     """
-    child_of(runs_root, name, what="LoRA name")
-    job = Job(name.strip(), settings, features.folder, features.key, str(weights), fingerprint)
+    child_of(runs_root, job.name, what="LoRA name")
+    job = dataclasses.replace(job, name=job.name.strip())
     run_id = f"{job.name}-{content_hash(job.identity(), 8)}"
     run = Run(run_id, str(child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)))
+    done = max(run.checkpoints(), default=0)
+    if done > job.settings.steps:
+        raise TrainingError(
+            f"The run '{run.id}' has already been trained for {done} steps, more than the {job.settings.steps} asked "
+            f"for. Set steps to {done} or more, or use an earlier checkpoint's LoRA: {job.name}-<step>.safetensors."
+        )
     run.path.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # features that something else made
-        write_whole(run.path / DATASET_CONFIG, (Path(features.folder) / DATASET_CONFIG).read_bytes())
+        write_whole(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
     job.write(run)
+    return run
+
+
+def continue_run(
+    runs_root: Path, earlier: Run, more_steps: int, weights: Path, fingerprint: str, **changes: Any
+) -> Run:
+    """Make, or find again, the run that goes on from `earlier`'s last checkpoint for `more_steps`.
+
+    The learning rate is planned anew from there, with its warm-up; optimiser state and data order go on. `earlier`
+    stays as it is.
+
+    Args:
+        changes: settings that are to be others from here on.
+
+    Raises:
+        TrainingError: `earlier` has no checkpoint, was trained on another model, or a change makes its state useless.
+    """
+    job = Job.read(earlier)
+    step = max(earlier.checkpoints(), default=0)
+    if not step:
+        raise TrainingError(
+            f"The run '{earlier.id}' has no checkpoint to continue from. Queue FLUX LoRA Trainer with its settings."
+        )
+    if fingerprint != job.fingerprint:
+        raise TrainingError(
+            f"The run '{earlier.id}' was trained on {job.weights}, and {weights} holds other weights. "
+            "Its LoRA would be wrong there: load the model it was trained on."
+        )
+    settings = dataclasses.replace(job.settings, **changes, steps=step + more_steps)
+    for name in FIXED:
+        asked, trained = getattr(settings, name), getattr(job.settings, name)
+        if asked != trained:
+            raise TrainingError(
+                f"{name} was {trained} in the run '{earlier.id}' and is {asked} now, which its checkpoint cannot go on "
+                f"with. Leave it at {trained}, or begin a new run with start_from."
+            )
+    job = dataclasses.replace(job, settings=settings, weights=str(weights), continued_from=earlier.id, first_step=step)
+    run = create_run(runs_root, job)
+    target = run.path / "checkpoints" / f"step-{step:06d}"
+    if not run.checkpoints():
+        records = [record for record in earlier.metrics() if record["step"] <= step]
+        write_whole(run.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        with appearing(target) as temporary:
+            shutil.copytree(earlier.checkpoints()[step], temporary, copy_function=_link_or_copy)
     return run
 
 
@@ -205,7 +269,9 @@ def lora_folder(loras_root: Path, name: str) -> Path:
 def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
 
-    A file of that name made by another run is kept, renamed to `<stem>.<its run>.safetensors`.
+    The finished one is the last, or the best by held-out loss if the run was to stop early. Beside it lie the run's
+    settings, dataset config and workflow. A LoRA of that name made by another run is kept, renamed to
+    `<stem>.<its run>.safetensors`.
 
     Returns:
         The finished LoRA's path, or None as long as the run is not finished.
@@ -213,11 +279,15 @@ def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     folder = lora_folder(loras_root, name)
     checkpoints = run.checkpoints()
     for step, checkpoint in checkpoints.items():
-        _publish_file(checkpoint / "adapter.safetensors", folder / f"{folder.name}-{step:06d}.safetensors")
+        _publish_file(checkpoint / ADAPTER_FILE, folder / f"{folder.name}-{step:06d}.safetensors")
     if not run.finished or not checkpoints:
         return None
+    chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
     final = folder / f"{folder.name}.safetensors"
-    _publish_file(checkpoints[max(checkpoints)] / "adapter.safetensors", final)
+    _publish_file(checkpoints[chosen or max(checkpoints)] / ADAPTER_FILE, final)
+    for file in BESIDE_THE_LORA:
+        if (run.path / file).is_file():
+            _copy_if_other(run.path / file, folder / f"{folder.name}.{file}")
     return final
 
 
@@ -228,10 +298,20 @@ def _publish_file(source: Path, target: Path) -> None:
         other = lora_metadata(target).get("impasto_run", "other")
         os.replace(target, target.with_name(f"{target.stem}.{other}{target.suffix}"))
     with appearing(target) as temporary:
-        try:
-            os.link(source, temporary)  # no second copy on disk where the file system can
-        except OSError:
-            shutil.copyfile(source, temporary)
+        _link_or_copy(source, temporary)
+
+
+def _copy_if_other(source: Path, target: Path) -> None:
+    content = source.read_bytes()
+    if not target.is_file() or target.read_bytes() != content:
+        write_whole(target, content)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)  # no second copy on disk where the file system can
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def lora_metadata(path: Path) -> dict[str, str]:

@@ -10,10 +10,21 @@ from typing import Any
 from ..errors import SettingsError
 from .adapter import TARGETS
 
-OPTIMIZERS = ("adamw", "adamw8bit")
-SCHEDULERS = ("constant", "linear", "cosine")  # names of diffusers.optimization.get_scheduler, each with warm-up
-TIMESTEP_SAMPLINGS = ("sigmoid", "uniform", "flux_shift")
-PRECISIONS = ("auto", "bf16", "fp32")
+OPTIMIZERS = (
+    "adamw",
+    "adamw8bit",
+    "paged_adamw8bit",
+    "adafactor",
+    "prodigy",
+    "schedule_free_adamw",
+    "lion8bit",
+)
+# Names of diffusers.optimization.get_scheduler, each with warm-up.
+SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts")
+TIMESTEP_SAMPLINGS = ("sigmoid", "uniform", "flux_shift", "shift", "mode")
+LOSS_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")  # diffusers.training_utils.compute_loss_weighting_for_sd3
+PRECISIONS = ("auto", "bf16", "fp32", "fp8", "int8", "nf4")
+TRACKERS = ("none", "tensorboard", "wandb", "mlflow")  # names in accelerate
 
 # Inclusive ranges; the widgets of the node take theirs from here.
 RANGES: dict[str, tuple[float, float]] = {
@@ -30,14 +41,46 @@ RANGES: dict[str, tuple[float, float]] = {
     "checkpoint_every": (1, 1_000_000),
     "sample_steps": (0, 100),
     "seed": (0, 2**64 - 1),
+    "lora_dropout": (0.0, 0.99),
+    "scheduler_cycles": (1, 1000),
+    "timestep_mean": (-5.0, 5.0),
+    "timestep_scale": (0.01, 10.0),
+    "timestep_shift": (0.01, 100.0),
+    "mode_scale": (-1.0, 1.75),
+    "ema_decay": (0.0, 0.99999),
+    "prior_loss_weight": (0.001, 100.0),
+    "checkpointing_interval": (1, 1000),
+    "streamed_blocks": (-1, 1000),
+    "checkpoint_epochs": (0, 100_000),
+    "keep_checkpoints": (0, 100_000),
+    "early_stop_patience": (0, 1000),
 }
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "scheduler": SCHEDULERS,
     "timestep_sampling": TIMESTEP_SAMPLINGS,
+    "loss_weighting": LOSS_WEIGHTINGS,
+    "tracker": TRACKERS,
     "precision": PRECISIONS,
     "targets": tuple(TARGETS),
 }
+# How a run is computed, kept and watched, not what it learns: a run goes on when these have changed.
+NOT_DECIDING = frozenset(
+    {
+        "gradient_checkpointing",
+        "checkpointing_interval",
+        "streamed_blocks",
+        "compile",
+        "checkpoint_every",
+        "checkpoint_epochs",
+        "keep_checkpoints",
+        "sample_steps",
+        "early_stop_patience",
+        "tracker",
+    }
+)
+# What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
+FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
 
 
 @dataclass(frozen=True)
@@ -64,6 +107,26 @@ class Settings:
         checkpoint_every: steps between checkpoints, held-out evaluations and samples.
         sample_steps: sampling steps of the live preview at each checkpoint; 0 for none.
         seed: of the LoRA's initial weights, the data order, the noise and the caption dropout.
+        lora_dropout: probability of dropping each input of the LoRA's A in training.
+        rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732).
+        dora: learn each weight's magnitude beside its direction (Liu et al. 2024, arXiv:2402.09353).
+        block_ranks: ranks of single blocks, see `adapter.parse_block_ranks`; "" gives every block `rank`.
+        scheduler_cycles: of cosine_with_restarts.
+        timestep_mean: mean of the normal behind sigmoid, shift and flux_shift; above 0 trains more noise.
+        timestep_scale: standard deviation of that normal.
+        timestep_shift: of shift; 3.1582 is FLUX's own at 1024 px.
+        mode_scale: of mode (Esser et al. 2024, section 3.1).
+        loss_weighting: weight of the loss by sigma.
+        ema_decay: the LoRA that is saved is an exponential moving average of the one trained; 0 for none.
+        prior_loss_weight: weight of the loss of regularisation pictures.
+        checkpointing_interval: with gradient_checkpointing, recompute every n-th block only.
+        streamed_blocks: blocks kept in host memory and copied to the device when their turn comes; -1: as many as
+            have to be for the run to fit.
+        compile: `torch.compile` each block.
+        checkpoint_epochs: epochs between checkpoints, instead of `checkpoint_every`; 0 counts steps.
+        keep_checkpoints: how many of the latest checkpoints are kept, besides the best; 0 keeps all.
+        early_stop_patience: stop after so many evaluations in a row without a better held-out loss; 0 for never.
+        tracker: where accelerate sends the metrics besides metrics.jsonl.
 
     Raises:
         SettingsError: a value is out of its range or not one of its choices.
@@ -88,6 +151,25 @@ class Settings:
     checkpoint_every: int = 250
     sample_steps: int = 20
     seed: int = 0
+    lora_dropout: float = 0.0
+    rslora: bool = False
+    dora: bool = False
+    block_ranks: str = ""
+    scheduler_cycles: int = 1
+    timestep_mean: float = 0.0
+    timestep_scale: float = 1.0
+    timestep_shift: float = 3.1582
+    mode_scale: float = 1.29
+    loss_weighting: str = "none"
+    ema_decay: float = 0.0
+    prior_loss_weight: float = 1.0
+    checkpointing_interval: int = 1
+    streamed_blocks: int = 0
+    compile: bool = False
+    checkpoint_epochs: int = 0
+    keep_checkpoints: int = 0
+    early_stop_patience: int = 0
+    tracker: str = "none"
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -108,6 +190,16 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text."""
         return dataclasses.asdict(self) | {"seed": str(self.seed)}
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that the weights at a step depend on.
+
+        The number of steps is one of them only where the learning rate falls towards the last.
+        """
+        kept = {name: value for name, value in self.to_dict().items() if name not in NOT_DECIDING}
+        if self.scheduler == "constant" or self.optimizer == "schedule_free_adamw":
+            del kept["steps"]
+        return kept
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:

@@ -6,18 +6,24 @@ embedding, and in bfloat16 the timesteps between 512 and 1024 are then 4 apart. 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import FeatureError
+from ..errors import FeatureError, TrainingError
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
+    from .streaming import StreamedBlocks
+
 PATCH = 2  # latent pixels per side of a token; BFL flux/sampling.py `prepare`
 TIMESTEPS = 1000.0  # sigma and guidance are embedded times this; BFL flux/modules/layers.py `time_factor`
+# Graphs per kind of block: with and without gradient, the first block's inputs without one, one size and then any
+# size, and one for each rank of a block-wise LoRA. torch's own limit of 8 is for one kind of call.
+COMPILED_GRAPHS = 64
 
 
 def predict_velocity(
@@ -28,6 +34,8 @@ def predict_velocity(
     pooled: torch.Tensor,
     guidance: float = 1.0,
     checkpointing: bool = False,
+    interval: int = 1,
+    streamed: StreamedBlocks | None = None,
 ) -> torch.Tensor:
     """Predict the velocity ε - x₀ of noisy latents.
 
@@ -38,7 +46,9 @@ def predict_velocity(
         t5: (batch, tokens, context width).
         pooled: (batch, pooled width).
         guidance: what the guidance embedding of a distilled model (FLUX.1-dev) is told; others don't use it.
-        checkpointing: recompute each block in the backward pass instead of keeping what it computed.
+        checkpointing: recompute blocks in the backward pass instead of keeping what they computed.
+        interval: with `checkpointing`, only every so many-th block, see `recomputed`.
+        streamed: brings the weights of those blocks that are not on the device; these are recomputed in any case.
 
     Returns:
         The velocity, in the shape and dtype of `latents`.
@@ -55,15 +65,61 @@ def predict_velocity(
     conditioning = _embed_conditioning(transformer, sigma, pooled.to(dtype), guidance)
     rotary = transformer.pos_embed(position_ids(t5.shape[1], rows, columns, latents.device))
 
-    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
-        if checkpointing and torch.is_grad_enabled():
+    for index, block in enumerate(blocks(transformer)):
+        # A compiled block is compiled on its own, inside of what is recomputed: a checkpoint within a compiled graph
+        # would break it, or recompute what the compiler had decided to keep.
+        run = streamed.carried(index, block) if streamed else block
+        if torch.is_grad_enabled() and recomputed(index, checkpointing, interval, streamed.indices if streamed else ()):
             # Non-reentrant: gradients reach the adapter though neither image nor text requires them in the first block.
-            text, image = checkpoint(block, image, text, conditioning, rotary, use_reentrant=False)
+            text, image = checkpoint(run, image, text, conditioning, rotary, use_reentrant=False)
         else:
-            text, image = block(image, text, conditioning, rotary)
+            text, image = run(image, text, conditioning, rotary)
+    if streamed:
+        streamed.turn()
 
     tokens = transformer.proj_out(transformer.norm_out(image, conditioning))
     return unpatchify(tokens, rows, columns).to(latents.dtype)
+
+
+def blocks(transformer: FluxTransformer2DModel) -> tuple[torch.nn.Module, ...]:
+    """List all blocks, double before single, in the order in which tokens pass them."""
+    return (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
+
+
+def recomputed(index: int, checkpointing: bool, interval: int, streamed: Collection[int] = ()) -> bool:
+    """Whether block `index` is recomputed in the backward pass.
+
+    A streamed block always is: what autograd keeps of a block includes views of its weights, which are gone by then.
+    """
+    return (checkpointing and index % interval == 0) or index in streamed
+
+
+def compile_blocks(transformer: FluxTransformer2DModel, device: torch.device, backend: str = "inductor") -> None:
+    """Compile each kind of block once, in place, when it first runs; state dict and module names stay as they are.
+
+    The blocks of a kind share their graphs. A second bucket size makes sizes symbolic (torch's automatic dynamic
+    shapes), so that any further size runs without compiling again. Sigma, guidance and the embedders stay outside.
+
+    Args:
+        transformer: with its adapter, in place.
+        device: where it will run; a trial on it shows whether there is a compiler.
+        backend: of `torch.compile`.
+
+    Raises:
+        TrainingError: this machine cannot compile.
+    """
+    try:
+        torch.compile(torch.square, backend=backend)(torch.ones(2, device=device))
+    except Exception as error:  # whatever of torch's, Triton's or the C++ compiler's: each has its own kinds
+        cause = " ".join(str(error).split("\n\n")[0].split())
+        raise TrainingError(
+            f"torch.compile does not work here ({cause}). It needs Triton on a GPU, a C++ compiler on the CPU. "
+            "Switch compile off: the result is the same, only slower."
+        ) from error
+    config = torch._dynamo.config  # its recompile_limit is called so since torch 2.7; the older name works in all
+    config.cache_size_limit = max(config.cache_size_limit, COMPILED_GRAPHS)
+    for block in blocks(transformer):
+        block.compile(backend=backend)
 
 
 def patchify(latents: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """ComfyUI's transformer, diffusers' and the trainer's forward pass must be one function, without and with a LoRA."""
 
+import json
 import logging
 
 import pytest
@@ -81,7 +82,7 @@ def comfyui_patcher(comfyui, flux):
 def test_comfyui_diffusers_and_the_trainer_predict_the_same_velocity(comfyui_patcher, flux):
     path, size = flux
     inputs = random_inputs(size)
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
 
     reference = comfyui_velocity(comfyui_patcher, *inputs, guidance=3.5)
     assert 0.3 < reference.std() < 3, "the comparison means something only for outputs of ordinary size"
@@ -90,10 +91,79 @@ def test_comfyui_diffusers_and_the_trainer_predict_the_same_velocity(comfyui_pat
     assert difference(reference, diffusers_velocity(transformer, *inputs, guidance=3.5)) < 1e-5
 
 
+def fp8_layers(
+    weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(the weights with the blocks' matrices in fp8, the others in bfloat16; the scales by layer)."""
+    tensors, scales = {key: weight.bfloat16() for key, weight in weights.items()}, {}
+    for key, weight in weights.items():
+        if weight.dim() == 2 and "_blocks." in key:
+            scales[key.removesuffix(".weight")] = scale = weight.abs().amax() / torch.finfo(dtype).max * 1.37
+            tensors[key] = (weight / scale).to(dtype)
+    return tensors, scales
+
+
+def described(text: dict) -> torch.Tensor:
+    return torch.tensor(list(json.dumps(text).encode()), dtype=torch.uint8)
+
+
+def save_scaled(path, family: str, weights: dict[str, torch.Tensor]) -> None:
+    """Write `weights` as one of the families of scaled fp8 files that ComfyUI knows."""
+    dtype = torch.float8_e5m2 if "e5m2" in family else torch.float8_e4m3fn
+    tensors, scales = fp8_layers(weights, dtype)
+    suffix = "scale_weight" if family.startswith("marker") else "weight_scale"
+    tensors |= {f"{name}.{suffix}": scale for name, scale in scales.items()}
+    conf, metadata = {"format": str(dtype).removeprefix("torch.")}, None
+    if family.startswith("marker"):
+        tensors |= {"scaled_fp8": torch.zeros(2, dtype=dtype)}
+        tensors |= {f"{name}.scale_input": torch.tensor(0.5) for name in scales}
+    elif family.startswith("metadata"):
+        metadata = {"_quantization_metadata": json.dumps({"layers": {name: conf for name in scales}})}
+    else:
+        tensors |= {f"{name}.comfy_quant": described(conf) for name in scales}
+        tensors |= {f"{name}.input_scale": torch.tensor(0.5) for name in scales}
+    prefix = "model.diffusion_model." if "checkpoint" in family else ""
+    save_file({prefix + key: tensor for key, tensor in tensors.items()}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["marker", "marker, checkpoint", "metadata", "described", "described, e5m2", "described, checkpoint"],
+)
+def test_scaled_fp8_files_mean_what_comfyui_makes_of_them(comfyui, tmp_path, family):
+    import comfy.sd
+
+    path, weights = tmp_path / "scaled.safetensors", random_weights(True, SMALL)
+    save_scaled(path, family, weights)
+    patcher = comfy.sd.load_diffusion_model(str(path))
+    assert patcher.model.model_config.quant_config, "ComfyUI saw that the file is quantised"
+    precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[patcher.model.get_dtype_inference()]
+    transformer = flux_weights.load_transformer(path, precision)
+    theirs = patcher.model.diffusion_model.single_blocks[0].linear2.weight.dequantize()
+    assert torch.equal(theirs, transformer.single_transformer_blocks[0].proj_out.weight)
+    inputs = random_inputs(SMALL)
+    reference = comfyui_velocity(patcher, *inputs, guidance=3.5)
+    with torch.no_grad():
+        assert difference(reference, predict_velocity(transformer, *inputs, guidance=3.5)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_plain_files_of_every_dtype_mean_what_comfyui_makes_of_them(comfyui, tmp_path, dtype):
+    import comfy.sd
+
+    path = tmp_path / "plain.safetensors"
+    save_file({key: weight.to(dtype) for key, weight in random_weights(True, SMALL).items()}, path)
+    patcher = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
+    transformer, inputs = flux_weights.load_transformer(path, "fp32"), random_inputs(SMALL)
+    reference = comfyui_velocity(patcher, *inputs, guidance=3.5)
+    with torch.no_grad():
+        assert difference(reference, predict_velocity(transformer, *inputs, guidance=3.5)) < 1e-5
+
+
 def test_the_guidance_reaches_only_a_distilled_model(flux):
     path, size = flux
     inputs = random_inputs(size)
-    transformer = flux_weights.load_transformer(path, torch.float32)
+    transformer = flux_weights.load_transformer(path, "fp32")
     with torch.no_grad():
         changed = difference(predict_velocity(transformer, *inputs, 1.0), predict_velocity(transformer, *inputs, 3.5))
     assert (changed > 1e-3) == flux_weights.inspect(path).guidance
@@ -104,7 +174,7 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 
     saved = tmp_path / "saved.safetensors"
     comfy.sd.save_checkpoint(str(saved), comfyui_patcher)
-    ours, theirs = (flux_weights.load_transformer(path, torch.float32) for path in (flux[0], saved))
+    ours, theirs = (flux_weights.load_transformer(path, "fp32") for path in (flux[0], saved))
     assert flux_weights.inspect(saved).prefix == "model.diffusion_model."
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
@@ -113,7 +183,7 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 @pytest.fixture
 def trained(flux, tmp_path):
     """(transformer with a LoRA, its B random, on every layer that any target set has; the file it is exported to)."""
-    transformer = flux_weights.load_transformer(flux[0], torch.float32)
+    transformer = flux_weights.load_transformer(flux[0], "fp32")
     adapter.add_lora(transformer, RANK, ALPHA, "all linear", seed=3)
     generator = torch.Generator().manual_seed(4)
     for parameter in adapter.lora_parameters(transformer)[1::2]:
@@ -137,7 +207,7 @@ def test_a_lora_does_the_same_in_comfyui_diffusers_and_the_trainer(comfyui_patch
     with caplog.at_level(logging.WARNING):
         patched, _ = comfy.sd.load_lora_for_models(comfyui_patcher, None, load_file(lora), 1.0, 0.0)
         in_comfyui = comfyui_velocity(patched, *inputs, guidance=1.0)
-        pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(path, torch.float32))
+        pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(path, "fp32"))
         pipeline.load_lora_weights(str(lora))
     # Both loaders name in a warning every key that they leave over; diffusers also says of a LoRA for the transformer
     # alone that it has nothing for the text encoder.
@@ -167,7 +237,7 @@ def test_diffusers_keeps_every_tensor_and_the_scale_of_the_lora(flux, trained):
     from diffusers import FluxPipeline
 
     transformer, lora = trained
-    pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(flux[0], torch.float32))
+    pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(flux[0], "fp32"))
     pipeline.load_lora_weights(str(lora), adapter_name=adapter.ADAPTER)
     mine, theirs = dict(transformer.named_parameters()), dict(pipeline.transformer.named_parameters())
     assert mine.keys() == theirs.keys()

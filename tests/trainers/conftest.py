@@ -73,8 +73,8 @@ def make_run(tmp_path, tiny_features, tiny_weights):
             "sample_steps": 2,
         }
         chosen = Settings(**defaults | settings)
-        return runs.create_run(
-            tmp_path / root, "tiny", chosen, tiny_features, weights, flux_weights.fingerprint(weights)
-        )
+        fingerprint = flux_weights.fingerprint(weights)
+        job = runs.Job("tiny", chosen, tiny_features.folder, tiny_features.key, str(weights), fingerprint)
+        return runs.create_run(tmp_path / root, job)
 
     return make

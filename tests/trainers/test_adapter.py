@@ -17,8 +17,8 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def base(path):
-    def load(dtype=torch.float32):
-        return flux_weights.load_transformer(path, dtype)
+    def load(precision="fp32"):
+        return flux_weights.load_transformer(path, precision)
 
     return load
 
@@ -50,14 +50,12 @@ def test_all_linear_leaves_out_no_linear_layer_of_the_blocks(base):
     transformer = base()
     blocks = ("transformer_blocks.", "single_transformer_blocks.")
     linears = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    everything = adapter.target_modules(transformer, "all linear")
-    assert everything == [name for name in linears if name.startswith(blocks)]
-    assert all(set(everything).issuperset(adapter.target_modules(transformer, targets)) for targets in adapter.TARGETS)
+    assert adapter.target_modules(transformer, "all linear") == [name for name in linears if name.startswith(blocks)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_adapter_is_float32_and_alone_trainable(base, dtype):
-    transformer = base(dtype)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_adapter_is_float32_and_alone_trainable(base, precision):
+    transformer = base(precision)
     parameters = adapter.add_lora(transformer, 4, 8.0, "attention", seed=0)
     trainable = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     assert {id(parameter) for parameter in parameters} == {id(parameter) for parameter in trainable}
@@ -68,7 +66,7 @@ def test_a_fresh_adapter_changes_nothing_and_starts_from_its_seed_alone(base):
     torch.manual_seed(7)
     first = adapter.add_lora(base(), 4, 8.0, "attention", seed=5)
     torch.manual_seed(8)
-    second = adapter.add_lora(base(torch.bfloat16), 4, 8.0, "attention", seed=5)
+    second = adapter.add_lora(base("bf16"), 4, 8.0, "attention", seed=5)
     other = adapter.add_lora(base(), 4, 8.0, "attention", seed=6)
     assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
     assert not any(torch.equal(one, two) for one, two in zip(first[::2], other[::2], strict=True))
@@ -103,9 +101,9 @@ def test_the_export_does_not_change_while_training_goes_on(base):
     assert all(torch.equal(state[key], copies[key]) for key in state)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_adapter_comes_back_bit_for_bit(base, tmp_path, dtype):
-    trained, resumed = base(dtype), base(dtype)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_saved_adapter_comes_back_bit_for_bit(base, tmp_path, precision):
+    trained, resumed = base(precision), base(precision)
     adapter.add_lora(trained, 4, 6.0, "all linear", seed=0)
     randomise(trained)
     save_file(adapter.lora_state_dict(trained), tmp_path / "lora.safetensors")

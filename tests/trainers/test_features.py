@@ -413,19 +413,19 @@ def samples(tmp_path_factory):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
 def test_an_epoch_has_every_sample_as_often_as_it_repeats(samples, batch_size):
-    batches = epoch_batches(samples, batch_size, seed=1, epoch=0)
+    batches = epoch_batches(samples, seed=1, epoch=0)
     assert Counter(sample for batch in batches for sample in batch) == Counter({s: s.repeats for s in samples})
     assert all(1 <= len(batch) <= batch_size for batch in batches)
 
 
 def test_a_batch_has_one_bucket_and_one_text_length(samples):
-    batches = epoch_batches(samples, 4, seed=1, epoch=0)
+    batches = epoch_batches(samples, seed=1, epoch=0)
     assert all(len({(s.width, s.height, s.tokens) for s in batch}) == 1 for batch in batches)
     assert len({sample.tokens for sample in samples}) == 2
 
 
 def test_batches_are_as_few_as_one_shape_per_batch_allows(samples):
-    batches = epoch_batches(samples, 4, seed=1, epoch=0)
+    batches = epoch_batches(samples, seed=1, epoch=0)
     shapes = Counter()
     for sample in samples:
         shapes[sample.width, sample.height, sample.tokens] += sample.repeats
@@ -433,12 +433,12 @@ def test_batches_are_as_few_as_one_shape_per_batch_allows(samples):
 
 
 def test_the_order_depends_on_seed_and_epoch_alone(samples):
-    order = epoch_batches(samples, 2, seed=1, epoch=0)
+    order = epoch_batches(samples, seed=1, epoch=0)
     assert order == epoch_batches(list(reversed(samples)), 2, seed=1, epoch=0)
-    assert order != epoch_batches(samples, 2, seed=1, epoch=1)
-    assert order != epoch_batches(samples, 2, seed=2, epoch=0)
+    assert order != epoch_batches(samples, seed=1, epoch=1)
+    assert order != epoch_batches(samples, seed=2, epoch=0)
 
 
 def test_buckets_are_mixed_over_an_epoch(samples):
-    shapes = [(batch[0].width, batch[0].height) for batch in epoch_batches(samples, 1, seed=1, epoch=0)]
+    shapes = [(batch[0].width, batch[0].height) for batch in epoch_batches(samples, seed=1, epoch=0)]
     assert sum(a != b for a, b in zip(shapes, shapes[1:], strict=False)) > len(set(shapes)) + 2

@@ -14,7 +14,8 @@ FEATURES = Features("/features/abc", "abc")
 
 
 def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/models/flux.safetensors"):
-    return runs.create_run(root, name, settings or Settings(), FEATURES, weights, fingerprint)
+    job = runs.Job(name, settings or Settings(), FEATURES.folder, FEATURES.key, weights, fingerprint)
+    return runs.create_run(root, job)
 
 
 def save_checkpoint(run, step, value):
@@ -23,7 +24,7 @@ def save_checkpoint(run, step, value):
 
 
 def finish(run):
-    (run.path / "status.json").write_text(json.dumps({"state": "finished"}))
+    (run.path / "status.json").write_text(json.dumps({"state": "finished", "total": runs.Job.read(run).settings.steps}))
 
 
 def first_value(path):

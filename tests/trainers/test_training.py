@@ -53,7 +53,9 @@ def uninterrupted(tmp_path_factory, tiny_features, tiny_weights):
 
     settings = Settings(steps=24, checkpoint_every=8, rank=4, alpha=4.0, learning_rate=1e-3, sample_steps=2)
     root = tmp_path_factory.mktemp("runs")
-    run = runs.create_run(root, "tiny", settings, tiny_features, tiny_weights, flux_weights.fingerprint(tiny_weights))
+    fingerprint = flux_weights.fingerprint(tiny_weights)
+    job = runs.Job("tiny", settings, tiny_features.folder, tiny_features.key, str(tiny_weights), fingerprint)
+    run = runs.create_run(root, job)
     launch.train(run, cpu=True, progress=silent)
     return run
 
@@ -158,13 +160,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_learning_rate(mak
     assert re.search(r"became (nan|inf).*learning_rate \(now 1\)", run.status()["error"])
 
 
-def test_a_base_model_with_broken_values_is_named_at_the_first_step(make_run, tiny_weights, tmp_path):
+def test_a_base_model_with_broken_values_is_named_before_the_first_step(make_run, tiny_weights, tmp_path):
     state = load_file(tiny_weights)
     state["txt_in.bias"][0] = float("nan")
     save_file(state, tmp_path / "broken.safetensors")
     run = make_run(weights=tmp_path / "broken.safetensors")
     assert not train_here(run)
-    assert re.search(r"nan at the first step.*broken\.safetensors", run.status()["error"])
+    assert re.search(r"nan before anything was learned.*broken\.safetensors", run.status()["error"])
     assert not run.checkpoints()
 
 

@@ -1,0 +1,275 @@
+"""Any optimiser, any stop: going on gives the weights of a run that was never interrupted; extended, continued too."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from impasto.errors import TrainingError
+from impasto.trainers import flux_weights, objective, recipe, runs
+from impasto.trainers.recipe import train_run
+from impasto.trainers.runs import Job
+from impasto.trainers.settings import OPTIMIZERS
+from safetensors.torch import load_file
+
+QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}
+
+
+def train(run, stop_at: int | None = None) -> bool:
+    """Train in this process; asked to stop as soon as `stop_at` steps are done."""
+
+    def stop_requested() -> bool:
+        return stop_at is not None and max((record["step"] for record in run.metrics()), default=0) >= stop_at - 1
+
+    return train_run(run, cpu=True, stop_requested=stop_requested)
+
+
+def final_adapter(run):
+    checkpoints = run.checkpoints()
+    return load_file(checkpoints[max(checkpoints)] / "adapter.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*({"optimizer": name} for name in OPTIMIZERS), {"ema_decay": 0.9}, {"scheduler": "cosine", "warmup_steps": 2}],
+    ids=lambda settings: "-".join(str(value) for value in settings.values()),
+)
+def test_an_interrupted_run_ends_at_the_weights_of_an_uninterrupted_one(make_run, settings):
+    rate = 1.0 if settings.get("optimizer") == "prodigy" else 1e-3
+    settings = QUICK | {"steps": 6, "checkpoint_every": 6, "learning_rate": rate} | settings
+    whole, parts = make_run("whole", **settings), make_run("parts", **settings)
+    assert train(whole) and train(parts, stop_at=3)
+    stopped = parts.status()
+    assert stopped["state"] == "stopped" and 0 < stopped["step"] < 6
+    assert train(parts) and parts.finished
+    assert same(final_adapter(whole), final_adapter(parts))
+    assert any(value.abs().max() > 0 for key, value in final_adapter(whole).items() if "lora_B" in key)
+
+
+def test_the_moving_average_is_saved_and_is_not_what_is_trained(make_run):
+    plain, averaged = make_run("plain", **QUICK), make_run("averaged", **QUICK, ema_decay=0.99)
+    assert train(plain) and train(averaged)
+    trained = [torch.load(run.checkpoints()[8] / "state.pt", weights_only=True)["trained"] for run in (plain, averaged)]
+    assert all(torch.equal(*pair) for pair in zip(*trained, strict=True))
+    assert not same(final_adapter(plain), final_adapter(averaged))
+
+
+def test_only_the_latest_checkpoints_and_the_best_are_kept(make_run):
+    run = make_run(**QUICK, steps=8, checkpoint_every=1, keep_checkpoints=2)
+    assert train(run)
+    assert set(run.checkpoints()) == {7, 8, run.best_step()}
+
+
+def test_training_stops_when_the_held_out_loss_no_longer_falls_and_the_best_is_published(make_run, tmp_path):
+    # Weights that are torn about do not fit the held-out pictures better and better.
+    run = make_run(**QUICK, steps=60, checkpoint_every=1, learning_rate=0.3, early_stop_patience=2)
+    assert train(run)
+    status = run.status()
+    assert status["state"] == "finished" and status["step"] < 60 and run.finished
+    assert status["best_step"] == status["step"] - 2
+    published = runs.publish(run, "tiny", tmp_path / "loras")
+    best = run.checkpoints()[run.best_step()] / "adapter.safetensors"
+    assert published.read_bytes() == best.read_bytes()
+
+
+def test_checkpoints_can_be_counted_in_epochs(make_run, tiny_features):
+    run = make_run(**QUICK, steps=13, checkpoint_epochs=1)
+    assert train(run)
+    # Ten pictures in batches of two, 3 and 7 of them in a bucket each, give six batches an epoch.
+    assert list(run.checkpoints()) == [6, 12, 13]
+
+
+def test_more_steps_go_on_from_the_finished_run_to_the_weights_of_one_that_was_asked_for_them_at_once(make_run):
+    short = make_run("extended", **QUICK, steps=4)
+    assert train(short) and short.finished
+    longer = make_run("extended", **QUICK, steps=8)
+    assert longer == short and not longer.finished
+    assert train(longer) and longer.finished
+    whole = make_run("whole", **QUICK, steps=8)
+    assert train(whole)
+    assert same(final_adapter(longer), final_adapter(whole))
+
+
+def test_memory_settings_and_how_often_is_saved_may_change_without_starting_anew(make_run):
+    first = make_run(**QUICK)
+    changed = {"gradient_checkpointing": False, "streamed_blocks": 2, "checkpoint_every": 3, "keep_checkpoints": 1}
+    assert make_run(**QUICK, **changed) == first
+    assert make_run(**QUICK, learning_rate=2e-3) != first
+
+
+def test_fewer_steps_than_are_done_are_refused_with_what_to_do(make_run):
+    assert train(make_run(**QUICK, steps=4))
+    with pytest.raises(TrainingError, match=r"already been trained for 4 steps, more than the 2 asked for.*steps to 4"):
+        make_run(**QUICK, steps=2)
+
+
+def test_where_the_learning_rate_falls_another_number_of_steps_is_another_run(make_run):
+    assert make_run(**QUICK, scheduler="cosine", steps=4) != make_run(**QUICK, scheduler="cosine", steps=8)
+
+
+@pytest.fixture
+def finished(make_run):
+    run = make_run(**QUICK, steps=4, scheduler="linear")
+    assert train(run)
+    return run
+
+
+def continued(run, weights, more_steps=4, **changes):
+    root = Path(run.folder).parent
+    return runs.continue_run(root, run, more_steps, weights, flux_weights.fingerprint(weights), **changes)
+
+
+def test_a_finished_run_is_continued_as_another_with_a_newly_planned_learning_rate(finished, tiny_weights):
+    run = continued(finished, tiny_weights, learning_rate=5e-4)
+    assert run != finished and continued(finished, tiny_weights, learning_rate=5e-4) == run
+    assert train(run) and run.status()["step"] == 8
+    rates = {record["step"]: record["learning_rate"] for record in run.metrics() if "loss" in record}
+    assert rates[5] == pytest.approx(5e-4) and rates[8] == pytest.approx(5e-4 / 4)
+    assert max(finished.checkpoints()) == 4 and finished.finished
+
+
+def test_a_continued_run_stopped_half_way_ends_at_the_same_weights(finished, tiny_weights, tmp_path):
+    whole = continued(finished, tiny_weights)
+    shutil.copytree(whole.folder, tmp_path / "parts")
+    parts = runs.Run(whole.id, str(tmp_path / "parts"))
+    assert train(whole) and train(parts, stop_at=6) and parts.status()["state"] == "stopped" and train(parts)
+    assert same(final_adapter(whole), final_adapter(parts))
+
+
+@pytest.mark.parametrize("change", [{"rank": 8}, {"optimizer": "lion8bit"}, {"targets": "attention"}, {"dora": True}])
+def test_a_change_that_the_checkpoint_cannot_go_on_with_is_refused_by_name(finished, tiny_weights, change):
+    name, value = next(iter(change.items()))
+    with pytest.raises(TrainingError, match=f"{name} was .* and is {value} now.*start_from"):
+        continued(finished, tiny_weights, **change)
+
+
+def test_a_run_cannot_be_continued_on_another_model(finished, tiny_weights, tmp_path):
+    from safetensors.torch import save_file
+
+    state = load_file(tiny_weights)
+    state["img_in.bias"] += 1
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(TrainingError, match="other.safetensors holds other weights"):
+        continued(finished, tmp_path / "other.safetensors")
+
+
+def test_a_copied_run_folder_is_trained_without_comfyui_by_accelerate_launch(make_run, tmp_path):
+    run = make_run("there", **QUICK)
+    elsewhere = tmp_path / "copied"
+    shutil.copytree(run.folder, elsewhere)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
+    pack = Path(recipe.__file__).parent.parent
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "impasto").symlink_to(pack)
+    done = subprocess.run(
+        [*command, "impasto.trainers", str(elsewhere), "--cpu"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "path")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert train(run)
+    assert same(final_adapter(run), final_adapter(runs.Run(run.id, str(elsewhere))))
+
+
+def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulation(make_run, tmp_path):
+    one = make_run("one", **QUICK, steps=3, gradient_accumulation=2)
+    two = make_run("two", **QUICK, steps=3)
+    assert train(one)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    child = Path(recipe.__file__).with_name("child.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(child), two.folder, "--cpu"], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert two.finished
+    expected, got = final_adapter(one), final_adapter(two)
+    assert expected.keys() == got.keys()
+    assert all(torch.allclose(expected[key], got[key], atol=1e-5) for key in expected)
+    assert [r["step"] for r in two.metrics()] == [0, 1, 2, 3]
+
+
+def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
+    run = make_run(**QUICK)
+    predict, calls = recipe.predict_velocity, []
+
+    def sometimes_full(*arguments, **options):
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) in (2, 3):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(recipe, "predict_velocity", sometimes_full)
+    assert train(run) and run.finished
+    assert {r["step"]: r["skipped"] for r in run.metrics() if "skipped" in r} == {
+        2: "out of memory",
+        3: "out of memory",
+    }
+
+
+def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_run, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    run = make_run(**QUICK, gradient_checkpointing=False)
+    monkeypatch.setattr(recipe.FluxLoraRecipe, "held_out_loss", lambda self: None)
+    monkeypatch.setattr(recipe, "predict_velocity", full)
+    assert not train(run)
+    assert "Out of memory" in run.status()["error"] and "gradient_checkpointing" in run.status()["error"]
+    assert [record["step"] for record in run.metrics() if "skipped" in record] == [1, 2, 3]
+
+
+def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, monkeypatch):
+    run = make_run(**QUICK)
+    loss, calls = objective.velocity_loss, []
+
+    def once_broken(velocity, *arguments, **options):
+        calls.append(velocity.requires_grad)
+        broken = velocity.requires_grad and sum(calls) == 3
+        return loss(velocity, *arguments, **options) * (float("nan") if broken else 1)
+
+    monkeypatch.setattr(objective, "velocity_loss", once_broken)
+    assert train(run) and run.finished
+    assert [r["step"] for r in run.metrics() if r.get("skipped") == "not finite"] == [3]
+    assert all(value.isfinite().all() for value in final_adapter(run).values())
+
+
+def test_a_loss_of_exactly_zero_stops_the_run_and_says_why(make_run, monkeypatch):
+    run = make_run(**QUICK)
+    loss = objective.velocity_loss
+    monkeypatch.setattr(objective, "velocity_loss", lambda *arguments, **options: loss(*arguments, **options) * 0)
+    assert not train(run)
+    assert "exactly 0 at step 1" in run.status()["error"]
+
+
+def test_every_step_tells_its_sigmas_and_its_gradient_norm(make_run):
+    run = make_run(**QUICK)
+    assert train(run)
+    steps = [record for record in run.metrics() if "loss" in record]
+    assert all(record["grad_norm"] > 0 and all(0 <= sigma <= 1 for sigma in record["sigma"]) for record in steps)
+    assert len({sigma for record in steps for sigma in record["sigma"]}) > len(steps)
+
+
+def test_tensorboard_gets_the_metrics_when_asked(make_run):
+    run = make_run(**QUICK, steps=2, tracker="tensorboard")
+    assert train(run)
+    assert list(run.path.glob("logs/**/events.out.tfevents.*"))
+
+
+def test_settings_that_are_not_the_runs_do_not_go_into_it(make_run):
+    run = make_run(**QUICK)
+    job = Job.read(run)
+    assert dataclasses.replace(job, name=job.name) == job and job.settings.rank == 2

@@ -1,0 +1,7 @@
+"""`accelerate launch -m impasto.trainers <run folder>`: the job of a run's folder, without ComfyUI."""
+
+import sys
+
+from .child import main
+
+sys.exit(main())

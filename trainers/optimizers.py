@@ -1,0 +1,101 @@
+"""The optimisers and schedules by their names in the settings; each is a library's, none is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    from .settings import Settings
+
+# Name in the settings -> module and class, what to install for it, and its arguments besides lr and weight_decay.
+_ADAM = {"betas": (0.9, 0.999)}
+_CLASSES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "adamw": ("torch.optim", "AdamW", "torch", _ADAM),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit", "bitsandbytes", _ADAM),
+    "paged_adamw8bit": ("bitsandbytes.optim", "PagedAdamW8bit", "bitsandbytes", _ADAM),
+    "lion8bit": ("bitsandbytes.optim", "Lion8bit", "bitsandbytes", {"betas": (0.9, 0.99)}),
+    # As sd-scripts' README runs it: a fixed learning rate, not scaled by the size of the weights.
+    "adafactor": (
+        "transformers.optimization",
+        "Adafactor",
+        "transformers",
+        {"scale_parameter": False, "relative_step": False},
+    ),
+    # Its README: decouple (AdamW's weight decay), and both of these for diffusion models.
+    "prodigy": ("prodigyopt", "Prodigy", "prodigyopt", {"use_bias_correction": True, "safeguard_warmup": True}),
+    "schedule_free_adamw": ("schedulefree", "AdamWScheduleFree", "schedulefree", _ADAM),
+}
+
+# What each keeps per trained number, in 32-bit numbers.
+STATE_NUMBERS = {
+    "adamw": 2.0,
+    "adamw8bit": 0.5,
+    "paged_adamw8bit": 0.5,
+    "lion8bit": 0.25,
+    "adafactor": 0.1,  # of a matrix, a row and a column
+    "prodigy": 4.0,
+    "schedule_free_adamw": 2.0,
+}
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser that `settings` names, over `parameters`.
+
+    Raises:
+        TrainingError: its library is not installed.
+    """
+    module, name, package, arguments = _CLASSES[settings.optimizer]
+    try:
+        optimizer = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise TrainingError(
+            f"The optimizer {settings.optimizer} needs {package}. Install it into ComfyUI's Python with "
+            f"'python -m pip install {package}', or choose adamw."
+        ) from error
+    if settings.optimizer == "adamw" and parameters[0].is_cuda:
+        arguments = arguments | {"fused": True}
+    if settings.optimizer == "schedule_free_adamw":  # it averages the weights, so that it must do the warm-up itself
+        arguments = arguments | {"warmup_steps": settings.warmup_steps}
+    return optimizer(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, **arguments)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, settings: Settings, first_step: int = 0) -> Any:
+    """The learning-rate schedule from `first_step` to the last step: warm-up, then as `settings.scheduler` says."""
+    from diffusers.optimization import get_scheduler
+
+    if settings.optimizer == "schedule_free_adamw":
+        return get_scheduler("constant", optimizer)
+    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=settings.steps - first_step,
+        num_cycles=settings.scheduler_cycles,
+    )
+
+
+@contextlib.contextmanager
+def averaged(optimizer: AcceleratedOptimizer, ema: Any, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+    """Within it the parameters are those to be measured, sampled from and saved, not those that training goes on with.
+
+    They differ for a schedule-free optimiser and with a moving average (`ema`, diffusers' EMAModel or None).
+    """
+    optimizer.eval()
+    if ema:
+        ema.store(parameters)
+        ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        if ema:
+            ema.restore(parameters)
+        optimizer.train()
