@@ -23,7 +23,6 @@ from impasto.curation.plan import Request, plan_cells, planned  # noqa: E402
 from impasto.curation.quality import Thresholds, filter_quality  # noqa: E402
 from impasto.curation.records import Dataset, Record, write_manifest  # noqa: E402
 from impasto.curation.statistics import draw, statistics  # noqa: E402
-from impasto.hardware.memory import peak_host_memory  # noqa: E402
 
 GENRES = ("landscape", "portrait", "cityscape", "still_life", "")
 MOST_PER_ARTIST = 200
@@ -60,6 +59,12 @@ def dataset(folder: Path, rows: list[Row]) -> Dataset:
     return write_manifest(folder, records)
 
 
+def peak_memory() -> int:
+    """Bytes; read here, because `hardware.memory` brings PyTorch along, which takes more than all that is measured."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
 def main() -> None:
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
     rows = labels(count)
@@ -77,7 +82,7 @@ def main() -> None:
         lambda text: {"clip": len(text), "t5": len(text)},
     )
     draw(found)
-    told = (chosen, len(composed.write().records()), found.pictures, len(filtered.refused), peak_host_memory())
+    told = (chosen, len(composed.write().records()), found.pictures, len(filtered.refused), peak_memory())
     sys.stdout.write(" ".join(map(str, told)))
 
 
