@@ -227,9 +227,9 @@ class WikiArtOrg:
         def look() -> None:
             at = f"page {done + 1} of {len(pages)} of {NAME}'s lists"
             beyond = len(pages) - done - self._list_pace.calls_left(PER_HOUR)
-            slow = f"; {PER_HOUR.calls} an hour are allowed, so about {beyond * 3600 / PER_HOUR.calls / 60:.0f} min"
+            hours = f"; {PER_HOUR.calls} an hour are allowed, so up to {-(-beyond // PER_HOUR.calls)} h more"
             text = _countdown(self._list_pace) or f"Reading {at}"
-            progress(done, len(pages), f"{text}{slow if beyond > 0 else ''}")
+            progress(done, len(pages), f"{text}{hours if beyond > 0 else ''}")
 
         for _ in in_parallel(self, self._read_page, missing, look, 1):
             done += 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -252,10 +253,10 @@ def test_our_trainer_reads_what_it_can_do_and_names_what_it_cannot(tmp_path):
     assert [picture.caption for picture in dataset_config.pictures(group)] == ['mntgrdn "山", a "quoted" 山 in oil']
     assert group.datasets[0].buckets.resolution == (512, 768)
 
-    refused = EVERYTHING.keys() - ours.keys() - LIVE.keys() - {"keep_tokens_separator", "caption_separator"}
-    for name in refused - {"token_warmup_min"}:
+    refused = {"color_aug", "random_crop", "resize_interpolation"}
+    for name in EVERYTHING.keys() - LIVE.keys():
         config = write_dataset_toml(dataset, TomlSettings(**LIVE, **{name: EVERYTHING[name]}))
-        with pytest.raises(DatasetError, match=name):
+        with pytest.raises(DatasetError, match=name) if name in refused else contextlib.nullcontext():
             dataset_config.read(config.path)
 
 

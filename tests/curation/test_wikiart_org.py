@@ -108,7 +108,7 @@ def test_the_published_limits_on_requests_hold_and_are_used_up(wikiart, datasets
     assert most_within(times, 3600) == 400
     assert 3600 < wikiart.time - started < 3800
     assert any(long_wait(text) for text in told)
-    assert any("400 an hour are allowed, so about 3 min" in text for text in told)
+    assert any("400 an hour are allowed, so up to 1 h more" in text for text in told)
 
 
 def use_up_the_hour(wikiart: LoopbackWikiArt, datasets_root: Path) -> None:
