@@ -273,17 +273,19 @@ def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Pa
 def _put_picture(dataset: Dataset, record: Record, target: Path) -> None:
     """Put a picture at `target` with its extension: the stored file, or a copy that every trainer reads the same."""
     image = _stored(dataset, record)
+    kind = PNG if image.suffix == ".png" else JPEG
     try:
-        if reads_alike(image):
-            link_picture(dataset, record, target.with_suffix(image.suffix))
-            return
-        kind = PNG if image.suffix == ".png" else JPEG
-        data, _ = normalised(image.read_bytes(), kind, READ_BY_ALL)
+        stored = written = None if reads_alike(image) else image.read_bytes()
+        if stored is not None:
+            written, _ = normalised(stored, kind, READ_BY_ALL)
     except (PictureRefused, OSError, SyntaxError, ValueError) as error:  # OSError and on: Pillow, of damaged headers
         raise DatasetError(
             f"The picture {image} of dataset '{dataset.name}' cannot be read ({error}). Run Quality Filter first."
         ) from error
-    target.with_suffix(".png" if kind == PNG else ".jpg").write_bytes(data)
+    if written is stored:  # nothing was to be changed, as where the colour profile is sRGB's
+        link_picture(dataset, record, target.with_suffix(image.suffix))
+    else:
+        target.with_suffix(".png" if kind == PNG else ".jpg").write_bytes(written)
 
 
 def link_picture(dataset: Dataset, record: Record, target: Path) -> None:

@@ -13,7 +13,7 @@ from impasto.curation.records import Dataset, Record, write_manifest
 from impasto.curation.toml import TomlSettings, write_dataset_toml, write_training_files
 from impasto.errors import DatasetError, SettingsError
 from impasto.trainers import dataset_config
-from PIL import Image
+from PIL import Image, ImageCms
 
 from .conftest import picture_bytes
 
@@ -85,6 +85,7 @@ def test_pictures_that_trainers_would_read_differently_are_written_anew_and_the_
     Image.new("RGBA", (50, 50), (255, 0, 0, 0)).save(glass, "PNG")
     files = {
         "plain": picture_bytes(1),
+        "srgb": picture_bytes(4, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
         "turned": picture_bytes(2, exif=turned),
         "deep": deep.getvalue(),
         "glass": glass.getvalue(),
@@ -96,9 +97,10 @@ def test_pictures_that_trainers_would_read_differently_are_written_anew_and_the_
     train = write_training_files(dataset)
 
     written = {(train / path.stem).with_suffix(".txt").read_text().strip(): path for path in train.glob("*[!t]")}
-    assert written["plain"].samefile(dataset.image_path(records[0]))
+    assert all(written[name].samefile(dataset.image_path(records[n])) for n, name in enumerate(["plain", "srgb"]))
     assert {name: path.suffix for name, path in written.items()} == {
         "plain": ".jpg",
+        "srgb": ".jpg",
         "turned": ".jpg",
         "deep": ".png",
         "glass": ".png",
