@@ -26,17 +26,27 @@ READ_BY_ALL = ("JPEG", "MPO", "PNG")  # ai-toolkit passes over WebP
 PLAIN_MODES = ("1", "L", "P", "RGB")
 
 
-def reads_alike(path: Path) -> bool:
-    """Whether a stored picture is the same in every trainer, as its header tells: nothing to turn, convert or lay on
-    white, and a format that all read. sd-scripts, for one, does not turn pictures and cuts 16 bits off at 8."""
+def for_trainers(path: Path) -> bytes | None:
+    """What to give trainers in place of a stored picture, PNG for a PNG and else JPEG; None where the file will do.
+
+    They read some files differently: sd-scripts, for one, does not turn pictures and cuts 16 bits off at 8.
+
+    Raises:
+        PictureRefused, OSError: the picture does not decode.
+    """
     with Image.open(path) as picture:
-        return (
+        alike = (
             picture.format in READ_BY_ALL
             and picture.mode in PLAIN_MODES
             and not picture.info.keys() & {"icc_profile", "transparency"}
             # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels
             and Image.Image.getexif(picture).get(ORIENTATION, 1) == 1
         )
+    if alike:
+        return None
+    stored = path.read_bytes()
+    written, _ = normalised(stored, PNG if path.suffix == ".png" else JPEG, READ_BY_ALL)
+    return None if written is stored else written
 
 
 def normalised(

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress, silent
-from .normalise import JPEG, PNG, READ_BY_ALL, normalised, reads_alike
+from .normalise import for_trainers
 from .pictures import PictureRefused
 from .records import Dataset, Record
 
@@ -273,19 +273,21 @@ def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Pa
 def _put_picture(dataset: Dataset, record: Record, target: Path) -> None:
     """Put a picture at `target` with its extension: the stored file, or a copy that every trainer reads the same."""
     image = _stored(dataset, record)
-    kind = PNG if image.suffix == ".png" else JPEG
     try:
-        stored = written = None if reads_alike(image) else image.read_bytes()
-        if stored is not None:
-            written, _ = normalised(stored, kind, READ_BY_ALL)
-    except (PictureRefused, OSError, SyntaxError, ValueError) as error:  # OSError and on: Pillow, of damaged headers
+        written = for_trainers(image)
+    except (
+        PictureRefused,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # the last three are Pillow's, of damaged headers
         raise DatasetError(
             f"The picture {image} of dataset '{dataset.name}' cannot be read ({error}). Run Quality Filter first."
         ) from error
-    if written is stored:  # nothing was to be changed, as where the colour profile is sRGB's
+    if written is None:
         link_picture(dataset, record, target.with_suffix(image.suffix))
     else:
-        target.with_suffix(".png" if kind == PNG else ".jpg").write_bytes(written)
+        target.with_suffix(".png" if image.suffix == ".png" else ".jpg").write_bytes(written)
 
 
 def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
