@@ -147,7 +147,7 @@ class FluxLoraRecipe:
         state = checkpoint.state() if checkpoint else {}
         self.settings = self.plan_memory(state.get("precision"))
         self.transformer = self.load_base()
-        self.parameters = self.add_lora()
+        self.parameters = self.add_lora(afresh=checkpoint is None)
         streamed = self.stream_blocks()
         if self.settings.compile:
             compile_blocks(self.transformer, self.device)
@@ -253,7 +253,7 @@ class FluxLoraRecipe:
         self.check_widths(transformer)
         return transformer
 
-    def add_lora(self) -> list[torch.nn.Parameter]:
+    def add_lora(self, afresh: bool) -> list[torch.nn.Parameter]:
         settings = self.settings
         parameters = adapter.add_lora(
             self.transformer,
@@ -266,7 +266,7 @@ class FluxLoraRecipe:
             dora=settings.dora,
             block_ranks=settings.block_ranks,
         )
-        if self.job.start_lora:
+        if self.job.start_lora and afresh:
             adapter.load_existing(self.transformer, self.job.start_lora)
         return parameters
 
