@@ -244,11 +244,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> str:
     for size in sizes:
         flux, weights = architecture(width, size), folder / "flux.safetensors"
         refuse_what_does_not_fit(folder, flux)
-        empty_transformer(flux).save_config(folder)
+        if size is not sizes[-1]:
+            empty_transformer(flux).save_config(folder)  # which the alternative asks for
         started = time.perf_counter()
         stored = write_random(weights, flux)
         print(f"wrote {stored / GB:.2f} GB in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        for loader in (IMPASTO, PEER) if size is not sizes[-1] else (IMPASTO,):
+        for loader in (IMPASTO,) if size is sizes[-1] else (IMPASTO, PEER):
             work = Work(loader, str(weights), str(folder), size is sizes[-1], resolution, tokens, arguments.rank)
             result = in_child(work)
             rows.append((loader, size, stored, result))
@@ -277,28 +278,25 @@ def report(
         f"Load average over the last 1, 5 and 15 minutes: {load_average}  ",
         f"Hidden size {width}; one step: {resolution} px, {tokens} text tokens, rank {rank}, attention, batch 1",
         "",
-        "| loading in NF4          | blocks  | file GB | peak GB | of file | kept GB | seconds | CPU seconds |",
-        "| ----------------------- | ------: | ------: | ------: | ------: | ------: | ------: | ----------: |",
+        row("loading in NF4", "blocks", "file GB", "peak GB", "of file", "kept GB", "seconds", "CPU s"),
+        row("---", *["---:"] * 7),
     ]
     for loader, (double, single), size, result in rows:
         load = result["load"]
-        lines.append(
-            f"| {loader:<23} | {f'{double} + {single}':>7} | {size / GB:7.2f} | {load['peak'] / GB:7.2f} "
-            f"| {load['peak'] / size:7.2f} | {load['after'] / GB:7.2f} | {load['seconds']:7.1f} "
-            f"| {load['cpu_seconds']:11.1f} |"
-        )
+        gigabytes = (f"{number:.2f}" for number in (size / GB, load["peak"] / GB, load["peak"] / size))
+        seconds = (f"{load[name]:.0f}" for name in ("seconds", "cpu_seconds"))
+        lines.append(row(loader, f"{double} + {single}", *gigabytes, f"{load['after'] / GB:.2f}", *seconds))
     peak = last["load"]["peak"]
     if len(points) == 2:
         (x1, y1), (x2, y2) = points
-        drawn_out = y1 + (y2 - y1) / (x2 - x1) * (stored - x1)
-        lines.append(
-            f"| {PEER}, by a line | {f'{blocks[0]} + {blocks[1]}':>7} | {stored / GB:7.2f} | {drawn_out / GB:7.2f} "
-            f"| {drawn_out / stored:7.2f} |       - |       - |           - |"
-        )
-        lines += ["", f"Ours takes {peak / drawn_out:.2f} of that peak."]
+        line = y1 + (y2 - y1) / (x2 - x1) * (stored - x1)
+        cells = f"{stored / GB:.2f}", f"{line / GB:.2f}", f"{line / stored:.2f}", "-", "-", "-"
+        lines.append(row(f"{PEER}, by a line", f"{blocks[0]} + {blocks[1]}", *cells))
+        lines += ["", f"Ours takes {peak / line:.2f} of that peak."]
     step = last["step"]
     lines += [
         "",
+        f"Of each peak, the imported libraries are {last['load']['before'] / GB:.2f} GB.",
         f"One training step: peak {step['peak'] / GB:.2f} GB, {step['seconds']:.1f} s by the clock, "
         f"{step['cpu_seconds']:.1f} s of processor time, {step['trained'] / 1e6:.1f} M parameters trained, "
         f"loss {step['loss']:.3f}.",
@@ -306,6 +304,10 @@ def report(
         f"the step under {STEP_AIM / GB:g} GB {verdict(step['peak'] < STEP_AIM)}.",
     ]
     return "\n".join(lines)
+
+
+def row(name: str, *cells: str) -> str:
+    return f"| {name:<33} | {' | '.join(f'{cell:>7}' for cell in cells)} |"
 
 
 def verdict(met: bool) -> str:

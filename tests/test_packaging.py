@@ -49,6 +49,9 @@ def test_every_workflow_is_explained_shown_and_of_core_and_own_nodes(workflow: P
     assert graph["version"] == 0.4
     assert any(node["type"] == "MarkdownNote" for node in graph["nodes"])
     assert workflow.with_suffix(".jpg").is_file()
+    notes = "\n".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    models = [model for node in graph["nodes"] for model in node["properties"].get("models", ())]
+    assert all(model["url"] in notes and f"── {model['directory']}/" in notes for model in models)
     packs = {node["properties"].get("cnr_id") for node in graph["nodes"] if node["type"] != "MarkdownNote"}
     assert packs == {"comfy-core", "impasto"}
     assert not {node["type"] for node in graph["nodes"] if node["properties"].get("cnr_id") == "impasto"} - set(

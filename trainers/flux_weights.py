@@ -42,8 +42,8 @@ SCALED_FORMATS = {"float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.flo
 # The linear layers in the blocks are quantised, and modulation with them: that is 27 % of FLUX.1-dev, 6.5 GB in bf16,
 # for which a card that needs NF4 has no room. The embedders and what comes after the blocks (final modulation and
 # projection) stay in bf16, being 1 % of the weights, and all norms and biases do. Peers: diffusers'
-# flux_lora_quantization quantises the embedders too, which costs half as much accuracy again for nothing;
-# vllm-omni (PR 2795), which quantises activations as well, leaves out modulation.
+# flux_lora_quantization quantises the embedders too, which saves 0.1 GB and on normally distributed weights gives the
+# velocity a 1.4 times larger error; vllm-omni (PR 2795), which quantises activations as well, leaves out modulation.
 QUANTISED_PARENTS = ("transformer_blocks.", "single_transformer_blocks.")
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
@@ -503,7 +503,8 @@ def _scaled_layers(path: str | Path, header: _Header, prefix: str) -> dict[str, 
         # ComfyUI reads these as e4m3, whatever dtype the marker has.
         found = {layer: _ScaledLayer("float8_e4m3fn", f"{layer}.scale_weight") for layer in old}
     described = _layers_in_metadata(path, header) | _layers_in_tensors(path, header)
-    found |= {layer: _described(path, layer, description) for layer, description in described.items()}
+    ours = {layer: description for layer, description in described.items() if layer.startswith(prefix)}
+    found |= {layer: _described(path, layer, description) for layer, description in ours.items()}
     return {layer.removeprefix(prefix): entry for layer, entry in found.items() if layer.startswith(prefix)}
 
 
@@ -527,14 +528,14 @@ def _layers_in_tensors(path: str | Path, header: _Header) -> dict[str, Any]:
             for key in keys:
                 try:
                     described[key.removesuffix(".comfy_quant")] = json.loads(file.get_tensor(key).numpy().tobytes())
-                except ValueError as error:
+                except (ValueError, TypeError) as error:
                     raise _broken(Path(path), f"'{key}' does not say how the layer is quantised ({error})") from error
     return described
 
 
 def _described(path: str | Path, layer: str, description: Any) -> _ScaledLayer:
     name = description.get("format") if isinstance(description, dict) else None
-    if name not in SCALED_FORMATS:
+    if not isinstance(name, str) or name not in SCALED_FORMATS:
         raise ModelError(
             f"{path} stores '{layer}' in the format {name!r}, made for inference kernels; training reads "
             f"{', '.join(SCALED_FORMATS)}. Choose the bf16, fp16 or fp8 file of the same model."

@@ -8,12 +8,13 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
 from .failure import killed
+from .profiles import SINGLE_PROCESS
 from .runs import Job, Run
 
 if TYPE_CHECKING:
@@ -24,23 +25,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHILD = Path(__file__).with_name("child.py")
-SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
+DEFAULT_LAUNCHER = ("--config_file", str(SINGLE_PROCESS))  # one process
 POLL_SECONDS = 0.1
 STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
 LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
 
 
-def command(run: Run, cpu: bool, config: Path | None) -> list[str]:
+def command(run: Run, cpu: bool, launcher: Sequence[str]) -> list[str]:
     """The command line of the trainer's process.
 
     Args:
-        config: an accelerate configuration (several GPUs or machines); without one, a single process.
+        launcher: arguments of `accelerate launch`, from `profiles.launch_arguments`.
     """
-    # Never without a file: accelerate would take the one that the person may have made for another trainer.
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config or SINGLE_PROCESS)]
-    if cpu:
-        launcher += ["--cpu"]
-    return [*launcher, str(CHILD), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *(["--cpu"] if cpu else [])]
+    return [*accelerate, str(CHILD), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
 
 
 def train(
@@ -48,7 +46,7 @@ def train(
     cpu: bool,
     progress: Progress,
     preview: Callable[[Path], Image] | None = None,
-    config: Path | None = None,
+    launcher: Sequence[str] = DEFAULT_LAUNCHER,
 ) -> None:
     """Train `run` in a process of its own, until it is finished; returns at once when it already is.
 
@@ -58,7 +56,7 @@ def train(
         progress: told of every step; whatever it raises (Cancel) stops the training after the step it is in, with a
             checkpoint, and is raised again.
         preview: makes a picture of a sample's latents file.
-        config: accelerate configuration file.
+        launcher: as for `command`.
 
     Raises:
         TrainingError: the process failed or was killed; the text says why and what to do.
@@ -72,7 +70,7 @@ def train(
     with open(run.path / "train.log", "ab") as log:
         start_of_log = log.tell()
         process = subprocess.Popen(
-            command(run, cpu, config),
+            command(run, cpu, launcher),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -168,7 +166,8 @@ class _Follower:
 
     def text(self) -> str:
         if "loss" not in self.last:
-            return "loading the model"
+            status = self.run.status()
+            return "\n".join(filter(None, [status.get("doing") or "starting the trainer", status.get("plan")]))
         text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
         if "held_out_loss" in self.last:
             text += f"   held-out {self.last['held_out_loss']:.4f}"

@@ -32,7 +32,7 @@ INT8_MAX = 127.0  # symmetric: -128 is not used
 NF4_BLOCK = 64  # consecutive weights that share a scale; Dettmers et al. 2023, arXiv:2305.14314, section 3
 NF4_SCALE_BLOCK = 256  # consecutive scales that share a scale of their own: the same paper's double quantisation
 NF4_SCALE_CODES = 256  # numbers that a quantised scale can be: it has 8 bits
-_CHUNK = 2**21  # weights quantised at a time, which bounds the float32 copies
+_CHUNK = 2**19  # weights quantised at a time, which bounds the float32 copies
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -75,9 +75,12 @@ def quantise(weight: torch.Tensor, precision: str) -> dict[str, torch.Tensor]:
     Raises:
         SettingsError: nf4 without bitsandbytes.
     """
-    rows = max(1, _CHUNK // weight.shape[1])
-    chunks = [_QUANTISERS[precision](chunk.float()) for chunk in weight.split(rows)]
-    stored = {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    rows, stored = max(1, _CHUNK // weight.shape[1]), {}
+    for start in range(0, len(weight), rows):
+        for name, piece in _QUANTISERS[precision](weight[start : start + rows].float()).items():
+            if name not in stored:  # allocated before the short-lived pieces, which would leave holes in the heap
+                stored[name] = piece.new_empty((len(weight), *piece.shape[1:]))
+            stored[name][start : start + rows] = piece
     return _quantise_scales(stored) if precision == "nf4" else stored
 
 

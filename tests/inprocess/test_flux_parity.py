@@ -147,6 +147,17 @@ def test_scaled_fp8_files_mean_what_comfyui_makes_of_them(comfyui, tmp_path, fam
         assert difference(reference, predict_velocity(transformer, *inputs, guidance=3.5)) < 1e-5
 
 
+def test_what_comfyui_saves_of_a_scaled_model_is_read_back(comfyui, tmp_path):
+    import comfy.sd
+
+    path, saved = tmp_path / "scaled.safetensors", tmp_path / "saved.safetensors"
+    save_scaled(path, "marker", random_weights(True, SMALL))
+    comfy.sd.save_checkpoint(str(saved), comfy.sd.load_diffusion_model(str(path)))
+    ours, theirs = (flux_weights.load_transformer(file, "fp8").state_dict() for file in (path, saved))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_plain_files_of_every_dtype_mean_what_comfyui_makes_of_them(comfyui, tmp_path, dtype):
     import comfy.sd

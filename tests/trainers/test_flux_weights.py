@@ -157,7 +157,9 @@ def test_weights_packed_for_inference_kernels_are_refused_by_their_format(weight
 
 def test_a_description_that_cannot_be_read_is_refused(weights, save):
     assert "'txt_in.comfy_quant'" in refusal(save(weights | {"txt_in.comfy_quant": torch.full((3,), 255).byte()}))
+    assert "'txt_in.comfy_quant'" in refusal(save(weights | {"txt_in.comfy_quant": torch.ones(3).bfloat16()}))
     assert "'txt_in'" in refusal(save(weights | {"txt_in.comfy_quant": described(["float8_e4m3fn"])}))
+    assert "'txt_in'" in refusal(save(weights | {"txt_in.comfy_quant": described({"format": [1]})}))
     assert "metadata" in refusal(save(weights, metadata={"_quantization_metadata": '{"layers": 3}'}))
 
 
@@ -165,6 +167,12 @@ def test_a_description_that_cannot_be_read_is_refused(weights, save):
 def test_a_scale_that_comfyui_could_not_use_is_refused(weights, save, scale):
     scaled = weights | {"txt_in.comfy_quant": described({"format": "float8_e4m3fn"})}
     assert "'txt_in.weight_scale'" in refusal(save(scaled | ({} if scale is None else {"txt_in.weight_scale": scale})))
+
+
+def test_how_a_checkpoints_text_encoder_is_packed_does_not_matter(weights, save):
+    checkpoint = {f"model.diffusion_model.{key}": tensor for key, tensor in weights.items()}
+    path = save(checkpoint | {"text_encoders.t5.comfy_quant": described({"format": "nvfp4"})})
+    assert flux_weights.inspect(path).double_blocks == 1
 
 
 def test_a_marker_without_scales_marks_nothing(weights, save):

@@ -143,7 +143,8 @@ def test_a_killed_trainer_is_explained_and_the_next_one_ends_at_the_same_weights
 def test_the_trainer_saves_and_stops_when_its_parent_is_killed(make_run, uninterrupted):
     run = make_run(**LONG)
     read_end, write_end = os.pipe()
-    process = subprocess.Popen(launch.command(run, cpu=True, config=None), stdin=read_end, stderr=subprocess.DEVNULL)
+    command = launch.command(run, cpu=True, launcher=launch.DEFAULT_LAUNCHER)
+    process = subprocess.Popen(command, stdin=read_end, stderr=subprocess.DEVNULL)
     os.close(read_end)
     deadline = time.monotonic() + 120
     while not any(record["step"] >= 2 for record in run.metrics()) and time.monotonic() < deadline:
