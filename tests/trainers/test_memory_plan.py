@@ -55,7 +55,11 @@ def measured(path, settings, shape) -> tuple[int, int]:
     """Bytes of a real training step: in all, and of what forward and backward pass make."""
     transformer = flux_weights.load_transformer(path, settings.precision)
     parameters = adapter.add_lora(
-        transformer, settings.rank, settings.alpha, settings.targets, seed=0, dropout=settings.lora_dropout
+        transformer,
+        *(settings.rank, settings.alpha, settings.targets, 0),
+        dropout=settings.lora_dropout,
+        dora=settings.dora,
+        block_ranks=settings.block_ranks,
     )
     transformer.train()
     indices = streamed_indices(6, settings.streamed_blocks)
@@ -103,6 +107,7 @@ def measured(path, settings, shape) -> tuple[int, int]:
         ({"precision": "nf4", "gradient_checkpointing": False, "optimizer": "schedule_free_adamw"}, WIDE),
         ({"precision": "fp8", "rank": 4}, WIDE),
         ({"precision": "fp32", "streamed_blocks": 4}, SMALL),
+        ({"precision": "bf16", "dora": True, "block_ranks": "double 0: 0; single 1-2: 32"}, SMALL),
     ],
 )
 def test_a_planned_step_takes_what_was_planned(path, changes, shape):
