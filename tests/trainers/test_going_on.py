@@ -258,7 +258,7 @@ def test_a_copied_run_folder_is_trained_without_comfyui_by_accelerate_launch(mak
 
 def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulation(make_run, tmp_path):
     one = make_run("one", **QUICK, steps=3, gradient_accumulation=2)
-    two = make_run("two", **QUICK, steps=3)
+    two = make_run("two", **QUICK, steps=3, streamed_blocks=1)  # which is no reason to send the base around
     assert train(one)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     child = Path(recipe.__file__).with_name("child.py")
