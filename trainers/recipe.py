@@ -544,6 +544,8 @@ class FluxLoraRecipe:
         checkpoints.save(folder, self.step, lora, self.metadata(), state)
         if milestone:
             self.discard_checkpoints()
+            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
+            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
 
     def metadata(self) -> dict[str, str]:
         guidance = self.transformer.config.guidance_embeds
