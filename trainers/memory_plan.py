@@ -118,7 +118,8 @@ def plan(settings: Settings, budget: Budget) -> Plan:
     """
     if settings.precision == "auto" or settings.streamed_blocks < 0:
         raise SettingsError("Memory can be planned once precision and streamed_blocks are chosen.")
-    return max((_plan(settings, budget, shape) for shape in budget.shapes), key=lambda plan: plan.peak)
+    plans = (_plan(settings, budget, shape) for shape in _largest(budget.shapes))
+    return max(plans, key=lambda plan: plan.peak)
 
 
 def choose(settings: Settings, budget: Budget) -> Settings:
@@ -243,6 +244,16 @@ def _apply(changes: Sequence[_Change], settings: Settings, budget: Budget) -> tu
     for change in changes:
         settings, budget = change.applied(settings, budget)
     return settings, budget
+
+
+def _largest(shapes: Sequence[BatchShape]) -> tuple[BatchShape, ...]:
+    """The shapes that no other exceeds both in tokens of the picture and of the text; of equal ones, one."""
+    tokens = {(shape.batch * shape.width * shape.height, shape.batch * shape.text_tokens): shape for shape in shapes}
+    return tuple(
+        shape
+        for size, shape in tokens.items()
+        if not any(other != size and other[0] >= size[0] and other[1] >= size[1] for other in tokens)
+    )
 
 
 def _within(shape: BatchShape, side: int | None) -> BatchShape:

@@ -184,6 +184,9 @@ def test_every_shape_of_a_run_has_to_fit():
     settings = Settings(precision="nf4")
     peaks = [plan(settings, card(8, *shapes)).peak for shapes in ((small,), (large,), (small, large))]
     assert peaks[0] < peaks[1] == peaks[2]
+    small, wordy = BatchShape(1024, 512, 1, 77), BatchShape(512, 512, 1, 512)
+    peaks = [plan(settings, card(8, *shapes)).peak for shapes in ((small,), (wordy,), (small, wordy))]
+    assert max(peaks[:2]) == peaks[2]
 
 
 def test_the_need_is_told_beside_what_is_free():
