@@ -110,6 +110,8 @@ class Plan:
         return f"{_gigabytes(self.peak)} ({listed})"
 
 
+@torch.inference_mode(False)  # ComfyUI runs its nodes in inference mode, where there is nothing to rehearse
+@torch.enable_grad()
 def plan(settings: Settings, budget: Budget) -> Plan:
     """Predict the peak of a training step, for that shape of the budget which needs most.
 

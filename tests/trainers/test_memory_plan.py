@@ -179,6 +179,14 @@ def test_where_nothing_helps_this_is_said():
     assert "Even the least that can be set needs" in remedy(Settings(precision="bf16"), card(0.5))
 
 
+def test_planning_works_where_comfyui_runs_its_nodes():
+    budget = card(8, BatchShape(64, 64, 1, 16))
+    for rank, mode in ((3, torch.inference_mode()), (5, torch.no_grad())):
+        with mode:
+            planned = plan(Settings(precision="bf16", rank=rank), budget)
+        assert planned.gradients > 0
+
+
 def test_every_shape_of_a_run_has_to_fit():
     small, large = BatchShape(512, 512, 1, 512), BatchShape(1024, 1024, 1, 512)
     settings = Settings(precision="nf4")
