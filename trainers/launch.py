@@ -178,11 +178,11 @@ class _Follower:
     def new_preview(self) -> Image | None:
         if not self.preview:
             return None
-        samples = sorted(self.run.path.glob("samples/step-*/latents.safetensors"))
-        if not samples or samples[-1] == self.shown:
+        newest = next(reversed(self.run.samples().values()), None)
+        if newest in (None, self.shown):
             return None
-        self.shown = samples[-1]
-        return self.preview(self.shown)
+        self.shown = newest
+        return self.preview(newest)
 
 
 def _duration(seconds: float) -> str:

@@ -223,7 +223,8 @@ class FluxLoraRecipe:
         """Of the batches of as many pictures and as long texts, the shape of the one with the most pixels."""
         largest: dict[tuple[int, int], BatchShape] = {}
         for batch in self.epoch(0):
-            tokens = max(text.tokens for sample in batch for stage in sample.stages for text in stage)
+            texts = (text.tokens for sample in batch for stage in sample.stages for text in stage)
+            tokens = max(self.features.empty_tokens, *texts)
             shape = BatchShape(batch[0].width, batch[0].height, len(batch), tokens)
             known = largest.setdefault((len(batch), tokens), shape)
             if shape.width * shape.height > known.width * known.height:
