@@ -118,7 +118,7 @@ def plan(settings: Settings, budget: Budget) -> Plan:
     Raises:
         SettingsError: the precision or the number of streamed blocks is still to be chosen (see `choose`).
     """
-    if settings.precision == "auto" or settings.streamed_blocks < 0:
+    if not is_settled(settings):
         raise SettingsError("Memory can be planned once precision and streamed_blocks are chosen.")
     plans = (_plan(settings, budget, shape) for shape in _largest(budget.shapes))
     return max(plans, key=lambda plan: plan.peak)
@@ -138,6 +138,11 @@ def choose(settings: Settings, budget: Budget) -> Settings:
         smallest = list(_candidates(settings, budget))[-1]
         raise SettingsError(f"{preflight(smallest, budget)} {remedy(smallest, budget)}")
     return settled
+
+
+def is_settled(settings: Settings) -> bool:
+    """Whether the settings leave nothing to `choose`."""
+    return settings.precision != "auto" and settings.streamed_blocks >= 0
 
 
 def fits(settings: Settings, budget: Budget) -> bool:

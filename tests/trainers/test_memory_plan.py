@@ -209,7 +209,8 @@ def test_running_out_against_the_plan_asks_for_clearly_less():
 
 
 def test_running_out_before_anything_was_planned_still_says_what_to_do():
-    assert "Close other programs" in explained(MemoryError("no memory"), Settings())
+    for budget in (None, card(8)):
+        assert "Close other programs" in explained(MemoryError("no memory"), Settings(precision="auto"), budget)
 
 
 @pytest.mark.parametrize("name", ["8 GB", "24 GB"])
