@@ -67,6 +67,11 @@ def scale_latent(raw: Tensor) -> Tensor:
     return (raw - FLUX_LATENT_SHIFT) * FLUX_LATENT_SCALE
 
 
+def unscale_latent(scaled: Tensor) -> Tensor:
+    """The inverse of `scale_latent`."""
+    return scaled / FLUX_LATENT_SCALE + FLUX_LATENT_SHIFT
+
+
 def encode(
     config_path: str | Path,
     autoencoder: Encoder,
@@ -96,8 +101,7 @@ def encode(
         FeatureError: an encoder's result is not finite, or a file cannot be read or written.
     """
     group = dataset_config.read(config_path)
-    pictures = dataset_config.pictures(group)
-    planned = plan(pictures, caption_variants, progress)
+    planned = plan(dataset_config.pictures(group), caption_variants, progress)
     named = _Names(autoencoder.identity, text_encoder.identity, text_table.identity if text_table else None)
     batch_size = group.datasets[0].batch_size
     index = {
@@ -122,9 +126,11 @@ def encode(
     _encode_missing(texts, latents, autoencoder, text_encoder, progress)
     if text_table:
         _import_missing(text_table, captions, _inside(folder, index["empty_text"]), progress)
+    # For whoever asks later what these features were made from; the trainer's run keeps a copy.
+    _write_changed(folder / DATASET_CONFIG, Path(config_path).read_bytes())
     _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     if not (folder / INDEX).is_file():
-        _write_index(folder, index | {"subsets": _subsets(pictures)}, Path(config_path))
+        _write_index(folder, index)
     return Features(str(folder), key)
 
 
@@ -183,33 +189,21 @@ def _entry(sample: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
     return entry
 
 
-def _write_index(folder: Path, index: dict[str, Any], config_path: Path) -> None:
+def _write_index(folder: Path, index: dict[str, Any]) -> None:
     """List the files of this revision, with the T5 lengths of its texts."""
     for entry in index["samples"]:
         entry["tokens"] = token_count(_inside(folder, entry["text"]))
         if "texts" in entry:
             entry["text_tokens"] = [[token_count(_inside(folder, file)) for file in stage] for stage in entry["texts"]]
-    # For whoever asks later what these features were made from; the trainer's run keeps a copy.
-    _write(folder / DATASET_CONFIG, config_path.read_bytes())
     _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
-
-
-def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
-    """What the config says of each subset, for the report."""
-    counts = Counter((picture.dataset.buckets.resolution, picture.subset) for picture in pictures)
-    return [
-        f"{subset.source.name} at {width} x {height}: {count} pictures, {subset.describe()}"
-        for ((width, height), subset), count in counts.items()
-    ]
 
 
 def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> None:
     """List the prompts of samples during training, in place of those of before."""
-    content = json.dumps(prompts, indent=1, ensure_ascii=False).encode()
-    if not prompts:
+    if prompts:
+        _write_changed(folder / PROMPTS, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
+    else:
         files.remove(folder / PROMPTS)
-    elif not (folder / PROMPTS).is_file() or (folder / PROMPTS).read_bytes() != content:
-        _write(folder / PROMPTS, content)
 
 
 def _encode_missing(
@@ -318,6 +312,11 @@ def _write(path: Path, content: bytes) -> None:
         ) from error
 
 
+def _write_changed(path: Path, content: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != content:
+        _write(path, content)
+
+
 def load(features: Features) -> FeatureSet:
     """Read the index of encoded training data and check that every file it names is there; no tensor is read.
 
@@ -372,6 +371,16 @@ def _inside(folder: Path, file: str) -> Path:
     return Path(os.path.normpath(folder / file))
 
 
+def pictures(features: Features) -> list[dataset_config.Picture]:
+    """The pictures that the features were made from, where the dataset config names them.
+
+    Raises:
+        DatasetError: the config, a folder or a caption can no longer be used.
+    """
+    folder = Path(features.folder)
+    return dataset_config.pictures(dataset_config.read(folder / DATASET_CONFIG, folder.parent.parent))
+
+
 def report(features: Features) -> str:
     """What was encoded, in lines for a person: subsets, pictures, buckets, texts, megabytes, held-out pictures."""
     loaded = load(features)
@@ -384,13 +393,22 @@ def report(features: Features) -> str:
         [
             f"{len(loaded.samples)} pictures, {len(loaded.samples) - len(trained)} of them held out",
             f"{sum(sample.repeats for sample in trained)} per epoch with repeats, batch size {_sizes(loaded.samples)}",
-            *(f"subset {line}" for line in _json(Path(features.folder) / INDEX).get("subsets", [])),
+            *_subsets(pictures(features)),
             *(f"bucket {width} x {height}: {count}" for (width, height), count in sorted(sizes.items())),
             f"{len(texts)} texts, the empty caption among them",
             *_extras(trained, loaded),
             f"{megabytes:.1f} MB in {Path(features.folder).parent}",
         ]
     )
+
+
+def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
+    """A line for each subset of a dataset config."""
+    counts = Counter((picture.dataset.buckets.resolution, picture.subset) for picture in pictures)
+    return [
+        f"subset {subset.source.name} at {width} x {height}: {count} pictures, {subset.describe()}"
+        for ((width, height), subset), count in counts.items()
+    ]
 
 
 def _sizes(samples: Iterable[Sample]) -> str:

@@ -8,7 +8,6 @@ by sums, as all blocks of a kind are alike. `torch.compile` keeps less than is p
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,15 +110,18 @@ class Plan:
         return f"{_gigabytes(self.peak)} ({listed})"
 
 
+@torch.inference_mode(False)  # ComfyUI runs its nodes in inference mode, where there is nothing to rehearse
+@torch.enable_grad()
 def plan(settings: Settings, budget: Budget) -> Plan:
     """Predict the peak of a training step, for that shape of the budget which needs most.
 
     Raises:
         SettingsError: the precision or the number of streamed blocks is still to be chosen (see `choose`).
     """
-    if settings.precision == "auto" or settings.streamed_blocks < 0:
+    if not is_settled(settings):
         raise SettingsError("Memory can be planned once precision and streamed_blocks are chosen.")
-    return max((_plan(settings, budget, shape) for shape in budget.shapes), key=lambda plan: plan.peak)
+    plans = (_plan(settings, budget, shape) for shape in _largest(budget.shapes))
+    return max(plans, key=lambda plan: plan.peak)
 
 
 def choose(settings: Settings, budget: Budget) -> Settings:
@@ -136,6 +138,11 @@ def choose(settings: Settings, budget: Budget) -> Settings:
         smallest = list(_candidates(settings, budget))[-1]
         raise SettingsError(f"{preflight(smallest, budget)} {remedy(smallest, budget)}")
     return settled
+
+
+def is_settled(settings: Settings) -> bool:
+    """Whether the settings leave nothing to `choose`."""
+    return settings.precision != "auto" and settings.streamed_blocks >= 0
 
 
 def fits(settings: Settings, budget: Budget) -> bool:
@@ -246,6 +253,16 @@ def _apply(changes: Sequence[_Change], settings: Settings, budget: Budget) -> tu
     return settings, budget
 
 
+def _largest(shapes: Sequence[BatchShape]) -> tuple[BatchShape, ...]:
+    """The shapes that no other exceeds both in tokens of the picture and of the text; of equal ones, one."""
+    tokens = {(shape.batch * shape.width * shape.height, shape.batch * shape.text_tokens): shape for shape in shapes}
+    return tuple(
+        shape
+        for size, shape in tokens.items()
+        if not any(other != size and other[0] >= size[0] and other[1] >= size[1] for other in tokens)
+    )
+
+
 def _within(shape: BatchShape, side: int | None) -> BatchShape:
     """The shape at the resolution of `side`: as many pixels as its square, in the same proportions."""
     scale = side / (shape.width * shape.height) ** 0.5 if side else 1.0
@@ -288,6 +305,8 @@ class _Lora:
     rank: int
     targets: str
     dropout: bool
+    dora: bool
+    block_ranks: str
 
 
 @dataclass(frozen=True)
@@ -349,7 +368,8 @@ def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
 
 def _scene(settings: Settings, budget: Budget) -> _Scene:
     precision = "int8" if settings.precision in quantisation.QUANTISED else settings.precision
-    lora = _Lora(settings.rank, settings.targets, settings.lora_dropout > 0)
+    dropout = settings.lora_dropout > 0
+    lora = _Lora(settings.rank, settings.targets, dropout, settings.dora, settings.block_ranks)
     return _Scene(budget.architecture, lora, precision, budget.device_type == "cpu")
 
 
@@ -394,10 +414,6 @@ def _block_bytes(architecture: FluxArchitecture, precision: str) -> tuple[int, t
     return sum(sizes.values()), every
 
 
-def _kinds(architecture: FluxArchitecture) -> tuple[str, ...]:
-    return ("double",) * architecture.double_blocks + ("single",) * architecture.single_blocks
-
-
 def _total_blocks(architecture: FluxArchitecture) -> int:
     return architecture.double_blocks + architecture.single_blocks
 
@@ -405,11 +421,13 @@ def _total_blocks(architecture: FluxArchitecture) -> int:
 @lru_cache(maxsize=64)
 def _likes(architecture: FluxArchitecture, lora: _Lora) -> tuple[int, ...]:
     """For each block, the first one that is like it: of the same kind, with the same layers adapted."""
-    layers: dict[str, list[str]] = {name: [] for name in block_names(architecture, range(_total_blocks(architecture)))}
-    for name in adapter.target_modules(_skeleton(architecture), lora.targets):
-        block = re.match(r"\w+\.\d+\.", name)[0]
-        layers[block].append(name.removeprefix(block))
-    looks = [(kind, *adapted) for kind, adapted in zip(_kinds(architecture), layers.values(), strict=True)]
+    skeleton = _skeleton(architecture)
+    targets = adapter.target_modules(skeleton, lora.targets)
+    ranks = adapter.ranks_by_block(skeleton, lora.block_ranks, lora.rank)
+    looks = []
+    for block, name in zip(blocks(skeleton), block_names(architecture, range(len(ranks))), strict=True):
+        layers = [target.removeprefix(name) for target in targets if target.startswith(name)]
+        looks.append((type(block), ranks[name.rstrip(".")], layers))
     return tuple(looks.index(look) for look in looks)
 
 
@@ -436,8 +454,14 @@ def _stage(scene: _Scene) -> FluxTransformer2DModel:
     if scene.precision in quantisation.QUANTISED:
         for block in blocks(transformer):
             _quantise(block, scene.precision)
-    dropout = 0.5 if scene.lora.dropout else 0.0
-    adapter.add_lora(transformer, scene.lora.rank, 1.0, scene.lora.targets, seed=0, dropout=dropout)
+    lora = scene.lora
+    adapter.add_lora(
+        transformer,
+        *(lora.rank, 1.0, lora.targets, 0),
+        dropout=0.5 if lora.dropout else 0.0,
+        dora=lora.dora,
+        block_ranks=lora.block_ranks,
+    )
     if not scene.on_cpu:
         _fuse_norms(transformer)
     return transformer.train()

@@ -61,7 +61,7 @@ def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress)
     """Every sample, by id, so that neither names nor folders decide the order.
 
     A picture that is named twice, with the same text, bucket and options, becomes one sample with the sum of the
-    repeats. Pictures held out come once, as they are, with one text.
+    repeats. Pictures held out are taken as they are: not mirrored, with one text.
 
     Raises:
         DatasetError: a picture cannot be used, or every one is held out.

@@ -81,6 +81,11 @@ class Run:
         folders = sorted((self.path / "checkpoints").glob("step-*"))
         return {int(folder.name.removeprefix("step-")): folder for folder in folders}
 
+    def samples(self) -> dict[int, Path]:
+        """Step -> file of the samples drawn there: `latents`, scaled, `(prompts, 16, h, w)`; in order of steps."""
+        files = sorted((self.path / "samples").glob("step-*/latents.safetensors"))
+        return {int(file.parent.name.removeprefix("step-")): file for file in files}
+
 
 @dataclass(frozen=True)
 class Job:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from ..errors import FeatureError
 from ..progress import Progress, silent
-from . import buckets, dataset_config, features
+from . import buckets, features
 from .planning import file_hash
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow
     from torch import Tensor
 
+    from .dataset_config import Picture
     from .samples import FeatureSet
 
 # Rows that are in memory together; with the real FLUX and 256 tokens a row takes 4 MB in float32.
@@ -163,7 +164,7 @@ def export_texts(
         for stage in sample.stages
         for text in stage
     }
-    hashes = _pixel_hashes(Path(encoded.folder), {image for image, _ in texts}, progress)
+    hashes = _pixel_hashes(features.pictures(encoded), {image for image, _ in texts}, progress)
     rows = list(texts.items())
     number = pyarrow.list_({"float32": pyarrow.float32(), "float16": pyarrow.float16()}[float_type])
     columns = dict.fromkeys((*_EMBEDDINGS, "text_ids"), number) | dict.fromkeys(_NAMES, pyarrow.string())
@@ -200,10 +201,9 @@ def pixel_hash(path: Path) -> str:
         return hashlib.sha256(picture.tobytes()).hexdigest()
 
 
-def _pixel_hashes(folder: Path, images: Collection[str], progress: Progress) -> dict[str, str]:
-    """Hash of each picture's file -> hash of its pixels, by the dataset config that the features were made from."""
-    group = dataset_config.read(folder / features.DATASET_CONFIG, folder.parent.parent)
-    paths = list(dict.fromkeys(picture.path for picture in dataset_config.pictures(group)))
+def _pixel_hashes(pictures: Sequence[Picture], images: Collection[str], progress: Progress) -> dict[str, str]:
+    """Hash of each picture's file -> hash of its pixels."""
+    paths = list(dict.fromkeys(picture.path for picture in pictures))
     hashes = {}
     for done, path in enumerate(paths):
         progress(done, len(paths), f"Reading picture {done + 1} of {len(paths)}")

@@ -213,7 +213,7 @@ def test_the_recipe_weighs_masks_and_regularisation_pictures(tmp_path, tiny_weig
     with torch.no_grad():
         loss = recipe.loss(batch)
         noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
-        velocity = recipe.model(noisy, batch.sigma, batch.t5, batch.pooled, settings.guidance)
+        velocity = recipe.model(noisy, batch.sigma, batch.t5, batch.pooled)
     recipe.cleanup()
 
     errors = (velocity - (batch.noise - batch.latents)) ** 2

@@ -510,9 +510,9 @@ batch_size = 2
     report = features.report(encode(tmp_path / "dataset.toml", prompts=PROMPTS))
 
     for line in (
-        "subset gardens at 128 x 128: 6 pictures, 2 repeats, flip_aug, shuffle_caption",
-        "subset water at 128 x 128: 6 pictures, 1 repeats, alpha_mask, caption_dropout_rate 0.1",
-        "subset others at 128 x 128: 6 pictures, 1 repeats, flip_aug, is_reg",
+        "subset gardens at 128 x 128: 6 pictures, num_repeats 2, flip_aug, shuffle_caption",
+        "subset water at 128 x 128: 6 pictures, num_repeats 1, alpha_mask, caption_dropout_rate 0.1",
+        "subset others at 128 x 128: 6 pictures, num_repeats 1, flip_aug, is_reg",
         "12 pictures encoded mirrored too",
         "6 pictures with several texts, 4 at most",
         "6 regularisation pictures",
@@ -521,6 +521,17 @@ batch_size = 2
         "36 per epoch with repeats, batch size 2",
     ):
         assert line in report
+
+
+def test_a_folder_that_was_renamed_encodes_nothing_and_is_reported_by_its_new_name(config):
+    first = encode(config)
+    (config.parent / "train").rename(config.parent / "gardens")
+    config.write_text(config.read_text().replace('"train"', '"gardens"'))
+    encoders = CountingEncoders()
+
+    assert encode(config, encoders) == first
+    assert encoders.pictures == encoders.texts == []
+    assert "subset gardens at 128 x 128: 6 pictures" in features.report(first)
 
 
 @pytest.mark.parametrize("what", ["latents", "texts", "index"])
