@@ -33,7 +33,7 @@ def checked_name(name: str, what: str = "name", longest: int = MAX_NAME_LENGTH) 
     stripped = name.strip()
     if not stripped:
         raise NameRefused(f"The {what} is empty. Type a name, for example 'monet-gardens'.")
-    if len(stripped) > longest or len(stripped.encode()) > MAX_NAME_BYTES:
+    if len(stripped) > longest or len(stripped.encode(errors="replace")) > MAX_NAME_BYTES:
         raise NameRefused(
             f"The {what} '{stripped[:40]}…' is too long ({len(stripped)} characters). Use at most {longest}, "
             "and fewer where they are not Latin letters."

@@ -1,6 +1,6 @@
 """Pictures per second of the Florence-2 Captioner, one at a time and in batches, beside a plain transformers loop.
 
-    .impasto/venv/bin/python benchmarks/florence.py            on a GPU a minute; on two cores a quarter of an hour
+    .impasto/venv/bin/python benchmarks/florence.py            on a GPU a minute; on two cores half an hour
     .impasto/venv/bin/python benchmarks/florence.py --quick    under a minute; shows that it runs, measures nothing
 
 The model has the architecture of Florence-2-base and random weights, so every answer is made exactly `--tokens` long.

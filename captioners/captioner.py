@@ -20,6 +20,9 @@ class Picture:
     path: Path
     width: int  # pixels
     height: int  # pixels
+    genre: str = ""  # the source's labels, "" where unknown
+    title: str = ""
+    artist: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,6 @@ class Captioner(Protocol):
         """The model in the ledger; "" where none is involved."""
 
     @property
-    def prompt(self) -> str:
-        """Hash (`files.content_hash`) of everything it is told beside the picture: instructions, task, beams, sizes."""
-
-    @property
     def batch_size(self) -> int:
         """Most pictures that one call of `caption` gets; 1 for services."""
 
@@ -85,12 +84,22 @@ class Captioner(Protocol):
     def concurrency(self) -> int:
         """Most calls of `caption` that may wait at the same time; 1 for a model in this process."""
 
+    @property
+    def counted(self) -> bool:
+        """Whether somebody counts the calls, in money or quota, so that an answer on its way must not be lost.
+
+        Such a captioner can be made again by another process (`apart`).
+        """
+
+    def prompt(self, picture: Picture) -> str:
+        """Hash (`files.content_hash`) of all that it is told beside the picture: instructions, task, beams, labels."""
+
     async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
         """Caption 1 … `batch_size` pictures: one result for each, in their order.
 
-        Waiting is awaited, so that Cancel (asyncio's cancellation) can end it. A captioner that computes in this
-        process may block, and then calls `check` at least twice a second: it raises (a BaseException, to be let
-        through) when Cancel was pressed.
+        Waiting is awaited, so that Cancel (asyncio's cancellation) can end it. `check` raises (to be let through) when
+        Cancel was pressed or no more calls shall be sent: one that sends calls `check` before each of them, and while
+        it waits for its turn; one that computes in this process may block, and calls it at least twice a second.
 
         Raises:
             ImpastoError: nothing can be captioned at all (no key, no model, the day's limit): ends the run. What is in

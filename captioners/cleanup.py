@@ -12,23 +12,32 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ..errors import SettingsError
 from .captions import one_line
 
-CLIP_TOKENS = 77  # that FLUX's CLIP-L reads, two of them for start and end
-T5_TOKENS = 512  # that training on FLUX.1-dev keeps
+CLIP_TOKENS = 77  # that FLUX's CLIP-L reads, start and end included
+T5_TOKENS = 512  # that training on FLUX.1-dev keeps, the end included
 LONGEST = 3_000  # characters of an answer that are looked at; T5 reads about 2,000
 LISTED = 5  # captions that the lint report lists under each heading
+MAX_WORDS, MAX_WORD = 200, 100  # words of a person's own to take out, and the characters of each
+
+CountTokens = Callable[[str], tuple[int, int]]  # tokens of a text for CLIP-L and for T5, start and end included
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Which clean-up is done."""
+    """Which clean-up is done. As a text: its name for a report, "lead-ins, artists"."""
 
     lead_ins: bool = True  # "The image shows", "a painting of"
     style_words: bool = True  # style, medium, brushwork
     artists: bool = True  # names of artists, and titles
     refusals: bool = True  # "I'm sorry, I can't help with that" is no caption
     words: tuple[str, ...] = ()  # more words and phrases to take out
+
+    def __str__(self) -> str:
+        names = {"lead-ins": self.lead_ins, "style words": self.style_words, "artists": self.artists}
+        names |= {"refusals": self.refusals, "your words": bool(self.words)}
+        return ", ".join(name for name, on in names.items() if on) or "markup alone"
 
 
 DEFAULT_RULES = Rules()
@@ -205,6 +214,24 @@ _ABBREVIATION = re.compile(r"\b(?:St|Mr|Mrs|Ms|Dr|c|ca|[A-Z])\.$")
 _PIECES = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+")
 
 
+def read_words(text: str) -> tuple[str, ...]:
+    """Words and phrases of a person's own to take out, separated by commas or lines.
+
+    Raises:
+        SettingsError: there are more than 200, or one has more than 100 characters.
+    """
+    words = tuple(dict.fromkeys(word.strip() for word in re.split(r"[,\n]", text) if word.strip()))
+    if len(words) > MAX_WORDS:
+        raise SettingsError(f"There are {len(words)} words to take out. Use at most {MAX_WORDS}.")
+    for word in words:
+        if len(word) > MAX_WORD:
+            raise SettingsError(
+                f"'{word[:40]}…', to be taken out, has {len(word)} characters. Use at most {MAX_WORD}, and commas "
+                "between words."
+            )
+    return words
+
+
 def clean(raw: str, rules: Rules = DEFAULT_RULES) -> str:
     """The caption in a captioner's answer, one line; "" where the answer is a refusal or says nothing but style."""
     text = _unwrapped(without_thinking(raw).strip()[:LONGEST])
@@ -346,19 +373,22 @@ class Lint:
     too_long_for_t5: tuple[str, ...] = ()
 
 
-def least_tokens(text: str) -> int:
-    """At least this many tokens has a text, start and end included, for CLIP; T5 has about as many."""
-    return len(_PIECES.findall(text)) + 2
+def least_tokens(text: str) -> tuple[int, int]:
+    """At least so many tokens has a text, where no tokenizer is at hand: a piece or a word is never less than one."""
+    return len(_PIECES.findall(text)) + 2, len(text.split()) + 1
 
 
-def flags(text: str) -> dict[str, tuple[str, ...]]:
+def flags(text: str, count_tokens: CountTokens = least_tokens) -> dict[str, tuple[str, ...]]:
     """What is doubtful about one caption, by kind; an empty dictionary where nothing is."""
+    clip, t5 = count_tokens(text)
     found = {
         "empty": () if text.strip() else ("no caption",),
         "style words": _matches(_STYLE_SENTENCE, text) + _matches(re.compile(r"\b(?:oil )?paintings?\b", re.I), text),
         "artists": _matches(_BARE_ARTIST, text),
         "titles": _matches(_QUOTED_TITLE, text),
         "refusal": _matches(_REFUSALS, text),
+        "too long for CLIP": (f"{clip} tokens",) if clip > CLIP_TOKENS else (),
+        "too long for T5": (f"{t5} tokens",) if t5 > T5_TOKENS else (),
     }
     return {kind: words for kind, words in found.items() if words}
 
@@ -368,33 +398,33 @@ def _matches(pattern: re.Pattern[str], text: str) -> tuple[str, ...]:
 
 
 def lint(
-    captions: Mapping[str, str], rules: Rules = DEFAULT_RULES, count_tokens: Callable[[str], int] = least_tokens
+    captions: Mapping[str, str],
+    count_tokens: CountTokens = least_tokens,
+    check: Callable[[], None] = lambda: None,
 ) -> Lint:
     """Look over captions by sha256.
 
     Args:
-        count_tokens: of a text. By default the least number there can be, so that "too long" is never a false alarm.
+        count_tokens: by default the least number there can be, so that "too long" is never a false alarm.
+        check: called before each caption; ends this by raising.
     """
     by_kind: dict[str, dict[str, tuple[str, ...]]] = {}
+    alike: dict[str, list[str]] = {}
     for sha256, text in captions.items():
-        for kind, words in flags(text).items():
+        check()
+        alike.setdefault(text, []).append(sha256)
+        for kind, words in flags(text, count_tokens).items():
             by_kind.setdefault(kind, {})[sha256] = words
-    times = Counter(captions.values())
-    tokens = {sha256: count_tokens(text) for sha256, text in captions.items()}
     return Lint(
         count=len(captions),
         empty=tuple(by_kind.get("empty", ())),
-        duplicates={
-            text: tuple(sha256 for sha256, other in captions.items() if other == text)
-            for text, count in times.items()
-            if count > 1
-        },
+        duplicates={text: tuple(sha256s) for text, sha256s in alike.items() if len(sha256s) > 1},
         style_words=by_kind.get("style words", {}),
         artists=by_kind.get("artists", {}),
         titles=by_kind.get("titles", {}),
         refusals=tuple(by_kind.get("refusal", ())),
-        too_long_for_clip=tuple(sha256 for sha256, count in tokens.items() if count > CLIP_TOKENS),
-        too_long_for_t5=tuple(sha256 for sha256, count in tokens.items() if count > T5_TOKENS),
+        too_long_for_clip=tuple(by_kind.get("too long for CLIP", ())),
+        too_long_for_t5=tuple(by_kind.get("too long for T5", ())),
     )
 
 

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-
-class Clock(Protocol):
-    def time(self) -> float:
-        """Seconds since 1970."""
-
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    def time(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-SYSTEM = SystemClock()
+POLL = 0.2  # seconds, of the system, between looks at whether a wait shall end
 
 
 @dataclass(frozen=True)
-class ScaledClock:
-    """Runs `scale` times as fast as the system's clock since `start`; processes with the same two agree on the time."""
+class Clock:
+    """The system's; or one that runs `scale` times as fast since `start`, alike in all processes given the same two."""
 
-    start: float  # seconds since 1970
-    scale: float
+    start: float = 0.0  # seconds since 1970
+    scale: float = 1.0
 
     def time(self) -> float:
+        """Seconds since 1970."""
         return self.start + (time.time() - self.start) * self.scale
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds / self.scale)
+    async def sleep(self, seconds: float, check: Callable[[], None]) -> None:
+        """Wait; `check` is called at once and every `POLL` seconds, and ends the wait by raising."""
+        end = self.time() + seconds
+        check()
+        while (left := end - self.time()) > 0:
+            await asyncio.sleep(min(left / self.scale, POLL))
+            check()
+
+
+SYSTEM = Clock()
+
+
+def now_and_then(check: Callable[[], None]) -> Callable[[], None]:
+    """`check`, to be called as often as one likes: it is passed on at the first call and then every `POLL` seconds."""
+    last = float("-inf")
+
+    def throttled() -> None:
+        nonlocal last
+        if time.monotonic() - last >= POLL:
+            check()
+            last = time.monotonic()
+
+    return throttled
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 s", "22 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,11 +18,14 @@ from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
 from ..progress import Progress, silent
 from .captions import checked_trigger_word, one_line, with_trigger
-from .cleanup import flags, lint, lint_report
+from .cleanup import CountTokens, flags, least_tokens, lint, lint_report
+from .clock import now_and_then
 
-MATCH_SECONDS = 1.0  # for one expression on one caption; an honest one takes microseconds
-MAX_EXPRESSION = 1_000  # characters
+MATCH_SECONDS = 0.5  # for one expression on one caption; an honest one takes microseconds
+MAX_EXPRESSION = 1_000  # characters of an expression, and of what is put in its place
+MAX_FRAME = 2_000  # characters of a prefix or suffix
 MAX_RULES = 200
+MAX_OVERRIDES = 10_000
 MAX_CAPTION = 10_000  # characters
 SHORTEST_HASH = 6  # hexadecimal digits by which a picture may be named
 LISTED = 10
@@ -77,6 +80,12 @@ class EditRules:
     replacements: tuple[Replacement, ...] = ()
     removed_tags: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("prefix", "suffix"):
+            length = len(getattr(self, name))
+            if length > MAX_FRAME:
+                raise SettingsError(f"The {name} has {length} characters. Use at most {MAX_FRAME}.")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -95,7 +104,8 @@ def read_replacements(text: str) -> tuple[Replacement, ...]:
     """Find-and-replace rules, one a line: `find => replace`, where find is a regular expression.
 
     Raises:
-        SettingsError: a line has no `=>`, its expression is invalid or too long, or there are too many.
+        SettingsError: a line has no `=>`, its expression is invalid, one of its sides is too long, or there are too
+            many.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > MAX_RULES:
@@ -110,8 +120,9 @@ def _replacement(line: str) -> Replacement:
     pattern, replacement = pattern.strip(), replacement.strip()
     if not arrow or not pattern:
         raise SettingsError(f"The rule '{line[:60]}' has not the form 'find => replace'. Example: 'a dog => a puppy'.")
-    if len(pattern) > MAX_EXPRESSION:
-        raise SettingsError(f"The expression '{pattern[:40]}…' has {len(pattern)} characters. Use at most 1,000.")
+    for what, part in (("expression", pattern), ("replacement", replacement)):
+        if len(part) > MAX_EXPRESSION:
+            raise SettingsError(f"The {what} '{part[:40]}…' has {len(part)} characters. Use at most {MAX_EXPRESSION}.")
     try:
         regex.compile(pattern)
     except regex.error as error:
@@ -126,12 +137,14 @@ def read_overrides(text: str) -> dict[str, Edit | None]:
     lock away (None).
 
     Raises:
-        SettingsError: a line has no hash of at least 6 digits and colon, or its caption is too long.
+        SettingsError: a line has no hash of at least 6 digits and colon, its caption is too long, or there are too
+            many.
     """
     edits: dict[str, Edit | None] = {}
-    for line in text.splitlines():
-        if not line.strip():
-            continue
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > MAX_OVERRIDES:
+        raise SettingsError(f"There are {len(lines)} overrides. Use at most {MAX_OVERRIDES} at a time; they are kept.")
+    for line in lines:
         digits, colon, caption = line.partition(":")
         digits, caption = digits.strip().lower(), one_line(caption)
         if not colon or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST_HASH},64}}", digits):
@@ -173,12 +186,14 @@ def edit_captions(
     overrides: Mapping[str, Edit | None],
     progress: Progress = silent,
     thumbnails: Path | None = None,
+    count_tokens: CountTokens = least_tokens,
 ) -> tuple[D, str, tuple[Row, ...]]:
     """Apply rules and edits to every caption; returns the edited revision, a report and the table's rows.
 
     Args:
         overrides: by the first digits of the picture's hash; kept in the dataset's folder from now on.
         thumbnails: a folder for small copies of the pictures, each made once; None for none.
+        count_tokens: of a caption, to say which are too long.
 
     Raises:
         SettingsError: the trigger word is no short line, an override names no picture or several, an expression takes
@@ -186,12 +201,13 @@ def edit_captions(
     """
     trigger_word = checked_trigger_word(rules.trigger_word)
     records = dataset.records()
-    edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word))
+    rows: list[Row] = []
+    check = now_and_then(lambda: progress(len(rows), len(records)))
+    edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word), check)
     texts: dict[str, str] = {}
-    rows = []
-    for done, record in enumerate(records, start=1):
+    for record in records:
         edit = edits.get(record.sha256)
-        bare = edit.text if edit else edited(_without_trigger(record.text, trigger_word), rules)
+        bare = edit.text if edit else edited(_without_trigger(record.text, trigger_word), rules, check)
         caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
         texts[record.sha256] = caption
         rows.append(
@@ -202,38 +218,61 @@ def edit_captions(
                 caption=caption,
                 edited=bool(edit),
                 locked=bool(edit and edit.locked),
-                flags=flags(caption),
+                flags=flags(caption, count_tokens),
             )
         )
-        progress(done, len(records), caption)
-    return dataset.with_texts(texts), _report(rows, records), tuple(rows)
+        progress(len(rows), len(records), caption)
+    report = _report(rows, records, lint_report(lint(texts, count_tokens, check)))
+    return dataset.with_texts(texts), report, tuple(rows)
 
 
-def edited(caption: str, rules: EditRules) -> str:
+def edited(caption: str, rules: EditRules, check: Callable[[], None] = lambda: None) -> str:
     """A caption after find and replace and the removal of tags, one line; "" where nothing is left.
 
-    Raises:
-        SettingsError: an expression takes longer than a second on it.
-    """
-    import regex
+    Args:
+        check: called before each rule; ends this by raising.
 
+    Raises:
+        SettingsError: an expression takes longer than half a second on it, or makes it too long.
+    """
     text = caption
     for rule in rules.replacements:
-        try:
-            text = regex.sub(rule.pattern, rule.replacement, text, timeout=MATCH_SECONDS)
-        except (regex.error, IndexError) as error:  # of the replacement: a group that is not there
-            raise SettingsError(f"The replacement '{rule.replacement[:60]}' is invalid: {error}.") from None
-        except TimeoutError:
-            raise SettingsError(
-                f"The expression '{rule.pattern[:60]}' takes more than {MATCH_SECONDS:.0f} s on the caption "
-                f"'{caption[:60]}'. Repetitions inside repetitions, like (a+)+, do that: write it without."
-            ) from None
-        if len(text) > MAX_CAPTION:
-            raise SettingsError(
-                f"The rule '{rule.pattern[:60]} => {rule.replacement[:60]}' makes the caption '{caption[:60]}' longer "
-                f"than {MAX_CAPTION} characters. Match less, or put less in its place."
-            )
+        check()
+        text = _replaced(text, rule)
     return _without_tags(one_line(text), rules.removed_tags)
+
+
+class _TooLong(Exception):
+    """Ends a replacement before it fills the memory."""
+
+
+def _replaced(text: str, rule: Replacement) -> str:
+    import regex
+
+    length = 0
+
+    def expanded(match: regex.Match) -> str:
+        nonlocal length
+        put = match.expand(rule.replacement)
+        length += len(put)
+        if length > MAX_CAPTION:
+            raise _TooLong
+        return put
+
+    try:
+        return regex.sub(rule.pattern, expanded, text, timeout=MATCH_SECONDS)
+    except (regex.error, IndexError) as error:  # of the replacement: a group that is not there
+        raise SettingsError(f"The replacement '{rule.replacement[:60]}' is invalid: {error}.") from None
+    except TimeoutError:
+        raise SettingsError(
+            f"The expression '{rule.pattern[:60]}' takes more than {MATCH_SECONDS} s on the caption '{text[:60]}'. "
+            "Repetitions inside repetitions, like (a+)+, do that: write it without."
+        ) from None
+    except _TooLong:
+        raise SettingsError(
+            f"The rule '{rule.pattern[:60]} => {rule.replacement[:60]}' makes the caption '{text[:60]}' longer than "
+            f"{MAX_CAPTION} characters. Match less, or put less in its place."
+        ) from None
 
 
 def _without_tags(text: str, tags: Sequence[str]) -> str:
@@ -256,12 +295,17 @@ def _framed(caption: str, rules: EditRules) -> str:
 
 
 def _kept_edits(
-    dataset: Editable, records: Sequence[Record], overrides: Mapping[str, Edit | None], rules: EditRules
+    dataset: Editable,
+    records: Sequence[Record],
+    overrides: Mapping[str, Edit | None],
+    rules: EditRules,
+    check: Callable[[], None],
 ) -> dict[str, Edit]:
     """The edits on disk, after the overrides have been added to them. A locked one is changed by a lock alone."""
     edits = read_edits(dataset.folder)
     by_hash = {record.sha256: record for record in records}
     for digits, override in overrides.items():
+        check()
         named = [sha256 for sha256 in by_hash if sha256.startswith(digits)]
         if len(named) != 1:
             raise SettingsError(
@@ -270,7 +314,9 @@ def _kept_edits(
             )
         sha256, held = named[0], edits.get(named[0])
         if override is not None and not override.text:  # a lock of the caption as it is
-            text = held.text if held else edited(_without_trigger(by_hash[sha256].text, rules.trigger_word), rules)
+            text = (
+                held.text if held else edited(_without_trigger(by_hash[sha256].text, rules.trigger_word), rules, check)
+            )
             if not text:
                 raise SettingsError(f"The picture {digits} has no caption to lock. Type one behind its '!'.")
             override = held if held and held.locked else Edit(text, True)
@@ -305,7 +351,7 @@ def _thumbnail(picture: Path, sha256: str, folder: Path | None) -> str:
     return target.name
 
 
-def _report(rows: Sequence[Row], before: Sequence[Record]) -> str:
+def _report(rows: Sequence[Row], before: Sequence[Record], doubts: str) -> str:
     changed = sum(row.caption != record.text for row, record in zip(rows, before, strict=True))
     by_hand, locked = sum(row.edited for row in rows), sum(row.locked for row in rows)
     empty = [row for row in rows if not row.caption]
@@ -313,8 +359,7 @@ def _report(rows: Sequence[Row], before: Sequence[Record]) -> str:
     if empty:
         lines.append(f"{len(empty)} pictures have no caption; write them as overrides:")
         lines += [f"  {row.sha256[:12]}: " for row in empty[:LISTED]]
-    lines.append(lint_report(lint({row.sha256: row.caption for row in rows})))
-    return "\n".join(lines)
+    return "\n".join([*lines, doubts])
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, Any]]:

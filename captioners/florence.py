@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ..errors import ModelError, SettingsError
 from ..files import content_hash
 from .captioner import Caption, Kind, Picture, Refusal
 from .captions import one_line
+from .clock import now_and_then
 from .florence_checkpoints import Checkpoint, fingerprint
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ TASKS = {
     "dense_region_caption": "<DENSE_REGION_CAPTION>",
 }
 MAX_BEAMS, MAX_TOKENS, MAX_BATCH = 16, 1024, 256  # 1024: the positions that the decoder was trained with
-CHECK_EVERY = 0.1  # seconds; a check may send progress to the browser
 DECODING_THREADS = 4  # Pillow lets go of the interpreter while it decodes
 ACTIVATION_STAGES = 17  # peak of a picture, in outputs of the first stage: 311 MB at base size in float32 on a CPU
 
@@ -166,19 +165,13 @@ def generate(
 def checked(model: Florence2ForConditionalGeneration, check: Callable[[], None]) -> Iterator[list]:
     """Calls `check` on the way through the model and, by the criteria yielded, between the answer's tokens."""
 
-    last = 0.0
-
-    def now_and_then() -> None:
-        nonlocal last
-        if time.monotonic() - last >= CHECK_EVERY:
-            check()
-            last = time.monotonic()
+    throttled = now_and_then(check)  # a check may send progress to the browser
 
     def before(module: torch.nn.Module, inputs: object) -> None:
-        now_and_then()
+        throttled()
 
     def after_token(ids: torch.Tensor, scores: torch.Tensor, **others: object) -> torch.Tensor:
-        now_and_then()
+        throttled()
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     from transformers import StoppingCriteriaList
@@ -284,6 +277,7 @@ class Florence2Captioner:
     remarks: list[str] = field(default_factory=list)  # what a person should know of the run, for the report
     name: str = field(default=CAPTIONER, init=False)
     concurrency: int = field(default=1, init=False)
+    counted: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= MAX_BATCH:
@@ -291,8 +285,7 @@ class Florence2Captioner:
         self.fitting = self.batch_size  # most pictures that have not run out of memory yet
         self.model = f"{self.checkpoint.folder.name}@{fingerprint(self.checkpoint.folder)}"
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, picture: Picture) -> str:
         told = {"wording": WORDING, "task": self.settings.task, "beams": self.settings.num_beams}
         return content_hash(told | {"max_new_tokens": self.settings.max_new_tokens})
 

@@ -22,11 +22,10 @@ from typing import Any
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash
 from .captioner import Caption, Kind, Picture, Refusal
-from .clock import SYSTEM, Clock
-from .keys import Project, read_projects, service_url, without_keys
+from .clock import SYSTEM, Clock, duration
+from .keys import Project, checked_model, read_projects, refuse_key, service_url, without_keys
 from .pictures import LONGEST_SIDE, jpeg_bytes
 from .quota import Budget, Limits, Request, take
-from .runner import duration
 
 REQUIREMENT = "google-genai>=2.33"  # as in pyproject's extra "gemini"
 DEFAULT_MODEL = "gemini-3.5-flash-lite"
@@ -86,7 +85,7 @@ class GeminiSettings:
     api_version: str = ""  # "" for the package's own
 
     def __post_init__(self) -> None:
-        if not _MODEL_NAME.fullmatch(self.model):
+        if not _MODEL_NAME.fullmatch(checked_model(self.model, DEFAULT_MODEL)):
             raise SettingsError(f"The model '{self.model[:60]}' is no model's name. Type one, like {DEFAULT_MODEL}.")
         if not self.system_prompt.strip():
             raise SettingsError("The system prompt is empty. Say what a caption shall describe, and what not.")
@@ -118,6 +117,7 @@ class GeminiCaptioner:
 
     name = "gemini"
     batch_size = 1
+    counted = True
 
     @property
     def concurrency(self) -> int:
@@ -128,8 +128,7 @@ class GeminiCaptioner:
     def model(self) -> str:
         return self.settings.model
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, picture: Picture) -> str:
         settings = self.settings
         return content_hash([settings.system_prompt, QUESTION, SCHEMA, settings.media_resolution, LONGEST_SIDE])
 
@@ -148,14 +147,14 @@ class GeminiCaptioner:
         return f"{text}; {duration(60 * count / per_minute)} at {per_minute:.0f} a minute{days}."
 
     async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
-        return [await self._caption(picture) for picture in pictures]
+        return [await self._caption(picture, check) for picture in pictures]
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session:
             await asyncio.gather(*(client.aio.aclose() for client in session.clients.values()))
 
-    async def _caption(self, picture: Picture) -> Caption | Refusal:
+    async def _caption(self, picture: Picture, check: Callable[[], None]) -> Caption | Refusal:
         from PIL import Image
 
         session = self._session = self._session or self._opened()
@@ -163,17 +162,17 @@ class GeminiCaptioner:
             jpeg = await asyncio.to_thread(jpeg_bytes, picture)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
-        result = await self._ask(session, self._request(jpeg, ROOM))
+        result = await self._ask(session, self._request(jpeg, ROOM), check)
         if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
-            first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM))
+            first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM), check)
             result = _with_tokens(result, first.prompt_tokens, first.tokens)
         return result
 
-    async def _ask(self, session: Session, question: dict[str, Any]) -> Caption | Refusal:
+    async def _ask(self, session: Session, question: dict[str, Any], check: Callable[[], None]) -> Caption | Refusal:
         """Ask until a project is not over its rate."""
         refusal = None
         for _ in range(RATE_LIMITED + len(session.budgets)):
-            budget, request = await take(session.budgets, session.prompt_tokens, self.clock)
+            budget, request = await take(session.budgets, session.prompt_tokens, self.clock, check)
             answer = await self._call(session, budget, request, question)
             if not isinstance(answer, RateLimited):
                 if not isinstance(answer, Refusal):
@@ -246,6 +245,7 @@ class GeminiCaptioner:
         projects = read_projects(
             self.folder / "gemini.toml", self.settings.projects, self.settings.limits, self.environment
         )
+        refuse_key(self.model, [project.key for project in projects])
         return list({project.key: project for project in reversed(projects)}.values())[::-1]
 
     def _requests_per_minute(self) -> float:

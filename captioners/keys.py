@@ -18,6 +18,7 @@ from .quota import Limits
 _VARIABLE = re.compile(r"(?:GEMINI|GOOGLE)_API_KEY(?:_[A-Za-z0-9_]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,63}")
 _KEY = re.compile(r"^(?:AIza|AQ\.|sk-)|\S{30}")  # how keys begin, or so long a run as names do not have
+_KEY_AS_MODEL = re.compile(r"^(?:AIza|AQ\.|sk-|gsk_|hf_)|[A-Za-z0-9]{28}")  # models' names are long, but of words
 SHORTEST_KEY = 8  # characters: what is shorter is a placeholder
 # Where local servers listen when nobody changed it. Others are named in the file.
 ENDPOINTS = {
@@ -71,6 +72,35 @@ def _is_like_a_key(name: str) -> bool:
 def _shown(name: str) -> str:
     """A name as an error may say it: one that may be a pasted key only by its beginning."""
     return f"{name[:4]}…" if _is_like_a_key(name) else name
+
+
+def checked_model(model: str, example: str) -> str:
+    """The name of a model, which goes into the ledger, reports and addresses.
+
+    Raises:
+        SettingsError: it is empty, longer than 200 characters, or looks like a key, which the text does not repeat.
+    """
+    if not model.strip() or len(model) > 200:
+        raise SettingsError(f"The model is empty or too long. Type its name, like {example}.")
+    if _KEY_AS_MODEL.search(model.strip()):
+        raise _key_as_model()
+    return model
+
+
+def refuse_key(model: str, keys: Sequence[str]) -> None:
+    """
+    Raises:
+        SettingsError: the name of the model has one of the keys in it.
+    """
+    if without_keys(model, keys) != model:
+        raise _key_as_model()
+
+
+def _key_as_model() -> SettingsError:
+    return SettingsError(
+        "What stands in 'model' looks like a key and was not used. Type the name of a model, and take the key out of "
+        "the graph before you save or share it: keys belong into environment variables or the server's own file."
+    )
 
 
 def read_projects(file: Path, names: Sequence[str], defaults: Limits, environment: Mapping[str, str]) -> list[Project]:

@@ -11,7 +11,7 @@ import base64
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from ..files import content_hash
 from .captioner import Caption, Kind, Picture, Refusal
 from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
-from .keys import Endpoint, read_endpoint, without_keys
+from .keys import Endpoint, checked_model, read_endpoint, refuse_key, without_keys
 from .pictures import LONGEST_SIDE, jpeg_bytes
 
 ANSWER_TOKENS = 512  # most for one answer
+MORE_TOKENS = 4_096  # for a second attempt, where a model that thinks first was cut off
 _ABOUT_THE_PICTURE = re.compile(r"\b(?:image|picture)\b(?! input)", re.IGNORECASE)
 MOST_RETRY_AFTER = 120.0  # seconds; a longer one waits so long and asks then
 
@@ -39,10 +40,7 @@ class OpenAISettings:
     timeout: float = 300.0  # seconds for one answer, which a local model may take to load
 
     def __post_init__(self) -> None:
-        if not self.model.strip() or len(self.model) > 200:
-            raise SettingsError(
-                "The model is empty or too long. Type its name as the server lists it, like qwen3-vl:8b."
-            )
+        checked_model(self.model, "qwen3-vl:8b")
         if not self.system_prompt.strip():
             raise SettingsError("The system prompt is empty. Say what a caption shall describe, and what not.")
 
@@ -58,6 +56,7 @@ class OpenAICaptioner:
 
     name = "openai-compatible"
     batch_size = 1
+    counted = True  # many such services are paid
 
     @property
     def model(self) -> str:
@@ -67,27 +66,38 @@ class OpenAICaptioner:
     def concurrency(self) -> int:
         return self.settings.concurrency
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, picture: Picture) -> str:
         return content_hash([self.settings.system_prompt, QUESTION, LONGEST_SIDE, ANSWER_TOKENS])
 
     async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
-        return [await self._caption(picture) for picture in pictures]
+        return [await self._caption(picture, check) for picture in pictures]
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session:
             await session.close()
 
-    async def _caption(self, picture: Picture) -> Caption | Refusal:
-        import aiohttp
+    async def _caption(self, picture: Picture, check: Callable[[], None]) -> Caption | Refusal:
         from PIL import Image
 
         endpoint = read_endpoint(self.folder / "openai.toml", self.settings.endpoint, self.environment)
+        refuse_key(self.model, [endpoint.key])
         try:
             jpeg = await asyncio.to_thread(jpeg_bytes, picture)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
+        check()
+        result = await self._ask(endpoint, jpeg, ANSWER_TOKENS)
+        if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
+            check()
+            first, result = result, await self._ask(endpoint, jpeg, MORE_TOKENS)
+            tokens, prompt_tokens = result.tokens + first.tokens, result.prompt_tokens + first.prompt_tokens
+            result = replace(result, tokens=tokens, prompt_tokens=prompt_tokens)
+        return result
+
+    async def _ask(self, endpoint: Endpoint, jpeg: bytes, most_tokens: int) -> Caption | Refusal:
+        import aiohttp
+
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         self._session = self._session or aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self.settings.timeout)
@@ -95,7 +105,10 @@ class OpenAICaptioner:
         try:
             # A redirect could lead elsewhere, with the key.
             async with self._session.post(
-                f"{endpoint.base_url}/chat/completions", json=self._body(jpeg), headers=headers, allow_redirects=False
+                f"{endpoint.base_url}/chat/completions",
+                json=self._body(jpeg, most_tokens),
+                headers=headers,
+                allow_redirects=False,
             ) as response:
                 if response.status != 200:
                     return self._failed(response.status, await response.text(), response.headers, endpoint)
@@ -108,11 +121,11 @@ class OpenAICaptioner:
         except (ValueError, RecursionError):
             return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True)
 
-    def _body(self, jpeg: bytes) -> dict[str, Any]:
+    def _body(self, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
         picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
         return {
             "model": self.settings.model,
-            "max_tokens": ANSWER_TOKENS,
+            "max_tokens": most_tokens,
             "messages": [
                 {"role": "system", "content": self.settings.system_prompt},
                 {
@@ -162,10 +175,10 @@ def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
         return Refusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
 
     text = without_thinking(text).strip() if isinstance(text, str) else ""
+    if reason == "length":
+        return refusal(Kind.CUT_OFF, f"cut off after {tokens or 'too many'} tokens, thinking included", False)
     if not text:
         return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", True)
-    if reason == "length":
-        return refusal(Kind.CUT_OFF, f"cut off after {tokens or ANSWER_TOKENS} tokens", True)
     if reason == "content_filter":
         return refusal(Kind.ANSWER_BLOCKED, reason, False)
     return Caption(text, reason, tokens, prompt_tokens)

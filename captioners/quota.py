@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -71,21 +71,30 @@ class Budget:
     spent_until: float = 0.0  # the service itself said that the day is over
 
     def __post_init__(self) -> None:
+        from filelock import FileLock
+
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        # Of all processes that use the project: none may count on what another is about to send, or writes anew.
+        self._lock = FileLock(f"{self.file}.lock", poll_interval=0.005)
         self._by_id = {request.id: request for request in self.requests}
-        self._read = 0  # bytes of the file
-        self._catch_up()
-        self._forget()
-        if self._read > COMPACT_ABOVE:
-            write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
-            self._read = 0
+        self._inode, self._read = 0, 0  # of the file, and its bytes
+        with self._lock:
+            self._catch_up()
+            self._forget()
+            if self._read > COMPACT_ABOVE:
+                write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
 
     def _catch_up(self) -> None:
-        """Take in what was written since: also by other nodes and servers that use the project."""
-        size = self.file.stat().st_size if self.file.exists() else 0
-        if size == self._read:
+        """Take in what was written since, also by other nodes and servers that use the project; to be called locked."""
+        if not self.file.exists():
+            return
+        found = self.file.stat()
+        if found.st_ino != self._inode:  # written anew
+            self._inode, self._read = found.st_ino, 0
+        if found.st_size == self._read:
             return
         with open(self.file, "rb") as file:
-            file.seek(self._read if size > self._read else 0)
+            file.seek(self._read)
             content = file.read()
             whole = content.rfind(b"\n") + 1
             self._read = file.tell() - len(content) + whole
@@ -110,7 +119,8 @@ class Budget:
 
     def wait(self, tokens: int) -> float:
         """Seconds until a request of so many tokens may be sent; infinite when the day is used up."""
-        self._catch_up()
+        with self._lock:
+            self._catch_up()
         if not self.left_today():
             return math.inf
         now = self.clock.time()
@@ -127,35 +137,42 @@ class Budget:
             waits.append(request.time - begin)
         return max(0.0, *waits)
 
-    def spend(self, tokens: int) -> Request:
-        """Count a request that is about to be sent; it is on disk when this returns."""
-        self._forget()
-        request = Request(self.clock.time(), tokens)
-        self.requests.append(request)
-        self._by_id[request.id] = request
-        append_line(self.file, request.line())
+    def spend(self, tokens: int) -> Request | None:
+        """Count a request that is about to be sent; it is on disk when this returns. None: it may not be sent yet."""
+        with self._lock:
+            if self.wait(tokens) > 0:
+                return None
+            self._forget()
+            request = Request(self.clock.time(), tokens)
+            self.requests.append(request)
+            self._by_id[request.id] = request
+            self._append(request.line())
         return request
 
     def sent(self, request: Request) -> None:
         """The request has left only now: what the service counts is its arrival."""
         request.time = self.clock.time()
         self.requests.sort(key=lambda request: request.time)
-        append_line(self.file, request.line())
+        self._append(request.line())
 
     def used(self, request: Request, tokens: int) -> None:
         """The answer says how many tokens the question had."""
         if tokens != request.tokens:
             request.tokens = tokens
-            append_line(self.file, request.line())
+            self._append(request.line())
 
     def pause(self, seconds: float) -> None:
         self.paused_until = max(self.paused_until, self.clock.time() + seconds)
-        append_line(self.file, f'{{"paused_until": {self.paused_until!r}}}')
+        self._append(f'{{"paused_until": {self.paused_until!r}}}')
 
     def end_day(self) -> None:
         """The service says that this project's requests of the day are used up, whatever was counted here."""
         self.spent_until = midnight(self.clock.time())
-        append_line(self.file, f'{{"spent_until": {self.spent_until!r}}}')
+        self._append(f'{{"spent_until": {self.spent_until!r}}}')
+
+    def _append(self, line: str) -> None:
+        with self._lock:  # else it may be lost while another process writes the file anew
+            append_line(self.file, line)
 
     def _today(self) -> int:
         begin = midnight(self.clock.time() - 86_400)
@@ -172,22 +189,30 @@ class Budget:
         return [request.line() for request in self.requests] + [json.dumps(marks)]
 
 
-async def take(budgets: Sequence[Budget], tokens: int, clock: Clock) -> tuple[Budget, Request]:
+async def take(
+    budgets: Sequence[Budget], tokens: int, clock: Clock, check: Callable[[], None]
+) -> tuple[Budget, Request]:
     """Wait until a project may send a request of so many tokens, and count it; the one with most left goes first.
+
+    Args:
+        check: called before the request is counted and while this waits; ends it by raising.
 
     Raises:
         DayLimitReached: no project has a request left today.
     """
     while True:
+        check()
         waits = [budget.wait(tokens) for budget in budgets]
         shortest = min(waits)
         if shortest == math.inf:
             raise DayLimitReached(_day_limit_text(budgets, clock))
-        if shortest <= 0:
-            ready = [budget for budget, wait in zip(budgets, waits, strict=True) if wait <= 0]
-            chosen = max(ready, key=Budget.left_today)
-            return chosen, chosen.spend(tokens)
-        await clock.sleep(shortest)
+        if shortest > 0:
+            await clock.sleep(shortest, check)
+            continue
+        ready = [budget for budget, wait in zip(budgets, waits, strict=True) if wait <= 0]
+        chosen = max(ready, key=Budget.left_today)
+        if request := chosen.spend(tokens):
+            return chosen, request
 
 
 def _day_limit_text(budgets: Sequence[Budget], clock: Clock) -> str:

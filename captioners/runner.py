@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,12 +17,11 @@ from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, silent
 from .captioner import Caption, Captioner, Kind, Picture, Refusal
 from .captions import checked_trigger_word, one_line, with_trigger
-from .cleanup import DEFAULT_RULES, Rules, clean, lint, lint_report
-from .clock import SYSTEM, Clock
+from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
+from .clock import POLL, SYSTEM, Clock, duration, now_and_then
 from .ledger import Answer, Question, append_answer, now, read_ledger
 
 ATTEMPTS = 6  # calls for one picture at most, where calling again may help
-POLL = 0.2  # seconds between looks at Cancel
 LONGEST_WAIT = 60.0  # seconds between attempts, where the service does not say how long
 GIVEN_UP_IN_A_ROW = 10  # pictures that stayed busy to the last attempt, before the service counts as out of order
 LISTED = 20  # refusals that a report lists
@@ -37,6 +36,12 @@ class Record(Protocol):
     def width(self) -> int: ...
     @property
     def height(self) -> int: ...
+    @property
+    def genre(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def artist(self) -> str: ...
 
 
 R = TypeVar("R", bound=Record)
@@ -71,29 +76,45 @@ class Tally:
     answered: int = 0  # of them
     tokens: int = 0
     prompt_tokens: int = 0
+    cleaned: int = 0  # captions that clean-up changed
     given_up_in_a_row: int = 0
     error: ImpastoError | None = None  # that ended the run
     busy: dict[str, Refusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
 
 
+class Stopped(Exception):
+    """Ends the wait of a call that has not been sent yet, because no more shall be sent."""
+
+
 def pictures_of(dataset: Captionable) -> dict[str, Picture]:
     """The pictures of a dataset by sha256, each once."""
     return {
-        record.sha256: Picture(record.sha256, dataset.image_path(record), record.width, record.height)
+        record.sha256: Picture(
+            record.sha256,
+            dataset.image_path(record),
+            record.width,
+            record.height,
+            record.genre,
+            record.title,
+            record.artist,
+        )
         for record in dataset.records()
     }
 
 
 def question(captioner: Captioner, picture: Picture) -> Question:
-    return Question(picture.sha256, captioner.name, captioner.model, captioner.prompt)
+    return Question(picture.sha256, captioner.name, captioner.model, captioner.prompt(picture))
 
 
 def unanswered(dataset: Captionable, captioner: Captioner, ask_again: bool = False) -> list[Picture]:
     """The pictures that the captioner would be asked about."""
-    return _waiting(captioner, list(pictures_of(dataset).values()), dataset.captions_ledger, ask_again)
+    return waiting_pictures(captioner, list(pictures_of(dataset).values()), dataset.captions_ledger, ask_again)
 
 
-def _waiting(captioner: Captioner, pictures: Sequence[Picture], ledger: Path, ask_again: bool) -> list[Picture]:
+def waiting_pictures(
+    captioner: Captioner, pictures: Sequence[Picture], ledger: Path, ask_again: bool = False
+) -> list[Picture]:
+    """Those of `pictures` that the ledger does not answer."""
     answers = read_ledger(ledger)
     known = [answers.get(question(captioner, picture)) for picture in pictures]
     return [
@@ -113,6 +134,8 @@ async def caption_dataset(
     fallback: Captioner | None = None,
     ask_again: bool = False,
     clock: Clock = SYSTEM,
+    asking: Callable[..., Awaitable[Tally]] | None = None,
+    count_tokens: CountTokens = least_tokens,
 ) -> Captioned[D]:
     """Caption every picture through the ledger, and put trigger word and clean-up onto what is in it.
 
@@ -121,6 +144,8 @@ async def caption_dataset(
         fallback: asked for what `captioner` refused, or said in a way that clean-up leaves nothing of.
         ask_again: ask also about pictures that were refused for good in an earlier run.
         clock: of the waits between attempts.
+        asking: `ask` in this process by default, or what takes the same and outlives a kill, `apart.ask_apart`.
+        count_tokens: of a caption, for the report on those that are too long.
 
     Raises:
         SettingsError: the trigger word is not one short line.
@@ -136,18 +161,20 @@ async def caption_dataset(
         open_pictures = [picture for sha256, picture in pictures.items() if sha256 not in captions]
         if not open_pictures:
             break
-        tally = await ask(asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock)
-        said = _answers(asked, open_pictures, dataset.captions_ledger, tally, rules)
+        tally = await (asking or ask)(
+            asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock
+        )
+        said = _answers(asked, open_pictures, dataset.captions_ledger, tally, rules, progress)
         captions |= {sha256: text for sha256, text in said.items() if isinstance(text, str)}
         refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, Refusal)}
         busy |= tally.busy.keys()
-        lines.append(_stage_report(asked, len(open_pictures), len(refused), tally))
+        lines.append(_stage_report(asked, len(open_pictures), len(refused), tally, rules))
     texts = {sha256: with_trigger(trigger_word, text) for sha256, text in captions.items()}
     left_open = frozenset(busy - captions.keys())
     lines += _refusal_report(pictures, refused)
     if left_open:
         lines.append(f"Left open because the service was busy: {len(left_open)}. Queue again to go on with them.")
-    lines.append(lint_report(lint(texts, rules or DEFAULT_RULES)))
+    lines.append(lint_report(lint(texts, count_tokens, now_and_then(lambda: progress(1, 1)))))
     return Captioned(dataset.with_texts(texts), "\n".join(lines), refused, left_open)
 
 
@@ -159,13 +186,18 @@ async def ask(
     *,
     ask_again: bool = False,
     clock: Clock = SYSTEM,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tally:
     """Ask about every picture that the ledger does not answer, each answer appended to it as it comes.
+
+    Args:
+        stopped: when true, no more calls are sent, and this returns as soon as those under way are answered. (What
+            `progress` raises, Cancel, ends them at once.)
 
     Raises:
         ImpastoError: the captioner had to stop; calls under way were waited for, and their answers are in the ledger.
     """
-    waiting = _waiting(captioner, pictures, ledger, ask_again)
+    waiting = waiting_pictures(captioner, pictures, ledger, ask_again)
     tally = Tally(asked=len(waiting))
     held = len(pictures) - len(waiting)
     progress(held, len(pictures), f"{captioner.name}: {held} of {len(pictures)} captioned before")
@@ -174,6 +206,8 @@ async def ask(
 
     def check() -> None:
         progress(held + tally.answered, len(pictures))
+        if stopped():
+            raise Stopped
 
     workers = {
         asyncio.create_task(_work(captioner, queue, ledger, tally, check, clock))
@@ -205,7 +239,10 @@ async def _work(captioner: Captioner, queue: Iterator[Picture], ledger: Path, ta
     """Take batches off the queue until it is empty, or until one worker has found that nothing can be captioned."""
     while not tally.error and (batch := list(islice(queue, captioner.batch_size))):
         try:
+            check()
             await _ask_batch(captioner, batch, ledger, tally, check, clock)
+        except Stopped:
+            return
         except ImpastoError as error:
             tally.error = tally.error or error
 
@@ -221,15 +258,15 @@ async def _ask_batch(
         for picture, result in zip(batch, results, strict=True):
             tally.tokens += result.tokens
             tally.prompt_tokens += result.prompt_tokens
-            if isinstance(result, Refusal) and result.retry and attempt < ATTEMPTS and not tally.error:
+            if isinstance(result, Refusal) and result.retry and attempt < ATTEMPTS:
                 open_pictures.append(picture)
                 waits.append(result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0))
             else:
                 _record(captioner, picture, result, seconds, ledger, tally)
-        if not open_pictures:
+        if not open_pictures or tally.error:
             return
         batch = open_pictures
-        await clock.sleep(max(waits))
+        await clock.sleep(max(waits), check)
 
 
 def _back_off(attempt: int) -> float:
@@ -271,12 +308,19 @@ def _record(
 
 
 def _answers(
-    captioner: Captioner, pictures: Sequence[Picture], ledger: Path, tally: Tally, rules: Rules | None
+    captioner: Captioner,
+    pictures: Sequence[Picture],
+    ledger: Path,
+    tally: Tally,
+    rules: Rules | None,
+    progress: Progress,
 ) -> dict[str, str | Refusal]:
     """By sha256, what the ledger now holds: the cleaned caption, or why there is none."""
     answers = read_ledger(ledger)
     said: dict[str, str | Refusal] = {}
+    check = now_and_then(lambda: progress(len(pictures), len(pictures)))
     for picture in pictures:
+        check()
         answer = answers.get(question(captioner, picture))
         if picture.sha256 in tally.busy or answer is None:
             said[picture.sha256] = tally.busy.get(picture.sha256) or Refusal(Kind.BUSY, "not asked", lasting=False)
@@ -285,6 +329,7 @@ def _answers(
             said[picture.sha256] = Refusal(kind, answer.reason)
         else:
             text = clean(answer.text, rules) if rules else answer.text
+            tally.cleaned += text != answer.text
             said[picture.sha256] = text or Refusal(
                 Kind.NO_ANSWER, f"clean-up leaves nothing of the answer '{answer.text[:80]}'"
             )
@@ -301,20 +346,12 @@ def _progress_text(captioner: Captioner, held: int, tally: Tally, elapsed: float
     return text
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "22 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _stage_report(captioner: Captioner, count: int, refused: int, tally: Tally) -> str:
+def _stage_report(captioner: Captioner, count: int, refused: int, tally: Tally, rules: Rules | None) -> str:
     called = f"{captioner.name}{f' ({captioner.model})' if captioner.model else ''}"
     line = f"{called}: {count - refused} of {count} pictures captioned, {tally.asked} of them asked about in this run."
     if tally.tokens or tally.prompt_tokens:
         line += f" Tokens used in this run: {tally.prompt_tokens:,} in, {tally.tokens:,} out."
-    return line
+    return f"{line}\nClean-up ({rules}) changed {tally.cleaned} of its captions." if rules else line
 
 
 def _refusal_report(pictures: Mapping[str, Picture], refused: Mapping[str, Refusal]) -> list[str]:

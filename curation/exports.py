@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import DatasetError, SettingsError
+from ..errors import SettingsError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress, silent
 from .dataset_card import dataset_card
@@ -16,7 +16,6 @@ from .records import Dataset, Record
 from .toml import CAPTION_EXTENSION, link_picture, write_training_files
 
 CARD = "README.md"  # the name that the Hub looks for
-READ_BY_AI_TOOLKIT = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def export_dataset(dataset: Dataset, format: str, settings: ExportSettings, prog
     What is there already and whole is left alone.
 
     Raises:
-        DatasetError: a picture has no caption, its file is missing, or the trainer cannot read its kind.
+        DatasetError: a picture has no caption, or its file is missing or damaged.
         SettingsError: the format is unknown, or the license is no identifier.
     """
     if format not in FORMATS:
@@ -78,12 +77,6 @@ def _ai_toolkit(dataset: Dataset, folder: Path, settings: ExportSettings, progre
     """The block of `datasets` in a config of ostris/ai-toolkit (toolkit/config_modules.py, DatasetConfig)."""
     import yaml
 
-    for record in dataset.records():
-        if Path(record.file_name).suffix.lower() not in READ_BY_AI_TOOLKIT:
-            raise DatasetError(
-                f"The picture {record.file_name} is neither JPEG nor PNG, and ai-toolkit would pass over it. Load it "
-                "with Image URL Loader or Image Folder Loader, which store JPEG or PNG, or choose another format."
-            )
     block = {
         "folder_path": write_training_files(dataset, progress).as_posix(),
         "caption_ext": CAPTION_EXTENSION.lstrip("."),  # as in its examples

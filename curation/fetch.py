@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
@@ -29,10 +29,21 @@ REDIRECTS = {301, 302, 303, 307, 308}
 BUSY = {429, 503}
 CHUNK = 1 << 16  # bytes
 LONGEST_URL = 2000  # characters
+NO_HEADERS: Mapping[str, str] = {}
 AGENT = "Impasto/0.1 (ComfyUI nodes that curate paintings; requests by a person)"
 # Not private, but no place of a museum either (RFC 6890, RFC 7526, RFC 8215); Python versions differ on some.
 _SPECIAL = [ipaddress.ip_network(block) for block in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48")]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
+
+Turn = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+class Unavailable(PictureRefused):
+    """The host does not give it now, but may another time: it is busy, fails, or the connection breaks."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__("fetch", reason)
+        self.wait = wait  # seconds that the host asks for; None where it does not say
 
 
 @dataclass(frozen=True)
@@ -124,33 +135,39 @@ class Fetcher:
             for connection in self._open:
                 _shut(connection)
 
-    def fetch(self, url: str) -> bytes:
+    def fetch(self, url: str, headers: Mapping[str, str] = NO_HEADERS, turn: Turn = contextlib.nullcontext) -> bytes:
         """The content behind `url`.
 
+        Args:
+            headers: sent beside the usual ones, or in their place.
+            turn: entered for each request, redirects included; the time that entering takes does not count.
+
         Raises:
-            PictureRefused: it may not be fetched ("address"), is too large ("too_large"), or does not come ("fetch").
+            PictureRefused: it may not be fetched ("address"), is too large ("too_large"), or does not come ("fetch");
+                `Unavailable` where it may come another time.
         """
         deadline = time.monotonic() + self._limits.seconds
         attempts = 1
         hops = 0
         while True:
             host, path = self._checked(url)
-            with self._place(host):
-                status, headers, body = self._request(host, path, deadline)
-            if status in REDIRECTS and headers.get("location"):
+            asked = time.monotonic()
+            with turn():
+                deadline += time.monotonic() - asked
+                with self._place(host):
+                    status, answered, body = self._request(host, path, headers, deadline)
+            if status in REDIRECTS and answered.get("location"):
                 hops += 1
                 if hops > self._limits.redirects:
                     raise PictureRefused("fetch", f"more than {self._limits.redirects} redirects")
-                url = urljoin(url, headers["location"])
+                url = urljoin(url, answered["location"])
             elif status in BUSY and attempts < self._limits.attempts:
                 attempts += 1
-                self._wait(headers.get("retry-after"), attempts, deadline)
+                self._wait(answered.get("retry-after"), attempts, deadline)
             elif status == 200:
                 return body
             else:
-                raise PictureRefused(
-                    "fetch", f"{host} answers {status} {http.client.responses.get(status, '')}".strip()
-                )
+                raise _refusal(host, status, answered.get("retry-after"))
 
     def _checked(self, url: str) -> tuple[str, str]:
         """Host and path of a URL that may be asked for."""
@@ -175,20 +192,22 @@ class Fetcher:
         try:
             found = self._network.resolve(host, HTTPS_PORT)
         except OSError as error:
-            raise PictureRefused("fetch", f"{host} is not found ({error.strerror or error})") from error
+            raise Unavailable(f"{host} is not found ({error.strerror or error})") from error
         hidden = [address for address in found if not public_address(address)]
         if hidden or not found:
             raise PictureRefused("address", f"{host} leads to {', '.join(hidden) or 'no address'}, which is not public")
         return found
 
-    def _request(self, host: str, path: str, deadline: float) -> tuple[int, dict[str, str], bytes]:
+    def _request(
+        self, host: str, path: str, extra: Mapping[str, str], deadline: float
+    ) -> tuple[int, dict[str, str], bytes]:
         with contextlib.ExitStack() as stack:
             try:
                 secure = stack.enter_context(self._connected(host, deadline))
                 connection = http.client.HTTPSConnection(host, context=self._context())
                 connection.sock = secure
                 headers = {"User-Agent": AGENT, "Accept": "image/*", "Accept-Encoding": "identity"}
-                connection.request("GET", path, headers=headers | {"Connection": "close"})
+                connection.request("GET", path, headers={**headers, **extra, "Connection": "close"})
                 answer = connection.getresponse()
                 found = {name.lower(): value for name, value in answer.getheaders()}
                 body = self._body(answer, found, deadline) if answer.status == 200 else b""
@@ -197,8 +216,8 @@ class Fetcher:
                 if self._stopped.is_set():
                     raise PictureRefused("fetch", "stopped") from None
                 if time.monotonic() >= deadline:
-                    raise PictureRefused("fetch", f"not there after {self._limits.seconds:g} s") from error
-                raise PictureRefused("fetch", f"{host} breaks off ({error or type(error).__name__})") from error
+                    raise Unavailable(f"not there after {self._limits.seconds:g} s") from error
+                raise Unavailable(f"{host} breaks off ({error or type(error).__name__})") from error
 
     @contextlib.contextmanager
     def _connected(self, host: str, deadline: float) -> Iterator[ssl.SSLSocket]:
@@ -267,11 +286,21 @@ class Fetcher:
             place.release()
 
     def _wait(self, asked: str | None, attempt: int, deadline: float) -> None:
-        seconds = float(asked) if asked and asked.isdigit() else 2.0**attempt
+        seconds = _seconds(asked) or 2.0**attempt
         if seconds > self._limits.longest_wait or time.monotonic() + seconds > deadline:
-            raise PictureRefused("fetch", f"the host is busy and asks to wait {seconds:g} s")
+            raise Unavailable(f"the host is busy and asks to wait {seconds:g} s", seconds)
         if self._stopped.wait(seconds):
             raise PictureRefused("fetch", "stopped")
+
+
+def _refusal(host: str, status: int, asked: str | None) -> PictureRefused:
+    reason = f"{host} answers {status} {http.client.responses.get(status, '')}".strip()
+    return Unavailable(reason, _seconds(asked)) if status in BUSY or status >= 500 else PictureRefused("fetch", reason)
+
+
+def _seconds(asked: str | None) -> float | None:
+    """What a Retry-After says, where it is a number as hosts send it; dates are too rare to be read."""
+    return float(asked) if asked and asked.isascii() and asked.isdigit() else None
 
 
 def _shut(connection: socket.socket) -> None:

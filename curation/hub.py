@@ -7,16 +7,16 @@ its client sleeps through a rate limit without telling anyone, and cannot be can
 
 from __future__ import annotations
 
-import concurrent.futures
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import DatasetError
+from .parallel import Stopped
 
 if TYPE_CHECKING:
     import requests
@@ -26,19 +26,11 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 BLOCK = 256 * 1024  # bytes read at most at once
 MAX_WAIT = 60  # seconds between two attempts
 UNNAMED_WAIT = 30  # seconds, where a 429 does not say how long
-TICK = 0.2  # seconds between two looks at Cancel
 # The Hub's rule for repository names; a revision may be a branch, a tag, a commit or "refs/convert/parquet".
 _REPOSITORY = re.compile(
     r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,200}))?", re.ASCII
 )
 _RESET = re.compile(r"\bt\s*=\s*(\d+)")  # of `RateLimit: "resolvers";r=0;t=37`
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Stopped(Exception):
-    """The work was called off while this thread was waiting or reading."""
 
 
 @dataclass(frozen=True)
@@ -234,28 +226,6 @@ class Connection:
         headers = build_hf_headers(token=self.hub.token or False, library_name="impasto")
         headers["Accept-Encoding"] = "identity"  # a range of a compressed answer would be another range
         return headers | ({"Range": f"bytes={wanted[0]}-{wanted[1]}"} if wanted else {})
-
-
-def in_parallel(
-    connection: Connection, work: Callable[[Item], Result], items: Iterable[Item], tick: Callable[[], None]
-) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with its result as they come, calling `tick` several times a second.
-
-    Whatever is raised, by `work`, by `tick` (Cancel) or by whoever iterates, stops all threads before it goes on.
-    """
-    pool = concurrent.futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="impasto-hub")
-    try:
-        running = {pool.submit(work, item): item for item in items}
-        while running:
-            done, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
-            tick()
-            for future in done:
-                yield running.pop(future), future.result()
-    except BaseException:
-        connection.stop()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _quoted(revision: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy
 from PIL import Image, ImageCms, ImageOps
@@ -20,17 +22,45 @@ FORMATS = (
 LONGEST_JPEG_SIDE = 65_500  # pixels: libjpeg's JPEG_MAX_DIMENSION
 ORIENTATION = 0x0112  # Exif
 PAPER = "white"  # under what is transparent
+READ_BY_ALL = ("JPEG", "MPO", "PNG")  # ai-toolkit passes over WebP
+PLAIN_MODES = ("1", "L", "P", "RGB")
 
 
-def normalised(data: bytes, kind: str = JPEG) -> tuple[bytes, tuple[str, ...]]:
+def for_trainers(path: Path) -> bytes | None:
+    """What to give trainers in place of a stored picture, PNG for a PNG and else JPEG; None where the file will do.
+
+    They read some files differently: sd-scripts, for one, does not turn pictures and cuts 16 bits off at 8.
+
+    Raises:
+        PictureRefused, OSError: the picture does not decode.
+    """
+    with Image.open(path) as picture:
+        alike = (
+            picture.format in READ_BY_ALL
+            and picture.mode in PLAIN_MODES
+            and not picture.info.keys() & {"icc_profile", "transparency"}
+            # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels
+            and Image.Image.getexif(picture).get(ORIENTATION, 1) == 1
+        )
+    if alike:
+        return None
+    stored = path.read_bytes()
+    written, _ = normalised(stored, PNG if path.suffix == ".png" else JPEG, READ_BY_ALL)
+    return None if written is stored else written
+
+
+def normalised(
+    data: bytes, kind: str = JPEG, keep: Collection[str] = tuple(EXTENSIONS)
+) -> tuple[bytes, tuple[str, ...]]:
     """The picture as the trainers need it, and what had to be done for it.
 
-    The format is told from the content. A JPEG, PNG or WebP with nothing to change stays as it is, byte for byte; all
-    else is written anew. Of several frames or pages the first is taken.
+    The format is told from the content. A picture of the formats in `keep` with nothing to change stays as it is, byte
+    for byte; all else is written anew. Of several frames or pages the first is taken.
 
     Args:
         data: the file.
         kind: `JPEG` (quality 95, full colour resolution) or `PNG`, for what is written anew.
+        keep: Pillow's names of formats.
 
     Raises:
         PictureRefused: empty, no picture, damaged, or with more than `MAX_PIXELS`.
@@ -44,8 +74,8 @@ def normalised(data: bytes, kind: str = JPEG) -> tuple[bytes, tuple[str, ...]]:
                 raise PictureRefused("too_large", f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
             picture.load()
             changed, changes = _changed(picture)
-            kept = picture.format in EXTENSIONS and not changes
-            if picture.format not in EXTENSIONS:
+            kept = picture.format in keep and not changes
+            if picture.format not in keep:
                 changes.append(f"was {picture.format}")
     except PictureRefused:
         raise

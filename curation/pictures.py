@@ -43,6 +43,9 @@ class StoredPicture:
     size: int  # bytes
 
 
+Outcome = StoredPicture | PictureRefused
+
+
 def read_header(data: bytes) -> Header:
     """What the first bytes of a picture tell, without decoding it.
 
@@ -78,6 +81,14 @@ def store_picture(folder: Path, data: bytes) -> StoredPicture:
     if not path.exists() or path.stat().st_size != len(data):
         write_whole(path, data)
     return StoredPicture(file_name, sha256, header.width, header.height, len(data))
+
+
+def stored_or_refused(folder: Path, data: bytes) -> Outcome:
+    """`store_picture`, with the refusal as a value."""
+    try:
+        return store_picture(folder, data)
+    except PictureRefused as refused:
+        return refused
 
 
 @contextlib.contextmanager

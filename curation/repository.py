@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
 import io
 import json
-import threading
 import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from ..files import append_line, content_hash, read_jsonl, remove_partials, write_whole
+from ..files import content_hash, remove_partials, write_whole
 from ..progress import Progress
-from .hub import Connection, Hub, RemoteFile, Revision, in_parallel
+from .fetched import Fetched
+from .hub import WORKERS, Connection, Hub, RemoteFile, Revision
+from .parallel import in_parallel
 from .parquet import COLUMNS, Row, label_columns, opened, picture_column, read_group, read_labels
-from .pictures import PictureRefused, StoredPicture, store_picture
+from .pictures import Outcome, stored_or_refused
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -35,8 +35,6 @@ SOURCES = ".sources"  # under the datasets root; a dataset cannot have a name th
 FIRST_TAIL = 24 * 1024  # bytes; the footer of a shard of huggan/wikiart, which names 129 artists, has about 20,000
 NEAR = 4 * 1024  # bytes; label columns closer than this are read in one request
 MAGIC = b"PAR1"
-
-Outcome = StoredPicture | PictureRefused
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,9 @@ class HubRepository:
             text = connection.countdown() or f"Reading labels of shard {done} of {len(self._shards)}"
             progress(done, len(self._shards), text)
 
-        for _ in in_parallel(connection, lambda number: self._index_shard(connection, missing[number]), missing, tick):
+        for _ in in_parallel(
+            connection, lambda number: self._index_shard(connection, missing[number]), missing, tick, WORKERS
+        ):
             done += 1
             tick()
         if missing and self._speed() is None:
@@ -154,7 +154,7 @@ class HubRepository:
 
     def cost(self, folder: Path, rows: Iterable[Row]) -> Cost:
         """What it will take to have these pictures, beyond what the dataset has already."""
-        fetched = _Fetched(folder)
+        fetched = Fetched(folder)
         groups = {self.group_of(row) for row in rows if fetched.get(self._key(row)) is None}
         size = sum(self.weight_of(group) for group in groups)
         speed = self._speed()
@@ -170,7 +170,7 @@ class HubRepository:
         Raises:
             DatasetError: the Hub fails for good, or gives something else than the revision lists.
         """
-        fetched = _Fetched(folder)
+        fetched = Fetched(folder)
         wanted: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for row in rows:
             if (outcome := fetched.verified(self._key(row))) is not None:
@@ -194,7 +194,7 @@ class HubRepository:
             got = f"{connection.received / 1e6:,.1f} of {size:,.1f} MB, row group {done} of {len(wanted)}"
             tick(connection.countdown() or f"Fetching from the Hub: {got}")
 
-        for group, outcomes in in_parallel(connection, fetch, wanted, look):
+        for group, outcomes in in_parallel(connection, fetch, wanted, look, WORKERS):
             done += 1
             for row in wanted[group]:
                 yield row, outcomes[row.row]
@@ -202,7 +202,7 @@ class HubRepository:
             self._keep_speed(connection, began)
 
     def _fetch(
-        self, connection: Connection, folder: Path, group: tuple[int, int], keep: set[int], fetched: _Fetched
+        self, connection: Connection, folder: Path, group: tuple[int, int], keep: set[int], fetched: Fetched
     ) -> dict[int, Outcome]:
         shard, place = self._shards[group[0]], self._group(group)
         part = self._part(group)
@@ -217,7 +217,7 @@ class HubRepository:
             # the beginning dates from before a crash of the machine, which can leave a hole in a file
             connection.download(self._revision, shard, place.start, place.length, part)
             outcomes = self._unpack(folder, group, keep, part)
-        fetched.add(shard.oid, outcomes)
+        fetched.add(shard.oid, {str(row): outcome for row, outcome in outcomes.items()})
         part.unlink()
         return outcomes
 
@@ -227,10 +227,7 @@ class HubRepository:
         with self._opened(shard, self._tail_path(shard).read_bytes(), [(place.start, part.read_bytes())]) as file:
             column = self._indexes[group[0]].column
             for row, data in read_group(file, group[1], place.first, column, keep):
-                try:
-                    outcomes[row] = store_picture(folder, data)
-                except PictureRefused as refused:
-                    outcomes[row] = refused
+                outcomes[row] = stored_or_refused(folder, data)
         return outcomes
 
     def _index_shard(self, connection: Connection, shard: RemoteFile) -> None:
@@ -289,8 +286,8 @@ class HubRepository:
     def _group(self, group: tuple[int, int]) -> Group:
         return self._indexes[group[0]].groups[group[1]]
 
-    def _key(self, row: Row) -> tuple[str, int]:
-        return self._shards[row.shard].oid, row.row
+    def _key(self, row: Row) -> tuple[str, str]:
+        return self._shards[row.shard].oid, str(row.row)
 
     def _index_path(self, shard: RemoteFile) -> Path:
         name = f"{content_hash([shard.oid, self._columns, COLUMNS])}.json.gz"
@@ -353,54 +350,6 @@ class Ranges(io.RawIOBase):
             first, data = self._pieces[0]
             return bytes(first - start) + data
         raise OSError(f"bytes {start} to {stop} were not fetched")
-
-
-class _Fetched:
-    """Which rows of which shards a dataset's folder has, or had to refuse: `fetched.jsonl`, one line per row group."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / "fetched.jsonl"
-        self._lock = threading.Lock()
-        self._outcomes: dict[tuple[str, int], Outcome] = {}
-        for line in read_jsonl(self._path):
-            for row, outcome in line["rows"].items():
-                self._outcomes[line["shard"], int(row)] = _from_json(outcome)
-
-    def get(self, key: tuple[str, int]) -> Outcome | None:
-        """What is known of a row, where its file still has the size that it had."""
-        outcome = self._outcomes.get(key)
-        if isinstance(outcome, StoredPicture):
-            with contextlib.suppress(FileNotFoundError):
-                if (self._folder / outcome.file_name).stat().st_size == outcome.size:
-                    return outcome
-            return None
-        return outcome
-
-    def verified(self, key: tuple[str, int]) -> Outcome | None:
-        """The same, where the file still has the content that it had."""
-        outcome = self.get(key)
-        if isinstance(outcome, StoredPicture):
-            content = (self._folder / outcome.file_name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != outcome.sha256:
-                (self._folder / outcome.file_name).unlink()
-                return None
-        return outcome
-
-    def add(self, shard: str, outcomes: Mapping[int, Outcome]) -> None:
-        line = json.dumps({"shard": shard, "rows": {row: _to_json(outcome) for row, outcome in outcomes.items()}})
-        with self._lock:
-            append_line(self._path, line)
-
-
-def _to_json(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, PictureRefused):
-        return {"rule": outcome.rule, "reason": str(outcome)}
-    return asdict(outcome)
-
-
-def _from_json(value: dict[str, Any]) -> Outcome:
-    return PictureRefused(**value) if "rule" in value else StoredPicture(**value)
 
 
 def _chunks(file: ParquetFile, chosen: Callable[[str], bool]) -> list[tuple[int, int]]:

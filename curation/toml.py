@@ -18,6 +18,8 @@ from typing import Any
 from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress, silent
+from .normalise import for_trainers
+from .pictures import PictureRefused
 from .records import Dataset, Record
 
 STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
@@ -158,6 +160,9 @@ class TomlSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least {least}.")
         if not math.isfinite(self.token_warmup_step) or self.token_warmup_step < 0:
             raise SettingsError(f"token_warmup_step is {self.token_warmup_step}. It must be at least 0.")
+        for name in ("caption_prefix", "caption_suffix", *(name for name in _OF_A_SUBSET if "separator" in name)):
+            if any("\ud800" <= letter <= "\udfff" for letter in getattr(self, name)):
+                raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
         if self.shuffle_caption and not self.caption_separator:
             raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
 
@@ -220,6 +225,9 @@ def write_dataset_toml(dataset: Dataset, settings: TomlSettings, progress: Progr
 def write_training_files(dataset: Dataset, progress: Progress = silent) -> Path:
     """Fill `train/<revision>/` with each picture and its caption, `<stem>.txt`, and return that folder.
 
+    Pictures are hard links where possible. Those that trainers would read differently are written anew: upright, sRGB,
+    opaque, 8 bits, as JPEG or PNG.
+
     Raises:
         DatasetError: a picture has no caption or its file is missing.
     """
@@ -231,7 +239,7 @@ def write_training_files(dataset: Dataset, progress: Progress = silent) -> Path:
 
 
 def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
-    bare = [record for record in records if not record.text.strip()]
+    bare = [record for record in records if not _one_line(record.text)]
     if bare:
         raise DatasetError(
             f"{len(bare)} of the {len(records)} pictures of dataset '{dataset.name}' have no caption (the first is "
@@ -239,35 +247,66 @@ def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
         )
 
 
+def _one_line(caption: str) -> str:
+    """As a caption file has it: sd-scripts reads the first line only, and would keep a byte order mark as a letter.
+    JSON can give half a character (a lone surrogate), which no file can."""
+    return " ".join(caption.encode(errors="ignore").decode().replace("\ufeff", "").split())
+
+
 def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Path, progress: Progress) -> None:
-    """Fill the folder at once, or leave one alone that has every file. The pictures are hard links where possible."""
-    pairs = {f"{record.sha256[:STEM_LENGTH]}{Path(record.file_name).suffix}": record for record in records}
-    names = {name for image in pairs for name in (image, Path(image).with_suffix(CAPTION_EXTENSION).name)}
-    if train.is_dir() and names <= {path.name for path in train.iterdir()}:
+    """Fill the folder at once, or leave one alone that has every file."""
+    stems = {record.sha256[:STEM_LENGTH]: record for record in records}
+    there = list(train.iterdir()) if train.is_dir() else []
+    captions = {path.stem for path in there if path.suffix == CAPTION_EXTENSION}
+    if stems.keys() <= captions & {path.stem for path in there if path.suffix != CAPTION_EXTENSION}:
         return
     remove_partials(train.parent)
     with appearing(train) as folder:
         folder.mkdir(parents=True)
-        for done, (name, record) in enumerate(pairs.items(), start=1):
-            link_picture(dataset, record, folder / name)
-            # sd-scripts reads the first line only
-            caption = " ".join(record.text.split())
-            (folder / name).with_suffix(CAPTION_EXTENSION).write_text(caption + "\n", encoding="utf-8", newline="\n")
-            progress(done, len(pairs), f"Training file {done} of {len(pairs)}")
+        for done, (stem, record) in enumerate(stems.items(), start=1):
+            _put_picture(dataset, record, folder / stem)
+            caption = f"{_one_line(record.text)}\n"
+            (folder / stem).with_suffix(CAPTION_EXTENSION).write_text(caption, encoding="utf-8", newline="\n")
+            progress(done, len(stems), f"Training file {done} of {len(stems)}")
+
+
+def _put_picture(dataset: Dataset, record: Record, target: Path) -> None:
+    """Put a picture at `target` with its extension: the stored file, or a copy that every trainer reads the same."""
+    image = _stored(dataset, record)
+    try:
+        written = for_trainers(image)
+    except (
+        PictureRefused,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # the last three are Pillow's, of damaged headers
+        raise DatasetError(
+            f"The picture {image} of dataset '{dataset.name}' cannot be read ({error}). Run Quality Filter first."
+        ) from error
+    if written is None:
+        link_picture(dataset, record, target.with_suffix(image.suffix))
+    else:
+        target.with_suffix(".png" if image.suffix == ".png" else ".jpg").write_bytes(written)
 
 
 def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
     """Put a picture at `target`, as a hard link where the file system has them, else as a copy."""
+    image = _stored(dataset, record)
+    try:
+        os.link(image, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(image, target)
+
+
+def _stored(dataset: Dataset, record: Record) -> Path:
     image = dataset.image_path(record)
     if not image.is_file():
         raise DatasetError(
             f"The picture {image} of dataset '{dataset.name}' is missing. "
             f"Load it from its source ({record.source}) again."
         )
-    try:
-        os.link(image, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(image, target)
+    return image
 
 
 def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:

@@ -82,10 +82,10 @@ def _rows(text: str) -> list[dict[str, object]]:
         return []
     if lines[0].lstrip().startswith("{"):
         return [_json_row(number, line) for number, line in enumerate(lines, start=1)]
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]))]
-    if "url" not in header:
-        return [{"url": line} for line in lines]
     try:
+        header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]))]
+        if "url" not in header:
+            return [{"url": line} for line in lines]
         # from the header on as written, because a quoted caption may go over several lines
         table = list(csv.reader(io.StringIO(text[text.index(lines[0]) :]), skipinitialspace=True))[1:]
     except csv.Error as error:

@@ -1,7 +1,7 @@
 """From a source of labelled paintings to a dataset: read labels, plan, fetch what was planned, store it by content.
 
-A source is a folder under the datasets root (parquet shards, or the ArtGAN archive) or a repository on the Hugging Face
-Hub (`repository`). Whether a painting is good enough is for `quality`.
+A source is a folder under the datasets root (parquet shards, or the ArtGAN archive), a repository on the Hugging Face
+Hub (`repository`), or WikiArt.org itself (`wikiart_org`). Whether a painting is good enough is for `quality`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from ..errors import DatasetError, SettingsError
 from ..files import content_hash, remove_partials, write_whole
 from ..names import child_of
 from ..progress import Progress, silent
+from . import wikiart_org
 from .archive import find_pictures, find_styles, is_archive, read_archive
 from .hub import Hub, hub_from_environment, parse_repository
 from .incoming import dataset_folder
 from .labels import ANY, artist_name, is_unknown, label_key
 from .parquet import Row, find_shards, find_sources, parse_columns, read_pictures, read_rows
-from .pictures import PictureRefused, StoredPicture, store_picture
-from .plan import CHEAP, Cell, Request, pick, plan_cells, planned
-from .quotas import Filled, Quota, table
+from .pictures import Outcome, PictureRefused, StoredPicture, stored_or_refused
+from .plan import CHEAP, EVEN, Cell, Request, pick, plan_cells, planned
+from .quotas import Filled, Quota, parse_quotas, table
 from .records import Dataset, Record, Refusal, write_manifest
-from .repository import HubRepository
+from .repository import SOURCES, HubRepository
 from .selection import artist_key
+from .wikiart_org import Site, WikiArtOrg
 
 PREVIEW_EVERY = 0.5  # seconds; decoding every painting for a preview would cost more than storing it
 PREVIEW_SIZE = 512  # pixels of the longer side
 AVAILABLE = "available.json"  # in the dataset's folder: what the source had, for whoever composes further on
 MOST_REFUSALS_TOLD = 50
-
-Outcome = StoredPicture | PictureRefused
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ParquetFolder:
             by_shard[row.shard][row.row] = row
         for shard, wanted in sorted(by_shard.items()):
             for number, data in read_pictures(self._shards[shard], wanted, self._columns):
-                yield wanted[number], _stored(folder, data)
+                yield wanted[number], stored_or_refused(folder, data)
 
 
 class ArchiveFolder:
@@ -97,14 +97,19 @@ class ArchiveFolder:
     ) -> Iterator[tuple[Row, Outcome]]:
         pictures = [find_pictures(style) for style in self._styles]
         for row in rows:
-            yield row, _stored(folder, pictures[row.shard][row.row].read_bytes())
+            yield row, stored_or_refused(folder, pictures[row.shard][row.row].read_bytes())
 
 
-Source = ParquetFolder | ArchiveFolder | HubRepository
+Source = ParquetFolder | ArchiveFolder | HubRepository | WikiArtOrg
 
 
 def load_paintings(
-    datasets_root: Path, request: Request, progress: Progress = silent, hub: Hub | None = None, plan_only: bool = False
+    datasets_root: Path,
+    request: Request,
+    progress: Progress = silent,
+    hub: Hub | None = None,
+    plan_only: bool = False,
+    site: Site | None = None,
 ) -> Loaded:
     """Make the dataset that `request` asks for; the same request on the same source gives the same bytes.
 
@@ -115,22 +120,23 @@ def load_paintings(
     Args:
         hub: where repositories are looked for; the one of the environment where it is None.
         plan_only: stop before the first picture, and report what would be taken and what that would cost.
+        site: how WikiArt.org is reached; as from this machine where it is None.
 
     Raises:
         NameRefused: the name is not plain, or is that of a source.
         SettingsError: the count is below 1, or a quota or column line has another form.
-        DatasetError: there is no such source, nothing in it matches, a shard is damaged, or the Hub fails.
+        DatasetError: there is no such source, nothing in it matches, a shard is damaged, or the Hub or the site fails.
     """
     if request.count < 1:
         raise SettingsError(f"count is {request.count}. Ask for at least 1 painting.")
     folder = dataset_folder(datasets_root, request.name)
-    source = open_source(datasets_root, request, hub)
+    source = open_source(datasets_root, request, hub, site)
     rows = source.rows(progress)
     cells = _planned_for(source, request, rows)
     plan = _plan_text(source, request, cells, folder)
     if plan_only:
-        cheaper = _cheaper(source, request, rows, folder)
-        return Loaded(None, f"{plan}{cheaper}\nNothing was fetched: plan_only is on.")
+        other = _other_way(source, request, rows, folder)
+        return Loaded(None, f"{plan}{other}\nNothing was fetched: plan_only is on.")
     progress(0, sum(cell.wanted for cell in cells), plan)
     remove_partials(folder / "images")
     refusals = _take(folder, source, cells, request.max_per_artist, progress)
@@ -144,13 +150,18 @@ def load_paintings(
     return Loaded(write_manifest(folder, records, refusals), _report(request, cells, records, refusals))
 
 
-def open_source(datasets_root: Path, request: Request, hub: Hub | None = None) -> Source:
+def open_source(datasets_root: Path, request: Request, hub: Hub | None = None, site: Site | None = None) -> Source:
     """The source that a request names.
 
     Raises:
         NameRefused: it is neither a repository's name nor plain, or leads out of the root.
+        SettingsError: a column line has another form, or WikiArt.org is asked for no label at all.
         DatasetError: there is no such source.
     """
+    if _is_wikiart_org(request.source):
+        labels = [(kind, label) for kind, label in request.labels().items() if label_key(label) not in ("", ANY)]
+        lists = wikiart_org.lists_for(labels, parse_quotas(request.quotas))
+        return WikiArtOrg(Path(datasets_root) / SOURCES / wikiart_org.NAME, lists, site or Site())
     columns = parse_columns(request.columns)
     if repository := parse_repository(request.source):
         return HubRepository(datasets_root, hub or hub_from_environment(), *repository, columns)
@@ -178,12 +189,21 @@ def find_source(datasets_root: Path, source: str) -> Path:
     return folder
 
 
+def _is_wikiart_org(source: str) -> bool:
+    return source.strip().lower() == wikiart_org.NAME
+
+
 def _archives(datasets_root: Path) -> list[str]:
     return [folder.name for folder in datasets_root.glob("*") if folder.is_dir() and is_archive(folder)]
 
 
 def source_fingerprint(datasets_root: Path, source: str, hub: Hub | None = None) -> str:
-    """Changes when a shard of the source is added, removed or rewritten. Raises what `open_source` raises."""
+    """Changes when a shard of the source is added, removed or rewritten. Raises what `open_source` raises.
+
+    WikiArt.org's never does: its lists are read once.
+    """
+    if _is_wikiart_org(source):
+        return wikiart_org.NAME
     if repository := parse_repository(source):
         # asked at every queueing, so not for long: where the Hub does not answer, loading will say so
         return HubRepository.current_sha(datasets_root, replace(hub or hub_from_environment(), attempts=1), *repository)
@@ -200,20 +220,19 @@ def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[
 def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: Path) -> str:
     rows = planned(cells, request.max_per_artist)
     lines = [_asked(request), table([Filled(c.name, c.asked, len(c.pool), taken=len(rows[c.name])) for c in cells])]
-    if isinstance(source, HubRepository):
+    if isinstance(source, HubRepository | WikiArtOrg):
         lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
     return "\n".join(lines)
 
 
-def _cheaper(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
-    """What the other way to choose would take, where it is less."""
-    if not isinstance(source, HubRepository) or request.prefer == CHEAP:
+def _other_way(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
+    """What the other way to choose would take."""
+    if not isinstance(source, HubRepository):
         return ""
-    even, cheap = (
-        source.cost(folder, itertools.chain(*planned(_planned_for(source, asked, rows), asked.max_per_artist).values()))
-        for asked in (request, replace(request, prefer=CHEAP))
-    )
-    return f"\nWith prefer '{CHEAP}' it would be {cheap.size / 1e6:,.1f} MB." if cheap.size < even.size else ""
+    other = replace(request, prefer=EVEN if request.way == CHEAP else CHEAP)
+    chosen = planned(_planned_for(source, other, rows), request.max_per_artist)
+    cost = source.cost(folder, itertools.chain(*chosen.values()))
+    return f"\nThis is with prefer '{request.way}'; with '{other.prefer}' it would be {cost.size / 1e6:,.1f} MB."
 
 
 def _take(folder: Path, source: Source, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:
@@ -264,13 +283,6 @@ def _store(
         text = f"Painting {done + len(outcome)} of {total}: {_called(row)}"
         progress(done + len(outcome), total, text, _preview(folder, picture) if fresh else None)
     return outcome
-
-
-def _stored(folder: Path, data: bytes) -> Outcome:
-    try:
-        return store_picture(folder, data)
-    except PictureRefused as refused:
-        return refused
 
 
 def _record(picture: StoredPicture, row: Row, place: str) -> Record:

@@ -54,7 +54,7 @@ def find_toml(root: Path, file: str) -> Path:
 
 
 def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
-    """Write a copy beside `source` in which every image_dir is absolute and `changes` are made.
+    """Write a copy beside `source` in which every image_dir and metadata_file is absolute and `changes` are made.
 
     A value is changed where the file gives it, whichever level that is; where no level does, in each `[[datasets]]`.
 
@@ -78,8 +78,9 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
         if value := getattr(changes, name):
             _change(name, value, levels, datasets)
     for subset in subsets:
-        if "image_dir" in subset:
-            subset["image_dir"] = (source.parent / str(subset["image_dir"])).as_posix()
+        for name in ("image_dir", "metadata_file"):
+            if name in subset:
+                subset[name] = (source.parent / str(subset[name])).as_posix()
     if changes.target == FLUX_TRAINER:
         _suit_flux_trainer(source, levels, datasets)
     text = tomlkit.dumps(document)

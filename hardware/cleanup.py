@@ -57,10 +57,10 @@ class MemoryState:
 
 @dataclass(frozen=True)
 class Step:
-    """One action; `act` returns what to say besides the figures, or an empty text."""
+    """One action; `act` returns what to say instead of the figures, where there is something."""
 
     name: str
-    act: Callable[[], str]
+    act: Callable[[], str | None]
 
 
 def clean(steps: Sequence[Step], measure: Callable[[], MemoryState], above: float) -> str:

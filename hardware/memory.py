@@ -50,7 +50,7 @@ def free_device_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    module = torch.get_device_module(device)
+    module = getattr(torch, device.type, None)
     if not hasattr(module, "mem_get_info"):
         raise NotImplementedError(f"PyTorch does not tell how much memory is free on {device}.")
     return module.mem_get_info(device)[0]
@@ -80,8 +80,8 @@ def spilled_device() -> str:
 class AllocatedTensors(TorchDispatchMode):
     """Counts the bytes of the tensors that are made within it, for as long as each lives.
 
-    Works on fake tensors too (torch._subclasses.FakeTensorMode entered before), which take no memory. What a kernel
-    takes and gives back by itself is not seen, nor are tensors that were there before.
+    On the meta device too, where they count as what they would take elsewhere. What a kernel takes and gives back by
+    itself is not seen, nor are tensors that were there before.
 
     Attributes:
         bytes: of the tensors alive now.

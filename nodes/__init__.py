@@ -17,6 +17,7 @@ MODULES = (
     "openai_compatible",
     "caption_editor",
     "encoding",
+    "settings",
     "training",
     "rendering",
     "batches",

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..captioners.editing import EditRules, edit_captions, read_overrides, read_replacements, table
 from . import host, sockets
+from .captions import CATEGORY, token_counts
 
 
 class ImpastoCaptionEditor(io.ComfyNode):
@@ -16,7 +17,7 @@ class ImpastoCaptionEditor(io.ComfyNode):
         return io.Schema(
             node_id="ImpastoCaptionEditor",
             display_name="Caption Editor",
-            category="Impasto/Captions",
+            category=CATEGORY,
             description=(
                 "Edits captions by rule and by hand: find and replace, tags taken out, prefix and suffix, trigger "
                 "word, and single captions that stay as you wrote them whatever is captioned again."
@@ -77,7 +78,7 @@ class ImpastoCaptionEditor(io.ComfyNode):
     ) -> io.NodeOutput:
         rules = EditRules(trigger_word, prefix, suffix, read_replacements(replacements), tuple(remove_tags.split(",")))
         edited, report, rows = edit_captions(
-            dataset, rules, read_overrides(overrides), host.progress(), host.thumbnails_folder()
+            dataset, rules, read_overrides(overrides), host.progress(), host.thumbnails_folder(), token_counts
         )
         shown = table(rows)
         return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
 from ..curation.labels import ANY
-from ..curation.plan import CHEAP, EVEN, Request
+from ..curation.plan import AUTO, CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..curation.toml import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
 from ..curation.wikiart import load_paintings, source_fingerprint
@@ -30,16 +30,18 @@ class ImpastoWikiArtLoader(io.ComfyNode):
             display_name="WikiArt Loader",
             category=CATEGORY,
             description=(
-                "Chooses paintings by style, genre and artist from a Hugging Face repository or a local folder, and "
-                "stores them as a dataset. The choice is seeded and spread over artists; only the chosen are fetched."
+                "Chooses paintings by style, genre and artist from a Hugging Face repository, a local folder or "
+                "WikiArt.org, and stores them as a dataset. The choice is seeded and spread over artists; only the "
+                "chosen are fetched."
             ),
             search_aliases=["wikiart", "paintings", "load dataset", "parquet", "huggan/wikiart", "hugging face", "art"],
             inputs=[
                 io.String.Input(
                     "source",
                     default="embedded-wikiart",
-                    tooltip="A Hugging Face dataset, owner/name or owner/name@revision (huggan/wikiart), or a folder "
-                    "in ComfyUI's datasets folder with parquet files or the ArtGAN archive in it.",
+                    tooltip="A Hugging Face dataset, owner/name or owner/name@revision (huggan/wikiart); a folder "
+                    "in ComfyUI's datasets folder with parquet files or the ArtGAN archive in it; or wikiart.org "
+                    "(slow: the site allows 400 requests an hour).",
                 ),
                 io.Combo.Input(
                     "style",
@@ -113,11 +115,12 @@ class ImpastoWikiArtLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "prefer",
-                    options=[EVEN, CHEAP],
-                    default=EVEN,
+                    options=[AUTO, EVEN, CHEAP],
+                    default=AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="From Hugging Face: as many of each artist, or as little to fetch as the quotas allow.",
+                    tooltip="From Hugging Face: as many of each artist, or as little to fetch as quotas and "
+                    "max_per_artist allow; automatic is the latter where max_per_artist is set. plan_only tells both.",
                 ),
                 io.String.Input(
                     "columns",
@@ -406,7 +409,8 @@ class ImpastoDatasetTOMLWriter(io.ComfyNode):
 def _trainer_and_caption_inputs() -> list[io.Input]:
     """What came to the node later, optional so that saved graphs and old API calls stay as they are."""
     defaults = TomlSettings()
-    ours = "Impasto's own trainer encodes once and refuses it; for sd-scripts."
+    drawn = "Needs cached_text off; Impasto's own trainer draws from a few encoded texts of each caption."
+    refused = "Impasto's own trainer encodes pictures once and refuses it; for sd-scripts."
 
     def switch(name: str, tooltip: str) -> io.Input:
         default = getattr(defaults, name)
@@ -450,24 +454,28 @@ def _trainer_and_caption_inputs() -> list[io.Input]:
         text("caption_prefix", "Put before every caption, with a space between: a trigger word, for example."),
         text("caption_suffix", "Put after every caption, with a space between."),
         text("caption_separator", "Between the parts of a caption that are shuffled or dropped."),
-        switch("shuffle_caption", f"Shuffle the parts of a caption each time. {ours}"),
+        switch("shuffle_caption", f"Shuffle the parts of a caption each time. {drawn}"),
         count("keep_tokens", 255, "So many first parts of a caption are neither shuffled nor dropped."),
         text("keep_tokens_separator", "What stands before this in a caption is kept; in place of keep_tokens."),
-        text("secondary_separator", f"Parts joined by this are shuffled or dropped together. {ours}"),
-        switch("enable_wildcard", f"Choose one of {{a|b}} in captions each time. {ours}"),
+        text("secondary_separator", f"Parts joined by this are shuffled or dropped together. {drawn}"),
+        switch("enable_wildcard", f"Choose one of {{a|b}} in captions each time. {drawn}"),
         number(
             "caption_dropout_rate",
             1.0,
-            "Share of pictures trained with an empty caption. Impasto's own trainer refuses it: set caption_dropout in "
-            "Training Settings instead.",
+            "Share of pictures trained with an empty caption. Needs cached_text off; 0 leaves it to caption_dropout in "
+            "Training Settings.",
         ),
-        count("caption_dropout_every_n_epochs", 10_000, f"Every so many epochs without captions, 0 for never. {ours}"),
-        number("caption_tag_dropout_rate", 1.0, f"Share of a caption's parts that is left out each time. {ours}"),
+        count(
+            "caption_dropout_every_n_epochs",
+            10_000,
+            "Every so many epochs without captions, 0 for never. Needs cached_text off.",
+        ),
+        number("caption_tag_dropout_rate", 1.0, f"Share of a caption's parts that is left out each time. {drawn}"),
         count("token_warmup_min", 1000, "So many parts of a caption are trained at first.", least=1),
-        number("token_warmup_step", 1_000_000.0, f"Whole captions from this step on; under 1 a share of all. {ours}"),
-        switch("flip_aug", f"Mirror pictures half of the time; signatures and faces are mirrored too. {ours}"),
-        switch("color_aug", f"Vary the colours a little each time, which a style LoRA should not learn. {ours}"),
-        switch("random_crop", f"Crop at random instead of at the centre. {ours}"),
+        number("token_warmup_step", 1_000_000.0, f"Whole captions from this step on; under 1 a share of all. {drawn}"),
+        switch("flip_aug", "Mirror pictures half of the time; signatures and faces are mirrored too."),
+        switch("color_aug", f"Vary the colours a little each time, which a style LoRA should not learn. {refused}"),
+        switch("random_crop", f"Crop at random instead of at the centre. {refused}"),
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..captioners.cleanup import DEFAULT_RULES
 from ..captioners.florence import MAX_BATCH, MAX_BEAMS, MAX_TOKENS, TASKS, Florence2Captioner, Settings
 from ..captioners.florence_checkpoints import (
     REPOSITORIES,
@@ -14,19 +13,18 @@ from ..captioners.florence_checkpoints import (
     find_checkpoints,
     missing_checkpoint,
 )
-from ..captioners.runner import caption_dataset
-from ..captioners.unfinished import fingerprint, leave_open
-from . import host, sockets
+from ..captioners.unfinished import fingerprint
+from . import host
+from .captions import captioned, captioner_schema
 
 
 class ImpastoFlorence2Captioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         found = [checkpoint.name for checkpoint in _found()]
-        return io.Schema(
+        return captioner_schema(
             node_id="ImpastoFlorence2Captioner",
             display_name="Florence-2 Captioner",
-            category="Impasto/Captions",
             description=(
                 "Captions pictures on this machine with Florence-2. Every answer is kept at once, so a stopped run "
                 "goes on where it was. Needs a Florence-2 in ComfyUI's model folders, or download turned on."
@@ -40,12 +38,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                 "captioner",
                 "auto caption",
             ],
-            inputs=[
-                sockets.Dataset.Input(
-                    "dataset",
-                    optional=True,
-                    tooltip="The dataset to caption. It stays as it is. Leave it out to use only the captioner output.",
-                ),
+            which=[
                 io.Combo.Input(
                     "model",
                     options=[*REPOSITORIES, *(name for name in found if name not in REPOSITORIES)],
@@ -66,17 +59,8 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                     default=next(iter(TASKS)),
                     tooltip="How much to say: a paragraph, two sentences, one, or a list of what is in the picture.",
                 ),
-                io.String.Input(
-                    "trigger_word",
-                    default="",
-                    placeholder="a rare word, for example mntgrdn",
-                    tooltip="Put in front of every caption; changing it captions nothing again. Empty for none.",
-                ),
-                io.Boolean.Input(
-                    "clean_up",
-                    default=True,
-                    tooltip="Take off lead-ins ('The image shows'), style and medium words and artist names.",
-                ),
+            ],
+            how=[
                 io.Int.Input(
                     "num_beams",
                     default=3,
@@ -101,16 +85,6 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                     advanced=True,
                     tooltip="Pictures at a time. Halved by itself, and said in the report, where memory is too small.",
                 ),
-                sockets.Captioner.Input(
-                    "fallback",
-                    optional=True,
-                    tooltip="Another captioner, asked about pictures that this one gives no caption for.",
-                ),
-            ],
-            outputs=[
-                sockets.Dataset.Output("dataset", tooltip="The dataset with a caption for every picture it could say."),
-                io.String.Output("report", tooltip="How many were captioned, what was refused and what to look at."),
-                sockets.Captioner.Output("captioner", tooltip="This captioner, as the fallback of another."),
             ],
         )
 
@@ -130,13 +104,11 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
         model: str,
         download: bool,
         task: str,
-        trigger_word: str,
-        clean_up: bool,
         num_beams: int,
         max_new_tokens: int,
         batch_size: int,
         dataset=None,
-        fallback=None,
+        **common,
     ) -> io.NodeOutput:
         captioner = Florence2Captioner(
             _checkpoint(model, download),
@@ -144,18 +116,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
             batch_size,
             host.FlorencePlace(),
         )
-        if dataset is None:
-            return io.NodeOutput(None, "", captioner)
-        rules = DEFAULT_RULES if clean_up else None
-        progress = host.progress()
-        captioned = await caption_dataset(
-            dataset, captioner, progress, trigger_word=trigger_word, rules=rules, fallback=fallback
-        )
-        if captioned.open:
-            leave_open(host.owner_folder(), captioner.name)
-        report = "\n".join([captioned.report, *captioner.remarks])
-        progress(1, 1, report)
-        return io.NodeOutput(captioned.dataset, report, captioner)
+        return await captioned(captioner, dataset, **common)
 
 
 def _found() -> tuple[Checkpoint, ...]:

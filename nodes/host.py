@@ -30,8 +30,10 @@ from ..curation.style import PictureEncoder
 from ..errors import ModelError
 from ..files import appearing
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
+from ..hardware.device_memory import empty_cache, reserved_memory
 from ..hardware.host_memory import host_memory, resident_memory
-from ..trainers.features import LATENT_CHANNELS, Encoder
+from ..trainers.features import Encoder
+from ..trainers.samples import LATENT_CHANNELS
 
 if TYPE_CHECKING:
     import numpy
@@ -252,8 +254,9 @@ def drop_outputs_afterwards() -> None:
 
 
 def empty_device_caches() -> None:
-    """Give memory that torch keeps for later back to the device, on every kind of it that ComfyUI knows."""
+    """Give memory that torch keeps for later back to the device."""
     comfy.model_management.soft_empty_cache(force=True)
+    empty_cache()  # on the kinds of device that ComfyUI does not know
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -319,16 +322,8 @@ def _device_memory(device: torch.device) -> DeviceMemory:
         management.get_torch_device_name(device),
         management.get_total_memory(device),
         management.get_free_memory(device),
-        _reserved(device),
+        reserved_memory(device),
     )
-
-
-def _reserved(device: torch.device) -> int:
-    """Bytes that torch has taken of a device; 0 where it does not tell (DirectML)."""
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory()
-    kind = getattr(torch, device.type, None)
-    return kind.memory_reserved(device) if hasattr(kind, "memory_reserved") else 0
 
 
 def _held_models() -> tuple[HeldModel, ...]:
@@ -366,10 +361,23 @@ def on_cpu() -> bool:
     return comfy.model_management.get_torch_device().type == "cpu"
 
 
-def accelerate_config() -> Path | None:
-    """The accelerate configuration (several GPUs or machines) that the owner of the server has put under `user`."""
-    config = Path(folder_paths.get_user_directory()) / "impasto" / "accelerate.yaml"
-    return config if config.is_file() else None
+def launch_profiles_folder() -> Path:
+    """Where the owner of the server keeps accelerate configurations (several GPUs or machines)."""
+    return owner_folder() / "accelerate"
+
+
+def lora_names() -> list[str]:
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """
+    Raises:
+        ModelError: ComfyUI lists no LoRA of that name.
+    """
+    if name not in lora_names():
+        raise ModelError(f"ComfyUI knows no LoRA '{name}'. Choose one of its list, or put the file into models/loras.")
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
 
 
 def flux_weights_file(model) -> Path:
@@ -519,6 +527,7 @@ def token_counters(clip: CLIP | None) -> tuple[Callable[[str], int], Callable[[s
 
 def _counter(tokenizer: Any) -> Callable[[str], int]:
     def count(text: str) -> int:
+        raise_if_cancelled()  # a long prompt is counted some twenty times before it fits
         # ComfyUI numbers words from 1; start, end and padding have 0.
         chunks = tokenizer.tokenize_with_weights(text, return_word_ids=True)
         return sum(word > 0 for chunk in chunks for _, _, word in chunk)

@@ -14,28 +14,17 @@ TENSORS_SHOWN = 10
 MOST_ROOM = "most room"
 
 
-def _unload_models() -> str:
-    host.unload_models()
-    return ""
-
-
 def _drop_outputs() -> str:
     host.drop_outputs_afterwards()
     return "when this prompt has ended, because until then the graph needs them"
 
 
-def _empty_caches() -> str:
-    host.empty_device_caches()
-    return ""
-
-
-def _collect_garbage() -> str:
+def _collect_garbage() -> None:
     gc.collect()
-    return ""
 
 
-def _return_heap() -> str:
-    return "" if return_freed_heap() else "not possible on this system, nothing done"
+def _return_heap() -> str | None:
+    return None if return_freed_heap() else "not possible on this system, nothing done"
 
 
 class MemoryCleanup(io.ComfyNode):
@@ -96,10 +85,10 @@ class MemoryCleanup(io.ComfyNode):
         cls, value, unload_models, drop_outputs, empty_caches, collect_garbage, return_heap, only_above
     ) -> io.NodeOutput:
         chosen = (
-            (unload_models, Step("Unload models", _unload_models)),
+            (unload_models, Step("Unload models", host.unload_models)),
             (drop_outputs, Step("Drop cached outputs", _drop_outputs)),
             (collect_garbage, Step("Collect garbage", _collect_garbage)),
-            (empty_caches, Step("Empty device caches", _empty_caches)),
+            (empty_caches, Step("Empty device caches", host.empty_device_caches)),
             (return_heap, Step("Return freed heap", _return_heap)),
         )
         told = clean([step for wanted, step in chosen if wanted], host.memory_state, only_above / 100)

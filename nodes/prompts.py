@@ -11,11 +11,12 @@ from ..prompting.dynamic import read_wildcards
 from ..prompting.flux_prompt import AS_WRITTEN, EXPANSIONS, expanded, flux_prompt
 from ..prompting.library import Library, SavedPrompt, chosen, split_tags
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
-from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set, read_prompts
+from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set
 from ..prompting.queued_graph import loras_with
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.seed_book import SeedBook
 from ..prompting.seeds import MAX_SEED
+from ..prompting.text_file import read_text
 from ..prompting.tokens import T5_LIMITS, flux_encoders
 from . import host, sockets
 
@@ -166,7 +167,7 @@ class SavePrompt(io.ComfyNode):
             display_name="Save Prompt",
             category=CATEGORY,
             description="Keeps a prompt in the library under ComfyUI's user folder, with a name and tags. The same "
-            "text is kept once; saving it again changes its name, tags and mark.",
+            "text is kept once; saving it again changes its name, tags and mark. Also takes one out.",
             search_aliases=["prompt library", "prompt bank", "favourite prompt", "store prompt", "prompt database"],
             is_output_node=True,
             inputs=[
@@ -174,15 +175,29 @@ class SavePrompt(io.ComfyNode):
                 io.String.Input("name", default="", tooltip="A name to find it by; may be empty."),
                 io.String.Input("tags", default="", tooltip="Tags with commas between them."),
                 io.Boolean.Input("favourite", default=False, tooltip="Mark it as a favourite."),
+                io.Boolean.Input(
+                    "remove", default=False, optional=True, tooltip="Take the prompt out of the library instead."
+                ),
             ],
             outputs=[io.String.Output("text", tooltip="The prompt, unchanged.")],
         )
 
     @classmethod
-    def execute(cls, text, name, tags, favourite) -> io.NodeOutput:
+    def fingerprint_inputs(cls, **values):
+        """Else what is asked for a second time, after something else, would come from the cache and not be done."""
+        return _library().fingerprint()
+
+    @classmethod
+    def execute(cls, text, name, tags, favourite, remove=False) -> io.NodeOutput:
         library = _library()
-        new = library.save([SavedPrompt(text, name, split_tags(tags), favourite)])
-        told = f"{'Saved' if new else 'Changed'}: {library.count():,} prompts in the library."
+        prompt = SavedPrompt(text, name, split_tags(tags), favourite)
+        if remove:
+            done = "Removed" if library.remove(text) else "Not there"
+        elif library.holds(prompt):
+            done = "Kept as it is"
+        else:
+            done = "Saved" if library.save([prompt]) else "Changed"
+        told = f"{done}: {library.count():,} prompts in the library."
         host.progress()(1, 1, told)
         return io.NodeOutput(text, ui={"text": (told,)})
 
@@ -371,7 +386,7 @@ class PromptSet(io.ComfyNode):
 
     @staticmethod
     def _lines_of(file: str) -> str:
-        return read_prompts(child_of(_prompts_folder(), file, what="prompt file")) if file.strip() else ""
+        return read_text(child_of(_prompts_folder(), file, what="prompt file")) if file.strip() else ""
 
     @staticmethod
     def _wildcards_for(expand: str) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from ..prompting.seeds import (
     SeedSettings,
     further_seed,
     replayed,
+    seeds_at,
     written,
 )
 from . import host
@@ -90,9 +91,22 @@ class SeedManager(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, profile=None, replay=None, **others):
-        """Not a number differs from itself: ComfyUI then runs the node at each queueing."""
-        return float("nan") if profile in CHANGING and not (replay or "").strip() else ""
+    def fingerprint_inputs(
+        cls, profile=None, seed=None, text=None, count=None, replay=None, save_as=None, note=None, **others
+    ):
+        """Not a number differs from itself: ComfyUI then runs the node at each queueing.
+
+        Where the seeds stay the same, it runs as long as name or note are not in the book. None is not known yet.
+        """
+        again = (replay or "").strip()
+        if profile in CHANGING and not again:
+            return float("nan")
+        if not (save_as or note):
+            return ""
+        if None in (profile, seed, text, count, replay):
+            return float("nan")
+        first = replayed(again, count)[0] if again else seeds_at(SeedSettings(profile, seed, text, count), 0)[0]
+        return "" if SeedBook(host.seed_book_file()).knows(first, save_as or "", note or "") else float("nan")
 
     @classmethod
     def execute(cls, profile, seed, text, count, sequence, replay, save_as, note) -> io.NodeOutput:

@@ -1,92 +1,53 @@
-"""The nodes that train: settings, the FLUX LoRA trainer, and finding a run again."""
+"""The nodes that train: the FLUX LoRA trainer, and finding a run again."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from comfy_api.latest import io
 
 from ..files import write_whole
-from ..trainers import adapter, flux_weights, launch, runs
-from ..trainers.settings import OPTIMIZERS, PRECISIONS, RANGES, SCHEDULERS, TIMESTEP_SAMPLINGS, Settings
+from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
+from ..trainers.settings import SCHEDULERS
 from . import host, sockets
 
 CATEGORY = "Impasto/Training"
-DEFAULTS = Settings()
+NEW_LORA = "a new LoRA"
+AS_BEFORE = "as before"
 
 
-def _int(name: str, tooltip: str, **more) -> io.Int.Input:
-    low, high = RANGES[name]
-    return io.Int.Input(name, default=getattr(DEFAULTS, name), min=int(low), max=int(high), tooltip=tooltip, **more)
+def _lora_format() -> io.Combo.Input:
+    return io.Combo.Input(
+        "lora_format",
+        options=list(lora_files.FORMATS),
+        default=runs.CHECKPOINT_FORMAT,
+        optional=True,
+        advanced=True,
+        tooltip="Names of the keys in the LoRA's file. ComfyUI loads all of them; diffusers is the most widely read.",
+    )
 
 
-def _float(name: str, tooltip: str, step: float, **more) -> io.Float.Input:
-    low, high = RANGES[name]
-    default = getattr(DEFAULTS, name)
-    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
+def _launch_profile() -> io.Combo.Input:
+    return io.Combo.Input(
+        "launch_profile",
+        options=profiles.names(host.launch_profiles_folder()),
+        default=profiles.ONE,
+        optional=True,
+        advanced=True,
+        tooltip="On which processors to train: this one, all of this machine, or an accelerate configuration in "
+        "user/impasto/accelerate.",
+    )
 
 
-def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Combo.Input:
-    return io.Combo.Input(name, options=list(options), default=getattr(DEFAULTS, name), tooltip=tooltip, **more)
-
-
-class TrainingSettings(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="ImpastoTrainingSettings",
-            display_name="Training Settings",
-            category=CATEGORY,
-            description="Every hyperparameter of a FLUX.1 LoRA run. The defaults are a sound start for a painting "
-            "style with 20 to 1,000 pictures.",
-            search_aliases=["hyperparameters", "learning rate", "lora rank", "train settings", "steps"],
-            inputs=[
-                _int("steps", "Optimiser steps in all. Style LoRAs usually need 1,000 to 2,000."),
-                _float("learning_rate", "Peak learning rate, reached after the warm-up. 1e-4 suits AdamW.", 1e-6),
-                _int("rank", "Rank of the LoRA matrices: how much it can learn, and how large the file is."),
-                _float("alpha", "The LoRA is scaled by alpha / rank. Keep it equal to the rank for scale 1.", 0.5),
-                _combo("targets", tuple(adapter.TARGETS), "Which linear layers of the transformer get a LoRA."),
-                _combo("optimizer", OPTIMIZERS, "adamw8bit keeps its state in 8 bits; it needs bitsandbytes."),
-                _combo("scheduler", SCHEDULERS, "How the learning rate goes on after the warm-up."),
-                _int("warmup_steps", "Steps over which the learning rate rises from 0."),
-                _combo(
-                    "timestep_sampling",
-                    TIMESTEP_SAMPLINGS,
-                    "Which noise levels are trained: sigmoid favours the middle ones, flux_shift follows FLUX's "
-                    "sampler at this resolution.",
-                ),
-                _float("caption_dropout", "Share of batches trained with an empty caption.", 0.01),
-                _int("checkpoint_every", "Steps between checkpoints. Each becomes a LoRA file and a grid column."),
-                _int("seed", "Decides the initial weights, the order, the noise and the caption dropout."),
-                _combo(
-                    "precision",
-                    PRECISIONS,
-                    "Of the frozen base model; the LoRA is always fp32. auto: bf16 on a GPU, fp32 on the CPU.",
-                    advanced=True,
-                ),
-                io.Boolean.Input(
-                    "gradient_checkpointing",
-                    default=DEFAULTS.gradient_checkpointing,
-                    tooltip="Recompute each block in the backward pass: far less memory, about a third more time.",
-                    advanced=True,
-                ),
-                _int("gradient_accumulation", "Batches per optimiser step.", advanced=True),
-                _float("weight_decay", "Decoupled weight decay of AdamW.", 0.001, advanced=True),
-                _float(
-                    "max_grad_norm",
-                    "Gradients are clipped to this norm; 0 switches that off.",
-                    0.1,
-                    advanced=True,
-                ),
-                _float("guidance", "Guidance embedding while training: 1.0 for FLUX.1-dev.", 0.1, advanced=True),
-                _int("sample_steps", "Sampling steps of the preview at each checkpoint; 0 for none.", advanced=True),
-            ],
-            outputs=[sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer.")],
-        )
-
-    @classmethod
-    def execute(cls, **settings) -> io.NodeOutput:
-        return io.NodeOutput(Settings(**settings))
+def _outputs() -> list[io.Output]:
+    return [
+        sockets.Run.Output("run", tooltip="The training run, for Progress Grid and Loss Plot."),
+        io.LoraModel.Output("lora", tooltip="The finished LoRA's weights, for Load LoRA Model."),
+        io.LossMap.Output("loss", tooltip="Loss of every step, for Plot Loss Graph."),
+        # Any type: the server takes nothing else for a list that a core loader fills from a folder.
+        io.AnyType.Output("lora_name", tooltip="The LoRA's file name; link it to lora_name of Load LoRA."),
+    ]
 
 
 class FluxLoraTrainer(io.ComfyNode):
@@ -108,41 +69,138 @@ class FluxLoraTrainer(io.ComfyNode):
                     default="my-style",
                     tooltip="Name of the LoRA: its files appear as output/loras/<name>/<name>.safetensors.",
                 ),
+                io.Combo.Input(
+                    "start_from",
+                    options=[NEW_LORA, *host.lora_names()],
+                    default=NEW_LORA,
+                    optional=True,
+                    tooltip="A LoRA to go on from, with the same layers and rank, instead of a new one.",
+                ),
+                _lora_format(),
+                _launch_profile(),
             ],
-            outputs=[
-                sockets.Run.Output("run", tooltip="The training run, for Progress Grid and Loss Plot."),
-                io.LoraModel.Output("lora", tooltip="The finished LoRA's weights, for Load LoRA Model."),
-                io.LossMap.Output("loss", tooltip="Loss of every step, for Plot Loss Graph."),
-                # Any type: the server takes nothing else for a list that a core loader fills from a folder.
-                io.AnyType.Output("lora_name", tooltip="The LoRA's file name; link it to lora_name of Load LoRA."),
-            ],
+            outputs=_outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def execute(cls, model, features, training, name) -> io.NodeOutput:
-        runs.lora_folder(host.loras_root(), name)
-        weights = host.flux_weights_file(model)
-        flux_weights.inspect(weights)  # refuses what cannot be trained on before any memory is given up
-        fingerprint = flux_weights.fingerprint(weights)
-        job = runs.Job(name, training, features.folder, features.key, str(weights), fingerprint)
-        run = runs.create_run(host.runs_root(), job)
-        write_whole(run.path / "workflow.json", json.dumps(cls._workflow()))
-        if not run.finished:
-            host.unload_models()
-            try:
-                launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, host.accelerate_config())
-            except BaseException:
-                runs.publish(run, name, host.loras_root())  # what is trained so far is there to be used
-                raise
-        final = runs.publish(run, name, host.loras_root())
-        loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
-        return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
+    def validate_inputs(cls, start_from: str = "", launch_profile: str = "") -> bool:
+        return True  # both answer for themselves: they also know what was put there after this list was made
 
     @classmethod
-    def _workflow(cls) -> dict:
-        """The graph as the browser sent it, else as the API did: the run says how it was made."""
-        return (cls.hidden.extra_pnginfo or {}).get("workflow") or cls.hidden.prompt or {}
+    def execute(
+        cls,
+        model,
+        features,
+        training,
+        name,
+        start_from=NEW_LORA,
+        lora_format=runs.CHECKPOINT_FORMAT,
+        launch_profile=profiles.ONE,
+    ) -> io.NodeOutput:
+        runs.lora_folder(host.loras_root(), name)
+        weights, fingerprint = _base(model)
+        start = "" if start_from == NEW_LORA else str(host.lora_path(start_from))
+        run = runs.create_run(
+            host.runs_root(),
+            runs.Job(
+                name,
+                training,
+                features.folder,
+                features.key,
+                str(weights),
+                fingerprint,
+                start_lora=start,
+                start_hash=flux_weights.fingerprint(start) if start else "",
+            ),
+        )
+        return _train(run, name, lora_format, launch_profile, cls.hidden)
+
+
+class ContinueTraining(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoContinueTraining",
+            display_name="Continue Training",
+            category=CATEGORY,
+            description="Trains an earlier run for more steps, with a newly planned learning rate. The earlier run and "
+            "its LoRAs stay; queueing again returns what is there.",
+            search_aliases=["resume training", "extend run", "train longer", "more steps"],
+            inputs=[
+                io.Model.Input("model", tooltip="The FLUX.1 model that the run was trained on."),
+                sockets.Run.Input("run", tooltip="From Training Run Loader or FLUX LoRA Trainer."),
+                io.Int.Input(
+                    "more_steps",
+                    default=500,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Optimiser steps after the last checkpoint.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-6,
+                    tooltip="Peak learning rate of these steps; 0 for the run's own.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=[AS_BEFORE, *SCHEDULERS],
+                    default=AS_BEFORE,
+                    tooltip="How the learning rate goes on, planned anew for these steps.",
+                ),
+                _lora_format(),
+                _launch_profile(),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, launch_profile: str = "") -> bool:
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        run,
+        more_steps,
+        learning_rate,
+        scheduler,
+        lora_format=runs.CHECKPOINT_FORMAT,
+        launch_profile=profiles.ONE,
+    ) -> io.NodeOutput:
+        changes = {"learning_rate": learning_rate} if learning_rate else {}
+        changes |= {"scheduler": scheduler} if scheduler != AS_BEFORE else {}
+        longer = runs.continue_run(host.runs_root(), run, more_steps, *_base(model), **changes)
+        return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
+
+
+def _base(model) -> tuple[Path, str]:
+    """The base model's file and what identifies its content; refused before any memory is given up for it."""
+    weights = host.flux_weights_file(model)
+    flux_weights.inspect(weights)
+    return weights, flux_weights.fingerprint(weights)
+
+
+def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
+    launcher = profiles.launch_arguments(launch_profile, host.launch_profiles_folder())
+    # The graph as the browser sent it, else as the API did: the run says how it was made.
+    workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
+    write_whole(run.path / "workflow.json", json.dumps(workflow))
+    if not run.finished:
+        host.unload_models()
+        try:
+            launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, launcher)
+        except BaseException:
+            runs.publish(run, name, host.loras_root(), lora_format)  # what is trained so far is there to be used
+            raise
+    final = runs.publish(run, name, host.loras_root(), lora_format)
+    loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
+    return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
 
 
 class TrainingRunLoader(io.ComfyNode):
@@ -178,4 +236,26 @@ class TrainingRunLoader(io.ComfyNode):
         return io.NodeOutput(runs.find_run(host.runs_root(), run_id))
 
 
-NODES = [TrainingSettings, FluxLoraTrainer, TrainingRunLoader]
+class TrainingSamples(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoTrainingSamples",
+            display_name="Training Samples",
+            category=CATEGORY,
+            description="What the trainer drew at each checkpoint, as latents: decode them with VAE Decode.",
+            search_aliases=["in-run samples", "training preview", "checkpoint samples"],
+            inputs=[sockets.Run.Input("run", tooltip="The training run, finished or not.")],
+            outputs=[
+                io.Latent.Output("latents", tooltip="All samples, checkpoint by checkpoint, for VAE Decode."),
+                io.String.Output("steps", tooltip="The training step of each sample, with commas between."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, run) -> io.NodeOutput:
+        latents, steps = sampling.drawn_samples(run)
+        return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)))
+
+
+NODES = [FluxLoraTrainer, ContinueTraining, TrainingRunLoader, TrainingSamples]

@@ -15,10 +15,11 @@ from ..files import appearing
 
 BUSY_SECONDS = 30  # how long a writer waits for another
 COPY_SECONDS = 24 * 3600  # between two copies
+VERSION = 2  # of the schemas: raised when one has something new, which older files get when they are opened
 
 
 class DatabaseError(ImpastoError):
-    """A database of the pack cannot be read or written. What it holds is left as it is."""
+    """A database of the pack cannot be read, or does not take what is written. What it holds is left as it is."""
 
 
 def copy_of(path: Path) -> Path:
@@ -28,10 +29,12 @@ def copy_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
-    """A connection to the database at `path`, which is made with `schema` where there is none.
+    """A connection to the database at `path`, which is made with `schema` where there is none, and brought up to it
+    where it is older: all that a schema holds must do no harm a second time.
 
     Raises:
-        DatabaseError: the file is damaged, is no database, cannot be written, or another program holds it too long.
+        DatabaseError: the file is damaged, is no database, cannot be written, does not take what is written, or
+            another program holds it too long.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plainly(path):
@@ -41,8 +44,8 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
             # With a write-ahead log readers never wait, and a killed writer leaves either all of its work or none.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = 1; COMMIT;")
+            if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {VERSION}; COMMIT;")
             yield connection
         finally:
             connection.close()
@@ -86,7 +89,14 @@ def _plainly(path: Path) -> Iterator[None]:
             f"{path} cannot be used just now ({error}). Close other programs that have it open, and see that the "
             "folder can be written."
         ) from error
+    except (sqlite3.IntegrityError, sqlite3.DataError) as error:  # a rule of the tables, or more than a gigabyte
+        raise DatabaseError(
+            f"{path} does not take what was to be written ({error}). The file is sound and nothing was changed: change "
+            "what was to be written."
+        ) from error
     except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # its children are mistakes in using SQLite, not damage
+            raise
         copy = copy_of(path)
         kept = (
             f"and what the copy of {time.strftime('%d %B %Y, %H:%M', time.localtime(copy.stat().st_mtime))} has "

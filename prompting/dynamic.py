@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import SettingsError
+from .text_file import read_text
 
 MAX_NESTING = 50  # of braces in braces, and of wildcards in wildcards
 MAX_DEPTH = 150  # of everything in everything while expanding; a level is three of Python's 1,000 frames
@@ -136,18 +137,9 @@ def read_wildcards(folder: str | Path) -> dict[str, tuple[str, ...]]:
     """
     root = Path(folder)
     return {
-        path.relative_to(root).with_suffix("").as_posix(): _values(_content(path))
+        path.relative_to(root).with_suffix("").as_posix(): _values(read_text(path))
         for path in sorted(root.rglob("*.txt"))
     }
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"The wildcard file {path} is not UTF-8 text (at byte {error.start}). Save it again as UTF-8."
-        ) from None
 
 
 def _values(content: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ group, found by the words it holds. A person's marks stand at the beginning of a
 
 from __future__ import annotations
 
+import bisect
 import re
 from dataclasses import dataclass
 
@@ -111,18 +112,14 @@ def fit(prompt: str, encoder: Encoder) -> Fitted:
     """
     kept = [(segment, segment.text) for segment in segments(prompt)]
     order = sorted(range(len(kept)), key=lambda index: (kept[index][0].rank, index), reverse=True)
-    for index in order:
-        if _fits(kept, encoder):
-            break
-        segment = kept[index][0]
-        if segment.group == "!":
-            raise SettingsError(
-                f"What is marked with '!' takes more than the {encoder.limit} tokens of {encoder.name}. Mark less."
-            )
-        kept[index] = (segment, _shortened(kept, index, encoder))
-    cuts = tuple(
-        Cut(segment.group, segment.text.strip(), text.strip()) for segment, text in kept if text != segment.text
-    )
+    going = order[: _to_drop(kept, order, encoder)]
+    for index in going:
+        kept[index] = (kept[index][0], "")
+    if going:
+        last = going[-1]
+        kept[last] = (kept[last][0], _shortened(kept, last, encoder))
+    told = ((segment.group, segment.text.strip(), text.strip()) for segment, text in kept)
+    cuts = tuple(Cut(group, before, after) for group, before, after in told if before != after)
     return Fitted(_joined(kept), cuts)
 
 
@@ -159,6 +156,22 @@ def _group(text: str) -> str:
     votes = {group: sum(word in known for word in words) for group, known in _WORDS.items()}
     best = max(GROUPS, key=lambda group: (votes[group], _RANKS[group]))
     return best if votes[best] else "subject"
+
+
+def _to_drop(kept: list[tuple[Segment, str]], order: list[int], encoder: Encoder) -> int:
+    """How many segments, in `order`, must go so that the others fit. Few texts are counted, however many there are."""
+    most = sum(kept[index][0].group != "!" for index in order)
+
+    def fits_without(number: int) -> bool:
+        gone = set(order[:number])
+        left = [(segment, "" if index in gone else text) for index, (segment, text) in enumerate(kept)]
+        return _fits(left, encoder)
+
+    if not fits_without(most):
+        raise SettingsError(
+            f"What is marked with '!' takes more than the {encoder.limit} tokens of {encoder.name}. Mark less."
+        )
+    return bisect.bisect_left(range(most), True, key=fits_without)
 
 
 def _fits(kept: list[tuple[Segment, str]], encoder: Encoder) -> bool:

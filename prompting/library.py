@@ -19,6 +19,7 @@ from ..files import write_whole
 from .database import reading, writing
 from .recovery import Repaired, repair
 from .seeds import MAX_SEED
+from .text_file import read_text
 
 FORMATS = ("json", "csv")
 MAX_TAG_LENGTH = 60
@@ -56,7 +57,14 @@ END;
 CREATE TRIGGER IF NOT EXISTS changed AFTER UPDATE ON prompts BEGIN
     INSERT INTO words (words, rowid, name, text, tags) VALUES ('delete', old.id, old.name, old.text, old.tags);
     INSERT INTO words (rowid, name, text, tags) VALUES (new.id, new.name, new.text, new.tags);
-END
+END;
+CREATE VIRTUAL TABLE IF NOT EXISTS queued_words USING fts5 (
+    text, content = 'history', content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3'
+);
+CREATE TRIGGER IF NOT EXISTS queued AFTER INSERT ON history BEGIN
+    INSERT INTO queued_words (rowid, text) VALUES (new.id, new.text);
+END;
+INSERT INTO queued_words (queued_words) VALUES ('rebuild') -- for a history that was there before them
 """
 
 
@@ -101,6 +109,17 @@ class Library:
         with writing(self.path, _SCHEMA) as database:
             return _save(database, prompts)
 
+    def holds(self, prompt: SavedPrompt) -> bool:
+        """Whether the prompt is there with this name, these tags and this mark.
+
+        Raises:
+            SettingsError: the prompt is empty, or a tag is too long.
+        """
+        text, *rest, _ = _row(prompt)
+        with reading(self.path, _SCHEMA) as database:
+            found = database.execute("SELECT name, tags, favourite FROM prompts WHERE text = ?", [text]).fetchone()
+        return found is not None and list(found) == rest
+
     def remove(self, text: str) -> bool:
         """Whether there was such a prompt; it is gone now."""
         with writing(self.path, _SCHEMA) as database:
@@ -137,7 +156,7 @@ class Library:
 
     def record(self, text: str, seed: int, lora: str = "") -> None:
         """Add a queued prompt to the history, unless it is the same as the last one."""
-        last = self.history(1)
+        last = self.queued(limit=1)
         if last and (last[0].text, last[0].seed, last[0].lora) == (text, seed, lora):
             return
         with writing(self.path, _SCHEMA) as database:
@@ -145,19 +164,17 @@ class Library:
                 "INSERT INTO history (text, seed, lora, at) VALUES (?, ?, ?, ?)", [text, str(seed), lora, time.time()]
             )
 
-    def history(self, limit: int = 50) -> list[Queued]:
-        """What was queued, the last first."""
-        with reading(self.path, _SCHEMA) as database:
-            return [_queued(row) for row in database.execute("SELECT * FROM history ORDER BY id DESC LIMIT ?", [limit])]
-
     def queued(self, words: str = "", limit: int = 50, offset: int = 0) -> list[Queued]:
-        """What was queued with all `words` in its text, the last first."""
-        wanted = re.findall(r"\w+", words)
-        where = " AND ".join(["instr(lower(text), ?)"] * len(wanted)) or "1"
-        values = [word.lower() for word in wanted]
-        command = f"SELECT * FROM history WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?"
+        """What was queued with all `words` or their beginnings in its text, the last first."""
+        command, values = "SELECT * FROM history ORDER BY id DESC LIMIT ? OFFSET ?", [limit, offset]
+        if query := _query(words):
+            command = (
+                "SELECT history.* FROM queued_words JOIN history ON history.id = queued_words.rowid "
+                "WHERE queued_words MATCH ? ORDER BY queued_words.rowid DESC LIMIT ? OFFSET ?"
+            )
+            values = [query, *values]
         with reading(self.path, _SCHEMA) as database:
-            return [_queued(row) for row in database.execute(command, [*values, limit, offset])]
+            return [_queued(row) for row in database.execute(command, values)]
 
     def fingerprint(self) -> str:
         """Changes with every change of the library, by any process."""
@@ -192,12 +209,7 @@ class Library:
         Raises:
             SettingsError: the file is not there, or one of its entries cannot be read; nothing is added then.
         """
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise SettingsError(f"There is no file {path}. Put it there, or name another.") from None
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{path} is not UTF-8 ({error}). Save it as UTF-8.") from None
+        content = read_text(path)
         entries = _json_entries(content, path) if _format(path) == "json" else _csv_entries(content, path)
         read = [_from_entry(entry, number, path) for number, entry in enumerate(entries, start=1)]
         prompts = [entry for entry in read if isinstance(entry, SavedPrompt)]

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ..errors import SettingsError
 from .dynamic import Wildcards, combinations, expand
@@ -72,20 +71,6 @@ def crossed(prompts: Sequence[Prompt], seeds: str) -> tuple[Prompt, ...]:
     if not seeds.strip():
         return tuple(prompts)
     return tuple(replace(prompt, seed=seed) for prompt in prompts for seed in listed_seeds(seeds))
-
-
-def read_prompts(path: Path) -> str:
-    """The text of a file with one prompt per line.
-
-    Raises:
-        SettingsError: it is not there, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SettingsError(f"There is no file {path}. Put it there, or name another.") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8 ({error}). Save it as UTF-8.") from None
 
 
 def expanded_set(prompts: Sequence[Prompt], expansion: str, wildcards: Wildcards) -> tuple[Prompt, ...]:

@@ -16,18 +16,32 @@ def loras_with(graph: Graph | None, node_id: str) -> str:
     """
     if not graph or node_id not in graph:
         return ""
-    reached = _downstream(graph, node_id)
-    meeting = [each for each in graph if each in reached or _downstream(graph, each) & reached]
-    return ", ".join(f"{name} {strength:g}" for each in meeting for name, strength in _loras(graph[each]))
+    consumers = _consumers(graph)
+    reached = _downstream(consumers, node_id)
+    found = [
+        lora
+        for each, node in graph.items()
+        if (loras := list(_loras(node))) and not reached.isdisjoint({each} | _downstream(consumers, each))
+        for lora in loras
+    ]
+    return ", ".join(f"{name} {strength:g}" for name, strength in found)
 
 
-def _downstream(graph: Graph, node_id: str) -> set[str]:
+def _consumers(graph: Graph) -> dict[str, set[str]]:
+    """Node -> those that its outputs go into."""
+    consumers: dict[str, set[str]] = {each: set() for each in graph}
+    for each, node in graph.items():
+        for source in _sources(node) & consumers.keys():
+            consumers[source].add(each)
+    return consumers
+
+
+def _downstream(consumers: dict[str, set[str]], node_id: str) -> set[str]:
     """The nodes that a node's outputs go into, near or far."""
     reached: set[str] = set()
     following = [node_id]
     while following:
-        source = following.pop()
-        new = {each for each, node in graph.items() if each not in reached and source in _sources(node)}
+        new = consumers[following.pop()] - reached
         reached |= new
         following += new
     return reached

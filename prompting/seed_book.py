@@ -144,6 +144,11 @@ class SeedBook:
         with writing(self.path, _SCHEMA) as database:
             database.execute("REPLACE INTO notes VALUES (?, ?)", [str(seed), note.strip()])
 
+    def knows(self, seed: int, name: str, note: str) -> bool:
+        """Whether a seed has this name and this note; an empty one is not asked about."""
+        named = not name.strip() or self.favourites().get(name.strip()) == seed
+        return named and (not note.strip() or self.note(seed) == note.strip())
+
     def history(self, sequence: str, limit: int = 20) -> list[Taken]:
         """What a sequence gave, the last first."""
         with reading(self.path, _SCHEMA) as database:

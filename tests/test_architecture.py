@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PURE = ("captioners", "curation", "embedded", "hardware", "prompting", "rendering", "trainers")
-BOTTOM = ("errors", "files", "names", "progress", "wikiart_labels")
+BOTTOM = ("errors", "files", "names", "own_process", "progress", "wikiart_labels")
 MAY_MEET = {("trainers", "hardware")}
 SCRIPTS = {"trainers.child"}  # started by path as a process of its own; loads the pack as `impasto` first
 COMFYUI = {

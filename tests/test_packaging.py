@@ -26,6 +26,12 @@ def test_requirements_and_project_name_the_same_packages():
     assert (REPOSITORY / "requirements.txt").read_text().splitlines() == PROJECT["dependencies"]
 
 
+def test_pip_installs_every_package_of_the_pack():
+    installed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {file.parent.name for file in REPOSITORY.glob("*/__init__.py")} - {"setup", "tests", "benchmarks"}
+    assert set(installed) == {"impasto", *(f"impasto.{folder}" for folder in folders)}
+
+
 def test_nothing_that_comfyui_owns_is_required():
     assert not OWNED_BY_COMFYUI & {re.split(r"[<>=~;\[ ]", line)[0].lower() for line in PROJECT["dependencies"]}
 
@@ -49,6 +55,9 @@ def test_every_workflow_is_explained_shown_and_of_core_and_own_nodes(workflow: P
     assert graph["version"] == 0.4
     assert any(node["type"] == "MarkdownNote" for node in graph["nodes"])
     assert workflow.with_suffix(".jpg").is_file()
+    notes = "\n".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    models = [model for node in graph["nodes"] for model in node["properties"].get("models", ())]
+    assert all(model["url"] in notes and f"── {model['directory']}/" in notes for model in models)
     packs = {node["properties"].get("cnr_id") for node in graph["nodes"] if node["type"] != "MarkdownNote"}
     assert packs == {"comfy-core", "impasto"}
     assert not {node["type"] for node in graph["nodes"] if node["properties"].get("cnr_id") == "impasto"} - set(

@@ -59,8 +59,6 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "kohya single blocks": (*_SINGLE, *_SINGLE_MODULATION),
     # ai-toolkit toolkit/lora_special.py: every linear layer of the blocks
     "ai-toolkit": _ALL_LINEAR,
-    # SimpleTuner's "tiny", and the example in ai-toolkit's README
-    "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
 }
 
 ADAPTER = "default"  # PEFT's name for the adapter being trained
@@ -329,11 +327,12 @@ class _Magnitude(torch.nn.Module):
     @torch.no_grad()
     def norm(self, lora_a: torch.Tensor, lora_b: torch.Tensor, scaling: float, base: torch.nn.Linear) -> torch.Tensor:
         """Norm of each row of W + s·B·A, `(outputs,)`, float32; a constant to autograd, as in section 4.3 of DoRA."""
-        weight = _base_weight(base)
+        weight = _base_weight(base).to(lora_a.device)  # a streamed one is in host memory unless its block runs
         product = torch.nn.functional.linear(lora_a.to(weight.dtype), weight).float()  # (rank, outputs)
         across = (product.T * lora_b).sum(dim=1)
         own = (lora_b @ (lora_a @ lora_a.T) * lora_b).sum(dim=1)
-        return (self.square + 2 * scaling * across + scaling**2 * own).clamp_min(_SMALLEST_SQUARE).sqrt()
+        square = self.square.to(lora_a.device) + 2 * scaling * across + scaling**2 * own
+        return square.clamp_min(_SMALLEST_SQUARE).sqrt()
 
     def forward(
         self,
@@ -415,6 +414,7 @@ def _insert(
     )
     with torch.random.fork_rng(devices=[]):  # PEFT's layers first draw weights from the global state
         transformer.add_adapter(config, ADAPTER)
+    transformer.train(transformer.training)  # new modules think they are being trained, whatever the model is
 
 
 def _start(layer: Any, generator: torch.Generator) -> None:
@@ -456,7 +456,7 @@ def _norm_growth(layer: Any) -> torch.Tensor:
     norm = magnitude.norm(
         layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER], layer.base_layer
     )
-    return norm / magnitude.base_norm()
+    return norm / magnitude.base_norm().to(norm.device)
 
 
 def _check_fits(path: str | Path, name: str, layer: Any, state: Mapping[str, torch.Tensor]) -> None:
@@ -486,7 +486,7 @@ def _start_from(layer: Any, key: str, state: Mapping[str, torch.Tensor]) -> None
     lora_b[:, :rank] = state[key + LORA_B].to(lora_b) * (scale / layer.scaling[ADAPTER])
     if ADAPTER in layer.lora_magnitude_vector:
         magnitude = layer.lora_magnitude_vector[ADAPTER]
-        start = magnitude.base_norm() * _norm_growth(layer)
+        start = magnitude.base_norm().to(lora_b.device) * _norm_growth(layer)
         if key + MAGNITUDE in state:
             start = state[key + MAGNITUDE]
         elif key + DORA_SCALE in state:

@@ -84,7 +84,7 @@ class Subset:
             f"caption_dropout_rate {self.caption_dropout_rate}": self.caption_dropout_rate is not None,
             f"empty captions every {self.caption_dropout_every_n_epochs} epochs": self.caption_dropout_every_n_epochs,
         }
-        return ", ".join([f"{self.num_repeats} repeats", *(words for words, given in said.items() if given)])
+        return ", ".join([f"num_repeats {self.num_repeats}", *(words for words, given in said.items() if given)])
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ and is written last. What encodes is not known here: it comes in as two `Encoder
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,27 +23,21 @@ from ..progress import Progress, silent
 from . import buckets, dataset_config
 from .caption_variants import DEFAULT_VARIANTS
 from .planning import Planned, plan
+from .samples import PIXELS_PER_LATENT, REMEDY, FeatureSet, Sample, Text, latent_shape, read_tensors, token_count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from safetensors import safe_open
-    from torch import Generator, Tensor
+    from torch import Tensor
 
     from .text_table import TextTable
 
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
 FLUX_LATENT_SHIFT = 0.1159  # black-forest-labs/flux util.py, ae_params.shift_factor
 FLUX_LATENT_SCALE = 0.3611  # black-forest-labs/flux util.py, ae_params.scale_factor
-LATENT_CHANNELS = 16
-PIXELS_PER_LATENT = 8  # the FLUX autoencoder's downscaling of each side
 PREVIEW_EVERY = 1.0  # seconds
 INDEX = "index.json"
 PROMPTS = "prompts.json"
 DATASET_CONFIG = "dataset.toml"
-# Merely queueing again would give the cached result of a node whose inputs are the same.
-REMEDY = (
-    "Choose 'Unload Models and Execution Cache' in ComfyUI's menu, or restart it, and queue Encode Training Data again."
-)
 
 
 @dataclass(frozen=True)
@@ -69,249 +62,14 @@ class Encoder:
     encode: Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class Text:
-    """An encoded text: read with `FeatureSet.load_text`, its T5 embedding `tokens` long."""
-
-    caption: str
-    path: Path
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture with its caption, as the trainer sees it. What a plain subset does not ask for has its default.
-
-    Attributes:
-        id: a hash of the picture's content, the caption and the bucket; never a position.
-        caption: the text behind `text_path`.
-        latent_path: read with `FeatureSet.load_latent`.
-        text_path: read with `FeatureSet.load_text`.
-        width: of the bucket, in pixels.
-        height: of the bucket, in pixels.
-        tokens: length of the T5 embedding; 256, and more for a longer caption.
-        repeats: how often it comes in an epoch.
-        held_out: never trained on; for measuring the loss.
-        batch_size: of its dataset.
-        texts: where there are several, the equally likely ones of each stage of the token warm-up and, last, of the
-            rest of the run; `text_path` is the first of the last.
-        token_warmup_step: optimiser step at which the warm-up is over; under 1 it is a share of all steps.
-        flipped_path: the latent of the mirrored picture, which stands in for the other half of the time.
-        mask_path: read with `FeatureSet.load_mask`.
-        is_reg: a regularisation picture, whose loss has a weight of its own.
-        caption_dropout_rate: share of empty captions; None leaves it to the run.
-        caption_dropout_every_n_epochs: every n-th epoch has only empty captions; 0 for none.
-        image: SHA-256 of the picture's file.
-    """
-
-    id: str
-    caption: str
-    latent_path: Path
-    text_path: Path
-    width: int
-    height: int
-    tokens: int
-    repeats: int
-    held_out: bool
-    batch_size: int = 1
-    texts: tuple[tuple[Text, ...], ...] = ()
-    token_warmup_step: float = 0
-    flipped_path: Path | None = None
-    mask_path: Path | None = None
-    is_reg: bool = False
-    caption_dropout_rate: float | None = None
-    caption_dropout_every_n_epochs: int = 0
-    image: str = ""
-
-    @property
-    def varies(self) -> bool:
-        """Whether more is drawn for it than the run's own caption dropout."""
-        return bool(self.texts or self.flipped_path or self.caption_dropout_rate is not None)
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """Samples of equal shape can share a batch, whichever of their texts are drawn and dropped in an epoch."""
-        lengths = tuple(tuple(sorted({text.tokens for text in stage})) for stage in self.stages)
-        schedule = self.token_warmup_step, self.caption_dropout_every_n_epochs
-        return self.width, self.height, self.batch_size, lengths, schedule
-
-    @property
-    def stages(self) -> tuple[tuple[Text, ...], ...]:
-        """Its texts as `texts` has them, also where it has one."""
-        return self.texts or ((Text(self.caption, self.text_path, self.tokens),),)
-
-    def texts_at(self, step: int, steps: int) -> tuple[Text, ...]:
-        """The texts that may be drawn at an optimiser step, of `steps` in all."""
-        warmup = self.token_warmup_step
-        warmup = math.floor(warmup * steps) if warmup < 1 else warmup
-        stages = self.stages
-        return stages[math.floor(step * (len(stages) - 1) / warmup)] if step < warmup else stages[-1]
-
-    @property
-    def files(self) -> Iterator[Path]:
-        yield from filter(None, (self.latent_path, self.text_path, self.flipped_path, self.mask_path))
-        yield from (text.path for stage in self.texts for text in stage)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What one batch is trained on.
-
-    Attributes:
-        latents: float32 `(batch, 16, height/8, width/8)`, scaled.
-        t5: float32 `(batch, tokens, width)`.
-        pooled: float32 `(batch, width)`.
-        mask: weights of the loss in 0…1, float32 `(batch, 1, height/8, width/8)`; None where no picture has a mask.
-        weights: of each picture's loss, float32 `(batch,)`; None without regularisation pictures.
-        dropped: of each picture, whether it got the empty caption.
-    """
-
-    latents: Tensor
-    t5: Tensor
-    pooled: Tensor
-    mask: Tensor | None
-    weights: Tensor | None
-    dropped: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """What `load` found.
-
-    Attributes:
-        samples: every picture, those held out too.
-        batch_size: of the first dataset; each sample has its own.
-        empty_text_path: the embedding of the empty caption, for caption dropout.
-        empty_tokens: the length of its T5 embedding.
-        prompts: text, seed and embedding of each prompt for samples during training.
-    """
-
-    samples: tuple[Sample, ...]
-    batch_size: int
-    empty_text_path: Path
-    empty_tokens: int
-    prompts: tuple[tuple[str, int, Path], ...] = ()
-
-    def load_latent(self, sample: Sample, flipped: bool = False) -> Tensor:
-        """The scaled latent of `sample`, or of its mirror image: float32 `(16, height/8, width/8)`, on the CPU.
-
-        Raises:
-            FeatureError: the file is missing, damaged or of another shape.
-        """
-        return _tensor(
-            sample.flipped_path if flipped else sample.latent_path, "latent", _latent_shape(sample.width, sample.height)
-        )
-
-    def load_mask(self, sample: Sample) -> Tensor:
-        """Weights of the loss in 0…1, float32 `(1, height/8, width/8)`; ones where the sample has no mask.
-
-        Raises:
-            FeatureError: the file is missing, damaged or of another shape.
-        """
-        shape = (1, *_latent_shape(sample.width, sample.height)[1:])
-        if sample.mask_path:
-            return _tensor(sample.mask_path, "mask", shape)
-        import torch
-
-        return torch.ones(shape)
-
-    def load_text(self, path: str | Path) -> tuple[Tensor, Tensor]:
-        """T5's hidden states `(tokens, width)` and CLIP's pooled output `(width,)`: float32, on the CPU.
-
-        Raises:
-            FeatureError: the file is missing, damaged or of another shape.
-        """
-        t5, pooled = _tensors(path, "t5", "pooled")
-        if t5.ndim != 2 or pooled.ndim != 1:
-            shapes = f"{tuple(t5.shape)} and {tuple(pooled.shape)}"
-            raise FeatureError(f"{path} has shapes {shapes}, not (tokens, width) and (width,). Delete it. {REMEDY}")
-        return t5.float(), pooled.float()
-
-    def draw(
-        self,
-        batch: Sequence[Sample],
-        random: Generator,
-        *,
-        epoch: int,
-        step: int,
-        steps: int,
-        caption_dropout: float,
-        prior_loss_weight: float,
-    ) -> Draw:
-        """What `batch` is trained on. A pure function of its arguments and the files.
-
-        From `random` come, in this order: one number for the whole batch, which drops its captions by
-        `caption_dropout`; and, only where a sample `varies`, one number for each sample's flip, then one for each
-        sample's own dropout, then one for each sample's text.
-
-        Args:
-            batch: samples of one shape, as `epoch_batches` gives them.
-            epoch: counted from 0.
-            step: optimiser steps done, for the token warm-up.
-            steps: optimiser steps of the run.
-            caption_dropout: share of empty captions where the dataset config names none.
-            prior_loss_weight: weight of the loss of regularisation pictures.
-
-        Raises:
-            FeatureError: a file is missing, damaged or of another shape.
-        """
-        import torch
-
-        together = torch.rand((), generator=random)
-        varies = any(sample.varies for sample in batch)
-        flips, drops, choices = torch.rand(3, len(batch), generator=random) if varies else torch.zeros(3, len(batch))
-        flipped = [bool(sample.flipped_path and flip < 0.5) for sample, flip in zip(batch, flips, strict=True)]
-        texts = _chosen_texts([sample.texts_at(step, steps) for sample in batch], choices.tolist())
-        rates = [
-            caption_dropout if sample.caption_dropout_rate is None else sample.caption_dropout_rate for sample in batch
-        ]
-        if texts[0].tokens == self.empty_tokens:
-            numbers = [
-                together if sample.caption_dropout_rate is None else drop
-                for sample, drop in zip(batch, drops, strict=True)
-            ]
-        else:  # A batch has one length of text, so that all of it is dropped or nothing.
-            numbers, rates = [together] * len(batch), [sum(rates) / len(rates)] * len(batch)
-        dropped = tuple(
-            bool(number < rate) or _is_dropped_epoch(sample, epoch)
-            for sample, number, rate in zip(batch, numbers, rates, strict=True)
-        )
-        paths = [self.empty_text_path if drop else text.path for drop, text in zip(dropped, texts, strict=True)]
-        t5, pooled = zip(*map(self.load_text, paths), strict=True)
-        masks = [
-            self.load_mask(sample).flip(-1) if flip else self.load_mask(sample)
-            for sample, flip in zip(batch, flipped, strict=True)
-            if any(sample.mask_path for sample in batch)
-        ]
-        weights = [prior_loss_weight if sample.is_reg else 1.0 for sample in batch]
-        return Draw(
-            latents=torch.stack([self.load_latent(*pair) for pair in zip(batch, flipped, strict=True)]),
-            t5=torch.stack(t5),
-            pooled=torch.stack(pooled),
-            mask=torch.stack(masks) if masks else None,
-            weights=torch.tensor(weights) if any(sample.is_reg for sample in batch) else None,
-            dropped=dropped,
-        )
-
-
-def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -> list[Text]:
-    """One text for each sample, by numbers in 0…1; those after the first are of the first one's length."""
-    chosen: list[Text] = []
-    for texts, choice in zip(options, choices, strict=True):
-        fitting = [text for text in texts if not chosen or text.tokens == chosen[0].tokens]
-        chosen.append(fitting[int(choice * len(fitting))])
-    return chosen
-
-
-def _is_dropped_epoch(sample: Sample, epoch: int) -> bool:
-    """sd-scripts counts epochs from 1 here (train_network.py)."""
-    every = sample.caption_dropout_every_n_epochs
-    return every > 0 and (epoch + 1) % every == 0
-
-
 def scale_latent(raw: Tensor) -> Tensor:
     """The autoencoder's raw latent as the transformer sees it. The only place where this is done."""
     return (raw - FLUX_LATENT_SHIFT) * FLUX_LATENT_SCALE
+
+
+def unscale_latent(scaled: Tensor) -> Tensor:
+    """The inverse of `scale_latent`."""
+    return scaled / FLUX_LATENT_SCALE + FLUX_LATENT_SHIFT
 
 
 def encode(
@@ -343,8 +101,7 @@ def encode(
         FeatureError: an encoder's result is not finite, or a file cannot be read or written.
     """
     group = dataset_config.read(config_path)
-    pictures = dataset_config.pictures(group)
-    planned = plan(pictures, caption_variants, progress)
+    planned = plan(dataset_config.pictures(group), caption_variants, progress)
     named = _Names(autoencoder.identity, text_encoder.identity, text_table.identity if text_table else None)
     batch_size = group.datasets[0].batch_size
     index = {
@@ -369,14 +126,11 @@ def encode(
     _encode_missing(texts, latents, autoencoder, text_encoder, progress)
     if text_table:
         _import_missing(text_table, captions, _inside(folder, index["empty_text"]), progress)
-    _write_prompts(folder, [(text, seed, named.text(text)) for text, seed in prompts])
+    # For whoever asks later what these features were made from; the trainer's run keeps a copy.
+    _write_changed(folder / DATASET_CONFIG, Path(config_path).read_bytes())
+    _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     if not (folder / INDEX).is_file():
-        for entry in index["samples"]:
-            _add_lengths(entry, folder)
-        index["subsets"] = _subsets(pictures)
-        # For whoever asks later what these features were made from; the trainer's run keeps a copy.
-        _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
-        _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+        _write_index(folder, index)
     return Features(str(folder), key)
 
 
@@ -435,28 +189,21 @@ def _entry(sample: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
     return entry
 
 
-def _add_lengths(entry: dict[str, Any], folder: Path) -> None:
-    """Write the T5 lengths of a sample's texts into its entry."""
-    entry["tokens"] = _token_count(_inside(folder, entry["text"]))
-    if "texts" in entry:
-        entry["text_tokens"] = [[_token_count(_inside(folder, file)) for file in stage] for stage in entry["texts"]]
+def _write_index(folder: Path, index: dict[str, Any]) -> None:
+    """List the files of this revision, with the T5 lengths of its texts."""
+    for entry in index["samples"]:
+        entry["tokens"] = token_count(_inside(folder, entry["text"]))
+        if "texts" in entry:
+            entry["text_tokens"] = [[token_count(_inside(folder, file)) for file in stage] for stage in entry["texts"]]
+    _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
 
 
-def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
-    """What the config says of each subset, for the report."""
-    counts = Counter(picture.subset for picture in pictures)
-    return [f"{subset.source.name}: {count} x {subset.describe()}" for subset, count in counts.items()]
-
-
-def _write_prompts(folder: Path, prompts: Sequence[tuple[str, int, str]]) -> None:
+def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> None:
     """List the prompts of samples during training, in place of those of before."""
-    content = json.dumps(
-        [{"text": text, "seed": seed, "file": file} for text, seed, file in prompts], indent=1
-    ).encode()
-    if not prompts:
+    if prompts:
+        _write_changed(folder / PROMPTS, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
+    else:
         files.remove(folder / PROMPTS)
-    elif not (folder / PROMPTS).is_file() or (folder / PROMPTS).read_bytes() != content:
-        _write(folder / PROMPTS, content)
 
 
 def _encode_missing(
@@ -496,7 +243,7 @@ def _import_missing(
     missing = {(sample.image, text): path for path, (sample, text) in captions.items() if not path.is_file()}
     if not missing:
         return
-    t5, pooled = _tensors(empty_text, "t5", "pooled")
+    t5, pooled = read_tensors(empty_text, "t5", "pooled")
     pictures = {sample.image: sample.path for sample, _ in captions.values()}
     for image, text, *embeddings in table.rows(missing, pictures, (t5.shape[-1], len(pooled)), progress):
         if not all(tensor.isfinite().all() for tensor in embeddings):
@@ -524,7 +271,7 @@ def _encoded_latent(picture: Image, kind: str, sample: Planned, autoencoder: Enc
     if kind == "flipped":
         pixels = numpy.ascontiguousarray(pixels[:, ::-1])
     raw = autoencoder.encode(torch.from_numpy(pixels))
-    expected = _latent_shape(*sample.size)
+    expected = latent_shape(*sample.size)
     if tuple(raw.shape) != expected:
         raise ModelError(
             f"The VAE gave a latent of shape {tuple(raw.shape)} instead of {expected}: it is not FLUX's. "
@@ -543,10 +290,6 @@ def _mask(alpha: Image) -> bytes:
     height, width = (side // PIXELS_PER_LATENT for side in values.shape)
     means = values.reshape(height, PIXELS_PER_LATENT, width, PIXELS_PER_LATENT).mean((1, 3))
     return _serialised(mask=torch.from_numpy(means)[None])
-
-
-def _latent_shape(width: int, height: int) -> tuple[int, int, int]:
-    return LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
 
 
 def _check_finite(what: str, option: str, *tensors: Tensor) -> None:
@@ -569,6 +312,11 @@ def _write(path: Path, content: bytes) -> None:
         ) from error
 
 
+def _write_changed(path: Path, content: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != content:
+        _write(path, content)
+
+
 def load(features: Features) -> FeatureSet:
     """Read the index of encoded training data and check that every file it names is there; no tensor is read.
 
@@ -587,7 +335,7 @@ def load(features: Features) -> FeatureSet:
     for path in dict.fromkeys(paths):
         if not path.is_file():
             raise FeatureError(f"The encoded file {path} is missing. {REMEDY}")
-    return FeatureSet(samples, index["batch_size"], empty_text, _token_count(empty_text), listed)
+    return FeatureSet(samples, index["batch_size"], empty_text, token_count(empty_text), listed)
 
 
 def _json(path: Path) -> Any:
@@ -623,54 +371,14 @@ def _inside(folder: Path, file: str) -> Path:
     return Path(os.path.normpath(folder / file))
 
 
-def _tensor(path: Path, name: str, expected: tuple[int, ...]) -> Tensor:
-    (tensor,) = _tensors(path, name)
-    if tuple(tensor.shape) != expected:
-        raise FeatureError(f"{path} has shape {tuple(tensor.shape)}, not {expected}. Delete it. {REMEDY}")
-    return tensor
+def pictures(features: Features) -> list[dataset_config.Picture]:
+    """The pictures that the features were made from, where the dataset config names them.
 
-
-def _tensors(path: str | Path, *names: str) -> list[Tensor]:
-    with _reading(path) as file:
-        return [file.get_tensor(name) for name in names]
-
-
-def _token_count(path: Path) -> int:
-    with _reading(path) as file:
-        return file.get_slice("t5").get_shape()[0]
-
-
-@contextlib.contextmanager
-def _reading(path: str | Path) -> Iterator[safe_open]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise FeatureError(f"The encoded file {path} cannot be read ({error}). Delete it. {REMEDY}") from error
-
-
-def epoch_batches(samples: Sequence[Sample], seed: int, epoch: int) -> list[tuple[Sample, ...]]:
-    """The batches of one epoch: each sample `repeats` times, shuffled, every batch of one shape.
-
-    A pure function: the order is that of SHA-256 hashes of (seed, epoch, sample, repeat), the same on every machine and
-    Python, so that resuming needs no more than the step. Every epoch has as many batches. The last batch of a shape may
-    be smaller, as in sd-scripts.
+    Raises:
+        DatasetError: the config, a folder or a caption can no longer be used.
     """
-    shapes: dict[tuple[Any, ...], list[tuple[str, Sample]]] = defaultdict(list)
-    for sample in samples:
-        members = shapes[sample.shape]
-        for repeat in range(sample.repeats):
-            members.append((files.content_hash([seed, epoch, sample.id, repeat]), sample))
-    batches = []
-    for members in shapes.values():
-        members.sort(key=lambda member: member[0])
-        batch_size = members[0][1].batch_size
-        for start in range(0, len(members), batch_size):
-            ranks, batch = zip(*members[start : start + batch_size], strict=True)
-            batches.append((files.content_hash(ranks), batch))
-    return [batch for _, batch in sorted(batches, key=lambda ranked: ranked[0])]
+    folder = Path(features.folder)
+    return dataset_config.pictures(dataset_config.read(folder / DATASET_CONFIG, folder.parent.parent))
 
 
 def report(features: Features) -> str:
@@ -685,13 +393,22 @@ def report(features: Features) -> str:
         [
             f"{len(loaded.samples)} pictures, {len(loaded.samples) - len(trained)} of them held out",
             f"{sum(sample.repeats for sample in trained)} per epoch with repeats, batch size {_sizes(loaded.samples)}",
-            *(f"subset {line}" for line in _json(Path(features.folder) / INDEX).get("subsets", [])),
+            *_subsets(pictures(features)),
             *(f"bucket {width} x {height}: {count}" for (width, height), count in sorted(sizes.items())),
             f"{len(texts)} texts, the empty caption among them",
             *_extras(trained, loaded),
             f"{megabytes:.1f} MB in {Path(features.folder).parent}",
         ]
     )
+
+
+def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
+    """A line for each subset of a dataset config."""
+    counts = Counter((picture.dataset.buckets.resolution, picture.subset) for picture in pictures)
+    return [
+        f"subset {subset.source.name} at {width} x {height}: {count} pictures, {subset.describe()}"
+        for ((width, height), subset), count in counts.items()
+    ]
 
 
 def _sizes(samples: Iterable[Sample]) -> str:

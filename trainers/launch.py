@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
 from .failure import killed
+from .profiles import SINGLE_PROCESS
 from .runs import Job, Run
 
 if TYPE_CHECKING:
@@ -24,23 +26,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHILD = Path(__file__).with_name("child.py")
-SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
+DEFAULT_LAUNCHER = ("--config_file", str(SINGLE_PROCESS))  # one process
 POLL_SECONDS = 0.1
 STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
 LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
 
 
-def command(run: Run, cpu: bool, config: Path | None) -> list[str]:
+def command(run: Run, cpu: bool, launcher: Sequence[str]) -> list[str]:
     """The command line of the trainer's process.
 
     Args:
-        config: an accelerate configuration (several GPUs or machines); without one, a single process.
+        launcher: arguments of `accelerate launch`, from `profiles.launch_arguments`.
     """
-    # Never without a file: accelerate would take the one that the person may have made for another trainer.
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config or SINGLE_PROCESS)]
-    if cpu:
-        launcher += ["--cpu"]
-    return [*launcher, str(CHILD), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *(["--cpu"] if cpu else [])]
+    return [*accelerate, str(CHILD), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
 
 
 def train(
@@ -48,7 +47,7 @@ def train(
     cpu: bool,
     progress: Progress,
     preview: Callable[[Path], Image] | None = None,
-    config: Path | None = None,
+    launcher: Sequence[str] = DEFAULT_LAUNCHER,
 ) -> None:
     """Train `run` in a process of its own, until it is finished; returns at once when it already is.
 
@@ -58,7 +57,7 @@ def train(
         progress: told of every step; whatever it raises (Cancel) stops the training after the step it is in, with a
             checkpoint, and is raised again.
         preview: makes a picture of a sample's latents file.
-        config: accelerate configuration file.
+        launcher: as for `command`.
 
     Raises:
         TrainingError: the process failed or was killed; the text says why and what to do.
@@ -72,7 +71,7 @@ def train(
     with open(run.path / "train.log", "ab") as log:
         start_of_log = log.tell()
         process = subprocess.Popen(
-            command(run, cpu, config),
+            command(run, cpu, launcher),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -145,11 +144,16 @@ class _Follower:
         self.seconds: list[float] = []
         self.shown: Path | None = None
         self.last: dict[str, Any] = {}
+        self.best = math.inf, 0  # held-out loss and its step
 
     def look(self) -> None:
         """Tell `progress` where the run is. Called also when nothing happened, so that Cancel is noticed at once."""
         for record in self.new_records():
             self.last |= record
+            if record.get("held_out_loss", self.best[0]) < self.best[0]:
+                self.best = record["held_out_loss"], record["step"]
+            if "held_out_loss" in record:
+                logger.info("%s: %s", self.run.id, self.text())
             if "seconds" in record:
                 self.seconds = [*self.seconds[-19:], record["seconds"]]
         self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
@@ -168,10 +172,11 @@ class _Follower:
 
     def text(self) -> str:
         if "loss" not in self.last:
-            return "loading the model"
+            status = self.run.status()
+            return "\n".join(filter(None, [status.get("doing") or "starting the trainer", status.get("plan")]))
         text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
         if "held_out_loss" in self.last:
-            text += f"   held-out {self.last['held_out_loss']:.4f}"
+            text += f"   held-out {self.last['held_out_loss']:.4f} (best {self.best[0]:.4f} at step {self.best[1]})"
         if self.seconds:
             text += f"   {_duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
         return text
@@ -179,11 +184,11 @@ class _Follower:
     def new_preview(self) -> Image | None:
         if not self.preview:
             return None
-        samples = sorted(self.run.path.glob("samples/step-*/latents.safetensors"))
-        if not samples or samples[-1] == self.shown:
+        newest = next(reversed(self.run.samples().values()), None)
+        if newest in (None, self.shown):
             return None
-        self.shown = samples[-1]
-        return self.preview(self.shown)
+        self.shown = newest
+        return self.preview(newest)
 
 
 def _duration(seconds: float) -> str:

@@ -32,7 +32,7 @@ LORA_A, LORA_B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 MAGNITUDE = ".lora_magnitude_vector"  # DoRA in diffusers and PEFT, (outputs,)
 DORA_SCALE = ".dora_scale"  # DoRA in ComfyUI and LyCORIS, (outputs, 1)
 
-# What other programs write before a module's name, the longest first.
+# What programs write before a module's name.
 _PREFIXES = (
     "base_model.model.transformer.",  # PEFT around a pipeline's transformer
     "base_model.model.",  # PEFT's save_pretrained
@@ -69,7 +69,7 @@ _OTHER_KINDS = {
 }
 _PEFT_SETTINGS = "lora_adapter_metadata"  # where diffusers' save_lora_weights writes alpha
 _MOST_BLOCKS = 200  # of each kind that names are known for; FLUX.1 has 19 and 38
-_REMEDY = "Choose a LoRA of a FLUX.1 transformer, or start a new one."
+_REMEDY = "Choose another LoRA; or load it onto the MODEL with ComfyUI's own node, and train a new one on top of it."
 
 Tensors = dict[str, torch.Tensor]
 Rows = tuple[tuple[int, int], ...]  # ranges (start, stop) of a fused layer's outputs, in units of the hidden size
@@ -90,12 +90,16 @@ def read(path: str | Path) -> Tensors:
     names = _known_names(_count_blocks(tensors))
     for key, tensor in tensors.items():
         module, ending = _split(path, key, names)
-        modules.setdefault(module, {})[ending] = tensor.float()
-    state = {}
+        if ending in modules.setdefault(module, {}):
+            raise _given_twice(path, key)
+        modules[module][ending] = tensor.float()
+    state: Tensors = {}
     for module, layer in modules.items():
         _check_layer(path, module, layer)
         alpha = _peft_alpha(metadata, module, len(layer[LORA_A]))
         for name, part in _take_apart(names[module], {ALPHA: torch.tensor(alpha)} | layer).items():
+            if f"{PREFIX}{name}{ALPHA}" in state:
+                raise _given_twice(path, name)
             state |= {f"{PREFIX}{name}{ending}": tensor.contiguous() for ending, tensor in part.items()}
     return state
 
@@ -201,6 +205,10 @@ def _split(path: str | Path, key: str, names: Mapping[str, Any]) -> tuple[str, s
     else:
         reason = next((kind for part, kind in _OTHER_KINDS.items() if part in key), "something that FLUX.1 lacks")
     raise TrainingError(f"Training cannot start from the LoRA {path}: it has {reason} ('{key}'). {_REMEDY}")
+
+
+def _given_twice(path: str | Path, what: str) -> TrainingError:
+    return TrainingError(f"The LoRA {path} gives '{what}' twice, under two names. {_REMEDY}")
 
 
 def _check_layer(path: str | Path, module: str, layer: Mapping[str, torch.Tensor]) -> None:

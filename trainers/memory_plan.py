@@ -1,8 +1,8 @@
 """How much memory a training step will take, before anything is loaded; and the settings that fit into what is free.
 
-Nothing is calibrated. One block of each kind, with its adapter, is rehearsed on fake tensors, which have shapes and no
-memory, while every tensor that autograd makes and keeps is counted. The peak of the whole model follows by sums, as all
-blocks of a kind are alike. `torch.compile` keeps less than is planned for here.
+Nothing is calibrated. One block of each kind, with its adapter, is rehearsed on the meta device, where tensors have
+shapes and no memory, while every tensor that autograd makes and keeps is counted. The peak of the whole model follows
+by sums, as all blocks of a kind are alike. `torch.compile` keeps less than is planned for here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import SettingsError
@@ -27,18 +28,18 @@ from .velocity import blocks, predict_velocity, recomputed
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from .flux_weights import FluxArchitecture
     from .settings import Settings
 
-GIGABYTE = 1e9  # what cards are sold in and what the texts count in
+GIGABYTE = 2**30  # as cards are sold: one of "8 GB" has 8 * 2**30 bytes
 # Best first. int8 errs by 0.9 % of a normally distributed weight, fp8 by 2.6 %, at the same size.
 PRECISIONS = {"cpu": ("fp32", "bf16"), "accelerator": ("bf16", "int8", "nf4")}
 # On an accelerator, outside of what tensors take: cuBLAS's workspaces and the kernels that are loaded as they are first
 # used. Estimates: not measured on a GPU.
 KERNELS = 400 * 2**20
 FRAGMENTATION = 0.05  # of the activations: gaps between what PyTorch's allocator has handed out
+TAKEN = 0.7 * GIGABYTE  # of an otherwise idle card, by the desktop and the CUDA contexts of ComfyUI and the trainer
 SMALLER_PRECISIONS = ("bf16", "int8", "nf4")
 SMALLER_SIDES = (1024, 768, 512, 384, 256)  # pixels; what a remedy proposes
 SMALLER_RANKS = (64, 32, 16, 8, 4)
@@ -129,22 +130,21 @@ def choose(settings: Settings, budget: Budget) -> Settings:
     Raises:
         SettingsError: nothing that may be chosen fits; it names the cheapest setting that does.
     """
-    precisions = _precisions(budget.device_type) if settings.precision == "auto" else (settings.precision,)
-    streamable = settings.streamed_blocks < 0
-    resident = dataclasses.replace(settings, streamed_blocks=0 if streamable else settings.streamed_blocks)
-    for precision in precisions:
-        candidate = dataclasses.replace(resident, precision=precision)
-        if fits(candidate, budget):
-            return candidate
-    smallest = dataclasses.replace(resident, precision=precisions[-1])
-    candidate = _fewest_streamed(smallest, budget) if streamable else None
-    if candidate is None:
+    settled = _settled(settings, budget)
+    if settled is None:
+        smallest = list(_candidates(settings, budget))[-1]
         raise SettingsError(f"{preflight(smallest, budget)} {remedy(smallest, budget)}")
-    return candidate
+    return settled
 
 
 def fits(settings: Settings, budget: Budget) -> bool:
     return plan(settings, budget).peak <= budget.free
+
+
+def simulate(settings: Settings, architecture: FluxArchitecture, shape: BatchShape, card: int) -> Settings | None:
+    """What `choose` would settle on a CUDA card of `card` gigabytes that nothing else uses; None if nothing fits."""
+    budget = Budget(architecture, (shape,), "cuda", int(card * GIGABYTE - TAKEN))
+    return _settled(settings, budget)
 
 
 def preflight(settings: Settings, budget: Budget) -> str:
@@ -234,7 +234,9 @@ def _needed(made: Sequence[tuple[_Change, ...]], settings: Settings, budget: Bud
         if fits(*_apply(without, settings, budget)):
             chosen = without
     need = _gigabytes(plan(*_apply(chosen, settings, budget)).peak)
-    return f"Set {' and '.join(change.said for change in chosen)}: that needs {need}."
+    *others, last = [change.said for change in chosen]
+    listed = f"{', '.join(others)} and {last}" if others else last
+    return f"Set {listed}: that needs {need}."
 
 
 def _apply(changes: Sequence[_Change], settings: Settings, budget: Budget) -> tuple[Settings, Budget]:
@@ -252,16 +254,22 @@ def _within(shape: BatchShape, side: int | None) -> BatchShape:
     return dataclasses.replace(shape, width=width, height=height)
 
 
-def _fewest_streamed(settings: Settings, budget: Budget) -> Settings | None:
-    if budget.device_type == "cpu":  # host memory is what there is too little of
-        return None
-    total = _total_blocks(budget.architecture)
-    candidates = (dataclasses.replace(settings, streamed_blocks=count) for count in range(1, total + 1))
-    return next((candidate for candidate in candidates if fits(candidate, budget)), None)
+def _settled(settings: Settings, budget: Budget) -> Settings | None:
+    return next((candidate for candidate in _candidates(settings, budget) if fits(candidate, budget)), None)
 
 
-def _precisions(device_type: str) -> tuple[str, ...]:
-    return PRECISIONS["cpu" if device_type == "cpu" else "accelerator"]
+def _candidates(settings: Settings, budget: Budget) -> Iterator[Settings]:
+    """The settings with what they leave open filled in, from what is liked best to what needs least."""
+    precisions = PRECISIONS["cpu" if budget.device_type == "cpu" else "accelerator"]
+    precisions = precisions if settings.precision == "auto" else (settings.precision,)
+    streamable = settings.streamed_blocks < 0
+    for precision in precisions:
+        resident = dataclasses.replace(settings, precision=precision)
+        yield dataclasses.replace(resident, streamed_blocks=0) if streamable else resident
+    # On the CPU, host memory is what there is too little of. The ring itself has room for as many blocks.
+    if streamable and budget.device_type != "cpu":
+        for count in range(RING + 1, _total_blocks(budget.architecture) + 1):
+            yield dataclasses.replace(settings, precision=precisions[-1], streamed_blocks=count)
 
 
 def _size(precision: str) -> int:
@@ -279,14 +287,13 @@ class _Lora:
     rank: int
     targets: str
     dropout: bool
+    dora: bool
+    block_ranks: str
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What is rehearsed: a model of one double and one single block, its adapter, and the batch that it is given.
-
-    `precision` is fp32, bf16, or int8 for any quantised weight.
-    """
+    """What is rehearsed: a model with its adapter. `precision` is fp32, bf16, or int8 for any quantised weight."""
 
     architecture: FluxArchitecture
     lora: _Lora
@@ -325,53 +332,51 @@ class _Frame:
 
 
 def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
-    architecture = budget.architecture
-    streamed = streamed_indices(_total_blocks(architecture), settings.streamed_blocks)
-    weights, host = _weight_bytes(architecture, settings.precision, streamed)
-    lora = sum(_lora_bytes(architecture, kind, _lora(settings)) for kind in _kinds(architecture))
-    gradients, activations = _peak_of_pass(settings, budget, shape, streamed)
+    scene = _scene(settings, budget)
+    streamed = streamed_indices(_total_blocks(budget.architecture), settings.streamed_blocks)
+    weights, host = _weight_bytes(budget.architecture, settings.precision, streamed)
+    lora = sum(_lora_bytes(scene))
+    gradients, activations = _peak_of_pass(scene, settings, shape, streamed)
     return Plan(
         weights=weights,
         lora=lora * (2 if settings.ema_decay else 1),
         gradients=gradients,
         optimizer=int(lora * STATE_NUMBERS[settings.optimizer]),
         activations=activations,
-        workspace=0 if budget.device_type == "cpu" else KERNELS + int(FRAGMENTATION * activations),
+        workspace=0 if scene.on_cpu else KERNELS + int(FRAGMENTATION * activations),
         host=host,
     )
 
 
-def _peak_of_pass(settings: Settings, budget: Budget, shape: BatchShape, streamed: Sequence[int]) -> tuple[int, int]:
+def _scene(settings: Settings, budget: Budget) -> _Scene:
+    precision = "int8" if settings.precision in quantisation.QUANTISED else settings.precision
+    dropout = settings.lora_dropout > 0
+    lora = _Lora(settings.rank, settings.targets, dropout, settings.dora, settings.block_ranks)
+    return _Scene(budget.architecture, lora, precision, budget.device_type == "cpu")
+
+
+def _peak_of_pass(scene: _Scene, settings: Settings, shape: BatchShape, streamed: Sequence[int]) -> tuple[int, int]:
     """Bytes of gradients and of all else that the forward and backward pass make, when their sum is at its peak."""
-    architecture = budget.architecture
-    quantised = settings.precision in quantisation.QUANTISED
-    scene = _Scene(
-        architecture, _lora(settings), "int8" if quantised else settings.precision, budget.device_type == "cpu"
-    )
-    kinds = _kinds(architecture)
-    lora = [_lora_bytes(architecture, kind, scene.lora) for kind in kinds]
-    rehearsals = [
-        _rehearse_block(
-            scene,
-            kind,
-            shape,
-            recomputed(index, settings.gradient_checkpointing, settings.checkpointing_interval, streamed),
-        )
-        for index, kind in enumerate(kinds)
-    ]
+    lora = _lora_bytes(scene)
+    first = next(index for index, size in enumerate(lora) if size)  # before it, there is nothing to go back for
     frame = _rehearse_frame(scene, shape)
+    rehearsals = []
+    for index, like in enumerate(_likes(scene.architecture, scene.lora)):
+        again = recomputed(index, settings.gradient_checkpointing, settings.checkpointing_interval, streamed)
+        rehearsals.append(_rehearse_block(scene, like, shape, again and index >= first, index > first))
     # From the second of several batches on, the gradients of all blocks are there from the start.
-    gradients = sum(lora) if settings.gradient_accumulation > 1 else 0
+    accumulating = settings.gradient_accumulation > 1
+    gradients = sum(lora) if accumulating else 0
     peak, kept = (gradients, frame.head), frame.held
-    for rehearsal in rehearsals:
+    for index, rehearsal in enumerate(rehearsals):
         peak = max(peak, (gradients, kept + rehearsal.forward), key=sum)
-        kept += rehearsal.kept
+        kept = frame.held + rehearsal.kept if index < first else kept + rehearsal.kept
     peak = max(peak, (gradients, kept + frame.tail), key=sum)
-    for rehearsal, size in zip(reversed(rehearsals), reversed(lora), strict=True):
+    for rehearsal, size in reversed(list(zip(rehearsals, lora, strict=True))[first:]):
         kept -= rehearsal.kept
         # A rehearsed backward pass makes its block's gradients itself.
         peak = max(peak, (gradients + size, kept + rehearsal.backward - size), key=sum)
-        gradients += 0 if settings.gradient_accumulation > 1 else size
+        gradients += 0 if accumulating else size
     return peak
 
 
@@ -391,43 +396,57 @@ def _block_bytes(architecture: FluxArchitecture, precision: str) -> tuple[int, t
     return sum(sizes.values()), every
 
 
-def _kinds(architecture: FluxArchitecture) -> tuple[str, ...]:
-    return ("double",) * architecture.double_blocks + ("single",) * architecture.single_blocks
-
-
 def _total_blocks(architecture: FluxArchitecture) -> int:
     return architecture.double_blocks + architecture.single_blocks
 
 
-def _lora(settings: Settings) -> _Lora:
-    return _Lora(settings.rank, settings.targets, settings.lora_dropout > 0)
+@lru_cache(maxsize=64)
+def _likes(architecture: FluxArchitecture, lora: _Lora) -> tuple[int, ...]:
+    """For each block, the first one that is like it: of the same kind, with the same layers adapted."""
+    skeleton = _skeleton(architecture)
+    targets = adapter.target_modules(skeleton, lora.targets)
+    ranks = adapter.ranks_by_block(skeleton, lora.block_ranks, lora.rank)
+    looks = []
+    for block, name in zip(blocks(skeleton), block_names(architecture, range(len(ranks))), strict=True):
+        layers = [target.removeprefix(name) for target in targets if target.startswith(name)]
+        looks.append((type(block), ranks[name.rstrip(".")], layers))
+    return tuple(looks.index(look) for look in looks)
 
 
-# Rehearsing, on fake tensors.
+@lru_cache(maxsize=4)
+def _skeleton(architecture: FluxArchitecture) -> FluxTransformer2DModel:
+    return flux_weights.empty_transformer(architecture)
+
+
+# Rehearsing, on the meta device.
 
 
 @lru_cache(maxsize=8)
-def _stage(scene: _Scene) -> tuple[FakeTensorMode, FluxTransformer2DModel]:
-    """The model of a scene, its weights fake, and the mode in which alone they can be used."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # half a second, which only planning should cost
+def _stage(scene: _Scene) -> FluxTransformer2DModel:
+    """The model of a scene, on the meta device.
 
-    small = dataclasses.replace(scene.architecture, double_blocks=1, single_blocks=1)
-    transformer = flux_weights.empty_transformer(small).requires_grad_(False)
+    Of blocks that are alike only the first is there; the others have no weights and do nothing.
+    """
+    likes = _likes(scene.architecture, scene.lora)
+    transformer = flux_weights.empty_transformer(scene.architecture).requires_grad_(False)
+    for index, name in enumerate(block_names(scene.architecture, range(len(likes)))):
+        if likes[index] != index:
+            transformer.set_submodule(name.rstrip("."), torch.nn.Identity())
     torch.nn.Module.to(transformer, quantisation.compute_dtype(scene.precision))  # diffusers' own warns of nothing
     if scene.precision in quantisation.QUANTISED:
         for block in blocks(transformer):
             _quantise(block, scene.precision)
-    dropout = 0.5 if scene.lora.dropout else 0.0
-    adapter.add_lora(transformer, scene.lora.rank, 1.0, scene.lora.targets, seed=0, dropout=dropout)
-    mode = FakeTensorMode()
-    with mode:
-        for module in transformer.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
-                setattr(module, name, torch.nn.Parameter(fake, parameter.requires_grad))
+    lora = scene.lora
+    adapter.add_lora(
+        transformer,
+        *(lora.rank, 1.0, lora.targets, 0),
+        dropout=0.5 if lora.dropout else 0.0,
+        dora=lora.dora,
+        block_ranks=lora.block_ranks,
+    )
     if not scene.on_cpu:
         _fuse_norms(transformer)
-    return mode, transformer.train()
+    return transformer.train()
 
 
 def _quantise(block: torch.nn.Module, precision: str) -> None:
@@ -447,33 +466,54 @@ def _fuse_norms(transformer: FluxTransformer2DModel) -> None:
             norm.forward = lambda x, norm=norm: fused(x, norm.normalized_shape, norm.weight, norm.eps)[0]
 
 
-def _lora_bytes(architecture: FluxArchitecture, kind: str, lora: _Lora) -> int:
-    _, transformer = _stage(_Scene(architecture, lora, "bf16", on_cpu=False))
-    block = blocks(transformer)[0 if kind == "double" else 1]
-    return sum(parameter.nbytes for parameter in block.parameters() if parameter.requires_grad)
+@lru_cache(maxsize=64)
+def _lora_bytes(scene: _Scene) -> tuple[int, ...]:
+    """Bytes of each block's adapter."""
+    every = blocks(_stage(scene))
+    return tuple(
+        sum(parameter.nbytes for parameter in every[like].parameters() if parameter.requires_grad)
+        for like in _likes(scene.architecture, scene.lora)
+    )
 
 
 @lru_cache(maxsize=256)
-def _rehearse_block(scene: _Scene, kind: str, shape: BatchShape, recompute: bool) -> _Rehearsal:
-    mode, transformer = _stage(scene)
-    block = blocks(transformer)[0 if kind == "double" else 1]
+def _rehearse_block(scene: _Scene, index: int, shape: BatchShape, recompute: bool, reached: bool) -> _Rehearsal:
+    """Forward and backward pass of one block; `reached`: gradients go on from it to the blocks before."""
+    transformer = _stage(scene)
+    block = blocks(transformer)[index]
     tokens, width = shape.width * shape.height // 256, scene.architecture.hidden_size
-    dtype = quantisation.compute_dtype(scene.precision)
-    with mode:
-        image = torch.empty(shape.batch, tokens, width, dtype=dtype, requires_grad=True)
-        text = torch.empty(shape.batch, shape.text_tokens, width, dtype=dtype, requires_grad=True)
-        conditioning = torch.empty(shape.batch, width, dtype=dtype)
-        rotary = tuple(torch.empty(shape.text_tokens + tokens, flux_weights.HEAD_WIDTH) for _ in range(2))
-        inputs = (image, text, conditioning, rotary)
-        with AllocatedTensors() as allocated:
-            outputs = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
-            end = _End.apply(*outputs)  # the outputs stay alive meanwhile, as in the checkpoint of the block after it
-            kept, forward = allocated.bytes, allocated.peak
-            allocated.peak = 0
+    meta = {"device": "meta", "dtype": quantisation.compute_dtype(scene.precision)}
+    image = torch.empty(shape.batch, tokens, width, requires_grad=reached, **meta)
+    text = torch.empty(shape.batch, shape.text_tokens, width, requires_grad=reached, **meta)
+    conditioning = torch.empty(shape.batch, width, **meta)
+    rotary = torch.empty(2, shape.text_tokens + tokens, flux_weights.HEAD_WIDTH, device="meta").unbind()
+    inputs = (image, text, conditioning, rotary)
+
+    def run(*inputs: Any) -> tuple[Tensor, Tensor]:
+        with _FlashAttention():
+            return block(*inputs)
+
+    with AllocatedTensors() as allocated:
+        outputs = checkpoint(run, *inputs, use_reentrant=False) if recompute else run(*inputs)
+        end = _End.apply(*outputs)  # the outputs stay alive meanwhile, as in the checkpoint of the block after it
+        kept, forward = allocated.bytes, allocated.peak
+        allocated.peak = 0
+        if end.requires_grad:
             end.backward()
-            backward = allocated.peak
-        transformer.zero_grad()
+        backward = allocated.peak
+    transformer.zero_grad()
     return _Rehearsal(kept, forward, backward)
+
+
+class _FlashAttention(TorchFunctionMode):
+    """Attention as every real device computes it; on the meta device it would be written out, scores and all."""
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        if function is torch.nn.functional.scaled_dot_product_attention:
+            given = dict(zip(("query", "key", "value"), arguments, strict=False)) | (keywords or {})
+            flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            return flash(given["query"], given["key"], given["value"])[0]
+        return function(*arguments, **keywords or {})
 
 
 class _End(torch.autograd.Function):
@@ -504,11 +544,11 @@ class _Blocks(torch.nn.Module):
 
 @lru_cache(maxsize=64)
 def _rehearse_frame(scene: _Scene, shape: BatchShape) -> _Frame:
-    mode, transformer = _stage(scene)
+    transformer = _stage(scene)
     architecture = scene.architecture
     allocated = AllocatedTensors()
     middle = _Blocks(allocated)
-    with mode, _without_blocks(transformer, middle), allocated:
+    with _without_blocks(transformer, middle), torch.device("meta"), allocated:
         latents = torch.empty(shape.batch, architecture.in_channels // 4, shape.height // 8, shape.width // 8)
         noise, sigma = torch.empty_like(latents), torch.empty(shape.batch)
         t5 = torch.empty(shape.batch, shape.text_tokens, architecture.context_width)

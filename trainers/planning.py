@@ -30,7 +30,7 @@ class Planned:
         repeats: how often it comes in an epoch.
         held_out: never trained on.
         batch_size: of its dataset.
-        options: what else its subset asks for, in the names of `features.Sample`; nothing for a plain subset.
+        options: what else its subset asks for, in the names of `samples.Sample`; nothing for a plain subset.
     """
 
     path: Path
@@ -61,7 +61,7 @@ def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress)
     """Every sample, by id, so that neither names nor folders decide the order.
 
     A picture that is named twice, with the same text, bucket and options, becomes one sample with the sum of the
-    repeats. Pictures held out come once, as they are, with one text.
+    repeats. Pictures held out are taken as they are: not mirrored, with one text.
 
     Raises:
         DatasetError: a picture cannot be used, or every one is held out.
@@ -76,8 +76,9 @@ def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress)
     for picture, image, times in zip(pictures, images, repeats, strict=True):
         if times:
             sample = _sample(picture, image, times, image in held_out, caption_variants)
-            if sample.id in planned:
-                sample = dataclasses.replace(sample, repeats=sample.repeats + planned[sample.id].repeats)
+            if twin := planned.get(sample.id):
+                repeats_of_both, smaller = sample.repeats + twin.repeats, min(sample.batch_size, twin.batch_size)
+                sample = dataclasses.replace(sample, repeats=repeats_of_both, batch_size=smaller)
             planned[sample.id] = sample
     return [planned[id] for id in sorted(planned)]
 

@@ -13,7 +13,7 @@ class Preset:
 
     Attributes:
         settings: of the training.
-        width: of the pictures in pixels, for Dataset TOML Writer; with buckets, pictures of other aspects have its area.
+        width: of the pictures in pixels, for Dataset TOML Writer; with buckets, other aspects have the same area.
         height: likewise.
         batch_size: for Dataset TOML Writer.
         source: who found these settings good, or what they are made to fit.

@@ -141,14 +141,26 @@ class _FrozenProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: torch.Tensor, bias: torch.Tensor | None, precision: str, *stored: torch.Tensor
+        ctx: Any,
+        inputs: torch.Tensor,
+        bias: torch.Tensor | None,
+        precision: str,
+        values: torch.Tensor,
+        scales: torch.Tensor,
+        *more: torch.Tensor,
     ) -> torch.Tensor:
+        # Not `*stored` alone: with two tensors in it, torch.compile takes this for a function without a ctx.
+        stored = (values, scales, *more)
         ctx.precision = precision
         ctx.save_for_backward(*stored)
         matrix, scale = expand(precision, inputs.dtype, *stored)
         if scale is None:
             return torch.nn.functional.linear(inputs, matrix, None if bias is None else bias.to(inputs.dtype))
-        outputs = torch.nn.functional.linear(inputs, matrix).mul_(scale)
+        outputs = torch.nn.functional.linear(inputs, matrix)
+        if torch.compiler.is_compiling():  # it would lose the gradient of what is changed in place; and it fuses this
+            outputs = (outputs * scale).to(outputs.dtype)
+            return outputs if bias is None else outputs + bias
+        outputs.mul_(scale)
         return outputs if bias is None else outputs.add_(bias)
 
     @staticmethod

@@ -8,34 +8,39 @@ import json
 import logging
 import math
 import shutil
-from collections import deque
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import TrainingError
 from ..files import appearing, write_whole
-from ..hardware.memory import peak_device_memory, peak_host_memory
-from . import adapter, checkpoints, features, flux_weights, objective, provenance, sampling
+from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
+from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling
+from .batches import Batch, prefetched
 from .failure import explained
+from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, make_optimizer, make_scheduler
 from .runs import Job, Run
-from .velocity import predict_velocity
+from .samples import epoch_batches
+from .streaming import StreamedBlocks, block_names, streamed_indices
+from .velocity import compile_blocks, predict_velocity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .features import Sample
+    from .checkpoints import Checkpoint
+    from .flux_weights import FluxArchitecture
+    from .samples import Sample
+    from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT_PICTURES = 8  # evaluated at most: with 4 sigmas each, 32 forward passes per evaluation
-BATCHES_AHEAD = 2  # read from disk while the device computes
 
 
 def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
@@ -52,7 +57,7 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
         recipe.train()
     except Exception as error:
         logger.exception("Training failed")
-        recipe.report("failed", error=explained(error, recipe.settings))
+        recipe.report("failed", error=explained(error, recipe.settings, recipe.budget))
         return False
     finally:
         recipe.cleanup()
@@ -62,48 +67,18 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
 class VelocityModel(torch.nn.Module):
     """The transformer behind one `forward`, which is what accelerate wraps for several GPUs."""
 
-    def __init__(self, transformer: torch.nn.Module, gradient_checkpointing: bool) -> None:
+    def __init__(self, transformer: torch.nn.Module, settings: Settings, streamed: StreamedBlocks | None) -> None:
         super().__init__()
         self.transformer = transformer
-        self.gradient_checkpointing = gradient_checkpointing
+        self.options = {
+            "guidance": settings.guidance,
+            "checkpointing": settings.gradient_checkpointing,
+            "interval": settings.checkpointing_interval,
+            "streamed": streamed,
+        }
 
-    def forward(self, latents: Tensor, sigma: Tensor, t5: Tensor, pooled: Tensor, guidance: float) -> Tensor:
-        return predict_velocity(
-            self.transformer, latents, sigma, t5, pooled, guidance, checkpointing=self.gradient_checkpointing
-        )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one batch is trained on.
-
-    Attributes:
-        latents: `(batch, 16, h, w)`, scaled.
-        noise: like `latents`.
-        sigma: `(batch,)`.
-        t5: `(batch, tokens, width)`.
-        pooled: `(batch, width)`.
-        weights: `(batch,)`, of each picture's loss; None: all alike.
-        mask: `(batch, 1, h, w)` in 0…1, of the loss at each place; None: all alike.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    sigma: Tensor
-    t5: Tensor
-    pooled: Tensor
-    weights: Tensor | None = None
-    mask: Tensor | None = None
-
-    def pinned(self) -> Batch:
-        """The same in page-locked memory, from where it goes to a CUDA device while that computes."""
-        return Batch(*(tensor if tensor is None else tensor.pin_memory() for tensor in self.tensors()))
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
-
-    def tensors(self) -> list[Tensor | None]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+    def forward(self, latents: Tensor, sigma: Tensor, t5: Tensor, pooled: Tensor, **changed: float) -> Tensor:
+        return predict_velocity(self.transformer, latents, sigma, t5, pooled, **self.options | changed)
 
 
 class FluxLoraRecipe:
@@ -122,43 +97,58 @@ class FluxLoraRecipe:
         self.job = Job.read(run)
         self.settings = self.job.settings
         self.step = 0
+        self.budget: Budget | None = None
+        self.plan = ""
+        self.doing = ""
+        self.told = 0.0
 
     def setup(self) -> None:
         """Load features and base model, add the adapter, and go back to the last checkpoint if there is one."""
-        settings = self.settings
         self.report("starting")
         self.accelerator = self.make_accelerator()
         self.device = self.accelerator.device
         self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self.send)
         self.load_features()
-        transformer = flux_weights.load_transformer(Path(self.job.weights), self.base_precision(), self.device)
-        self.check_widths(transformer)
-        self.parameters = adapter.add_lora(
-            transformer, settings.rank, settings.alpha, settings.targets, seed=settings.seed
-        )
-        self.transformer = transformer
-        optimizer = make_optimizer(self.parameters, settings)
-        self.scheduler = make_scheduler(optimizer, settings, self.job.first_step)
+        checkpoint = checkpoints.latest(self.run.path / "checkpoints")
+        state = checkpoint.state() if checkpoint else {}
+        self.settings = self.plan_memory(state.get("precision"))
+        self.transformer = self.load_base()
+        self.parameters = self.add_lora(afresh=checkpoint is None)
+        streamed = self.stream_blocks()
+        if self.settings.compile:
+            compile_blocks(self.transformer, self.device)
+        optimizer = make_optimizer(self.parameters, self.settings)
+        self.scheduler = make_scheduler(optimizer, self.settings, self.job.first_step)
         self.ema = self.make_ema()
-        self.resume(optimizer)
+        if checkpoint:
+            self.go_back_to(checkpoint, state, optimizer)
+        self.metrics.forget_after(self.step)
         self.check_disk()
-        model = VelocityModel(transformer, settings.gradient_checkpointing)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        model = VelocityModel(self.transformer, self.settings, streamed)
+        # Every process has read the same base: it is neither sent around nor, where it is streamed, moved.
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer, device_placement=[False, False])
 
     def make_accelerator(self) -> Any:
         from accelerate import Accelerator
 
         tracker = self.settings.tracker
-        if tracker == "none":
-            return Accelerator(cpu=self.cpu)
         try:
-            accelerator = Accelerator(cpu=self.cpu, log_with=tracker, project_dir=self.run.path / "logs")
+            tracking = {} if tracker == "none" else {"log_with": tracker, "project_dir": self.run.path / "logs"}
+            accelerator = Accelerator(cpu=self.cpu, **tracking)
         except ValueError as error:  # accelerate's word for a tracker whose package is missing
             raise TrainingError(
                 f"The tracker {tracker} is not installed. Install it into ComfyUI's Python with "
                 f"'python -m pip install {tracker}', or choose none."
             ) from error
-        accelerator.init_trackers(self.run.id, config=self.settings.to_dict())
+        if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            raise TrainingError(
+                f"The launch profile shards the model ({accelerator.distributed_type.value}), which this trainer does "
+                "not save from. Choose a profile without it: each process then holds the whole base."
+            )
+        if tracking:
+            accelerator.init_trackers(self.run.id, config=self.settings.to_dict())
         return accelerator
 
     def send(self, numbers: dict[str, float], step: int) -> None:
@@ -176,16 +166,84 @@ class FluxLoraRecipe:
         # Every epoch has as many batches as the first: buckets and repeats do not change.
         self.batches_per_epoch = len(self.epoch(0))
 
-    def base_precision(self) -> str:
-        """What the frozen base's weights are kept in."""
-        precision = self.settings.precision
-        if precision == "auto":
-            return "fp32" if self.device.type == "cpu" else "bf16"
-        return precision
+    def plan_memory(self, precision: str | None) -> Settings:
+        """Settle what is left to the free memory, and say what the run needs.
 
-    def check_widths(self, transformer: torch.nn.Module) -> None:
+        Args:
+            precision: that the run began with, which the weights depend on; None when it begins.
+        """
+        settings = self.settings
+        if precision:
+            settings = dataclasses.replace(settings, precision=precision)
+        architecture = flux_weights.inspect(self.job.weights)
+        self.check_widths(architecture)
+        self.budget = Budget(architecture, self.largest_batches(), self.device.type, self.free_memory())
+        if settings.precision == "auto" or settings.streamed_blocks < 0:
+            settings = memory_plan.choose(settings, self.budget)
+        self.plan = memory_plan.preflight(settings, self.budget)
+        if not memory_plan.fits(settings, self.budget):
+            # Settings that were chosen by hand are tried all the same: it is a prediction.
+            self.plan += f" {memory_plan.remedy(settings, self.budget)}"
+        logger.info(self.plan)
+        self.report("starting")
+        return settings
+
+    def largest_batches(self) -> tuple[BatchShape, ...]:
+        """Of the batches of as many pictures and as long texts, the shape of the one with the most pixels."""
+        largest: dict[tuple[int, int], BatchShape] = {}
+        for batch in self.epoch(0):
+            texts = (text.tokens for sample in batch for stage in sample.stages for text in stage)
+            tokens = max(self.features.empty_tokens, *texts)
+            shape = BatchShape(batch[0].width, batch[0].height, len(batch), tokens)
+            known = largest.setdefault((len(batch), tokens), shape)
+            if shape.width * shape.height > known.width * known.height:
+                largest[len(batch), tokens] = shape
+        return tuple(largest.values())
+
+    def free_memory(self) -> int:
+        """Bytes that each process may use; all processes come to the same answer."""
+        free = free_device_memory(self.device)
+        if self.accelerator.num_processes == 1:
+            return free
+        free = free // self.accelerator.num_processes if self.device.type == "cpu" else free
+        return int(self.accelerator.gather(torch.tensor([float(free)], device=self.device)).min().item())
+
+    def load_base(self) -> torch.nn.Module:
+        """The frozen base; what is streamed stays in host memory."""
+        architecture, settings = self.budget.architecture, self.settings
+        total = architecture.double_blocks + architecture.single_blocks
+        self.streamed = streamed_indices(total, settings.streamed_blocks)
+        return flux_weights.load_transformer(
+            Path(self.job.weights),
+            settings.precision,
+            self.device,
+            progress=self.loading,
+            in_host_memory=block_names(architecture, self.streamed),
+        )
+
+    def add_lora(self, afresh: bool) -> list[torch.nn.Parameter]:
+        settings = self.settings
+        parameters = adapter.add_lora(
+            self.transformer,
+            settings.rank,
+            settings.alpha,
+            settings.targets,
+            seed=settings.seed,
+            dropout=settings.lora_dropout,
+            rslora=settings.rslora,
+            dora=settings.dora,
+            block_ranks=settings.block_ranks,
+        )
+        if self.job.start_lora and afresh:
+            adapter.load_existing(self.transformer, self.job.start_lora)
+        return parameters
+
+    def stream_blocks(self) -> StreamedBlocks | None:
+        return StreamedBlocks(self.transformer, self.streamed, self.device) if self.streamed else None
+
+    def check_widths(self, architecture: FluxArchitecture) -> None:
         t5, pooled = self.features.load_text(self.features.empty_text_path)
-        expected = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
+        expected = architecture.context_width, architecture.pooled_width
         if (t5.shape[-1], pooled.shape[-1]) != expected:
             raise TrainingError(
                 f"The text features are {t5.shape[-1]} and {pooled.shape[-1]} wide, but {self.job.weights} takes "
@@ -199,23 +257,18 @@ class FluxLoraRecipe:
         decay = self.settings.ema_decay
         return EMAModel(self.parameters, decay=decay, foreach=True) if decay else None
 
-    def resume(self, optimizer: torch.optim.Optimizer) -> None:
-        """Go back to the last checkpoint; without one, start at step 0."""
-        checkpoint = checkpoints.latest(self.run.path / "checkpoints")
-        if checkpoint:
-            adapter.load_lora_state_dict(self.transformer, checkpoint.adapter())
-            state = checkpoint.state()
-            optimizer.load_state_dict(state["optimizer"])
-            if checkpoint.step > self.job.first_step:  # a continued run plans its learning rate anew
-                self.scheduler.load_state_dict(state["scheduler"])
-            if self.ema:
-                self.ema.load_state_dict(state["ema"])
-            with torch.no_grad():
-                for parameter, trained in zip(self.parameters, state["trained"], strict=True):
-                    parameter.copy_(trained)
-            self.step = checkpoint.step
-            logger.info("Going on from step %d", self.step)
-        self.metrics.forget_after(self.step)
+    def go_back_to(self, checkpoint: Checkpoint, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        adapter.load_lora_state_dict(self.transformer, checkpoint.adapter())
+        optimizer.load_state_dict(state["optimizer"])
+        if checkpoint.step > self.job.first_step:  # a continued run plans its learning rate anew
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        with torch.no_grad():
+            for parameter, trained in zip(self.parameters, state["trained"], strict=True):
+                parameter.copy_(trained)
+        self.step = checkpoint.step
+        logger.info("Going on from step %d", self.step)
 
     def check_disk(self) -> None:
         """Refuse to start where not even one checkpoint has room; say how many have."""
@@ -246,7 +299,7 @@ class FluxLoraRecipe:
             if self.should_stop():
                 self.report("stopped")
                 return False
-        with contextlib.closing(_prefetched(self.batches())) as batches:
+        with contextlib.closing(prefetched(self.batches())) as batches:
             self.model.train()
             self.optimizer.train()  # of concern to schedule-free ones alone
             while self.step < settings.steps:
@@ -260,6 +313,8 @@ class FluxLoraRecipe:
                 if milestone and self.should_stop_early():
                     break
         self.report("finished")
+        if warning := spilled_device():
+            logger.warning(warning)
         return True
 
     def evaluate_untrained(self) -> None:
@@ -271,9 +326,8 @@ class FluxLoraRecipe:
     def train_step(self, batches: Iterator[Batch]) -> None:
         """One optimiser step, or one that is left out because it had no memory, and its line in the metrics."""
         taken = [next(batches) for _ in range(self.settings.gradient_accumulation)]
-        self.step += 1
         record = {
-            "step": self.step,
+            "step": self.step + 1,
             "learning_rate": self.scheduler.get_last_lr()[0],
             "sigma": [round(sigma, 4) for batch in taken for sigma in batch.sigma.tolist()],
         }
@@ -283,10 +337,11 @@ class FluxLoraRecipe:
             if self.accelerator.num_processes > 1:  # the others would wait for this one's gradients
                 raise
             self.optimizer.zero_grad()  # a part of them may have been added
-            logger.warning("Step %d is left out: %s", self.step, error)
-            self.metrics.skipped(record, "out of memory", explained(error, self.settings))
+            logger.warning("Step %d is left out: %s", self.step + 1, error)
+            self.metrics.skipped(record, "out of memory", explained(error, self.settings, self.budget))
         else:
             self.metrics.add(record, loss_and_norm)
+        self.step += 1
         self.scheduler.step()
         if self.is_milestone(self.step):
             record["held_out_loss"] = self.held_out_loss()
@@ -303,13 +358,16 @@ class FluxLoraRecipe:
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
+            if self.settings.lora_dropout:
+                torch.manual_seed(objective.derived_seed(self.settings.seed, "dropout", self.position(index)))
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self.loss(batch) / len(batches)
                 self.accelerator.backward(loss)
             total += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
-        for parameter in self.parameters:  # decided on the device, for to ask it would be to wait for it
-            parameter.grad.masked_fill_(~norm.isfinite(), 0)
+        broken = ~norm.isfinite()  # decided on the device, for to ask it would be to wait for it
+        for parameter in self.parameters:
+            parameter.grad.masked_fill_(broken, 0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
@@ -320,13 +378,18 @@ class FluxLoraRecipe:
         """Flow-matching loss of one batch."""
         batch = batch.to(self.device)
         noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
-        velocity = self.model(noisy, batch.sigma, batch.t5, batch.pooled, self.settings.guidance)
+        velocity = self.model(noisy, batch.sigma, batch.t5, batch.pooled)
         return objective.velocity_loss(velocity, batch.latents, batch.noise, batch.weights, batch.mask)
+
+    def position(self, index: int) -> int:
+        """Which batch of the run is this process's `index`-th of the step after the last."""
+        processes = self.accelerator.num_processes
+        return (self.step * self.settings.gradient_accumulation + index) * processes + self.accelerator.process_index
 
     def batches(self) -> Iterator[Batch]:
         """This process's batches from the current step on, without end."""
         processes = self.accelerator.num_processes
-        position = self.step * self.settings.gradient_accumulation * processes + self.accelerator.process_index
+        position = self.position(0)
         while True:
             epoch, index = divmod(position, self.batches_per_epoch)
             batches = self.epoch(epoch)
@@ -363,7 +426,7 @@ class FluxLoraRecipe:
         return torch.stack(t5), torch.stack(pooled)
 
     def epoch(self, number: int) -> list[tuple[Sample, ...]]:
-        return features.epoch_batches(self.training_samples, self.settings.seed, number)
+        return epoch_batches(self.training_samples, self.settings.seed, number)
 
     def is_milestone(self, step: int) -> bool:
         """Whether `step` is one at which a checkpoint is kept, the held-out loss measured and a sample drawn."""
@@ -396,19 +459,32 @@ class FluxLoraRecipe:
 
     @torch.no_grad()
     def sample(self) -> Tensor | None:
-        """Scaled latents `(1, 16, h, w)` for the first held-out caption, from the same noise; None if hurried."""
-        if not self.settings.sample_steps or self.hurried():
+        """Scaled latents `(prompts, 16, h, w)`, each prompt from its own noise; None if there is no time for them.
+
+        The prompts are those that were encoded with the training data, else the first held-out caption.
+        """
+        if not self.settings.sample_steps:
             return None
         subject = (self.held_out or self.training_samples)[0]
-        t5, pooled = (tensor.to(self.device) for tensor in self.load_texts([subject.text_path]))
+        prompts = self.features.prompts or ((subject.caption, self.settings.seed, subject.text_path),)
         shape = (1, 16, subject.height // 8, subject.width // 8)
-        noise = torch.randn(shape, generator=objective.generator(self.settings.seed, "sample")).to(self.device)
+        latents = []
+        for _, seed, text_path in prompts:
+            if self.hurried():
+                return None
+            noise = torch.randn(shape, generator=objective.generator(seed, "sample")).to(self.device)
+            latents.append(sampling.sample(self.sampled_velocity(text_path), noise, self.settings.sample_steps))
+        return torch.cat(latents)
+
+    def sampled_velocity(self, text_path: Path) -> Callable[[Tensor, float], Tensor]:
+        """The model as `sampling.sample` calls it."""
+        t5, pooled = (tensor.to(self.device) for tensor in self.load_texts([text_path]))
 
         def velocity(latents: Tensor, sigma: float) -> Tensor:
             sigmas = torch.full((1,), sigma, device=self.device)
-            return self.model(latents, sigmas, t5, pooled, sampling.PREVIEW_GUIDANCE).float()
+            return self.model(latents, sigmas, t5, pooled, guidance=sampling.PREVIEW_GUIDANCE).float()
 
-        return sampling.sample(velocity, noise, self.settings.sample_steps)
+        return velocity
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
@@ -450,6 +526,7 @@ class FluxLoraRecipe:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "precision": self.settings.precision,
             "trained": [parameter.detach().to("cpu", copy=True) for parameter in self.parameters],
             "ema": self.ema and self.ema.state_dict(),
         }
@@ -467,6 +544,8 @@ class FluxLoraRecipe:
         checkpoints.save(folder, self.step, lora, self.metadata(), state)
         if milestone:
             self.discard_checkpoints()
+            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
+            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
 
     def metadata(self) -> dict[str, str]:
         guidance = self.transformer.config.guidance_embeds
@@ -496,6 +575,8 @@ class FluxLoraRecipe:
             "step": self.step,
             "total": self.settings.steps,
             "best_step": self.run.best_step(),
+            "plan": self.plan,
+            "doing": self.doing,
             "peak_memory": peak_host_memory(),
             "peak_device_memory": peak_device_memory(),
         }
@@ -505,17 +586,14 @@ class FluxLoraRecipe:
         if accelerator is None or accelerator.is_main_process:
             write_whole(self.run.path / "status.json", json.dumps(status, indent=1))
 
+    def loading(self, done: int, total: int, text: str) -> None:
+        """Say how far loading is, once a second."""
+        if time.monotonic() - self.told > 1:
+            self.told = time.monotonic()
+            self.doing = f"{text}: {100 * done // total} %"
+            self.report("starting")
+
     def cleanup(self) -> None:
         """Leave the process group; the memory goes back with the process."""
         if hasattr(self, "accelerator"):
             self.accelerator.end_training()
-
-
-def _prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, `BATCHES_AHEAD` of them prepared by another thread; `batches` never ends."""
-    with ThreadPoolExecutor(1, "batches") as pool:
-        coming = deque(pool.submit(next, batches) for _ in range(BATCHES_AHEAD))
-        while True:
-            batch = coming.popleft()
-            coming.append(pool.submit(next, batches))
-            yield batch.result()

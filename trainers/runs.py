@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import filecmp
 import json
 import os
 import shutil
@@ -19,12 +20,14 @@ from typing import Any
 from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import MAX_NAME_LENGTH, child_of
+from . import lora_files
 from .checkpoints import ADAPTER_FILE
 from .features import DATASET_CONFIG
 from .settings import FIXED, Settings
 
 LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
 MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
+CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
 
@@ -76,6 +79,11 @@ class Run:
         """Step -> checkpoint folder, in order of steps."""
         folders = sorted((self.path / "checkpoints").glob("step-*"))
         return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+
+    def samples(self) -> dict[int, Path]:
+        """Step -> file of the samples drawn there: `latents`, scaled, `(prompts, 16, h, w)`; in order of steps."""
+        files = sorted((self.path / "samples").glob("step-*/latents.safetensors"))
+        return {int(file.parent.name.removeprefix("step-")): file for file in files}
 
 
 @dataclass(frozen=True)
@@ -266,12 +274,15 @@ def lora_folder(loras_root: Path, name: str) -> Path:
     return child_of(loras_root, name, what="LoRA name")
 
 
-def publish(run: Run, name: str, loras_root: Path) -> Path | None:
+def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORMAT) -> Path | None:
     """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
 
     The finished one is the last, or the best by held-out loss if the run was to stop early. Beside it lie the run's
     settings, dataset config and workflow. A LoRA of that name made by another run is kept, renamed to
     `<stem>.<its run>.safetensors`.
+
+    Args:
+        format: a name in `lora_files.FORMATS`.
 
     Returns:
         The finished LoRA's path, or None as long as the run is not finished.
@@ -279,26 +290,29 @@ def publish(run: Run, name: str, loras_root: Path) -> Path | None:
     folder = lora_folder(loras_root, name)
     checkpoints = run.checkpoints()
     for step, checkpoint in checkpoints.items():
-        _publish_file(checkpoint / ADAPTER_FILE, folder / f"{folder.name}-{step:06d}.safetensors")
+        _publish_file(checkpoint / ADAPTER_FILE, folder / f"{folder.name}-{step:06d}.safetensors", format)
     if not run.finished or not checkpoints:
         return None
     chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
     final = folder / f"{folder.name}.safetensors"
-    _publish_file(checkpoints[chosen or max(checkpoints)] / ADAPTER_FILE, final)
+    _publish_file(checkpoints[chosen or max(checkpoints)] / ADAPTER_FILE, final, format)
     for file in BESIDE_THE_LORA:
         if (run.path / file).is_file():
             _copy_if_other(run.path / file, folder / f"{folder.name}.{file}")
     return final
 
 
-def _publish_file(source: Path, target: Path) -> None:
-    if target.exists():
-        if target.samefile(source) or target.read_bytes() == source.read_bytes():
-            return
-        other = lora_metadata(target).get("impasto_run", "other")
-        os.replace(target, target.with_name(f"{target.stem}.{other}{target.suffix}"))
+def _publish_file(source: Path, target: Path, format: str) -> None:
+    if target.exists() and target.samefile(source):
+        return
     with appearing(target) as temporary:
-        _link_or_copy(source, temporary)
+        if format == CHECKPOINT_FORMAT:
+            _link_or_copy(source, temporary)
+        else:
+            lora_files.export(source, temporary, format)
+        if target.exists() and not filecmp.cmp(temporary, target, shallow=False):
+            other = lora_metadata(target).get("impasto_run", "other")
+            os.replace(target, target.with_name(f"{target.stem}.{other}{target.suffix}"))
 
 
 def _copy_if_other(source: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
-from .adapter import TARGETS
+from .adapter import TARGETS, parse_block_ranks
 
 OPTIMIZERS = (
     "adamw",
@@ -181,6 +181,7 @@ class Settings:
                 raise SettingsError(
                     f"The training setting {name} is {getattr(self, name)!r}. Choose one of: {', '.join(choices)}."
                 )
+        parse_block_ranks(self.block_ranks)
         if self.warmup_steps >= self.steps and self.warmup_steps:
             raise SettingsError(
                 f"warmup_steps is {self.warmup_steps}, but the run has only {self.steps} steps. "

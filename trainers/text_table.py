@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from ..errors import FeatureError
 from ..progress import Progress, silent
-from . import buckets, dataset_config, features
+from . import buckets, features
 from .planning import file_hash
 
 if TYPE_CHECKING:
     import numpy
     import pyarrow
     from torch import Tensor
+
+    from .dataset_config import Picture
+    from .samples import FeatureSet
 
 # Rows that are in memory together; with the real FLUX and 256 tokens a row takes 4 MB in float32.
 ROWS_TOGETHER = 8
@@ -63,7 +66,7 @@ class TextTable:
             FeatureError: the file is damaged, or has no row for a wanted text.
         """
         with _reading(self.path) as file:
-            chosen = self._chosen(file, wanted, pictures)
+            chosen = self._chosen(file, wanted, pictures, progress)
             done = 0
             start = 0
             for group in range(file.num_row_groups):
@@ -77,13 +80,16 @@ class TextTable:
                 start = end
 
     def _chosen(
-        self, file: Any, wanted: Collection[tuple[str, str]], pictures: Mapping[str, Path]
+        self, file: Any, wanted: Collection[tuple[str, str]], pictures: Mapping[str, Path], progress: Progress
     ) -> dict[int, tuple[str, str]]:
         """Number of a row -> the wanted text that it holds; the last of equal rows, as in the reference."""
         names = file.read(columns=[name for name in _NAMES if name in file.schema_arrow.names]).to_pydict()
         of_row = names.get("image_file_hash", names["image_hash"])
         if not pictures.keys() & set(of_row):  # a table of the reference, which hashes the pixels
-            of_pixels = {pixel_hash(path): image for image, path in pictures.items()}
+            of_pixels = {}
+            for done, (image, path) in enumerate(pictures.items()):
+                progress(done, len(pictures), f"Looking for picture {done + 1} of {len(pictures)} in {self.path.name}")
+                of_pixels[pixel_hash(path)] = image
             of_row = [of_pixels.get(hash) for hash in names["image_hash"]]
         if "caption" in names:
             rows = {key: row for row, key in enumerate(zip(of_row, names["caption"], strict=True))}
@@ -110,14 +116,21 @@ def import_texts(path: Path) -> TextTable:
     """The table in `path`, to be given to `features.encode`; nothing but its columns is read yet.
 
     Raises:
-        FeatureError: the file is missing, not Parquet or lacks a column.
+        FeatureError: the file is missing, not Parquet or lacks a column of the right type.
     """
+    from pyarrow import types
+
+    def is_embedding(kind: pyarrow.DataType) -> bool:
+        return (types.is_list(kind) or types.is_large_list(kind)) and types.is_floating(kind.value_type)
+
     with _reading(path) as file:
-        lacking = [name for name in ("image_hash", *_EMBEDDINGS) if name not in file.schema_arrow.names]
-    if lacking:
+        kinds = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    right = {name: is_embedding for name in _EMBEDDINGS} | {"image_hash": types.is_string}
+    wrong = [name for name, is_right in right.items() if name not in kinds or not is_right(kinds[name])]
+    if wrong:
         raise FeatureError(
-            f"The text features {path} have no column {lacking[0]}. Give a table that Export Text Features or "
-            "diffusers' compute_embeddings.py wrote."
+            f"The text features {path} have no column {wrong[0]}, or one of another type. Give a table that Export "
+            "Text Features or diffusers' compute_embeddings.py wrote."
         )
     return TextTable(path, file_hash(path))
 
@@ -151,7 +164,7 @@ def export_texts(
         for stage in sample.stages
         for text in stage
     }
-    hashes = _pixel_hashes(Path(encoded.folder), {image for image, _ in texts}, progress)
+    hashes = _pixel_hashes(features.pictures(encoded), {image for image, _ in texts}, progress)
     rows = list(texts.items())
     number = pyarrow.list_({"float32": pyarrow.float32(), "float16": pyarrow.float16()}[float_type])
     columns = dict.fromkeys((*_EMBEDDINGS, "text_ids"), number) | dict.fromkeys(_NAMES, pyarrow.string())
@@ -188,10 +201,9 @@ def pixel_hash(path: Path) -> str:
         return hashlib.sha256(picture.tobytes()).hexdigest()
 
 
-def _pixel_hashes(folder: Path, images: Collection[str], progress: Progress) -> dict[str, str]:
-    """Hash of each picture's file -> hash of its pixels, by the dataset config that the features were made from."""
-    group = dataset_config.read(folder / features.DATASET_CONFIG, folder.parent.parent)
-    paths = list(dict.fromkeys(picture.path for picture in dataset_config.pictures(group)))
+def _pixel_hashes(pictures: Sequence[Picture], images: Collection[str], progress: Progress) -> dict[str, str]:
+    """Hash of each picture's file -> hash of its pixels."""
+    paths = list(dict.fromkeys(picture.path for picture in pictures))
     hashes = {}
     for done, path in enumerate(paths):
         progress(done, len(paths), f"Reading picture {done + 1} of {len(paths)}")
@@ -206,7 +218,7 @@ def _pixel_hashes(folder: Path, images: Collection[str], progress: Progress) -> 
 
 
 def _batch(
-    loaded: features.FeatureSet,
+    loaded: FeatureSet,
     rows: Sequence[tuple[tuple[str, str], Path]],
     hashes: Mapping[str, str],
     schema: pyarrow.Schema,
@@ -253,17 +265,18 @@ def _shaped(path: Path, values: Sequence[Any], widths: tuple[int, int]) -> tuple
     import numpy
     import torch
 
-    # Copied, because what Arrow gives cannot be written to; the reference writes float64.
-    t5, pooled = (
-        torch.from_numpy(numpy.array(row, dtype="float16" if str(row.type) == "halffloat" else "float32"))
-        for row in values
-    )
+    # Copied, because what Arrow gives cannot be written to; the reference writes float64. An empty row is None.
+    t5, pooled = (torch.from_numpy(numpy.array([] if row is None else row, dtype=_float_type(row))) for row in values)
     if not len(t5) or len(t5) % widths[0] or len(pooled) != widths[1]:
         raise FeatureError(
             f"A row of the text features {path} has {len(t5)} and {len(pooled)} numbers, but the connected CLIP gives "
             f"a multiple of {widths[0]}, and {widths[1]}. Connect the CLIP that they were made with."
         )
     return t5.view(-1, widths[0]), pooled
+
+
+def _float_type(row: pyarrow.Array | None) -> str:
+    return "float16" if row is not None and str(row.type) == "halffloat" else "float32"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Captions a dataset in a process of its own, to be killed at any instant: FOLDER REVISION USER START SCALE."""
+"""Captions a dataset in a process of its own, to be killed at any instant: FOLDER REVISION USER START SCALE TIMEOUT."""
 
 import asyncio
 import sys
@@ -6,15 +6,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401 (makes `impasto` importable)
-from impasto.captioners.clock import ScaledClock
+from impasto.captioners.apart import ask_apart
+from impasto.captioners.clock import Clock
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.runner import caption_dataset
 from impasto.curation.records import Dataset
 
 if __name__ == "__main__":
-    folder, revision, user, start, scale = sys.argv[1:]
-    clock = ScaledClock(float(start), float(scale))
-    gemini = GeminiCaptioner(GeminiSettings(projects=("one", "two", "three"), timeout=1.0), Path(user), clock, {})
+    folder, revision, user, start, scale, timeout = sys.argv[1:]
+    clock = Clock(float(start), float(scale))
+    settings = GeminiSettings(projects=("one", "two", "three"), timeout=float(timeout))
     dataset = Dataset(Path(folder).name, folder, revision)
-    done = asyncio.run(caption_dataset(dataset, gemini, clock=clock))
+    gemini = GeminiCaptioner(settings, Path(user), clock)
+    done = asyncio.run(caption_dataset(dataset, gemini, clock=clock, asking=ask_apart))
     sys.exit(len(done.refused))

@@ -31,6 +31,7 @@ class Request:
     status: int = 0
     body: dict = field(default_factory=dict)
     path: str = ""
+    fault: str | None = None  # what went wrong with it, as the test would have it
 
 
 @dataclass
@@ -69,12 +70,15 @@ class GeminiServer:
             return refused
         self._counted[key].append((said.time, tokens))
         await asyncio.sleep(self.latency)
-        return await self._answer(request, said, self.fault(number, picture), tokens)
+        said.fault = self.fault(number, picture)
+        return await self._answer(request, said, said.fault, tokens)
 
     async def _answer(self, request: web.Request, said: Request, fault: str | None, tokens: int) -> web.StreamResponse:
         usage = {"promptTokenCount": tokens, "candidatesTokenCount": 40, "totalTokenCount": tokens + 40}
         if fault == "hang":
             await asyncio.sleep(3600)
+        if fault == "slow":
+            await asyncio.sleep(3)
         if fault == "drop":
             request.transport.close()
             raise ConnectionResetError

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from impasto.captioners.captioner import Caption, Kind
-from impasto.captioners.cleanup import Rules, clean, flags, lint, lint_report
+from impasto.captioners.cleanup import Rules, clean, flags, lint, lint_report, read_words
 from impasto.captioners.runner import caption_dataset
+from impasto.errors import SettingsError
 
 CORPUS = [
     json.loads(line) for line in Path(__file__).with_name("corpus.jsonl").read_text(encoding="utf-8").splitlines()
@@ -106,13 +107,46 @@ def test_the_lint_report_counts_every_kind():
     assert lint_report(lint({"a": "a boat", "b": "a barn"})) == "2 captions, nothing doubtful in them."
 
 
+def test_exact_counts_replace_the_least_there_can_be():
+    captions = {"a": "a boat", "b": "a barn"}
+    found = lint(captions, lambda text: (78, 513) if text == "a barn" else (77, 512))
+    assert found.too_long_for_clip == found.too_long_for_t5 == ("b",)
+    assert flags("a barn", lambda text: (78, 512)) == {"too long for CLIP": ("78 tokens",)}
+
+
+def test_lint_is_ended_by_what_its_check_raises():
+    class Cancelled(BaseException):
+        pass
+
+    looked = []
+
+    def check():
+        looked.append(1)
+        if len(looked) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        lint({str(number): "a boat" for number in range(10)}, check=check)
+    assert len(looked) == 3
+
+
+def test_words_of_ones_own_are_bounded():
+    assert read_words("red, in Tuscany\n red,,") == ("red", "in Tuscany")
+    for wrong in (",".join(map(str, range(201))), "x" * 101):
+        with pytest.raises(SettingsError):
+            read_words(wrong)
+
+
 class Says:
     """A captioner that says the same of every picture."""
 
-    model, prompt, batch_size, concurrency = "", "0", 2, 1
+    model, batch_size, concurrency, counted = "", 2, 1, False
 
     def __init__(self, text: str, name: str = "says"):
         self.text, self.name, self.asked = text, name, 0
+
+    def prompt(self, picture):
+        return "0"
 
     async def caption(self, pictures, check):
         self.asked += len(pictures)
@@ -135,6 +169,32 @@ def test_what_clean_up_empties_is_refused_or_goes_to_the_fallback(make_dataset):
     )
     assert [record.text for record in both.dataset.records()] == ["t, A cat"] * 3
     assert refusing.asked == 3 and "3 pictures share 1 captions" in both.report
+
+
+def test_cancel_is_heard_while_thousands_of_kept_answers_are_cleaned(make_dataset, monkeypatch):
+    import asyncio
+
+    class Cancelled(BaseException):
+        pass
+
+    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
+    dataset, captioner = make_dataset(20), Says("The image shows a cat.")
+    asyncio.run(caption_dataset(dataset, captioner, rules=None))
+    cleaned = []
+
+    def counting(raw, rules):
+        cleaned.append(raw)
+        return raw
+
+    monkeypatch.setattr("impasto.captioners.runner.clean", counting)
+
+    def cancel(done, total, text="", preview=None):
+        if len(cleaned) == 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        asyncio.run(caption_dataset(dataset, captioner, cancel))
+    assert len(cleaned) == 5
 
 
 def test_clean_up_can_change_without_a_call_because_the_ledger_keeps_answers_as_they_came(make_dataset):

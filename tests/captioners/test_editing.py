@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 
 import pytest
 from impasto.captioners.editing import (
@@ -106,9 +107,54 @@ def test_an_expression_that_would_take_forever_is_stopped(make_dataset, pattern)
     assert time.monotonic() - began < 5
 
 
-def test_a_caption_cannot_be_made_to_fill_the_memory(dataset):
-    with pytest.raises(SettingsError, match="longer than"):
-        edit(dataset, replacements="\n".join(["(.*) => \\1\\1"] * 100))
+@pytest.mark.parametrize(
+    "replacements",
+    ["\n".join(["(.*) => \\1\\1"] * 100), "(?=(.*)) => " + "\\1" * 500, " => ".join(["(?=.)", "x" * 999])],
+)
+def test_a_caption_cannot_be_made_to_fill_the_memory(dataset, replacements):
+    long = dataset.with_texts({record.sha256: "a boat " * 1_000 for record in dataset.records()})
+    tracemalloc.start()
+    try:
+        with pytest.raises(SettingsError, match="longer than"):
+            edit(long, replacements=replacements)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_replacement_prefix_or_list_of_overrides_is_refused(dataset):
+    with pytest.raises(SettingsError, match="replacement 'xxx.*1001 characters"):
+        edit(dataset, replacements="a => " + "x" * 1001)
+    with pytest.raises(SettingsError, match="suffix has 2001"):
+        edit(dataset, suffix="x" * 2001)
+    with pytest.raises(SettingsError, match="10001 overrides"):
+        edit(dataset, "abcdef: a boat\n" * 10_001)
+
+
+def test_an_unmatched_group_of_a_replacement_is_empty(dataset):
+    assert texts(edit(dataset, replacements="(cat)?A dog => \\1A bird"))[0].startswith("A bird")
+
+
+class Cancelled(BaseException):
+    pass
+
+
+def test_cancel_is_heard_between_the_rules_of_one_caption(make_dataset, monkeypatch):
+    """200 slow rules on one caption would take minutes."""
+    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
+    plain = make_dataset(1)
+    dataset = plain.with_texts({plain.records()[0].sha256: "a boat"})
+    rules = EditRules(replacements=read_replacements("\n".join(f"boat{number} => b" for number in range(200))))
+    heard = []
+
+    def cancel(done, total, text="", preview=None):
+        heard.append(done)
+        if len(heard) == 100:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        edit_captions(dataset, rules, {}, cancel)
+    assert heard == [0] * 100
 
 
 @pytest.mark.parametrize(

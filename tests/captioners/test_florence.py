@@ -248,7 +248,7 @@ def test_cancel_is_heard_in_every_part_of_the_model(captioner, pictures, florenc
             raise Cancelled
 
     monkeypatch.setattr(module, "forward", enter)
-    monkeypatch.setattr("impasto.captioners.florence.CHECK_EVERY", 0.0)
+    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
     with pytest.raises(Cancelled):
         ask(captioner, pictures, check)
     assert entered == [True], "cancelled the first time that it was in there"
@@ -266,7 +266,7 @@ def test_cancel_is_heard_between_tokens(captioner, pictures, florence, monkeypat
         if len(steps) == 3:
             raise Cancelled
 
-    monkeypatch.setattr("impasto.captioners.florence.CHECK_EVERY", 0.0)
+    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
     with pytest.raises(Cancelled):
         ask(captioner, pictures, check)
     assert len(steps) == 3
@@ -279,10 +279,11 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_what_is_asked_names_all_that_changes_the_answer(captioner):
-    asked = {captioner.prompt}
+    picture = Picture("0", Path("0.jpg"), 1, 1)
+    asked = {captioner.prompt(picture)}
     for change in ({"task": "caption"}, {"num_beams": 1}, {"max_new_tokens": 61}):
         captioner.settings = replace(Settings(max_new_tokens=60), **change)
-        asked.add(captioner.prompt)
+        asked.add(captioner.prompt(picture))
     assert len(asked) == 4
 
 

@@ -8,12 +8,13 @@ import logging
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from google.genai import types as genai_types
 from impasto.captioners.captioner import Kind
-from impasto.captioners.clock import SYSTEM, ScaledClock
+from impasto.captioners.clock import SYSTEM, Clock
 from impasto.captioners.gemini import (
     REQUIREMENT,
     GeminiCaptioner,
@@ -124,15 +125,23 @@ def test_every_empty_reply_is_a_typed_refusal_and_never_a_caption(make_dataset, 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "malformed", "cut off", "no candidates"])
 def test_what_helps_to_ask_again_is_asked_again(make_dataset, folder, fault):
-    clock = ScaledClock(time.time(), 100)
+    clock = Clock(time.time(), 100)
     with serving(served(folder, fault=lambda number, _: fault if number == 1 else None, clock=clock)) as server:
         write_keys(folder, server.url)
         assert not run(make_dataset(1), captioner(folder, clock=clock), clock=clock).refused
         assert len(server.requests) == 2
 
 
+def test_an_answer_cut_off_is_asked_for_again_with_more_room(make_dataset, folder):
+    with serving(served(folder, fault=lambda number, _: "cut off" if number == 1 else None)) as server:
+        write_keys(folder, server.url)
+        assert not run(make_dataset(1), captioner(folder)).refused
+    room = [request.body["generationConfig"]["maxOutputTokens"] for request in server.requests]
+    assert room == [2_048, 8_192]
+
+
 def test_a_call_that_hangs_is_given_up_and_repeated(make_dataset, folder):
-    clock = ScaledClock(time.time(), 100)
+    clock = Clock(time.time(), 100)
     with serving(served(folder, fault=lambda number, _: "hang" if number == 1 else None)) as server:
         write_keys(folder, server.url)
         assert not run(make_dataset(1), captioner(folder, clock=clock, timeout=0.3), clock=clock).refused
@@ -140,7 +149,7 @@ def test_a_call_that_hangs_is_given_up_and_repeated(make_dataset, folder):
 
 
 def test_a_service_out_of_order_ends_the_run_and_keeps_the_pictures_open(make_dataset, folder):
-    clock = ScaledClock(time.time(), 1000)
+    clock = Clock(time.time(), 1000)
     dataset = make_dataset(40)
     with serving(served(folder, fault=always("503"), clock=clock)) as server:
         write_keys(folder, server.url)
@@ -153,10 +162,13 @@ def test_a_service_out_of_order_ends_the_run_and_keeps_the_pictures_open(make_da
 class Fallback:
     """A captioner in this process that always has an answer."""
 
-    name, model, prompt, batch_size, concurrency = "local", "", "0", 4, 1
+    name, model, batch_size, concurrency, counted = "local", "", 4, 1, False
 
     def __init__(self):
         self.seen = []
+
+    def prompt(self, picture):
+        return "0"
 
     async def caption(self, pictures, check):
         from impasto.captioners.captioner import Caption
@@ -209,7 +221,7 @@ def test_three_projects_are_used_to_98_percent_of_their_quota_without_one_refusa
 ):
     """A window that slides enforces 15 requests a minute and project. Time runs 6 times as fast, or as it does."""
     minutes, scale = (3, 1) if os.environ.get("IMPASTO_LONG") else (1, 6)
-    clock = ScaledClock(time.time(), scale)
+    clock = Clock(time.time(), scale)
     limits = Limits(15, 250_000, 1_500)
     dataset = make_dataset(3 * 15 * (minutes + 1))  # 45 at once, and 45 after each minute
     with serving(served(folder, limits, KEYS, clock=clock, latency=0.05)) as server:
@@ -226,7 +238,7 @@ def test_three_projects_are_used_to_98_percent_of_their_quota_without_one_refusa
 
 
 def test_tokens_a_minute_are_kept_too(make_dataset, folder):
-    clock = ScaledClock(time.time(), 60)
+    clock = Clock(time.time(), 60)
     limits = Limits(1_000, 8_000, 1_500)  # 5 or 6 pictures a minute
     with serving(served(folder, limits, clock=clock)) as server:
         write_keys(folder, server.url)
@@ -237,7 +249,7 @@ def test_tokens_a_minute_are_kept_too(make_dataset, folder):
 
 def test_budgets_survive_a_restart(make_dataset, folder):
     """The second captioner knows only the file of the first, and still does not run into the limit."""
-    clock = ScaledClock(time.time(), 30)
+    clock = Clock(time.time(), 30)
     limits = Limits(10, 10**9, 1_500)
     dataset = make_dataset(14)
     with serving(served(folder, limits, clock=clock)) as server:
@@ -249,7 +261,7 @@ def test_budgets_survive_a_restart(make_dataset, folder):
 
 
 def test_two_nodes_at_work_at_once_share_a_projects_budget(make_dataset, folder):
-    clock = ScaledClock(time.time(), 30)
+    clock = Clock(time.time(), 30)
     limits = Limits(10, 10**9, 1_500)
     first, second = (captioner(folder, limits, clock=clock, system_prompt=prompt) for prompt in ("One.", "Two."))
     dataset = make_dataset(8)
@@ -264,7 +276,7 @@ def test_two_nodes_at_work_at_once_share_a_projects_budget(make_dataset, folder)
 
 
 def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
-    file, clock = tmp_path / "usage.jsonl", ScaledClock(time.time(), 1)
+    file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
     old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(30_000))
     file.write_text(old)
     Budget("one", Limits(), file, clock).spend(7)
@@ -272,8 +284,34 @@ def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
     assert file.stat().st_size < 1_000 and [request.tokens for request in again.requests] == [7]
 
 
+def test_a_usage_file_written_anew_loses_no_request_of_another_process(tmp_path):
+    """Many open the same grown file, and so write it anew, while others count requests in it."""
+    file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
+    limits = Limits(100_000, 10**9, 10**6)
+    old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(25_000))
+
+    def spend(_) -> None:
+        budget = Budget("one", limits, file, clock)
+        for _ in range(5):
+            budget.spend(7)
+        with budget._lock:
+            file.write_text(file.read_text() + old)  # grown again
+        Budget("one", limits, file, clock)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(spend, range(8)))
+    assert sum(request.tokens == 7 for request in Budget("one", limits, file, clock).requests) == 40
+
+
+def test_two_that_ask_at_the_same_instant_do_not_both_get_the_last_request(tmp_path):
+    file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
+    first, second = (Budget("one", Limits(1, 10**9, 1_500), file, clock) for _ in range(2))
+    assert first.wait(5) == second.wait(5) == 0
+    assert first.spend(5) and second.spend(5) is None and second.wait(5) > 59
+
+
 def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder):
-    clock = ScaledClock(time.time(), 60)
+    clock = Clock(time.time(), 60)
     with serving(served(folder, Limits(5, 10**9, 1_500), clock=clock)) as server:
         write_keys(folder, server.url)
         done = run(make_dataset(12), captioner(folder, Limits(15, 10**9, 1_500), clock=clock), clock=clock)
@@ -282,7 +320,7 @@ def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder
 
 
 def test_the_days_limit_stops_cleanly_and_the_next_day_goes_on(make_dataset, folder):
-    clock = ScaledClock(time.time(), 1)
+    clock = Clock(time.time(), 1)
     dataset = make_dataset(9)
     limits = Limits(1_000, 10**9, 3)
     with serving(served(folder, limits, ("one", "two"), clock=clock)) as server:
@@ -293,7 +331,7 @@ def test_the_days_limit_stops_cleanly_and_the_next_day_goes_on(make_dataset, fol
         with pytest.raises(DayLimitReached):  # a restart does not ask, it knows
             run(dataset, captioner(folder, limits, ("one", "two"), clock))
         assert len(server.requests) == 6
-        tomorrow = ScaledClock(time.time() - 86_400 / 9_999, 10_000)
+        tomorrow = Clock(time.time() - 86_400 / 9_999, 10_000)
         server.clock = tomorrow
         assert not run(dataset, captioner(folder, limits, ("one", "two"), tomorrow)).refused
     assert max(server.answered.values()) == 1 and len(server.answered) == 9
@@ -381,13 +419,21 @@ def test_a_pasted_key_is_no_name_and_is_not_repeated(pasted, tmp_path):
     assert key[:5] not in str(refused.value)
 
 
+def test_a_key_of_any_form_is_refused_as_the_model_before_it_shows_in_the_estimate(folder):
+    folder.mkdir()
+    (folder / "gemini.toml").write_text('[projects.one]\nkey = "my-own-key"\n')
+    with pytest.raises(SettingsError, match="looks like a key") as refused:
+        captioner(folder, model="my-own-key").estimate(10)
+    assert "my-own" not in str(refused.value)
+
+
 def test_names_of_variables_and_of_projects_are_names_however_long():
     names = ("GEMINI_API_KEY_OF_MY_SECOND_PROJECT", "my project")
     assert names_in(", ".join(names)) == names
 
 
 def test_two_names_of_one_key_share_one_budget(make_dataset, folder):
-    clock = ScaledClock(time.time(), 60)
+    clock = Clock(time.time(), 60)
     limits = Limits(5, 10**9, 1_500)
     with serving(served(folder, limits, clock=clock)) as server:
         write_keys(folder, server.url)
@@ -431,7 +477,7 @@ def test_keys_show_nowhere(make_dataset, folder, caplog):
     with serving(served(folder, fault=leak)) as server:
         write_keys(folder, server.url)
         gemini = captioner(folder)
-        done = run(dataset, gemini, clock=ScaledClock(time.time(), 100))
+        done = run(dataset, gemini, clock=Clock(time.time(), 100))
         assert key not in repr(gemini) and key not in repr(gemini._projects()) and key not in done.report
     assert key not in caplog.text
     for file in Path(dataset.folder).rglob("*"):
@@ -507,7 +553,7 @@ def test_a_thousand_pictures_are_all_accounted_for_through_faults(make_dataset, 
     def fault(number, picture):
         return random_faults.choice(kinds) if random_faults.random() < 0.05 else None
 
-    clock = ScaledClock(time.time(), 100)
+    clock = Clock(time.time(), 100)
     limits = Limits(15, 250_000, 1_500)
     dataset = make_dataset(count)
     with serving(served(folder, limits, KEYS, clock=clock, fault=fault)) as server:

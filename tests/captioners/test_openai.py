@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from impasto.captioners.captioner import Kind
-from impasto.captioners.clock import ScaledClock
+from impasto.captioners.clock import Clock
+from impasto.captioners.gemini import GeminiSettings
 from impasto.captioners.keys import read_endpoint
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings, read_completion
 from impasto.captioners.runner import caption_dataset
@@ -72,7 +73,7 @@ def run(dataset, server: Server, folder: Path, **options):
     folder.mkdir(exist_ok=True)
     (folder / "openai.toml").write_text(f'[endpoints.mine]\nbase_url = "{server.url}"\nkey = "{KEY}"\n')
     captioner = OpenAICaptioner(OpenAISettings("mine", "qwen3-vl:8b"), folder, {})
-    clock = ScaledClock(time.time(), 100)
+    clock = Clock(time.time(), 100)
     return asyncio.run(caption_dataset(dataset, captioner, clock=clock, **options))
 
 
@@ -106,6 +107,19 @@ def test_what_helps_to_ask_again_is_asked_again(make_dataset, tmp_path, first):
     with serving(Server(lambda number: first() if number == 1 else "A boat.")) as server:
         done = run(make_dataset(1), server, tmp_path / "user")
     assert not done.refused and len(server.bodies) == 2
+
+
+def test_a_model_cut_off_while_it_thinks_is_given_more_tokens_and_then_refused(make_dataset, tmp_path):
+    with serving(Server(lambda number: completion("<think>Hm", "length") if number == 1 else "A boat.")) as server:
+        assert not run(make_dataset(1), server, tmp_path / "user").refused
+    assert [body["max_tokens"] for body in server.bodies] == [512, 4_096]
+
+
+def test_a_model_cut_off_again_is_refused_and_not_asked_a_third_time(make_dataset, tmp_path):
+    with serving(Server(lambda number: completion("<think>Hm", "length"))) as server:
+        done = run(make_dataset(1), server, tmp_path / "user")
+    assert [refusal.kind for refusal in done.refused.values()] == [Kind.CUT_OFF] and len(server.bodies) == 2
+    assert "60 out" in done.report  # both attempts are counted
 
 
 def test_an_answer_that_stays_empty_is_a_refusal_and_no_caption(make_dataset, tmp_path):
@@ -158,6 +172,33 @@ def test_what_is_wrong_for_every_picture_ends_the_run(make_dataset, tmp_path, st
     ):
         run(make_dataset(1), server, tmp_path / "user")
     assert KEY not in str(refused.value) and "mine" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "pasted", ["AIzaSyD-0123456789abcdef", "sk-proj-0123456789", "0123456789abcdef0123456789abcdef", "hf_abcdefghijkl"]
+)
+@pytest.mark.parametrize(
+    "settings", [lambda model: OpenAISettings("mine", model), lambda model: GeminiSettings(model=model)]
+)
+def test_a_key_pasted_as_the_model_is_refused_and_not_repeated(pasted, settings):
+    with pytest.raises(SettingsError, match="looks like a key") as refused:
+        settings(f" {pasted}")
+    assert pasted[:6] not in str(refused.value)
+
+
+def test_a_key_of_any_form_is_refused_as_the_model(make_dataset, tmp_path):
+    (tmp_path / "openai.toml").write_text('[endpoints.mine]\nbase_url = "http://127.0.0.1:9/v1"\nkey = "my-own-key"\n')
+    captioner = OpenAICaptioner(OpenAISettings("mine", "my-own-key"), tmp_path, {})
+    with pytest.raises(SettingsError, match="looks like a key"):
+        asyncio.run(caption_dataset(make_dataset(1), captioner))
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["hf.co/unsloth/Qwen3-VL-8B-Instruct-GGUF:Q4_K_M", "qwen/qwen2.5-vl-72b-instruct", "llama-joycaption-beta-one"],
+)
+def test_long_names_of_models_are_names(model):
+    assert OpenAISettings("mine", model).model == model
 
 
 def test_a_graph_names_servers_and_cannot_give_addresses(tmp_path):

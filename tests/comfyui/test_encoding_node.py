@@ -74,6 +74,24 @@ def test_the_report_says_what_was_encoded_and_queueing_again_runs_nothing(server
     assert not server.queue(encoding("encoded")).seconds
 
 
+def test_texts_go_out_as_one_file_and_in_again_with_prompts_beside_them(server: ComfyServer):
+    make_source(server, "tabled")
+    graph = encoding("tabled")
+    graph["prompts"] = {"class_type": "ImpastoPromptSet", "inputs": {"text": "a harbour\nboats --d 9", "seed": 5}}
+    graph["export"] = {
+        "class_type": "ImpastoExportTextFeatures",
+        "inputs": {"features": ["encode", 0], "name": "texts", "float_type": "float32"},
+    }
+    again = {**graph["encode"]["inputs"], "text_features": ["export", 0], "prompts": ["prompts", 0]}
+    graph["again"] = {"class_type": "ImpastoEncodeTrainingData", "inputs": again}
+    graph["outcome"] = {"class_type": "PreviewAny", "inputs": {"source": ["again", 1]}}
+    report = server.queue(graph).outputs["outcome"]["text"][0]
+
+    assert (server.base / "datasets" / "tabled" / "texts.parquet").is_file()
+    assert f"{PICTURES} pictures, 2 of them held out" in report
+    assert "2 prompts for samples during training" in report
+
+
 def test_cancel_keeps_what_is_encoded_and_queueing_again_goes_on(server: ComfyServer):
     make_source(server, "cancelled")
     execution, reached = run_until_picture(server, "cancelled", 4)

@@ -24,12 +24,16 @@ PICTURES = 8
 WORKFLOW = Path(impasto.__file__).resolve().parent / "workflows" / "caption_folder.json"
 
 
+def give_pictures(server: ComfyServer) -> None:
+    paintings = [Painting(picture_bytes(seed, 600, 520)) for seed in range(PICTURES)]
+    write_shard(server.base / "datasets" / "gemini-source" / "train.parquet", paintings)
+
+
 @pytest.fixture(scope="module")
 def gemini(server: ComfyServer, tiny_florence: Path) -> Iterator[GeminiServer]:
     """A Gemini that the ComfyUI server's owner has a key for, eight paintings, and the tiny Florence-2."""
     shutil.copytree(tiny_florence, server.base / "models" / MODEL)
-    paintings = [Painting(picture_bytes(seed, 600, 520)) for seed in range(PICTURES)]
-    write_shard(server.base / "datasets" / "gemini-source" / "train.parquet", paintings)
+    give_pictures(server)
     with serving(GeminiServer({KEYS["one"]: PLENTY})) as gemini:
         write_keys(server.base / "user" / "impasto", gemini.url)
         yield gemini
@@ -72,6 +76,12 @@ def captioning(name: str, **widgets: object) -> dict:
     return {node: {"class_type": kind, "inputs": inputs} for node, (kind, inputs) in prompt.items()}
 
 
+def without_fallback(name: str) -> dict:
+    prompt = captioning(name)
+    del prompt["caption"]["inputs"]["fallback"], prompt["local"]
+    return prompt
+
+
 def test_every_picture_is_captioned_and_the_blocked_one_by_the_fallback(server: ComfyServer, gemini: GeminiServer):
     gemini.fault = lambda number, picture: "prompt blocked" if number == 3 else None
     result = server.queue(captioning("gemini-captioned"))
@@ -98,7 +108,7 @@ def test_every_picture_is_captioned_and_the_blocked_one_by_the_fallback(server: 
 
 def test_cancel_ends_it_within_a_second_and_keeps_the_answers(server: ComfyServer, gemini: GeminiServer):
     before = len(gemini.requests)
-    gemini.fault = lambda number, picture: "hang" if number > before + 3 else None
+    gemini.fault = lambda number, picture: "slow" if number > before + 3 else None
     execution = server.submit(captioning("gemini-cancelled"))
     ledger = server.base / "datasets" / "gemini-cancelled" / "captions.jsonl"
     deadline = time.monotonic() + 60
@@ -112,21 +122,33 @@ def test_cancel_ends_it_within_a_second_and_keeps_the_answers(server: ComfyServe
     assert time.monotonic() - pressed < 1
     assert cancelled.value.node_id == "caption"
     gemini.fault = lambda number, picture: None
-    server.queue(captioning("gemini-cancelled"))
-    assert len(gemini.requests) <= before + PICTURES + 5
+    server.queue(captioning("gemini-cancelled"))  # waits for the calls under way, and asks for none of them again
+    assert len(gemini.requests) == before + PICTURES
     assert len(ledger.read_text().splitlines()) == PICTURES
+
+
+def test_a_killed_comfyui_loses_no_call_under_way(own_server: ComfyServer):
+    give_pictures(own_server)
+    with serving(GeminiServer({KEYS["one"]: PLENTY}, latency=3.0)) as gemini:
+        write_keys(own_server.base / "user" / "impasto", gemini.url)
+        graph = without_fallback("gemini-killed")
+        own_server.submit(graph)
+        deadline = time.monotonic() + 60
+        while len(gemini.requests) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        own_server.kill()
+        gemini.latency = 0.0
+        own_server.restart()
+        captions = json.loads(own_server.queue(graph).outputs["table"]["text"][0])
+    assert len(captions) == PICTURES and all(row["caption"] for row in captions)
+    assert len(gemini.requests) == PICTURES and set(gemini.answered.values()) == {1}
 
 
 def test_a_project_without_a_key_is_answered_in_the_node(server: ComfyServer, gemini: GeminiServer):
     with pytest.raises(NodeFailed, match="no key for the project 'GEMINI_API_KEY_NONE'") as failure:
         server.queue(captioning("gemini-keyless", projects="GEMINI_API_KEY_NONE"))
     assert failure.value.node_id == "caption"
-
-
-def without_fallback(name: str) -> dict:
-    prompt = captioning(name)
-    del prompt["caption"]["inputs"]["fallback"]
-    return prompt
 
 
 def test_the_same_graph_goes_on_with_what_a_busy_service_left_open(server: ComfyServer, gemini: GeminiServer):

@@ -8,6 +8,8 @@ from impasto.setup import comfy_cli, quickstart
 from impasto.setup.serving import ComfyServer, PromptRefused
 from impasto.setup.steps import Screen
 
+from .workflows import offer_models
+
 REPOSITORY = Path(impasto.__file__).resolve().parent
 PICTURE = REPOSITORY / "tests" / "comfyui" / "picture.json"
 
@@ -30,5 +32,6 @@ def test_a_graph_with_an_unknown_node_is_refused_by_name(server: ComfyServer, tm
 
 @pytest.mark.parametrize("workflow", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_comfy_cli_finds_nothing_wrong_with_a_shipped_workflow(server: ComfyServer, workflow: Path):
+    offer_models(server, workflow)
     found = comfy_cli.validate(REPOSITORY / ".impasto", workflow, server.port)
     assert found["valid"], found["errors"]

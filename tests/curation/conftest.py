@@ -1,16 +1,23 @@
-"""Small sources of paintings in the schema of huggan/wikiart, written with pyarrow."""
+"""Small sources of paintings in the schema of huggan/wikiart, written with pyarrow, and an https server on loopback."""
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import io
 import json
-from collections.abc import Callable, Sequence
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import pyarrow
 import pytest
+import trustme
+from impasto.curation.fetch import Network
 from impasto.wikiart_labels import GENRES, STYLES
 from PIL import Image
 from pyarrow import parquet
@@ -61,6 +68,35 @@ def write_shard(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, path, row_group_size=rows_per_group)
+
+
+@contextlib.contextmanager
+def serving_https(
+    handler: type[http.server.BaseHTTPRequestHandler], hosts: Iterable[str], address: str
+) -> Iterator[Network]:
+    """An https server on loopback with a certificate for `hosts`, and the network in which they are at `address`."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = trustme.CA()
+    authority.issue_cert(*hosts).configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def connect(asked: str, port: int, timeout: float) -> socket.socket:
+        assert (asked, port) == (address, 443), f"connected to {asked}:{port}"
+        return socket.create_connection(("127.0.0.1", server.server_port), timeout)
+
+    def trusting() -> ssl.SSLContext:
+        client = ssl.create_default_context()
+        authority.configure_trust(client)
+        return client
+
+    try:
+        yield Network(lambda host, port: [address], connect, trusting)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

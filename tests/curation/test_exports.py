@@ -88,11 +88,12 @@ def test_a_trainer_gets_no_picture_without_a_caption(tmp_path, format):
         export_dataset(painted(tmp_path, ["a", ""]), format, ExportSettings())
 
 
-def test_a_picture_that_ai_toolkit_would_pass_over_is_refused(tmp_path):
+def test_a_picture_that_ai_toolkit_would_pass_over_is_written_as_jpeg(tmp_path):
     stored = store_picture(tmp_path, picture_bytes(0, format="WEBP"))
     record = Record(stored.file_name, stored.sha256, stored.width, stored.height, stored.size, "a")
-    with pytest.raises(DatasetError, match=r"\.webp is neither JPEG nor PNG"):
-        export_dataset(write_manifest(tmp_path, [record]), "ai-toolkit", ExportSettings())
+    export = export_dataset(write_manifest(tmp_path, [record]), "ai-toolkit", ExportSettings())
+    [block] = yaml.safe_load(Path(export.config).read_text(encoding="utf-8"))["datasets"]
+    assert sorted(path.suffix for path in Path(block["folder_path"]).iterdir()) == [".jpg", ".txt"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 from impasto.curation.labels import label_key
-from impasto.curation.plan import CHEAP, Request
+from impasto.curation.plan import CHEAP, EVEN, Request
 from impasto.curation.wikiart import load_paintings, source_fingerprint
 from impasto.errors import DatasetError, SettingsError
 from impasto.wikiart_labels import ARTISTS, GENRES, STYLES
@@ -139,11 +139,22 @@ def test_an_even_choice_has_the_artists_of_a_choice_without_regard_to_row_groups
     request = replace(THOUSAND, quotas="landscape: 120", name="even", prefer="even artists")
     spread = load_paintings(datasets_root, replace(request, source="local", name="spread")).dataset.records()
     plan = load_paintings(datasets_root, request, hub=hub.client(), plan_only=True).report
-    assert "With prefer 'few megabytes' it would be" in plan
+    assert "This is with prefer 'even artists'; with 'few megabytes' it would be" in plan
     labels = hub.sent()
     even = load_paintings(datasets_root, request, hub=hub.client()).dataset.records()
     assert Counter(record.artist for record in even) == Counter(record.artist for record in spread)
     assert hub.sent() - labels < 0.8 * touched_row_groups(wikiart, [record.source for record in spread])
+
+
+@pytest.mark.parametrize(("cap", "way"), [(0, EVEN), (40, CHEAP)])
+def test_where_a_cap_says_how_even_a_choice_must_be_the_cheaper_way_is_automatic(hub, wikiart, datasets_root, cap, way):
+    hub.publish("huggan/wikiart", wikiart)
+    request = replace(THOUSAND, quotas="landscape: 120", max_per_artist=cap, prefer="automatic")
+    automatic, named = (
+        load_paintings(datasets_root, asked, hub=hub.client(), plan_only=True).report
+        for asked in (request, replace(request, prefer=way))
+    )
+    assert automatic == named and f"This is with prefer '{way}'" in automatic
 
 
 def test_the_pictures_are_the_shards_own_bytes_with_their_labels_and_place(hub, small_repository, datasets_root):
@@ -181,6 +192,12 @@ def test_loading_again_fetches_nothing_and_offline_gives_the_same(hub, small_rep
         load_paintings(datasets_root, replace(SMALL, name="other"), hub=hub.client(offline=True))
     with pytest.raises(DatasetError, match="never read"):
         load_paintings(datasets_root, replace(SMALL, source="other/one"), hub=hub.client(offline=True))
+
+
+def test_a_folder_that_image_url_loader_used_before_can_be_used(hub, small_repository, datasets_root):
+    (datasets_root / "paintings").mkdir()
+    (datasets_root / "paintings" / "fetched.jsonl").write_text('{"key": "x", "url": "https://a.example/1.jpg"}\n')
+    assert len(load_paintings(datasets_root, SMALL, hub=hub.client()).dataset.records()) == 10
 
 
 def test_more_from_the_row_groups_fetched_costs_nothing(hub, small_repository, datasets_root):

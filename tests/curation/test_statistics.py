@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,38 +58,3 @@ def test_the_figure_and_the_sheet_are_drawn_with_and_without_captions_labels_and
     assert found.undecodable == 1 and found.as_json()["colourfulness"] == {}
     assert draw(found).size == full.size
     assert sheet(dataset).height > 300 and sheet(bare).height > 200
-
-
-MANY = """
-import random, sys
-sys.path.insert(0, {tests!r})
-import conftest
-from pathlib import Path
-from impasto.curation.quality import Thresholds, judge_record
-from impasto.curation.records import Record, write_manifest
-from impasto.curation.statistics import draw, statistics
-from impasto.hardware.memory import peak_host_memory
-chance = random.Random(1)
-genres = ("landscape", "portrait", "cityscape", "still_life", "")
-records = [
-    Record(f"images/{{n:064x}}.jpg", f"{{n:064x}}", chance.randint(400, 2000), chance.randint(400, 2000),
-           chance.randint(20_000, 900_000), f"a picture of {{n}}", f"Painter {{n % 129}}", chance.choice(genres),
-           source=f"museum/a.parquet#{{n}}")
-    for n in range({count})
-]
-dataset = write_manifest(Path({folder!r}), records)
-passing = [record for record in dataset.records() if not any(v.reason for v in judge_record(record, Thresholds()))]
-found = statistics(dataset, 512, lambda w, h: (w // 64, h // 64), lambda text: {{"clip": len(text), "t5": len(text)}})
-print(len(passing), found.pictures, draw(found).size, peak_host_memory())
-"""
-
-
-def test_very_many_records_take_little_memory(tmp_path):
-    """No pictures lie behind them: the records themselves are what is measured here."""
-    count = 100_000 if os.environ.get("IMPASTO_LONG") else 20_000
-    code = MANY.format(tests=str(Path(__file__).resolve().parents[1]), folder=str(tmp_path), count=count)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-2000:]
-    passing, pictures, _, _, peak = run.stdout.split()
-    assert count * 0.3 < int(passing) < count * 0.9 and int(pictures) == count
-    assert int(peak) < 2e9 * count / 100_000 + 300e6

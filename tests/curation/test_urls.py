@@ -5,10 +5,10 @@ No test can reach the network: every resolver and connector here is the test's o
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
-import socket
 import ssl
 import threading
 import time
@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-import trustme
 from impasto.curation.fetch import Fetcher, Limits, Network, allowed_hosts, public_address
 from impasto.curation.pictures import PictureRefused
 from impasto.curation.urls import load_urls, read_list
 from impasto.errors import DatasetError, NameRefused
 from PIL import Image
 
-from .conftest import picture_bytes
+from .conftest import picture_bytes, serving_https
 
 HOSTS = frozenset({"museum.example", "cdn.example", "slow.example"})
 PUBLIC = "93.184.215.14"
@@ -77,27 +76,8 @@ class Museum(http.server.BaseHTTPRequestHandler):
 def museum() -> Iterator[type[Museum]]:
     """An https server on loopback; `Museum.network` leads every public name to it."""
     Museum.pages, Museum.asked, Museum.at_once, Museum.most_at_once = {}, [], 0, 0
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Museum)
-    server.daemon_threads = True
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority = trustme.CA()
-    authority.issue_cert(*HOSTS).configure_cert(context)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def connect(address: str, port: int, timeout: float) -> socket.socket:
-        assert (address, port) == (PUBLIC, 443), f"connected to {address}:{port}"
-        return socket.create_connection(("127.0.0.1", server.server_port), timeout)
-
-    def trusting() -> ssl.SSLContext:
-        client = ssl.create_default_context()
-        authority.configure_trust(client)
-        return client
-
-    Museum.network = Network(lambda host, port: [PUBLIC], connect, trusting)
-    yield Museum
-    server.shutdown()
-    server.server_close()
+    with serving_https(Museum, HOSTS, PUBLIC) as Museum.network:
+        yield Museum
 
 
 def refused(url: str, network: Network, limits: Limits = QUICK) -> tuple[str, str]:
@@ -214,6 +194,20 @@ def test_a_file_comes_over_redirects_between_allowed_hosts(museum):
     museum.pages["/a.jpg"] = lambda page: page.answer(302, Location="https://cdn.example/b%20c.jpg?size=full")
     museum.pages["/b%20c.jpg?size=full"] = b"content"
     assert Fetcher(HOSTS, QUICK, museum.network).fetch("https://museum.example/a.jpg") == b"content"
+
+
+def test_each_request_waits_for_its_turn_redirects_included(museum):
+    turns: list[int] = []
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        turns.append(len(museum.asked))
+        yield
+
+    museum.pages["/a.jpg"] = lambda page: page.answer(302, Location="https://cdn.example/b.jpg")
+    museum.pages["/b.jpg"] = b"content"
+    Fetcher(HOSTS, QUICK, museum.network).fetch("https://museum.example/a.jpg", turn=turn)
+    assert turns == [0, 1]
 
 
 def test_redirects_in_a_circle_end(museum):
@@ -363,6 +357,8 @@ def test_lists_are_read_in_three_forms():
         read_list('{"url": "https://a.example/1.jpg"}\n{"url": ')
     with pytest.raises(DatasetError, match="empty"):
         read_list("# nothing", "")
+    with pytest.raises(DatasetError, match="not CSV"):
+        read_list("a" * 200_000)
 
 
 def test_the_owners_list_of_hosts_takes_the_place_of_the_one_that_ships(tmp_path):

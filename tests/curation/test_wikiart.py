@@ -232,7 +232,7 @@ def test_only_unreadable_pictures_are_no_dataset(datasets_root, make_source):
         load_paintings(datasets_root, Request("museum", "paintings"))
 
 
-@pytest.mark.parametrize("name", ["../escape", "/etc/impasto", "a/b", "..", "", "~root", "C:\\x", "nul"])
+@pytest.mark.parametrize("name", ["../escape", "/etc/impasto", "a/b", "..", "", "~root", "C:\\x", "nul", "a\ud800"])
 def test_names_that_leave_their_root_are_refused(datasets_root, mixed_source, name):
     with pytest.raises(NameRefused):
         load_paintings(datasets_root, Request("museum", name))

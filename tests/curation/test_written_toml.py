@@ -115,3 +115,18 @@ def test_a_file_under_the_root_is_found_by_its_name(by_hand):
 def test_changes_out_of_range_are_named():
     with pytest.raises(SettingsError, match="batch_size is -1"):
         Changes(batch_size=-1)
+
+
+def test_a_metadata_file_is_found_from_anywhere_too(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes(1))
+    (tmp_path / "mine.json").write_text('{"a.jpg": {"caption": "a barn"}}', encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        '[[datasets]]\nresolution = 512\nenable_bucket = true\n[[datasets.subsets]]\nmetadata_file = "mine.json"\n'
+        'image_dir = "."\n',
+        encoding="utf-8",
+    )
+    copy = rewrite_dataset_toml(path, Changes()).path
+    [subset] = tomlkit.parse(Path(copy).read_text(encoding="utf-8"))["datasets"][0]["subsets"]
+    assert Path(subset["metadata_file"]) == tmp_path / "mine.json"
+    assert [picture.caption for picture in dataset_config.pictures(dataset_config.read(copy))] == ["a barn"]

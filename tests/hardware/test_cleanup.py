@@ -18,8 +18,8 @@ def test_each_action_is_told_with_the_figures_before_and_after():
     states = iter([state(), state(resident=3, reserved=2), state(resident=1, reserved=2)])
     done = []
     steps = [
-        Step("Unload models", lambda: done.append("unload") or ""),
-        Step("Return freed heap", lambda: done.append("heap") or ""),
+        Step("Unload models", lambda: done.append("unload")),
+        Step("Return freed heap", lambda: done.append("heap")),
     ]
     told = clean(steps, lambda: next(states), 0)
     assert done == ["unload", "heap"]
@@ -37,7 +37,7 @@ def test_an_action_that_has_something_to_say_says_it():
 def test_under_pressure_only_above_the_threshold_is_anything_done(above: float, acts: bool):
     """The card is 14 of 24 GiB full, the host 8 of 16."""
     done = []
-    told = clean([Step("Unload models", lambda: done.append(1) or "")], state, above)
+    told = clean([Step("Unload models", lambda: done.append(1))], state, above)
     assert bool(done) == acts
     assert told.startswith("Before" if acts else "Nothing done: memory is 58% full")
 

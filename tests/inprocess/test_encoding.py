@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from impasto.errors import ModelError
+from impasto.errors import ModelError, NameRefused
 from PIL import Image
 
 CAPTION = "a red boat on a river, the (sails) white"
@@ -39,11 +39,18 @@ def config(tmp_path):
     return config
 
 
-def encode(config, tiny_flux):
+def execute(config, tiny_flux, **optional):
+    """The node's own outputs."""
     from impasto.nodes.encoding import EncodeTrainingData
+
+    config = SimpleNamespace(path=str(config))
+    return EncodeTrainingData.execute(config, tiny_flux.clip, tiny_flux.vae, **optional).args
+
+
+def encode(config, tiny_flux, **optional):
     from impasto.trainers import features
 
-    found, report = EncodeTrainingData.execute(SimpleNamespace(path=str(config)), tiny_flux.clip, tiny_flux.vae).args
+    found, report = execute(config, tiny_flux, **optional)
     return features.load(found), report
 
 
@@ -94,6 +101,55 @@ def test_the_texts_are_what_clip_text_encode_gives(config, tiny_flux, text):
     assert torch.equal(t5, hidden_states[0])
     assert torch.equal(pooled, options["pooled_output"][0])
     assert "attention_mask" not in options
+
+
+def test_prompts_have_the_embeddings_that_they_are_sampled_with(config, tiny_flux):
+    from impasto.prompting.prompt_set import Prompt
+
+    from nodes import CLIPTextEncode
+
+    loaded, report = encode(config, tiny_flux, prompts=(Prompt("a harbour at dawn", 7), Prompt("boats", 2**64 - 1)))
+    assert [(text, seed) for text, seed, _ in loaded.prompts] == [("a harbour at dawn", 7), ("boats", 2**64 - 1)]
+    for text, _, path in loaded.prompts:
+        ((hidden_states, options),) = CLIPTextEncode().encode(tiny_flux.clip, text)[0]
+        t5, pooled = loaded.load_text(path)
+        assert torch.equal(t5, hidden_states[0]) and torch.equal(pooled, options["pooled_output"][0])
+    assert "2 prompts for samples" in report
+
+
+def test_captions_that_vary_become_as_many_texts_as_the_widget_says(config, tiny_flux):
+    config.write_text(config.read_text() + "enable_wildcard = true\n")
+    (config.parent / "garden.txt").write_text("a {red|blue|green|white|black|grey} garden")
+    loaded, report = encode(config, tiny_flux, caption_variants=3)
+    assert {len(sample.stages[-1]) for sample in loaded.samples} == {1, 3}
+    assert "1 pictures with several texts" in report
+
+
+def test_texts_go_out_and_in_as_one_file_in_the_datasets_folder(config, tiny_flux):
+    from impasto.nodes.encoding import ExportTextFeatures
+    from impasto.trainers import features
+
+    found, _ = execute(config, tiny_flux)
+    name, report = ExportTextFeatures.execute(found, "my texts", "float32").args
+    assert (config.parent / "my texts.parquet").is_file() and "2 rows" in report
+
+    imported, _ = execute(config, tiny_flux, text_features=name)
+    assert imported.key != found.key
+    before, after = features.load(found), features.load(imported)
+    for one, other in zip(before.samples, after.samples, strict=True):
+        assert torch.equal(before.load_text(one.text_path)[0], after.load_text(other.text_path)[0])
+
+
+@pytest.mark.parametrize("name", ["../texts", "/tmp/texts", "features/texts", ""])
+def test_the_file_of_texts_cannot_lie_elsewhere(config, tiny_flux, name):
+    from impasto.nodes.encoding import ExportTextFeatures
+
+    found, _ = execute(config, tiny_flux)
+    with pytest.raises(NameRefused):
+        ExportTextFeatures.execute(found, name, "float32")
+    if name:
+        with pytest.raises(NameRefused):
+            execute(config, tiny_flux, text_features=name)
 
 
 def test_a_model_loaded_again_has_the_same_identity_and_another_family_another(tiny_flux):

@@ -112,3 +112,13 @@ def test_another_models_clip_is_refused(comfyui):
 
     with pytest.raises(ModelError, match="SimpleNamespace.*not FLUX"):
         token_counters(SimpleNamespace(tokenizer=SimpleNamespace(clip_g=None)))
+
+
+def test_cancel_is_seen_at_each_counting(comfyui, counters):
+    import comfy.model_management as management
+
+    for count in counters:
+        management.interrupt_current_processing()
+        with pytest.raises(management.InterruptProcessingException):
+            count("a boat")
+        assert count("a boat")

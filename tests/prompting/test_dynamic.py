@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from impasto.errors import SettingsError
 from impasto.prompting.dynamic import MAX_COMBINATIONS, DynamicPromptError, combinations, expand, read_wildcards
@@ -223,11 +221,10 @@ def test_a_seed_gives_the_same_prompt_on_every_machine():
         "${a0=}" + "".join(f"${{a{n}=${{a{n - 1}}}${{a{n - 1}}}}}" for n in range(1, 40)) + "${a39}",
     ],
 )
-def test_a_prompt_that_doubles_itself_is_refused_in_good_time(bomb):
-    began = time.monotonic()
+def test_a_prompt_that_doubles_itself_is_refused_before_it_is_expanded(bomb):
+    """Expanded, it has 2^39 parts."""
     with pytest.raises(SettingsError, match="Shorten"):
         expand(bomb, 0)
-    assert time.monotonic() - began < 10
 
 
 def test_too_many_combinations_are_refused():

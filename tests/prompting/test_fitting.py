@@ -1,6 +1,8 @@
+import random
+
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.fitting import fit, segments, unmarked
+from impasto.prompting.fitting import GROUPS, fit, segments, unmarked
 from impasto.prompting.flux_prompt import flux_prompt
 from impasto.prompting.tokens import Encoder, closed, flux_encoders, token_count
 
@@ -65,6 +67,27 @@ def test_a_marked_segment_outlives_the_subject():
 
 def test_what_goes_first_is_what_was_marked_so():
     assert fit("a boat, ~a dog, best quality", words(4)).text == "a boat, best quality"
+
+
+def test_of_many_segments_only_a_few_texts_are_counted():
+    """Counting takes time in proportion to the text: once a segment would be a minute for a long prompt."""
+    counted = []
+    plain = words(75)
+    encoder = Encoder("words", lambda text: counted.append(text) or plain.count(text), plain.limit, plain.extra)
+    fitted = fit(", ".join(f"masterpiece {n}" for n in range(5000)), encoder)
+    assert len(fitted.text.replace(",", "").split()) == 75
+    assert len(counted) < 20
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_shortened_before_what_is_less_important_is_gone(seed: int):
+    draw = random.Random(seed)
+    kinds = ("a boat", "in a garden by the sea", "soft light", "wide shot", "oil painting", "best quality", "~grain")
+    fitted = fit(", ".join(draw.choices(kinds, k=30)), words(40))
+    assert 37 <= len(fitted.text.replace(",", "").split()) <= 40
+    importance = ["subject", *list(GROUPS)[1:], "~"]
+    ranks = [importance.index(segment.group) for segment in segments(fitted.text) if segment.text != "grain"]
+    assert max(ranks) <= min(importance.index(cut.group) for cut in fitted.cuts)
 
 
 def test_a_weight_stays_around_what_is_left():

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import impasto
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.database import DatabaseError, copy_of
+from impasto.prompting.database import DatabaseError, copy_of, reading, writing
 from impasto.prompting.library import Library, SavedPrompt, split_tags
 
 REPOSITORY = Path(impasto.__file__).resolve().parent
@@ -74,6 +75,13 @@ def test_saving_the_same_text_again_changes_it(library: Library):
     assert texts(library.search(tag="light")) == [HARBOUR.text]
 
 
+def test_it_knows_whether_a_prompt_is_there_as_it_is(library: Library):
+    assert library.holds(HARBOUR)
+    for other in (replace(HARBOUR, name="port"), replace(HARBOUR, tags=("sea",)), replace(HARBOUR, favourite=False)):
+        assert not library.holds(other)
+    assert not library.holds(SavedPrompt("a lighthouse"))
+
+
 def test_what_is_removed_is_found_no_more(library: Library):
     assert library.remove(GARDEN.text)
     assert not library.remove(GARDEN.text)
@@ -96,7 +104,23 @@ def test_the_history_tells_seed_and_lora_and_the_same_only_once(library: Library
     library.record("a boat", 2**64 - 1, "monet")
     library.record("a boat", 2**64 - 1, "monet")
     library.record("a boat", 5)
-    assert [(queued.seed, queued.lora) for queued in library.history()] == [(5, ""), (2**64 - 1, "monet")]
+    assert [(queued.seed, queued.lora) for queued in library.queued()] == [(5, ""), (2**64 - 1, "monet")]
+
+
+@pytest.mark.parametrize("words", ["etretat", "ÉTRETAT falai", ""])
+def test_the_history_is_searched_as_the_library_is(library: Library, words: str):
+    library.record("falaises à Étretat", 5)
+    assert [queued.text for queued in library.queued(words)] == ["falaises à Étretat"]
+    assert library.queued("tretat") == library.queued("étretat garden") == []
+
+
+def test_a_library_made_before_the_history_had_words_gets_them_when_it_is_opened(library: Library):
+    library.record("falaises à Étretat", 5)
+    with sqlite3.connect(library.path) as database:
+        database.executescript("DROP TRIGGER queued; DROP TABLE queued_words; PRAGMA user_version = 1;")
+    library.record("a boat", 6)
+    assert [queued.seed for words in ("etretat", "boat") for queued in library.queued(words)] == [5, 6]
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
 
 
 @pytest.mark.parametrize("ending", ["json", "csv"])
@@ -109,7 +133,7 @@ def test_the_library_goes_out_and_in_again_whole(library: Library, tmp_path: Pat
     other = Library(tmp_path / "other.sqlite")
     assert other.read_from(file) == (6, 6)
     assert other.search() == library.search()
-    assert other.history() == library.history()
+    assert other.queued() == library.queued()
     assert other.read_from(file) == (0, 6)
 
 
@@ -155,6 +179,9 @@ def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
         SavedPrompt(f"painting {n} of {' '.join(draw.choices(words, k=20))}", f"n{n}", (words[n % 150],), n % 50 == 0)
         for n in range(50_000)
     )
+    history = [{"text": prompt.text, "queued": 1 + n} for n, prompt in enumerate(library.search(limit=50_000))]
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    assert library.read_from(tmp_path / "history.json") == (50_000, 50_000)
     queries = (
         {},
         {"words": "painting"},
@@ -163,16 +190,18 @@ def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
         {"words": "p o", "favourites": True},
         {"words": "painting nothing"},
         {"words": "n4999"},
+        {"words": "painting", "offset": 1000},
         {"tag": words[3]},
         {"favourites": True},
     )
-    for query in queries:
+    in_both = [(library.queued, query) for query in queries if not query.keys() & {"tag", "favourites"}]
+    for search, query in [*((library.search, query) for query in queries), *in_both]:
         seconds = []
         for _ in range(5):
             began = time.perf_counter()
-            library.search(**query)
+            search(**query)
             seconds.append(time.perf_counter() - began)
-        assert min(seconds) < 0.05, (query, seconds)
+        assert min(seconds) < 0.05, (search, query, seconds)
 
 
 def test_two_writers_lose_nothing(tmp_path: Path):
@@ -243,6 +272,18 @@ def test_a_damaged_file_is_told_plainly_and_left_as_it_is(library: Library):
     assert library.path.read_bytes() == damaged
 
 
+def test_a_row_that_the_tables_do_not_take_is_not_called_damage(library: Library):
+    told = "UNIQUE.*file is sound and nothing was changed"
+    with pytest.raises(DatabaseError, match=told), writing(library.path, "") as database:
+        database.execute("UPDATE prompts SET text = 'the same'")
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+
+
+def test_a_mistake_in_using_sqlite_is_passed_on_as_it_is(library: Library):
+    with pytest.raises(sqlite3.ProgrammingError), reading(library.path, "") as database:
+        database.execute("SELECT ?", [])
+
+
 NUMBER = 3000
 
 
@@ -279,7 +320,7 @@ def leaves(library: Library, table: str) -> list[int]:
 
 
 def test_a_library_whose_first_page_is_gone_is_repaired_whole(large: Library):
-    before, history = large.search(limit=NUMBER + 1), large.history(300)
+    before, history = large.search(limit=NUMBER + 1), large.queued(limit=300)
     damaged = damage(large, 0)
     with pytest.raises(DatabaseError, match="is damaged.*'repair'"):
         large.search("painting")
@@ -287,7 +328,7 @@ def test_a_library_whose_first_page_is_gone_is_repaired_whole(large: Library):
     assert (repaired.rows, repaired.whole, repaired.from_copy) == (NUMBER + 1 + 300, True, 0)
     assert repaired.kept.read_bytes() == damaged
     assert large.search(limit=NUMBER + 1) == before
-    assert large.history(300) == history
+    assert large.queued(limit=300) == history
     assert texts(large.search("8994001 painting")) == ["2999: a painting of 8994001"]
     assert large.save([GARDEN]) == 1
 
@@ -302,7 +343,7 @@ def test_of_a_library_with_damaged_pages_all_others_are_read_and_it_is_said(larg
     assert 3 < lost < 300  # what lay on three pages
     assert str(repaired).startswith("Part of it could not be read")
     assert str(repaired.kept) in str(repaired)
-    assert large.count() + len(large.history(300)) == repaired.rows
+    assert large.count() + len(large.queued(limit=300)) == repaired.rows
     with sqlite3.connect(large.path) as database:
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
@@ -310,12 +351,12 @@ def test_of_a_library_with_damaged_pages_all_others_are_read_and_it_is_said(larg
 def test_what_cannot_be_read_comes_from_the_daily_copy(large: Library):
     os.utime(copy_of(large.path), (0, 0))
     large.save([SavedPrompt("newer than the copy")])  # the copy is made before it is written
-    before, history = large.search(limit=NUMBER + 2), large.history(300)
+    before, history = large.search(limit=NUMBER + 2), large.queued(limit=300)
     damage(large, *leaves(large, "prompts")[5:9], leaves(large, "history")[0])
     repaired = large.repair()
     assert not repaired.whole and repaired.from_copy > 100
     assert large.search(limit=NUMBER + 2) == before
-    assert large.history(300) == history
+    assert large.queued(limit=300) == history
 
 
 def test_of_a_file_that_is_no_database_the_copy_is_what_there_is(library: Library):

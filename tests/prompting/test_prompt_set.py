@@ -1,7 +1,8 @@
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.prompt_set import Prompt, crossed, expanded_set, held_out_prompts, prompt_set, read_prompts
+from impasto.prompting.prompt_set import Prompt, crossed, expanded_set, held_out_prompts, prompt_set
 from impasto.prompting.seeds import MAX_SEED
+from impasto.prompting.text_file import read_text
 
 
 def test_each_line_is_a_prompt_and_blank_and_comment_lines_are_left_out():
@@ -98,6 +99,6 @@ def test_more_held_out_prompts_than_the_genres_give_are_refused():
 
 def test_prompts_are_read_from_a_file(tmp_path):
     (tmp_path / "set.txt").write_text("\ufeffa boat\n", encoding="utf-8")
-    assert read_prompts(tmp_path / "set.txt") == "a boat\n"
+    assert read_text(tmp_path / "set.txt") == "a boat\n"
     with pytest.raises(SettingsError, match="no file"):
-        read_prompts(tmp_path / "none.txt")
+        read_text(tmp_path / "none.txt")

@@ -110,6 +110,13 @@ def test_a_seed_has_a_note(book: SeedBook):
     assert book.note(1) == ""
 
 
+def test_the_book_knows_whether_a_seed_has_a_name_and_a_note(book: SeedBook):
+    book.keep("good light", 5)
+    book.write_note(5, "leans left")
+    assert book.knows(5, " good light ", "leans left") and book.knows(5, "", "leans left") and book.knows(6, "", "")
+    assert not book.knows(6, "good light", "") and not book.knows(5, "good light", "leans right")
+
+
 def test_the_history_tells_what_a_seed_made(book: SeedBook):
     book.take(settings("fixed"), "a", "first")
     book.take(settings("fixed", 7), "a", "second")

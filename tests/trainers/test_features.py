@@ -7,73 +7,20 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 from impasto.errors import DatasetError, FeatureError, ModelError
 from impasto.trainers import features
-from impasto.trainers.features import Encoder, epoch_batches
+from impasto.trainers.features import Encoder
+from impasto.trainers.samples import epoch_batches
 from PIL import Image
 
-SIZES = [(192, 128), (128, 192), (192, 128), (128, 128), (400, 100), (192, 130)]
-
-
-def raw_latent(pixels):
-    """Sixteen different multiples of the mean of each 8 x 8 pixels: (16, height/8, width/8)."""
-    height, width, _ = pixels.shape
-    means = pixels.mean(-1).reshape(height // 8, 8, width // 8, 8).mean((1, 3))
-    return means * torch.arange(1, 17).reshape(16, 1, 1)
-
-
-class CountingEncoders:
-    """Stand-ins for FLUX's VAE and CLIP that remember what they were given."""
-
-    def __init__(self, vae="vae-1", clip="clip-1"):
-        self.pictures = []
-        self.texts = []
-        self.autoencoder = Encoder(vae, self.encode_picture)
-        self.text_encoder = Encoder(clip, self.encode_text)
-
-    def encode_picture(self, pixels):
-        self.pictures.append(pixels)
-        return raw_latent(pixels)
-
-    def encode_text(self, text):
-        self.texts.append(text)
-        random = torch.Generator().manual_seed(len(text))
-        return torch.randn(max(256, len(text)), 32, generator=random), torch.randn(24, generator=random)
+from .small_datasets import SIZES, CountingEncoders, add_pictures, encode, make_dataset, raw_latent, write_config
 
 
 @pytest.fixture
 def config(tmp_path):
     return make_dataset(tmp_path / "dataset")
-
-
-def make_dataset(folder, sizes=SIZES, dataset="", subset=""):
-    """Pictures of `sizes` with captions, and a dataset.toml beside them; further lines for its two tables."""
-    images = folder / "train"
-    images.mkdir(parents=True)
-    random = numpy.random.default_rng(0)
-    for number, (width, height) in enumerate(sizes):
-        pixels = random.integers(0, 256, (height, width, 3), dtype=numpy.uint8)
-        Image.fromarray(pixels).save(images / f"picture-{number}.png")
-        (images / f"picture-{number}.txt").write_text(f"caption {number}\n")
-    config = folder / "dataset.toml"
-    write_config(config, dataset, subset)
-    return config
-
-
-def write_config(config, dataset="", subset=""):
-    config.write_text(
-        "[[datasets]]\nresolution = 128\nenable_bucket = true\nmin_bucket_reso = 64\nmax_bucket_reso = 256\n"
-        f"bucket_reso_steps = 32\n{dataset}\n[[datasets.subsets]]\n"
-        f'image_dir = "train"\ncaption_extension = ".txt"\n{subset}\n'
-    )
-
-
-def encode(config, encoders=None, **arguments):
-    encoders = encoders or CountingEncoders()
-    return features.encode(config, encoders.autoencoder, encoders.text_encoder, **arguments)
 
 
 def held_out_images(found):
@@ -116,6 +63,18 @@ def test_text_embeddings_come_back_as_they_were_encoded(config):
     ]:
         for stored, fresh in zip(loaded.load_text(path), encoders.encode_text(text), strict=True):
             assert torch.equal(stored, fresh)
+
+
+def test_texts_are_kept_in_the_type_that_the_encoder_gave_and_lose_nothing(config):
+    encoders = CountingEncoders(dtype=torch.bfloat16)
+    loaded = features.load(encode(config, encoders))
+    path = loaded.samples[0].text_path
+    t5, pooled = encoders.encode_text(loaded.samples[0].caption)
+
+    assert path.stat().st_size < 1.1 * 2 * (t5.numel() + pooled.numel())
+    assert all(
+        torch.equal(stored, fresh.float()) for stored, fresh in zip(loaded.load_text(path), (t5, pooled), strict=True)
+    )
 
 
 def test_equal_captions_are_encoded_once_and_the_empty_one_first(config):
@@ -218,9 +177,34 @@ def test_names_places_and_times_of_files_do_not_change_the_key(config, tmp_path)
 
 def test_a_picture_named_twice_is_one_sample_with_both_repeats(config):
     text = config.read_text()
-    config.write_text(text + text[text.index("[[datasets.subsets]]") :] + "num_repeats = 4\n")
+    config.write_text(text + text + "num_repeats = 4\n")
     loaded = features.load(encode(config))
     assert [sample.repeats for sample in loaded.samples] == [5] * len(SIZES)
+
+
+def test_a_plain_dataset_has_the_key_and_the_order_that_runs_were_made_with(tmp_path):
+    """Measured before subsets could ask for more; a run that is resumed relies on both."""
+    images = tmp_path / "train"
+    images.mkdir()
+    for number in range(6):
+        size = [(192, 128), (128, 192), (128, 128)][number % 3]
+        Image.new("RGB", size, (40 * number, 255 - 40 * number, 9)).save(images / f"{number}.bmp")
+        (images / f"{number}.txt").write_text(f"caption {number}\n")
+    split = "batch_size = 2\nvalidation_split = 0.2\nvalidation_seed = 3"
+    write_config(tmp_path / "dataset.toml", split, "num_repeats = 2")
+    found = encode(tmp_path / "dataset.toml", CountingEncoders("vae", "clip"))
+
+    assert found.key == "d2e8a20f49568f9f"
+    trained = [sample for sample in features.load(found).samples if not sample.held_out]
+    order = [[sample.id[:4] for sample in batch] for batch in epoch_batches(trained, seed=7, epoch=1)]
+    assert order == [["9491", "bd29"], ["91da", "91da"], ["b117", "b117"], ["bd29", "9491"], ["0163", "0163"]]
+
+
+@pytest.mark.parametrize("variants", [1, 16])
+def test_the_number_of_variants_is_nothing_to_captions_that_do_not_vary(config, variants):
+    encoders = CountingEncoders()
+    assert encode(config, encoders, caption_variants=variants) == encode(config)
+    assert len(encoders.texts) == len(SIZES) + 1
 
 
 class Cancelled(BaseException):
@@ -354,6 +338,202 @@ def test_a_picture_is_held_out_wherever_it_is_named(tmp_path):
     assert held_out and trained and not held_out & trained
 
 
+def sampled(config, **arguments):
+    return features.load(encode(config, **arguments)).samples
+
+
+def test_flip_aug_encodes_every_trained_picture_mirrored_too(tmp_path):
+    config = make_dataset(tmp_path / "flipped", dataset="validation_split = 0.2", subset="flip_aug = true")
+    encoders = CountingEncoders()
+    loaded = features.load(encode(config, encoders))
+
+    assert len(encoders.pictures) == 2 * len(SIZES) - 1
+    for sample in loaded.samples:
+        if sample.held_out:
+            assert sample.flipped_path is None
+        else:
+            # The stand-in encodes each place for itself, so that it commutes with mirroring.
+            mirrored = loaded.load_latent(sample).flip(-1)
+            torch.testing.assert_close(loaded.load_latent(sample, flipped=True), mirrored)
+
+
+def test_taking_flip_aug_away_again_encodes_nothing(config):
+    plain = encode(config)
+    write_config(config, subset="flip_aug = true")
+    assert encode(config).key != plain.key
+    write_config(config)
+    encoders = CountingEncoders()
+    assert encode(config, encoders) == plain
+    assert encoders.pictures == encoders.texts == []
+
+
+def test_a_mask_is_the_alpha_channel_at_the_size_of_the_latent(tmp_path):
+    config = make_dataset(tmp_path / "masked", [(128, 128), (128, 128)], subset="alpha_mask = true")
+    alpha = Image.new("L", (128, 128), 255)
+    alpha.paste(0, (0, 0, 64, 128))
+    alpha.paste(51, (64, 0, 72, 8))
+    picture = Image.open(config.parent / "train" / "picture-0.png")
+    picture.putalpha(alpha)
+    picture.save(config.parent / "train" / "picture-0.png")
+    loaded = features.load(encode(config))
+    masks = {sample.caption: loaded.load_mask(sample) for sample in loaded.samples}
+
+    assert masks["caption 0"].shape == (1, 16, 16)
+    assert masks["caption 0"][:, :, :8].max() == 0
+    assert masks["caption 0"][0, 0, 8] == pytest.approx(0.2)
+    assert masks["caption 0"][:, 1:, 8:].min() == 1
+    assert masks["caption 1"].min() == 1  # without an alpha channel
+
+
+def test_the_alpha_channel_changes_the_loss_and_not_the_picture(tmp_path):
+    opaque = make_dataset(tmp_path / "opaque", [(128, 128)])
+    masked = make_dataset(tmp_path / "masked", [(128, 128)], subset="alpha_mask = true")
+    picture = Image.open(masked.parent / "train" / "picture-0.png")
+    picture.putalpha(Image.new("L", (128, 128), 0))
+    picture.save(masked.parent / "train" / "picture-0.png")
+
+    latents = [(found := features.load(encode(config))).load_latent(found.samples[0]) for config in (opaque, masked)]
+    assert torch.equal(*latents)
+
+
+REGULARISATION = '[[datasets.subsets]]\nimage_dir = "others"\ncaption_extension = ".txt"\nis_reg = true\n'
+
+
+@pytest.mark.parametrize("regular, repeats, expected", [(2, 1, [9, 9]), (3, 5, [6, 6, 6]), (9, 4, [4, 4, 4, 4, 4])])
+def test_regularisation_pictures_come_as_often_as_the_others(tmp_path, regular, repeats, expected):
+    """sd-scripts: taken with their repeats until there are enough; too few come once more each in turn."""
+    config = make_dataset(
+        tmp_path / "regular", subset="num_repeats = 3\n" + REGULARISATION + f"num_repeats = {repeats}"
+    )
+    add_pictures(tmp_path / "regular" / "others", [(128, 128)] * regular, seed=1)
+    samples = sampled(config)
+
+    assert sum(sample.repeats for sample in samples if not sample.is_reg) == 18
+    assert [sample.repeats for sample in samples if sample.is_reg] == expected
+
+
+def test_regularisation_pictures_are_never_held_out(tmp_path):
+    config = make_dataset(tmp_path / "split", dataset="validation_split = 0.5", subset=REGULARISATION)
+    add_pictures(tmp_path / "split" / "others", [(128, 128)] * 6, seed=1)
+    samples = sampled(config)
+
+    assert sum(sample.held_out for sample in samples) == 3
+    assert not any(sample.held_out and sample.is_reg for sample in samples)
+    assert sum(sample.repeats for sample in samples if sample.is_reg) == 3
+
+
+def test_a_caption_that_varies_is_encoded_as_often_as_asked_for_and_the_held_out_once(tmp_path):
+    config = make_dataset(tmp_path / "varied", dataset="validation_split = 0.2", subset="shuffle_caption = true")
+    for caption in (config.parent / "train").glob("*.txt"):
+        caption.write_text(f"{caption.stem}, boat, river, sky, trees, clouds")
+    samples = sampled(config, caption_variants=3)
+
+    for sample in samples:
+        assert len({text.path for text in sample.stages[-1]}) == (1 if sample.held_out else 3)
+        assert sample.stages[-1][0].path == sample.text_path
+    keys = {encode(config, caption_variants=number).key for number in (3, 3, 2)}
+    assert len(keys) == 2
+
+
+def test_every_picture_has_variants_of_its_own(tmp_path):
+    config = make_dataset(tmp_path / "wild", [(128, 128)] * 8, subset="enable_wildcard = true")
+    for caption in (config.parent / "train").glob("*.txt"):
+        caption.write_text("{a|b|c|d|e|f|g|h|i|j}")
+    found = {text.caption for sample in sampled(config, caption_variants=2) for text in sample.stages[-1]}
+    assert len(found) > 4
+
+
+def test_datasets_of_several_resolutions_and_batch_sizes_make_one_run(tmp_path):
+    config = make_dataset(tmp_path / "small", SIZES[:4], dataset="batch_size = 3")
+    config.write_text(config.read_text() + config.read_text().replace("128", "192").replace("batch_size = 3", ""))
+    samples = sampled(config)
+
+    sides = {(sample.batch_size, sample.width * sample.height > 128 * 128) for sample in samples}
+    assert (len(samples), sides) == (8, {(3, False), (1, True)})
+    for batch in epoch_batches(samples, seed=0, epoch=0):
+        assert len({(sample.width, sample.height, sample.batch_size) for sample in batch}) == 1
+        assert len(batch) <= batch[0].batch_size
+
+
+PROMPTS = [("a harbour at dawn", 7), ("caption 1", 2**64 - 1)]
+
+
+def test_prompts_are_encoded_and_listed_and_no_part_of_the_key(config):
+    plain = encode(config)
+    encoders = CountingEncoders()
+    assert encode(config, encoders, prompts=PROMPTS) == plain
+    assert encoders.texts == ["a harbour at dawn"]  # the other is a caption too
+
+    loaded = features.load(plain)
+    assert [(text, seed) for text, seed, _ in loaded.prompts] == PROMPTS
+    for text, _, path in loaded.prompts:
+        assert torch.equal(loaded.load_text(path)[0], encoders.encode_text(text)[0])
+    assert encode(config) == plain
+    assert features.load(plain).prompts == ()
+
+
+def test_a_config_written_by_hand_is_read_and_reported_subset_by_subset(tmp_path):
+    (tmp_path / "dataset.toml").write_text(
+        """
+# my Monets
+[general]
+enable_bucket = true          # keep their shape
+caption_extension = '.txt'
+flip_aug = true
+min_bucket_reso = 64
+
+[[datasets]]
+resolution = [128, 128]
+bucket_reso_steps = 32
+batch_size = 2
+
+  [[datasets.subsets]]
+  image_dir = 'paintings/gardens'
+  num_repeats = 2
+  shuffle_caption = true
+
+  [[datasets.subsets]]
+  image_dir = './paintings/water'
+  flip_aug = false
+  alpha_mask = true
+  caption_dropout_rate = 0.1
+
+  [[datasets.subsets]]
+  image_dir = 'paintings/others'
+  is_reg = true
+"""
+    )
+    for number, name in enumerate(("gardens", "water", "others")):
+        add_pictures(tmp_path / "paintings" / name, seed=number, mode="RGBA" if name == "water" else "RGB")
+    for caption in (tmp_path / "paintings" / "gardens").glob("*.txt"):
+        caption.write_text("pond, bridge, willow, mist, dawn, boat, sky")
+    report = features.report(encode(tmp_path / "dataset.toml", prompts=PROMPTS))
+
+    for line in (
+        "subset gardens at 128 x 128: 6 pictures, num_repeats 2, flip_aug, shuffle_caption",
+        "subset water at 128 x 128: 6 pictures, num_repeats 1, alpha_mask, caption_dropout_rate 0.1",
+        "subset others at 128 x 128: 6 pictures, num_repeats 1, flip_aug, is_reg",
+        "12 pictures encoded mirrored too",
+        "6 pictures with several texts, 4 at most",
+        "6 regularisation pictures",
+        "6 pictures with a mask",
+        "2 prompts for samples",
+        "36 per epoch with repeats, batch size 2",
+    ):
+        assert line in report
+
+
+def test_a_folder_that_was_renamed_encodes_nothing_and_is_reported_by_its_new_name(config):
+    first = encode(config)
+    (config.parent / "train").rename(config.parent / "gardens")
+    config.write_text(config.read_text().replace('"train"', '"gardens"'))
+    encoders = CountingEncoders()
+
+    assert encode(config, encoders) == first
+    assert encoders.pictures == encoders.texts == []
+    assert "subset gardens at 128 x 128: 6 pictures" in features.report(first)
+
+
 @pytest.mark.parametrize("what", ["latents", "texts", "index"])
 def test_missing_files_are_named_with_the_remedy(config, what):
     found = encode(config)
@@ -408,11 +588,12 @@ def samples(tmp_path_factory):
     config = make_dataset(tmp_path_factory.mktemp("epochs") / "dataset", SIZES * 3, subset="num_repeats = 3")
     (config.parent / "train" / "picture-0.txt").write_text("a long caption " * 30)
     found = features.load(encode(config)).samples
-    return [replace(sample, repeats=number % 3 + 1) for number, sample in enumerate(found)]
+    return [replace(sample, repeats=number % 3 + 1, batch_size=4) for number, sample in enumerate(found)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
 def test_an_epoch_has_every_sample_as_often_as_it_repeats(samples, batch_size):
+    samples = [replace(sample, batch_size=batch_size) for sample in samples]
     batches = epoch_batches(samples, seed=1, epoch=0)
     assert Counter(sample for batch in batches for sample in batch) == Counter({s: s.repeats for s in samples})
     assert all(1 <= len(batch) <= batch_size for batch in batches)
@@ -434,11 +615,12 @@ def test_batches_are_as_few_as_one_shape_per_batch_allows(samples):
 
 def test_the_order_depends_on_seed_and_epoch_alone(samples):
     order = epoch_batches(samples, seed=1, epoch=0)
-    assert order == epoch_batches(list(reversed(samples)), 2, seed=1, epoch=0)
+    assert order == epoch_batches(list(reversed(samples)), seed=1, epoch=0)
     assert order != epoch_batches(samples, seed=1, epoch=1)
     assert order != epoch_batches(samples, seed=2, epoch=0)
 
 
 def test_buckets_are_mixed_over_an_epoch(samples):
-    shapes = [(batch[0].width, batch[0].height) for batch in epoch_batches(samples, seed=1, epoch=0)]
+    single = [replace(sample, batch_size=1) for sample in samples]
+    shapes = [(batch[0].width, batch[0].height) for batch in epoch_batches(single, seed=1, epoch=0)]
     assert sum(a != b for a, b in zip(shapes, shapes[1:], strict=False)) > len(set(shapes)) + 2

@@ -132,3 +132,31 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path):
     torso.mkdir()
     assert checkpoints.latest(run.path / "checkpoints").step == 10
     assert not torso.exists()
+
+
+def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(tmp_path):
+    from impasto.trainers import lora_files
+    from safetensors.torch import load_file
+
+    run = make_run(tmp_path / "runs")
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
+    state[f"{name}.alpha"] = torch.tensor(3.0)
+    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    finish(run)
+    final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
+    assert all(key.startswith("lora_unet_double_blocks_0_") for key in load_file(final))
+    assert runs.lora_metadata(final)["impasto_run"] == run.id
+    read = lora_files.read(final)
+    assert all(torch.equal(read[key], state[key]) for key in state)
+    assert (final.parent / "monet.settings.toml").is_file()
+
+
+def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
+    run = make_run(tmp_path / "runs")
+    save_checkpoint(run, 10, 1)
+    finish(run)
+    (run.path / "workflow.json").write_text('{"nodes": []}')
+    folder = runs.publish(run, "monet", tmp_path / "loras").parent
+    assert (folder / "monet.settings.toml").read_bytes() == (run.path / "settings.toml").read_bytes()
+    assert (folder / "monet.workflow.json").read_text() == '{"nodes": []}'

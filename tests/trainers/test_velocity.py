@@ -171,11 +171,14 @@ def compiler():
     torch._dynamo.reset()
 
 
-def test_compiled_blocks_learn_the_same(path, compiler):
-    plain_loss, plain = trained_step(path, checkpointing=False)
-    loss, parameters = trained_step(
-        path, True, prepare=lambda transformer: compile_blocks(transformer, torch.device("cpu"), "aot_eager")
-    )
+@pytest.mark.parametrize(("precision", "backend"), [("fp32", "aot_eager"), ("int8", "eager"), ("nf4", "eager")])
+def test_compiled_blocks_learn_the_same(path, compiler, precision, backend):
+    def compiled(transformer):
+        compile_blocks(transformer, torch.device("cpu"), backend)
+
+    plain_loss, plain = trained_step(path, checkpointing=False, precision=precision)
+    loss, parameters = trained_step(path, True, precision, prepare=compiled)
+    assert not torch._dynamo.utils.counters["graph_break"]
     assert torch.allclose(plain_loss, loss, rtol=1e-5)
     assert all(
         torch.allclose(first.grad, second.grad, rtol=1e-3, atol=1e-7)

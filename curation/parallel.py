@@ -1,0 +1,49 @@
+"""Work on several threads that tells how far it is, and stops together."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+TICK = 0.2  # seconds between two looks at Cancel
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):
+    """The work was called off while this thread was waiting or reading."""
+
+
+class Stoppable(Protocol):
+    """What the threads wait for."""
+
+    def stop(self) -> None:
+        """End every wait and every transfer with an exception."""
+
+
+def in_parallel(
+    connection: Stoppable,
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    tick: Callable[[], None],
+    workers: int,
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result as they come, calling `tick` several times a second.
+
+    Whatever is raised, by `work`, by `tick` (Cancel) or by whoever iterates, stops all threads before it goes on.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="impasto-fetch")
+    try:
+        running = {pool.submit(work, item): item for item in items}
+        while running:
+            done, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
+            tick()
+            for future in done:
+                yield running.pop(future), future.result()
+    except BaseException:
+        connection.stop()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

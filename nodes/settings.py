@@ -1,0 +1,254 @@
+"""The nodes that make a training's settings: all at once, from a preset, and one theme at a time on top of either."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from comfy_api.latest import io
+
+from ..trainers import adapter
+from ..trainers.presets import PRESETS
+from ..trainers.settings import (
+    LOSS_WEIGHTINGS,
+    OPTIMIZERS,
+    PRECISIONS,
+    RANGES,
+    SCHEDULERS,
+    TIMESTEP_SAMPLINGS,
+    TRACKERS,
+    Settings,
+)
+from . import sockets
+
+CATEGORY = "Impasto/Training"
+DEFAULTS = Settings()
+
+_PRECISION = (
+    "Of the frozen base model; the LoRA is always fp32. auto: the best that fits the memory that is free, on the CPU "
+    "fp32. nf4 needs bitsandbytes."
+)
+_CHECKPOINTING = "Recompute each block in the backward pass: far less memory, about a third more time."
+
+
+def _int(name: str, tooltip: str, **more) -> io.Int.Input:
+    low, high = RANGES[name]
+    return io.Int.Input(name, default=getattr(DEFAULTS, name), min=int(low), max=int(high), tooltip=tooltip, **more)
+
+
+def _float(name: str, tooltip: str, step: float, **more) -> io.Float.Input:
+    low, high = RANGES[name]
+    default = getattr(DEFAULTS, name)
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
+
+
+def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Combo.Input:
+    return io.Combo.Input(name, options=list(options), default=getattr(DEFAULTS, name), tooltip=tooltip, **more)
+
+
+def _switch(name: str, tooltip: str, **more) -> io.Boolean.Input:
+    return io.Boolean.Input(name, default=getattr(DEFAULTS, name), tooltip=tooltip, **more)
+
+
+class TrainingSettings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoTrainingSettings",
+            display_name="Training Settings",
+            category=CATEGORY,
+            description="The hyperparameters of a FLUX.1 LoRA run. The defaults are a sound start for a painting "
+            "style with 20 to 1,000 pictures; the other settings nodes change what is not here.",
+            search_aliases=["hyperparameters", "learning rate", "lora rank", "train settings", "steps"],
+            inputs=[
+                _int("steps", "Optimiser steps in all. Style LoRAs usually need 1,000 to 2,000."),
+                _float("learning_rate", "Peak learning rate, reached after the warm-up. 1e-4 suits AdamW.", 1e-6),
+                _int("rank", "Rank of the LoRA matrices: how much it can learn, and how large the file is."),
+                _float("alpha", "The LoRA is scaled by alpha / rank. Keep it equal to the rank for scale 1.", 0.5),
+                _combo("targets", tuple(adapter.TARGETS), "Which linear layers of the transformer get a LoRA."),
+                _combo(
+                    "optimizer",
+                    OPTIMIZERS,
+                    "Those with 8bit keep their state in 8 bits and need bitsandbytes; prodigy finds the learning rate "
+                    "itself (set it to 1).",
+                ),
+                _combo("scheduler", SCHEDULERS, "How the learning rate goes on after the warm-up."),
+                _int("warmup_steps", "Steps over which the learning rate rises from 0."),
+                _combo(
+                    "timestep_sampling",
+                    TIMESTEP_SAMPLINGS,
+                    "Which noise levels are trained: sigmoid favours the middle ones, flux_shift follows FLUX's "
+                    "sampler at this resolution.",
+                ),
+                _float("caption_dropout", "Share of batches trained with an empty caption.", 0.01),
+                _int("checkpoint_every", "Steps between checkpoints. Each becomes a LoRA file and a grid column."),
+                _int("seed", "Decides the initial weights, the order, the noise and the caption dropout."),
+                _combo("precision", PRECISIONS, _PRECISION, advanced=True),
+                _switch("gradient_checkpointing", _CHECKPOINTING, advanced=True),
+                _int("gradient_accumulation", "Batches per optimiser step.", advanced=True),
+                _float("weight_decay", "Decoupled weight decay of AdamW.", 0.001, advanced=True),
+                _float(
+                    "max_grad_norm",
+                    "Gradients are clipped to this norm; 0 switches that off.",
+                    0.1,
+                    advanced=True,
+                ),
+                _float("guidance", "Guidance embedding while training: 1.0 for FLUX.1-dev.", 0.1, advanced=True),
+                _int("sample_steps", "Sampling steps of the preview at each checkpoint; 0 for none.", advanced=True),
+            ],
+            outputs=[sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer.")],
+        )
+
+    @classmethod
+    def execute(cls, **settings) -> io.NodeOutput:
+        return io.NodeOutput(Settings(**settings))
+
+
+class TrainingPreset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoTrainingPreset",
+            display_name="Training Preset",
+            category=CATEGORY,
+            description="Settings that belong together: for a style, or for what a card holds. Says where they come "
+            "from, and what to set in Dataset TOML Writer.",
+            search_aliases=["preset", "qlora", "8 GB", "12 GB", "16 GB", "24 GB", "low vram training", "mucha"],
+            inputs=[
+                io.Combo.Input("preset", options=list(PRESETS), tooltip="A style, or the memory of your card."),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=int(RANGES["steps"][1]),
+                    tooltip="Optimiser steps in all; 0 for the preset's.",
+                ),
+                _int("seed", "Decides the initial weights, the order, the noise and the caption dropout."),
+            ],
+            outputs=[
+                sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer."),
+                io.String.Output("notes", tooltip="The dataset settings that go with them, and the source."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, preset, steps, seed) -> io.NodeOutput:
+        chosen = PRESETS[preset]
+        settings = dataclasses.replace(chosen.settings, steps=steps or chosen.settings.steps, seed=seed)
+        return io.NodeOutput(settings, chosen.describe())
+
+
+class _Change(io.ComfyNode):
+    """A node that changes one theme of the settings it is given."""
+
+    @classmethod
+    def schema(cls, node_id: str, name: str, description: str, aliases: list[str], inputs: list) -> io.Schema:
+        return io.Schema(
+            node_id=node_id,
+            display_name=name,
+            category=CATEGORY,
+            description=description,
+            search_aliases=aliases,
+            inputs=[
+                sockets.Training.Input(
+                    "training", tooltip="From Training Settings, Training Preset or another change."
+                ),
+                *inputs,
+            ],
+            outputs=[sockets.Training.Output("training", tooltip="The changed settings, for FLUX LoRA Trainer.")],
+        )
+
+    @classmethod
+    def execute(cls, training, **changes) -> io.NodeOutput:
+        return io.NodeOutput(dataclasses.replace(training, **changes))
+
+
+class LoraSettings(_Change):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema(
+            node_id="ImpastoLoraSettings",
+            name="LoRA Settings",
+            description="Variants of the LoRA: DoRA, rank-stabilised scaling, dropout, other ranks for some blocks.",
+            aliases=["dora", "rslora", "block weight", "block rank", "lora dropout"],
+            inputs=[
+                _switch("dora", "Learn each weight's magnitude beside its direction. Slower, and larger in memory."),
+                _switch("rslora", "Scale by alpha / sqrt(rank): high ranks then learn as fast as low ones."),
+                _float("lora_dropout", "Probability of dropping each input of the LoRA in training.", 0.01),
+                io.String.Input(
+                    "block_ranks",
+                    default=DEFAULTS.block_ranks,
+                    tooltip="Ranks of some blocks, such as: double 0-4: 8; single 10-37: 4; rest: 0. Rank 0 leaves "
+                    "a block untrained. Empty: every block has the rank of the settings.",
+                ),
+            ],
+        )
+
+
+class NoiseSettings(_Change):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema(
+            node_id="ImpastoNoiseSettings",
+            name="Noise Settings",
+            description="Which noise levels are trained how often, and how much each counts.",
+            aliases=["timestep sampling", "logit normal", "sigma", "discrete flow shift", "loss weighting", "min snr"],
+            inputs=[
+                _combo("timestep_sampling", TIMESTEP_SAMPLINGS, "The distribution of the noise levels."),
+                _float("timestep_mean", "Of sigmoid, shift and flux_shift: above 0 trains more noise.", 0.1),
+                _float("timestep_scale", "Of sigmoid, shift and flux_shift: below 1 keeps to the middle.", 0.1),
+                _float("timestep_shift", "Of shift; 3.1582 is FLUX's own at 1024 pixels.", 0.1),
+                _float("mode_scale", "Of mode: above 0 favours the middle.", 0.1),
+                _combo("loss_weighting", LOSS_WEIGHTINGS, "How much the loss at a noise level counts."),
+                _float("prior_loss_weight", "How much the loss of regularisation pictures counts.", 0.1),
+            ],
+        )
+
+
+class MemorySettings(_Change):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema(
+            node_id="ImpastoMemorySettings",
+            name="Training Memory Settings",
+            description="What trades memory for time or precision. All but precision may be changed between two "
+            "queues of one run: it goes on where it was.",
+            aliases=["block swap", "offload", "quantisation", "nf4", "fp8", "int8", "compile", "low vram"],
+            inputs=[
+                _combo("precision", PRECISIONS, _PRECISION),
+                _switch("gradient_checkpointing", _CHECKPOINTING),
+                _int("checkpointing_interval", "Recompute every n-th block only: 2 takes more memory and less time."),
+                _int(
+                    "streamed_blocks",
+                    "Blocks kept in the computer's memory and copied to the card when their turn comes; -1: as many "
+                    "as it takes to fit.",
+                ),
+                _switch("compile", "Compile each block with torch.compile: a slow start, then faster steps."),
+            ],
+        )
+
+
+class CheckpointSettings(_Change):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema(
+            node_id="ImpastoCheckpointSettings",
+            name="Checkpoint Settings",
+            description="What is kept, when training stops by itself, the moving average, and who is told.",
+            aliases=["ema", "early stopping", "save every epoch", "rotation", "tensorboard", "wandb", "restarts"],
+            inputs=[
+                _int("keep_checkpoints", "How many of the latest are kept, besides the best; 0 keeps all."),
+                _int("checkpoint_epochs", "Epochs between checkpoints, instead of checkpoint_every; 0 counts steps."),
+                _int(
+                    "early_stop_patience",
+                    "Stop after so many checkpoints without a better held-out loss, and publish the best; 0: never.",
+                ),
+                _float("ema_decay", "Save a moving average of the LoRA, such as 0.99; 0 for none.", 0.001),
+                _int("scheduler_cycles", "Of the scheduler cosine_with_restarts."),
+                _combo(
+                    "tracker", TRACKERS, "Where the metrics go besides metrics.jsonl; what is named must be installed."
+                ),
+            ],
+        )
+
+
+NODES = [TrainingSettings, TrainingPreset, LoraSettings, NoiseSettings, MemorySettings, CheckpointSettings]

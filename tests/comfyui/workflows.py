@@ -1,0 +1,43 @@
+"""Shipped workflows on a test server: core's FLUX loaders find the embedded tiny FLUX under the real files' names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from impasto.embedded.tiny_flux import make_tiny_flux
+from impasto.setup import comfy_cli
+from impasto.setup.environment import HOME
+from impasto.setup.serving import ComfyServer
+
+
+def offer_models(server: ComfyServer, workflow: Path) -> None:
+    """Put the tiny FLUX where a workflow says that its models lie: by the name and the folder that each node tells."""
+    family = make_tiny_flux(server.base / "models" / "impasto")
+    parts = {"diffusion_models": family.transformer, "vae": family.autoencoder}
+    for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]:
+        for model in node["properties"].get("models", ()):
+            encoder = family.t5 if model["name"].startswith("t5") else family.clip_l
+            file = server.base / "models" / model["directory"] / model["name"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                file.symlink_to(parts.get(model["directory"], encoder))
+
+
+def on_tiny_flux(server: ComfyServer, workflow: Path) -> dict[str, Any]:
+    """A shipped workflow in API form, painting with the tiny FLUX where it loads FLUX.1 through core's loaders.
+
+    Core's own loaders read the transformer and the autoencoder. The text encoders are Tiny FLUX Loader's, because core
+    reads T5 and CLIP-L in the real sizes only.
+    """
+    offer_models(server, workflow)
+    prompt = comfy_cli.to_api(HOME, workflow, server.port)
+    loaders = {node for node, content in prompt.items() if content["class_type"] == "DualCLIPLoader"}
+    for node in loaders:
+        prompt[node] = {"class_type": "ImpastoTinyFluxLoader", "inputs": {"seed": 0}}
+    for content in prompt.values():
+        for name, value in content["inputs"].items():
+            if isinstance(value, list) and value[0] in loaders:
+                content["inputs"][name] = [value[0], 1]
+    return prompt

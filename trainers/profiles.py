@@ -1,0 +1,42 @@
+"""Launch profiles: on which processors a run trains. A profile beyond the two built in is an accelerate configuration
+file that the server's owner has put into `user/impasto/accelerate`; a graph only names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import TrainingError
+from ..names import child_of
+
+ONE, ALL = "this GPU", "all GPUs"
+SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
+
+
+def names(folder: Path) -> list[str]:
+    """Every profile there is: the built-in ones and the files in `folder`."""
+    return [ONE, ALL, *sorted(file.name for file in folder.glob("*.yaml"))]
+
+
+def launch_arguments(profile: str, folder: Path) -> list[str]:
+    """Arguments of `accelerate launch` for a profile.
+
+    Raises:
+        NameRefused: the profile is not a plain file name.
+        TrainingError: there is no such file.
+    """
+    # Never without a file: accelerate would take the one that the person may have made for another trainer.
+    single = ["--config_file", str(SINGLE_PROCESS)]
+    if profile == ONE:
+        return single
+    if profile == ALL:
+        count = torch.cuda.device_count()
+        return [*single, "--multi_gpu", "--num_processes", str(count)] if count > 1 else single
+    file = child_of(folder, profile, what="launch profile")
+    if not file.is_file():
+        raise TrainingError(
+            f"There is no launch profile '{profile}' in {folder}. Choose one of: {', '.join(names(folder))}; or "
+            f"make it with 'accelerate config --config_file {file}'."
+        )
+    return ["--config_file", str(file)]
