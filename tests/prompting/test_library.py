@@ -409,3 +409,25 @@ def test_an_export_is_json_that_others_can_read(library: Library, tmp_path: Path
     entries = json.loads((tmp_path / "prompts.json").read_text(encoding="utf-8"))
     assert entries[0]["text"] == HARBOUR.text
     assert entries[0]["tags"] == ["light", "sea"]
+
+
+def test_a_disk_that_is_full_is_told_as_that(library: Library):
+    with pytest.raises(DatabaseError, match="full"), writing(library.path, "") as database:
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute("PRAGMA cache_size = 1")  # so that it is written before the end
+        database.execute(f"PRAGMA max_page_count = {pages + 1}")
+        database.execute("UPDATE prompts SET name = hex(zeroblob(1000000))")
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+
+
+def test_a_copy_that_is_held_by_another_program_stops_no_save(library: Library, monkeypatch, caplog):
+    """On Windows a file that a virus scanner has open cannot be replaced."""
+
+    def held(*paths: object) -> None:
+        raise PermissionError(13, "The process cannot access the file")
+
+    os.utime(copy_of(library.path), (0, 0))
+    monkeypatch.setattr(os, "replace", held)
+    assert library.save([SavedPrompt("a lighthouse")]) == 1
+    assert "cannot access the file" in caplog.text
+    assert texts(library.search("lighthouse")) == ["a lighthouse"]
