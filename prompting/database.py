@@ -63,7 +63,7 @@ def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
         try:
             yield connection
         except BaseException:
-            if connection.in_transaction:  # of a full disk SQLite has rolled back itself
+            if connection.in_transaction:  # SQLite may have rolled back itself, as when the disk is full
                 connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
