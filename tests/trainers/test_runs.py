@@ -77,6 +77,23 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
         runs.find_run(tmp_path, "monet-00000000")
 
 
+def test_the_latest_run_is_the_one_begun_last_whatever_continues_it(tmp_path):
+    older, newer = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
+    save_checkpoint(newer, 10, 1)
+    longer = runs.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
+    for age, run in enumerate((longer, newer, older)):
+        (run.path / "status.json").write_text("{}")
+        os.utime(run.path / "settings.toml", (1000 - age, 1000 - age))
+    assert runs.find_run(tmp_path, runs.LATEST) == newer
+    assert runs.state_of(tmp_path, runs.LATEST) == runs.state_of(tmp_path, newer.id)
+    assert runs.state_of(tmp_path, newer.id) != runs.state_of(tmp_path, older.id)
+
+
+def test_the_latest_of_no_runs_is_told_to_be_none(tmp_path):
+    with pytest.raises(TrainingError, match="No run has been started yet"):
+        runs.find_run(tmp_path, runs.LATEST)
+
+
 def test_an_unfinished_run_publishes_its_checkpoints_but_no_final_lora(tmp_path):
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
