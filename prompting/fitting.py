@@ -139,7 +139,7 @@ def _pieces(prompt: str) -> list[tuple[str, str]]:
 
 
 def _paired(text: str) -> set[int]:
-    """Where the parentheses stand that have a partner. One without is a character like any other, as to ComfyUI."""
+    """Where the parentheses stand that have a partner. One without is a character like any other."""
     opened: list[int] = []
     paired: set[int] = set()
     for found in _CUT_OR_BRACKET.finditer(text):
