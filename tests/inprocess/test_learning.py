@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from impasto.embedded.paintings import caption, paint, scene
+from impasto.embedded.paintings import Scene, caption, paint, scene
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers import features, flux_weights, planning, recipe, runs
 from impasto.trainers.settings import Settings
@@ -35,9 +35,9 @@ SETTINGS = {
 }
 
 
-def scenes_of(kind: str, composition: str, light: str) -> list:
-    found = (scene(kind, seed) for seed in range(1000))
-    return [scene for scene in found if (scene.composition, scene.light) == (composition, light)][:PICTURES]
+def scenes_of(kind: str, composition: str, light: str) -> list[Scene]:
+    found = (scene(kind, seed) for seed in range(300))
+    return [each for each in found if (each.composition, each.light) == (composition, light)][:PICTURES]
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def encoded(comfyui, tmp_path_factory) -> dict[str, features.Features]:
     _, clip, vae = TinyFluxLoader.execute(seed=0).args
     folder = tmp_path_factory.mktemp("paintings")
     captions = {}
-    for number, subject in enumerate(scene for subject in SUBJECTS for scene in scenes_of(*subject)):
+    for number, painted in enumerate(shown for subject in SUBJECTS for shown in scenes_of(*subject)):
         picture = folder / f"{number:02}.png"
-        paint(subject, "impressionist", 96, 96).save(picture)
-        captions[picture] = caption(subject)
+        paint(painted, "impressionist", 96, 96).save(picture)
+        captions[picture] = caption(painted)
     (folder / "dataset.toml").write_text(
         "[[datasets]]\nresolution = 96\nbatch_size = 4\nvalidation_split = 0.34\nvalidation_seed = 1\n"
         '[[datasets.subsets]]\nimage_dir = "."\ncaption_extension = ".txt"\n'
