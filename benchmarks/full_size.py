@@ -335,6 +335,7 @@ def main() -> int:
     if not Path("/proc/self/status").exists():
         parser.error("this benchmark reads memory from /proc, which only Linux has")
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch is imported, here and in the children
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine, waiting threads would burn its time
     os.environ["HF_HUB_OFFLINE"] = "1"
     load_pack()
     with tempfile.TemporaryDirectory(prefix="impasto-full-size-", dir=arguments.folder) as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..files import write_whole
-from ..trainers import flux_weights, launch, lora_files, profiles, runs
+from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
 from ..trainers.settings import SCHEDULERS
 from . import host, sockets
 
@@ -215,8 +215,9 @@ class TrainingRunLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run_id",
-                    options=runs.list_runs(host.runs_root()),
-                    tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it.",
+                    options=[runs.LATEST, *runs.list_runs(host.runs_root())],
+                    tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it. "
+                    "latest: the newest that Continue Training did not make.",
                 )
             ],
             outputs=[sockets.Run.Output("run", tooltip="The run, for Progress Grid and Loss Plot.")],
@@ -236,4 +237,26 @@ class TrainingRunLoader(io.ComfyNode):
         return io.NodeOutput(runs.find_run(host.runs_root(), run_id))
 
 
-NODES = [FluxLoraTrainer, ContinueTraining, TrainingRunLoader]
+class TrainingSamples(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoTrainingSamples",
+            display_name="Training Samples",
+            category=CATEGORY,
+            description="What the trainer drew at each checkpoint, as latents: decode them with VAE Decode.",
+            search_aliases=["in-run samples", "training preview", "checkpoint samples"],
+            inputs=[sockets.Run.Input("run", tooltip="The training run, finished or not.")],
+            outputs=[
+                io.Latent.Output("latents", tooltip="All samples, checkpoint by checkpoint, for VAE Decode."),
+                io.String.Output("steps", tooltip="The training step of each sample, with commas between."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, run) -> io.NodeOutput:
+        latents, steps = sampling.drawn_samples(run)
+        return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)))
+
+
+NODES = [FluxLoraTrainer, ContinueTraining, TrainingRunLoader, TrainingSamples]

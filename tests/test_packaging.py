@@ -26,6 +26,12 @@ def test_requirements_and_project_name_the_same_packages():
     assert (REPOSITORY / "requirements.txt").read_text().splitlines() == PROJECT["dependencies"]
 
 
+def test_pip_installs_every_package_of_the_pack():
+    installed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {file.parent.name for file in REPOSITORY.glob("*/__init__.py")} - {"setup", "tests", "benchmarks"}
+    assert set(installed) == {"impasto", *(f"impasto.{folder}" for folder in folders)}
+
+
 def test_nothing_that_comfyui_owns_is_required():
     assert not OWNED_BY_COMFYUI & {re.split(r"[<>=~;\[ ]", line)[0].lower() for line in PROJECT["dependencies"]}
 

@@ -46,7 +46,7 @@ def killed(log: str) -> str:
 
 def cheaper(settings: Settings, budget: Budget | None) -> str:
     """The cheapest change of settings that needs clearly less memory; `budget` is None before anything was planned."""
-    if budget is None:
+    if budget is None or not memory_plan.is_settled(settings):
         return "Close other programs that use memory."
     return memory_plan.after_running_out(settings, budget)
 

@@ -67,6 +67,11 @@ def scale_latent(raw: Tensor) -> Tensor:
     return (raw - FLUX_LATENT_SHIFT) * FLUX_LATENT_SCALE
 
 
+def unscale_latent(scaled: Tensor) -> Tensor:
+    """The inverse of `scale_latent`."""
+    return scaled / FLUX_LATENT_SCALE + FLUX_LATENT_SHIFT
+
+
 def encode(
     config_path: str | Path,
     autoencoder: Encoder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -143,11 +144,16 @@ class _Follower:
         self.seconds: list[float] = []
         self.shown: Path | None = None
         self.last: dict[str, Any] = {}
+        self.best = math.inf, 0  # held-out loss and its step
 
     def look(self) -> None:
         """Tell `progress` where the run is. Called also when nothing happened, so that Cancel is noticed at once."""
         for record in self.new_records():
             self.last |= record
+            if record.get("held_out_loss", self.best[0]) < self.best[0]:
+                self.best = record["held_out_loss"], record["step"]
+            if "held_out_loss" in record:
+                logger.info("%s: %s", self.run.id, self.text())
             if "seconds" in record:
                 self.seconds = [*self.seconds[-19:], record["seconds"]]
         self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
@@ -170,7 +176,7 @@ class _Follower:
             return "\n".join(filter(None, [status.get("doing") or "starting the trainer", status.get("plan")]))
         text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
         if "held_out_loss" in self.last:
-            text += f"   held-out {self.last['held_out_loss']:.4f}"
+            text += f"   held-out {self.last['held_out_loss']:.4f} (best {self.best[0]:.4f} at step {self.best[1]})"
         if self.seconds:
             text += f"   {_duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
         return text
@@ -178,11 +184,11 @@ class _Follower:
     def new_preview(self) -> Image | None:
         if not self.preview:
             return None
-        samples = sorted(self.run.path.glob("samples/step-*/latents.safetensors"))
-        if not samples or samples[-1] == self.shown:
+        newest = next(reversed(self.run.samples().values()), None)
+        if newest in (None, self.shown):
             return None
-        self.shown = samples[-1]
-        return self.preview(self.shown)
+        self.shown = newest
+        return self.preview(newest)
 
 
 def _duration(seconds: float) -> str:

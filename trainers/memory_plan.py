@@ -110,15 +110,18 @@ class Plan:
         return f"{_gigabytes(self.peak)} ({listed})"
 
 
+@torch.inference_mode(False)  # ComfyUI runs its nodes in inference mode, where there is nothing to rehearse
+@torch.enable_grad()
 def plan(settings: Settings, budget: Budget) -> Plan:
     """Predict the peak of a training step, for that shape of the budget which needs most.
 
     Raises:
         SettingsError: the precision or the number of streamed blocks is still to be chosen (see `choose`).
     """
-    if settings.precision == "auto" or settings.streamed_blocks < 0:
+    if not is_settled(settings):
         raise SettingsError("Memory can be planned once precision and streamed_blocks are chosen.")
-    return max((_plan(settings, budget, shape) for shape in budget.shapes), key=lambda plan: plan.peak)
+    plans = (_plan(settings, budget, shape) for shape in _largest(budget.shapes))
+    return max(plans, key=lambda plan: plan.peak)
 
 
 def choose(settings: Settings, budget: Budget) -> Settings:
@@ -135,6 +138,11 @@ def choose(settings: Settings, budget: Budget) -> Settings:
         smallest = list(_candidates(settings, budget))[-1]
         raise SettingsError(f"{preflight(smallest, budget)} {remedy(smallest, budget)}")
     return settled
+
+
+def is_settled(settings: Settings) -> bool:
+    """Whether the settings leave nothing to `choose`."""
+    return settings.precision != "auto" and settings.streamed_blocks >= 0
 
 
 def fits(settings: Settings, budget: Budget) -> bool:
@@ -243,6 +251,16 @@ def _apply(changes: Sequence[_Change], settings: Settings, budget: Budget) -> tu
     for change in changes:
         settings, budget = change.applied(settings, budget)
     return settings, budget
+
+
+def _largest(shapes: Sequence[BatchShape]) -> tuple[BatchShape, ...]:
+    """The shapes that no other exceeds both in tokens of the picture and of the text; of equal ones, one."""
+    tokens = {(shape.batch * shape.width * shape.height, shape.batch * shape.text_tokens): shape for shape in shapes}
+    return tuple(
+        shape
+        for size, shape in tokens.items()
+        if not any(other != size and other[0] >= size[0] and other[1] >= size[1] for other in tokens)
+    )
 
 
 def _within(shape: BatchShape, side: int | None) -> BatchShape:

@@ -9,19 +9,18 @@ import logging
 import math
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import TrainingError
 from ..files import appearing, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
 from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling
+from .batches import Batch, prefetched
 from .failure import explained
 from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
@@ -35,13 +34,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .checkpoints import Checkpoint
+    from .flux_weights import FluxArchitecture
     from .samples import Sample
     from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT_PICTURES = 8  # evaluated at most: with 4 sigmas each, 32 forward passes per evaluation
-BATCHES_AHEAD = 2  # read from disk while the device computes
 
 
 def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
@@ -80,39 +79,6 @@ class VelocityModel(torch.nn.Module):
 
     def forward(self, latents: Tensor, sigma: Tensor, t5: Tensor, pooled: Tensor, **changed: float) -> Tensor:
         return predict_velocity(self.transformer, latents, sigma, t5, pooled, **self.options | changed)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one batch is trained on.
-
-    Attributes:
-        latents: `(batch, 16, h, w)`, scaled.
-        noise: like `latents`.
-        sigma: `(batch,)`.
-        t5: `(batch, tokens, width)`.
-        pooled: `(batch, width)`.
-        weights: `(batch,)`, of each picture's loss; None: all alike.
-        mask: `(batch, 1, h, w)` in 0…1, of the loss at each place; None: all alike.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    sigma: Tensor
-    t5: Tensor
-    pooled: Tensor
-    weights: Tensor | None = None
-    mask: Tensor | None = None
-
-    def pinned(self) -> Batch:
-        """The same in page-locked memory, from where it goes to a CUDA device while that computes."""
-        return Batch(*(tensor if tensor is None else tensor.pin_memory() for tensor in self.tensors()))
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
-
-    def tensors(self) -> list[Tensor | None]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
 
 class FluxLoraRecipe:
@@ -159,7 +125,10 @@ class FluxLoraRecipe:
         self.metrics.forget_after(self.step)
         self.check_disk()
         model = VelocityModel(self.transformer, self.settings, streamed)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Every process has read the same base: it is neither sent around nor, where it is streamed, moved.
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer, device_placement=[False, False])
 
     def make_accelerator(self) -> Any:
         from accelerate import Accelerator
@@ -206,9 +175,9 @@ class FluxLoraRecipe:
         settings = self.settings
         if precision:
             settings = dataclasses.replace(settings, precision=precision)
-        self.budget = Budget(
-            flux_weights.inspect(self.job.weights), self.largest_batches(), self.device.type, self.free_memory()
-        )
+        architecture = flux_weights.inspect(self.job.weights)
+        self.check_widths(architecture)
+        self.budget = Budget(architecture, self.largest_batches(), self.device.type, self.free_memory())
         if settings.precision == "auto" or settings.streamed_blocks < 0:
             settings = memory_plan.choose(settings, self.budget)
         self.plan = memory_plan.preflight(settings, self.budget)
@@ -244,15 +213,13 @@ class FluxLoraRecipe:
         architecture, settings = self.budget.architecture, self.settings
         total = architecture.double_blocks + architecture.single_blocks
         self.streamed = streamed_indices(total, settings.streamed_blocks)
-        transformer = flux_weights.load_transformer(
+        return flux_weights.load_transformer(
             Path(self.job.weights),
             settings.precision,
             self.device,
             progress=self.loading,
             in_host_memory=block_names(architecture, self.streamed),
         )
-        self.check_widths(transformer)
-        return transformer
 
     def add_lora(self, afresh: bool) -> list[torch.nn.Parameter]:
         settings = self.settings
@@ -274,9 +241,9 @@ class FluxLoraRecipe:
     def stream_blocks(self) -> StreamedBlocks | None:
         return StreamedBlocks(self.transformer, self.streamed, self.device) if self.streamed else None
 
-    def check_widths(self, transformer: torch.nn.Module) -> None:
+    def check_widths(self, architecture: FluxArchitecture) -> None:
         t5, pooled = self.features.load_text(self.features.empty_text_path)
-        expected = transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
+        expected = architecture.context_width, architecture.pooled_width
         if (t5.shape[-1], pooled.shape[-1]) != expected:
             raise TrainingError(
                 f"The text features are {t5.shape[-1]} and {pooled.shape[-1]} wide, but {self.job.weights} takes "
@@ -332,7 +299,7 @@ class FluxLoraRecipe:
             if self.should_stop():
                 self.report("stopped")
                 return False
-        with contextlib.closing(_prefetched(self.batches())) as batches:
+        with contextlib.closing(prefetched(self.batches())) as batches:
             self.model.train()
             self.optimizer.train()  # of concern to schedule-free ones alone
             while self.step < settings.steps:
@@ -398,8 +365,9 @@ class FluxLoraRecipe:
                 self.accelerator.backward(loss)
             total += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
-        for parameter in self.parameters:  # decided on the device, for to ask it would be to wait for it
-            parameter.grad.masked_fill_(~norm.isfinite(), 0)
+        broken = ~norm.isfinite()  # decided on the device, for to ask it would be to wait for it
+        for parameter in self.parameters:
+            parameter.grad.masked_fill_(broken, 0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
@@ -576,6 +544,8 @@ class FluxLoraRecipe:
         checkpoints.save(folder, self.step, lora, self.metadata(), state)
         if milestone:
             self.discard_checkpoints()
+            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
+            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
 
     def metadata(self) -> dict[str, str]:
         guidance = self.transformer.config.guidance_embeds
@@ -627,13 +597,3 @@ class FluxLoraRecipe:
         """Leave the process group; the memory goes back with the process."""
         if hasattr(self, "accelerator"):
             self.accelerator.end_training()
-
-
-def _prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, `BATCHES_AHEAD` of them prepared by another thread; `batches` never ends."""
-    with ThreadPoolExecutor(1, "batches") as pool:
-        coming = deque(pool.submit(next, batches) for _ in range(BATCHES_AHEAD))
-        while True:
-            batch = coming.popleft()
-            coming.append(pool.submit(next, batches))
-            yield batch.result()

@@ -29,6 +29,7 @@ LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
 MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
 CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
+LATEST = "latest"  # no run's id, which ends in a dash and a hash
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
 
 
@@ -79,6 +80,11 @@ class Run:
         """Step -> checkpoint folder, in order of steps."""
         folders = sorted((self.path / "checkpoints").glob("step-*"))
         return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+
+    def samples(self) -> dict[int, Path]:
+        """Step -> file of the samples drawn there: `latents`, scaled, `(prompts, 16, h, w)`; in order of steps."""
+        files = sorted((self.path / "samples").glob("step-*/latents.safetensors"))
+        return {int(file.parent.name.removeprefix("step-")): file for file in files}
 
 
 @dataclass(frozen=True)
@@ -205,12 +211,15 @@ def list_runs(runs_root: Path) -> list[str]:
 
 
 def find_run(runs_root: Path, run_id: str) -> Run:
-    """The run with this id.
+    """The run with this id; for `LATEST` the newest that continues no other, so that continuing it twice is one run.
 
     Raises:
         NameRefused: `run_id` is not a plain name.
         TrainingError: there is no such run; the text names those that there are.
     """
+    if run_id == LATEST:
+        runs = (find_run(runs_root, known) for known in list_runs(runs_root))
+        run_id = next((run.id for run in runs if not Job.read(run).continued_from), LATEST)
     folder = child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
     if not (folder / "settings.toml").is_file():
         known = list_runs(runs_root)
@@ -255,7 +264,8 @@ def sole_trainer(run: Run, stop_requested: Callable[[], bool]) -> Iterator[None]
 def state_of(runs_root: Path, run_id: str) -> str:
     """A text that changes whenever the run goes on; empty as long as there is no such run."""
     try:
-        return (find_run(runs_root, run_id).path / "status.json").read_text(encoding="utf-8")
+        run = find_run(runs_root, run_id)
+        return run.id + (run.path / "status.json").read_text(encoding="utf-8")  # two runs may have come equally far
     except (ImpastoError, FileNotFoundError):
         return ""
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import TrainingError
+from .features import unscale_latent
 from .objective import resolution_shift, shifted
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .runs import Run
 
 PREVIEW_GUIDANCE = 3.5  # what FLUX.1-dev is sampled with; training uses 1.0
 
@@ -36,3 +40,21 @@ def sample(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: in
     for sigma, following in zip(sigmas, sigmas[1:], strict=False):
         latents = latents + (following - sigma) * velocity(latents, sigma)
     return latents
+
+
+def drawn_samples(run: Run) -> tuple[Tensor, list[int]]:
+    """All samples of a run as raw latents `(samples, 16, h, w)`, which a VAE decodes, and the step of each.
+
+    Raises:
+        TrainingError: the run has drawn none.
+    """
+    from safetensors.torch import load_file
+
+    found = {step: load_file(file)["latents"] for step, file in run.samples().items()}
+    if not found:
+        raise TrainingError(
+            f"The run '{run.id}' has no samples. Set sample_steps above 0 in Training Settings, and train to its first "
+            "checkpoint."
+        )
+    steps = [step for step, latents in found.items() for _ in latents]
+    return unscale_latent(torch.cat(list(found.values()))), steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.errors import TrainingError
-from impasto.trainers import flux_weights, objective, recipe, runs
+from impasto.trainers import features, flux_weights, objective, recipe, runs, sampling
 from impasto.trainers.recipe import train_run
 from impasto.trainers.runs import Job
 from impasto.trainers.settings import OPTIMIZERS
@@ -196,6 +197,28 @@ def test_the_status_says_what_the_run_needs_and_what_is_free(make_run):
     assert re.search(r"Training in fp32 needs .* GB .*; .* GB are free", run.status()["plan"])
 
 
+def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint(make_run, tiny_features):
+    run = make_run(**QUICK | {"sample_steps": 2})
+    text = next(iter(features.load(tiny_features).samples)).text_path
+    listed = [{"text": "a pond", "seed": seed, "file": os.path.relpath(text, tiny_features.folder)} for seed in (1, 2)]
+    prompts = Path(tiny_features.folder) / "prompts.json"
+    prompts.write_text(json.dumps(listed))
+    try:
+        assert train(run)
+    finally:
+        prompts.unlink()
+    latents, steps = sampling.drawn_samples(run)
+    assert steps == [4, 4, 8, 8] and latents.shape[0] == 4
+    assert not torch.equal(latents[0], latents[1])
+    scaled = load_file(run.samples()[4])["latents"]
+    assert torch.allclose(features.scale_latent(latents[:2]), scaled, atol=1e-6)
+
+
+def test_a_run_without_samples_says_how_to_get_some(make_run):
+    with pytest.raises(TrainingError, match="has no samples.*sample_steps above 0"):
+        sampling.drawn_samples(make_run(**QUICK))
+
+
 def test_a_run_may_start_from_a_lora_and_then_does_what_it_did(make_run, tiny_features, tiny_weights):
     first = make_run("first", **QUICK)
     assert train(first)
@@ -235,7 +258,7 @@ def test_a_copied_run_folder_is_trained_without_comfyui_by_accelerate_launch(mak
 
 def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulation(make_run, tmp_path):
     one = make_run("one", **QUICK, steps=3, gradient_accumulation=2)
-    two = make_run("two", **QUICK, steps=3)
+    two = make_run("two", **QUICK, steps=3, streamed_blocks=1)  # which is no reason to send the base around
     assert train(one)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     child = Path(recipe.__file__).with_name("child.py")

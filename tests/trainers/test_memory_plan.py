@@ -179,11 +179,22 @@ def test_where_nothing_helps_this_is_said():
     assert "Even the least that can be set needs" in remedy(Settings(precision="bf16"), card(0.5))
 
 
+def test_planning_works_where_comfyui_runs_its_nodes():
+    budget = card(8, BatchShape(64, 64, 1, 16))
+    for rank, mode in ((3, torch.inference_mode()), (5, torch.no_grad())):
+        with mode:
+            planned = plan(Settings(precision="bf16", rank=rank), budget)
+        assert planned.gradients > 0
+
+
 def test_every_shape_of_a_run_has_to_fit():
     small, large = BatchShape(512, 512, 1, 512), BatchShape(1024, 1024, 1, 512)
     settings = Settings(precision="nf4")
     peaks = [plan(settings, card(8, *shapes)).peak for shapes in ((small,), (large,), (small, large))]
     assert peaks[0] < peaks[1] == peaks[2]
+    small, wordy = BatchShape(1024, 512, 1, 77), BatchShape(512, 512, 1, 512)
+    peaks = [plan(settings, card(8, *shapes)).peak for shapes in ((small,), (wordy,), (small, wordy))]
+    assert max(peaks[:2]) == peaks[2]
 
 
 def test_the_need_is_told_beside_what_is_free():
@@ -198,7 +209,8 @@ def test_running_out_against_the_plan_asks_for_clearly_less():
 
 
 def test_running_out_before_anything_was_planned_still_says_what_to_do():
-    assert "Close other programs" in explained(MemoryError("no memory"), Settings())
+    for budget in (None, card(8)):
+        assert "Close other programs" in explained(MemoryError("no memory"), Settings(precision="auto"), budget)
 
 
 @pytest.mark.parametrize("name", ["8 GB", "24 GB"])

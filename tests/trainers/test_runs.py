@@ -77,6 +77,23 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
         runs.find_run(tmp_path, "monet-00000000")
 
 
+def test_the_latest_run_is_the_one_begun_last_whatever_continues_it(tmp_path):
+    older, newer = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
+    save_checkpoint(newer, 10, 1)
+    longer = runs.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
+    for age, run in enumerate((longer, newer, older)):
+        (run.path / "status.json").write_text("{}")
+        os.utime(run.path / "settings.toml", (1000 - age, 1000 - age))
+    assert runs.find_run(tmp_path, runs.LATEST) == newer
+    assert runs.state_of(tmp_path, runs.LATEST) == runs.state_of(tmp_path, newer.id)
+    assert runs.state_of(tmp_path, newer.id) != runs.state_of(tmp_path, older.id)
+
+
+def test_the_latest_of_no_runs_is_told_to_be_none(tmp_path):
+    with pytest.raises(TrainingError, match="No run has been started yet"):
+        runs.find_run(tmp_path, runs.LATEST)
+
+
 def test_an_unfinished_run_publishes_its_checkpoints_but_no_final_lora(tmp_path):
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
@@ -132,3 +149,31 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path):
     torso.mkdir()
     assert checkpoints.latest(run.path / "checkpoints").step == 10
     assert not torso.exists()
+
+
+def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(tmp_path):
+    from impasto.trainers import lora_files
+    from safetensors.torch import load_file
+
+    run = make_run(tmp_path / "runs")
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
+    state[f"{name}.alpha"] = torch.tensor(3.0)
+    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    finish(run)
+    final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
+    assert all(key.startswith("lora_unet_double_blocks_0_") for key in load_file(final))
+    assert runs.lora_metadata(final)["impasto_run"] == run.id
+    read = lora_files.read(final)
+    assert all(torch.equal(read[key], state[key]) for key in state)
+    assert (final.parent / "monet.settings.toml").is_file()
+
+
+def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
+    run = make_run(tmp_path / "runs")
+    save_checkpoint(run, 10, 1)
+    finish(run)
+    (run.path / "workflow.json").write_text('{"nodes": []}')
+    folder = runs.publish(run, "monet", tmp_path / "loras").parent
+    assert (folder / "monet.settings.toml").read_bytes() == (run.path / "settings.toml").read_bytes()
+    assert (folder / "monet.workflow.json").read_text() == '{"nodes": []}'

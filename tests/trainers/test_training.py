@@ -72,6 +72,23 @@ def test_a_run_leaves_checkpoints_samples_metrics_and_its_peak_memory(uninterrup
     assert steps == list(range(25))
 
 
+def test_the_log_counts_the_sigmas_that_were_trained(uninterrupted):
+    log = (uninterrupted.path / "train.log").read_text()
+    counted = re.findall(r"Step (\d+); sigmas so far, by tenths of 0…1: \[(.*)\]", log)
+    totals = {int(step): sum(int(count) for count in counts.split(",")) for step, counts in counted}
+    trained = [len(record.get("sigma", ())) for record in uninterrupted.metrics()]
+    assert totals == {8: sum(trained[:9]), 16: sum(trained[:17]), 24: sum(trained)}
+
+
+def test_the_progress_names_the_best_step(make_run):
+    told = []
+    run = make_run(steps=8, checkpoint_every=4, sample_steps=0)
+    launch.train(run, cpu=True, progress=lambda done, total, text="", preview=None: told.append(text))
+    measured = {record["step"]: record["held_out_loss"] for record in run.metrics() if "held_out_loss" in record}
+    best = min(measured, key=measured.get)  # step 0 is the base model alone
+    assert f"(best {measured[best]:.4f} at step {best})" in told[-1] and "needs" in " ".join(told)
+
+
 def test_the_held_out_loss_falls(uninterrupted):
     held_out = [record["held_out_loss"] for record in uninterrupted.metrics() if "held_out_loss" in record]
     assert len(held_out) == 4 and held_out[-1] < held_out[0]

@@ -3,6 +3,7 @@ import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import FeatureError, TrainingError
 from impasto.trainers import adapter, flux_weights
+from impasto.trainers.streaming import StreamedBlocks
 from impasto.trainers.velocity import (
     blocks,
     compile_blocks,
@@ -24,6 +25,14 @@ def path(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory):
+    """A block of each kind, for what is done once for a kind."""
+    path = tmp_path_factory.mktemp("flux") / "shallow.safetensors"
+    save_file(transformer_weights(**SIZE | {"double_blocks": 1, "single_blocks": 1}), path)
+    return path
+
+
 def inputs(batch: int = 2, height: int = 8, width: int = 12):
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(batch, 16, height, width, generator=generator)
@@ -36,8 +45,8 @@ def trained_step(path, checkpointing: bool, precision="fp32", interval: int = 1,
     """Loss and adapter after one forward and backward pass from a fresh adapter."""
     transformer = flux_weights.load_transformer(path, precision)
     parameters = adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0)
-    prepare(transformer)
-    loss = predict_velocity(transformer, *inputs(), checkpointing=checkpointing, interval=interval).square().mean()
+    how = {"checkpointing": checkpointing, "interval": interval, "streamed": prepare(transformer)}
+    loss = predict_velocity(transformer, *inputs(), **how).square().mean()
     loss.backward()
     return loss, parameters
 
@@ -171,13 +180,17 @@ def compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(("precision", "backend"), [("fp32", "aot_eager"), ("int8", "eager"), ("nf4", "eager")])
-def test_compiled_blocks_learn_the_same(path, compiler, precision, backend):
+@pytest.mark.parametrize(
+    ("precision", "backend", "streaming"),
+    [("fp32", "aot_eager", False), ("int8", "eager", False), ("nf4", "eager", True)],
+)
+def test_compiled_blocks_learn_the_same(shallow, compiler, precision, backend, streaming):
     def compiled(transformer):
         compile_blocks(transformer, torch.device("cpu"), backend)
+        return StreamedBlocks(transformer, (0, 1), torch.device("cpu"), ring=1) if streaming else None
 
-    plain_loss, plain = trained_step(path, checkpointing=False, precision=precision)
-    loss, parameters = trained_step(path, True, precision, prepare=compiled)
+    plain_loss, plain = trained_step(shallow, checkpointing=False, precision=precision)
+    loss, parameters = trained_step(shallow, True, precision, prepare=compiled)
     assert not torch._dynamo.utils.counters["graph_break"]
     assert torch.allclose(plain_loss, loss, rtol=1e-5)
     assert all(
@@ -186,8 +199,8 @@ def test_compiled_blocks_learn_the_same(path, compiler, precision, backend):
     )
 
 
-def test_neither_steps_nor_sigmas_nor_ever_new_sizes_compile_again(path, compiler):
-    transformer = flux_weights.load_transformer(path, "fp32")
+def test_neither_steps_nor_sigmas_nor_ever_new_sizes_compile_again(shallow, compiler):
+    transformer = flux_weights.load_transformer(shallow, "fp32")
     adapter.add_lora(transformer, 4, 4.0, "image attention", seed=0)
     compile_blocks(transformer, torch.device("cpu"), compiler)
 
