@@ -41,7 +41,7 @@ def test_a_preset_takes_other_steps_and_says_where_it_comes_from(settings_nodes)
 
 def test_a_library_that_is_missing_is_named_before_anything_is_encoded(settings_nodes, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "bitsandbytes" and find(name, *more))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     with pytest.raises(TrainingError, match="precision nf4 needs bitsandbytes.*pip install bitsandbytes"):
         given(settings_nodes.MemorySettings, Settings(), precision="nf4")
     with pytest.raises(TrainingError, match="optimizer adamw8bit needs bitsandbytes"):
@@ -49,7 +49,7 @@ def test_a_library_that_is_missing_is_named_before_anything_is_encoded(settings_
 
 
 @pytest.fixture
-def settings_nodes():
+def settings_nodes(comfyui):
     from impasto.nodes import settings
 
     return settings
