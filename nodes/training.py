@@ -115,6 +115,7 @@ class FluxLoraTrainer(io.ComfyNode):
                 fingerprint,
                 start_lora=start,
                 start_hash=flux_weights.fingerprint(start) if start else "",
+                prompts=features.prompts,
             ),
         )
         return _train(run, name, lora_format, launch_profile, cls.hidden)

@@ -36,16 +36,19 @@ FLUX_LATENT_SHIFT = 0.1159  # black-forest-labs/flux util.py, ae_params.shift_fa
 FLUX_LATENT_SCALE = 0.3611  # black-forest-labs/flux util.py, ae_params.scale_factor
 PREVIEW_EVERY = 1.0  # seconds
 INDEX = "index.json"
-PROMPTS = "prompts.json"
 DATASET_CONFIG = "dataset.toml"
 
 
 @dataclass(frozen=True)
 class Features:
-    """Encoded training data: `folder` holds index.json, and its name is `key`."""
+    """Encoded training data: `folder` holds index.json, and its name is `key`.
+
+    `prompts` is the name of the file in it that lists the prompts of samples during training; "" for none.
+    """
 
     folder: str
     key: str
+    prompts: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,10 @@ def encode(
         _import_missing(text_table, captions, _inside(folder, index["empty_text"]), progress)
     # For whoever asks later what these features were made from; the trainer's run keeps a copy.
     _write_changed(folder / DATASET_CONFIG, Path(config_path).read_bytes())
-    _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
+    listed = _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     if not (folder / INDEX).is_file():
         _write_index(folder, index)
-    return Features(str(folder), key)
+    return Features(str(folder), key, listed)
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,13 @@ def _write_index(folder: Path, index: dict[str, Any]) -> None:
     _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
 
 
-def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> None:
-    """List the prompts of samples during training, in place of those of before."""
-    if prompts:
-        _write_changed(folder / PROMPTS, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
-    else:
-        files.remove(folder / PROMPTS)
+def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> str:
+    """List the prompts of samples during training in a file named by their hash, which never changes; its name."""
+    if not prompts:
+        return ""
+    name = f"prompts-{files.content_hash(prompts)}.json"
+    _write_changed(folder / name, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
+    return name
 
 
 def _encode_missing(
@@ -329,7 +333,7 @@ def load(features: Features) -> FeatureSet:
         raise FeatureError(f"The training data {folder} is of version {index['version']}, not {VERSION}. {REMEDY}")
     empty_text = _inside(folder, index["empty_text"])
     samples = tuple(_sample(folder, entry, index["batch_size"]) for entry in index["samples"])
-    prompts = _json(folder / PROMPTS) if (folder / PROMPTS).is_file() else []
+    prompts = _json(folder / features.prompts) if features.prompts else []
     listed = tuple((prompt["text"], prompt["seed"], _inside(folder, prompt["file"])) for prompt in prompts)
     paths = (empty_text, *(path for sample in samples for path in sample.files), *(path for _, _, path in listed))
     for path in dict.fromkeys(paths):

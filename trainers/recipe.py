@@ -162,7 +162,8 @@ class FluxLoraRecipe:
         self.accelerator.log(numbers, step=step)
 
     def load_features(self) -> None:
-        self.features = features.load(features.Features(self.job.features_folder, self.job.features_key))
+        job = self.job
+        self.features = features.load(features.Features(job.features_folder, job.features_key, job.prompts))
         self.training_samples = tuple(sample for sample in self.features.samples if not sample.held_out)
         self.held_out = tuple(sample for sample in self.features.samples if sample.held_out)[:HELD_OUT_PICTURES]
         if not self.training_samples:

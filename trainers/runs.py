@@ -104,6 +104,7 @@ class Job:
         start_lora: file of the LoRA that training starts from, and `start_hash` what identifies its content; "" for a
             new LoRA.
         continued_from: id of the run that this one goes on from, and `first_step` where it does.
+        prompts: the file in `features_folder` that lists the prompts of its samples; "" for none.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Job:
     start_hash: str = ""
     continued_from: str = ""
     first_step: int = 0
+    prompts: str = ""
 
     def identity(self) -> dict[str, Any]:
         """Everything that the final weights depend on: contents, not places."""

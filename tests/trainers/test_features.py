@@ -461,15 +461,16 @@ PROMPTS = [("a harbour at dawn", 7), ("caption 1", 2**64 - 1)]
 def test_prompts_are_encoded_and_listed_and_no_part_of_the_key(config):
     plain = encode(config)
     encoders = CountingEncoders()
-    assert encode(config, encoders, prompts=PROMPTS) == plain
+    prompted = encode(config, encoders, prompts=PROMPTS)
+    assert (prompted.folder, prompted.key) == (plain.folder, plain.key)
     assert encoders.texts == ["a harbour at dawn"]  # the other is a caption too
 
-    loaded = features.load(plain)
+    loaded = features.load(prompted)
     assert [(text, seed) for text, seed, _ in loaded.prompts] == PROMPTS
     for text, _, path in loaded.prompts:
         assert torch.equal(loaded.load_text(path)[0], encoders.encode_text(text)[0])
-    assert encode(config) == plain
-    assert features.load(plain).prompts == ()
+    assert encode(config) == plain and features.load(plain).prompts == ()
+    assert features.load(prompted).prompts == loaded.prompts  # which encoding without them has not touched
 
 
 def test_a_config_written_by_hand_is_read_and_reported_subset_by_subset(tmp_path):

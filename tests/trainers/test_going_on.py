@@ -287,15 +287,12 @@ def test_the_status_says_what_the_run_needs_and_what_is_free(make_run):
 
 
 def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint(make_run, tiny_features):
-    run = make_run(**QUICK | {"sample_steps": 2})
     text = next(iter(features.load(tiny_features).samples)).text_path
     listed = [{"text": "a pond", "seed": seed, "file": os.path.relpath(text, tiny_features.folder)} for seed in (1, 2)]
-    prompts = Path(tiny_features.folder) / "prompts.json"
-    prompts.write_text(json.dumps(listed))
-    try:
-        assert train(run)
-    finally:
-        prompts.unlink()
+    (Path(tiny_features.folder) / "prompts-1.json").write_text(json.dumps(listed))
+    run = make_run(**QUICK | {"sample_steps": 2})
+    assert runs.create_run(Path(run.folder).parent, dataclasses.replace(Job.read(run), prompts="prompts-1.json")) == run
+    assert train(run)
     latents, steps = sampling.drawn_samples(run)
     assert steps == [4, 4, 8, 8] and latents.shape[0] == 4
     assert not torch.equal(latents[0], latents[1])
