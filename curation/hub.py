@@ -91,6 +91,10 @@ class Connection:
         """End every wait and every transfer with `Stopped`."""
         self._stopped.set()
 
+    def raise_if_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+
     def countdown(self) -> str:
         """What to tell while the hub's rate limit is waited for; "" at other times."""
         left = self._resume_at - time.monotonic()
@@ -139,11 +143,10 @@ class Connection:
             _check_range(response, file, start + sink.tell(), length - sink.tell())
             # read1 hands over what has arrived; waiting for a whole block would lose it when the connection breaks
             while block := response.raw.read1(BLOCK):
+                self.raise_if_stopped()  # before it is written: whoever goes on may write into the same file
                 sink.write(block[: length - sink.tell()])
                 with self._lock:
                     self.received += len(block)
-                if self._stopped.is_set():
-                    raise Stopped
             if sink.tell() < length:
                 raise requests.ConnectionError("the connection ended early")
 
@@ -210,8 +213,7 @@ class Connection:
         while (left := self._resume_at - time.monotonic()) > 0:
             if self._stopped.wait(min(left, 1.0)):
                 raise Stopped
-        if self._stopped.is_set():
-            raise Stopped
+        self.raise_if_stopped()
 
     def _session(self) -> requests.Session:
         if not hasattr(self._threads, "session"):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 TICK = 0.2  # seconds between two looks at Cancel
+LAST_WAIT = 1.0  # seconds for threads that are told to stop: looking up a name or connecting, they do not hear it
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,11 +33,13 @@ def in_parallel(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with its result as they come, calling `tick` several times a second.
 
-    Whatever is raised, by `work`, by `tick` (Cancel) or by whoever iterates, stops all threads before it goes on.
+    Whatever is raised, by `work`, by `tick` (Cancel) or by whoever iterates, stops all threads before it goes on. One
+    that does not hear it within a second is left behind, to end by itself.
     """
     pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="impasto-fetch")
+    running: dict[concurrent.futures.Future[Result], Item] = {}
     try:
-        running = {pool.submit(work, item): item for item in items}
+        running.update((pool.submit(work, item), item) for item in items)
         while running:
             done, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
             tick()
@@ -44,6 +47,7 @@ def in_parallel(
                 yield running.pop(future), future.result()
     except BaseException:
         connection.stop()
+        pool.shutdown(wait=False, cancel_futures=True)
+        concurrent.futures.wait(running, LAST_WAIT)
         raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    pool.shutdown()

@@ -209,24 +209,27 @@ class HubRepository:
         begun = part.exists()
         connection.download(self._revision, shard, place.start, place.length, part)
         try:
-            outcomes = self._unpack(folder, group, keep, part)
+            outcomes = self._unpack(connection, folder, group, keep, part)
         except DatasetError:
             part.unlink()
             if not begun:
                 raise
             # the beginning dates from before a crash of the machine, which can leave a hole in a file
             connection.download(self._revision, shard, place.start, place.length, part)
-            outcomes = self._unpack(folder, group, keep, part)
+            outcomes = self._unpack(connection, folder, group, keep, part)
         fetched.add(shard.oid, {str(row): outcome for row, outcome in outcomes.items()})
         part.unlink()
         return outcomes
 
-    def _unpack(self, folder: Path, group: tuple[int, int], keep: set[int], part: Path) -> dict[int, Outcome]:
+    def _unpack(
+        self, connection: Connection, folder: Path, group: tuple[int, int], keep: set[int], part: Path
+    ) -> dict[int, Outcome]:
         shard, place = self._shards[group[0]], self._group(group)
         outcomes: dict[int, Outcome] = {}
         with self._opened(shard, self._tail_path(shard).read_bytes(), [(place.start, part.read_bytes())]) as file:
             column = self._indexes[group[0]].column
             for row, data in read_group(file, group[1], place.first, column, keep):
+                connection.raise_if_stopped()
                 outcomes[row] = stored_or_refused(folder, data)
         return outcomes
 

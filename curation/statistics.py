@@ -29,7 +29,7 @@ BARS = 10  # in one chart; what is rarer is counted together
 TEXT_ENCODERS = {"clip": ("CLIP", 77), "t5": ("T5", 512)}  # name, and tokens that FLUX was trained with
 
 Bucket = Callable[[int, int], tuple[int, int]]  # width and height of a picture -> of its bucket
-TokenCounts = Callable[[str], Mapping[str, int]]  # caption -> tokens by key of `TEXT_ENCODERS`
+TokenCounts = Callable[[str], tuple[int, int]]  # caption -> tokens, in the order of `TEXT_ENCODERS`
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def statistics(
     captions = [record.text for record in records if record.text]
     tokens: dict[str, list[int]] = {key: [] for key in TEXT_ENCODERS}
     for done, text in enumerate(captions, start=1):
-        for key, count in count_tokens(text).items():
+        for key, count in zip(TEXT_ENCODERS, count_tokens(text), strict=True):
             tokens[key].append(count)
         if done % 100 == 0 or done == len(captions):
             progress(done, len(captions), f"Counted the tokens of {done} of {len(captions)} captions")

@@ -39,7 +39,7 @@ class DatasetConfig:
     """A dataset TOML on disk."""
 
     path: str  # absolute
-    hash: str  # of the dataset's revision and the settings, the same wherever the file lies
+    hash: str  # of the pictures, captions and settings; of a dataset of ours the same wherever the file lies
 
 
 # What sd-scripts cannot do from a cache (train_util.py, is_text_encoder_output_cacheable and is_latent_cacheable). It

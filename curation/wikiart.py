@@ -147,7 +147,8 @@ def load_paintings(
             f"{_counted(refusals)}. Fetch the source again."
         )
     _write_available(folder, cells)
-    return Loaded(write_manifest(folder, records, refusals), _report(request, cells, records, refusals))
+    report = "\n".join([_report(request, cells, records, refusals), *_notes(source)])
+    return Loaded(write_manifest(folder, records, refusals), report)
 
 
 def open_source(datasets_root: Path, request: Request, hub: Hub | None = None, site: Site | None = None) -> Source:
@@ -222,7 +223,11 @@ def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: 
     lines = [_asked(request), table([Filled(c.name, c.asked, len(c.pool), taken=len(rows[c.name])) for c in cells])]
     if isinstance(source, HubRepository | WikiArtOrg):
         lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_notes(source)])
+
+
+def _notes(source: Source) -> list[str]:
+    return source.notes if isinstance(source, WikiArtOrg) else []
 
 
 def _other_way(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:

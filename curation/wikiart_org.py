@@ -2,7 +2,8 @@
 
 Its JSON lists tell which paintings have a style, a genre or an artist, sixty a page, and nothing else of their labels.
 So the lists of every label asked for are read first, which is what takes the time, and a painting has the labels of
-the lists it is in. Pages are kept under `<datasets root>/.sources/wikiart.org/` and never read again.
+the lists it is in. Pages with paintings are kept
+under `<datasets root>/.sources/wikiart.org/` and never read again.
 
 The addresses are those that gallery-dl 1.x (`extractor/wikiart.py`) uses, the limits those of WikiArt.org's page on its
 API: 10 requests in 2.5 seconds, 400 requests an hour, 20 pictures a second.
@@ -132,6 +133,7 @@ class WikiArtOrg:
         self._list_pace = Pace(LIST_LIMITS, site.clock, cache / "requests.jsonl")
         self._picture_pace = Pace(PICTURE_LIMITS, site.clock)
         self._paintings: list[Painting] = []
+        self.notes: list[str] = []  # for the report: lists that ended early, once `rows` has read them
 
     @property
     def shard_names(self) -> list[str]:
@@ -156,10 +158,17 @@ class WikiArtOrg:
         first = {of: self._page(of, 1) for of in self._lists}
         pages = {of: min(page.pages, MOST_PAGES) if page else 0 for of, page in first.items()}
         self._read([(of, number) for of in self._lists for number in range(1, pages[of] + 1)], progress)
+        self.notes = []
         paintings: dict[str, Painting] = {}
         labels: dict[str, dict[str, str]] = {}
         for of in self._lists:
-            for page in filter(None, (self._page(of, number) for number in range(1, pages[of] + 1))):
+            read = [page for number in range(1, pages[of] + 1) if (page := self._page(of, number))]
+            if not read or len(read) < pages[of]:
+                place = f"ended at page {len(read)} of {pages[of]}" if read else "is empty"
+                self.notes.append(
+                    f"{NAME}'s list of the {of.kind} '{of.label}' {place}. The rest is asked for when this runs again."
+                )
+            for page in read:
                 for painting in page.paintings:
                     paintings.setdefault(painting.id, painting)
                     labels.setdefault(painting.id, {}).setdefault(of.kind, of.label)
@@ -237,7 +246,7 @@ class WikiArtOrg:
     def _read_page(self, page: tuple[PaintingList, int]) -> None:
         of, number = page
         before = self._page(of, number - 1) if number > 1 else None
-        if number > 1 and not (before and before.paintings):
+        if number > 1 and not before:
             return  # the list ends earlier than its own count says
         url = of.url(number)
         # as the site's own pages ask, so that it answers with JSON
@@ -249,7 +258,8 @@ class WikiArtOrg:
                 f"{NAME} does not give page {number} of its list of the {of.kind} '{of.label}' ({refused}). Where it "
                 f"answers 404, write the {of.kind} as the address of its page there does. The pages read are kept."
             ) from refused
-        write_whole(self._path(of, number), json.dumps(answer))
+        if answer.paintings:
+            write_whole(self._path(of, number), json.dumps(answer))
 
     def _ask(self, url: str, pace: Pace, headers: Any = NO_HEADERS) -> bytes:
         """What is behind a URL, asked for again where the site is busy or fails."""
@@ -264,10 +274,13 @@ class WikiArtOrg:
                 attempt += 1
 
     def _page(self, of: PaintingList, number: int) -> Page | None:
-        """A page as it was read; None where it was not, or the file is damaged."""
+        """A page as it was read; None where it was not, or the file is damaged.
+
+        One without paintings counts as not read: the site may have been ailing, and the list goes on after all.
+        """
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             pages, paintings = json.loads(self._path(of, number).read_text(encoding="utf-8"))
-            return Page(pages, [Painting(*painting) for painting in paintings])
+            return Page(pages, [Painting(*painting) for painting in paintings]) if paintings else None
         return None
 
     def _path(self, of: PaintingList, number: int) -> Path:

@@ -5,14 +5,21 @@ Whether a trainer can use what they ask for is for that trainer's own reader.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, SettingsError
 from ..files import content_hash, write_whole
 from ..names import child_of
 from .toml import FLUX_TRAINER, NEWER_KEYS, SD_SCRIPTS, TARGETS, DatasetConfig
+
+if TYPE_CHECKING:
+    import tomlkit
+
+# Beside the pictures, but no input of training: configs, our copies of them, and what trainers cache.
+_NOT_READ = (".toml", ".npz", ".safetensors")
 
 REWRITTEN = ".impasto-"  # in the name of a rewritten file, which lies beside the one that a person wrote
 
@@ -53,26 +60,33 @@ def find_toml(root: Path, file: str) -> Path:
     return path
 
 
+def written_toml_fingerprint(source: Path) -> str:
+    """Changes when the file is changed, or a picture or caption that it leads to is added, removed or rewritten.
+
+    Pictures that a metadata file names in folders below its image_dir are not looked at.
+
+    Raises:
+        DatasetError: the file is not TOML.
+    """
+    document = _parsed(source)
+    return content_hash([document.as_string(), _states(source.parent, _subsets(document))])
+
+
 def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
     """Write a copy beside `source` in which every image_dir and metadata_file is absolute and `changes` are made.
+
+    The hash of what is returned is of the copy and of the files that it leads to.
 
     A value is changed where the file gives it, whichever level that is; where no level does, in each `[[datasets]]`.
 
     Raises:
         DatasetError: the file is not TOML, has no datasets, or has keys that the target would refuse.
     """
-    import tomlkit
-
-    try:
-        document = tomlkit.parse(source.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # tomlkit's parse errors and UnicodeDecodeError are ValueErrors
-        raise DatasetError(
-            f"The dataset config {source} cannot be read: {error}. Correct or write it again."
-        ) from error
+    document = _parsed(source)
     datasets = _tables(document, "datasets")
     if not datasets:
         raise DatasetError(f"The dataset config {source} has no [[datasets]]. Add one that has [[datasets.subsets]].")
-    subsets = [subset for dataset in datasets for subset in _tables(dataset, "subsets")]
+    subsets = _subsets(document)
     levels = [*([document["general"]] if "general" in document else []), *datasets, *subsets]
     for name in ("resolution", "batch_size", "num_repeats"):
         if value := getattr(changes, name):
@@ -83,12 +97,39 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
                 subset[name] = (source.parent / str(subset[name])).as_posix()
     if changes.target == FLUX_TRAINER:
         _suit_flux_trainer(source, levels, datasets)
-    text = tomlkit.dumps(document)
+    text = document.as_string()
     stem = source.stem.partition(REWRITTEN)[0]
     path = source.with_name(f"{stem}{REWRITTEN}{content_hash(text, 8)}.toml")
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text)
-    return DatasetConfig(str(path), content_hash(text))
+    return DatasetConfig(str(path), content_hash([text, _states(source.parent, subsets)]))
+
+
+def _parsed(source: Path) -> tomlkit.TOMLDocument:
+    import tomlkit
+
+    try:
+        return tomlkit.parse(source.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:  # tomlkit's parse errors and UnicodeDecodeError are ValueErrors
+        raise DatasetError(
+            f"The dataset config {source} cannot be read: {error}. Correct or write it again."
+        ) from error
+
+
+def _subsets(document: Any) -> list[Any]:
+    return [subset for dataset in _tables(document, "datasets") for subset in _tables(dataset, "subsets")]
+
+
+def _states(folder: Path, subsets: Iterable[Any]) -> list[tuple[str, int, int]]:
+    """Path, bytes and time in nanoseconds of each file that the subsets lead to; relative ones lie in `folder`."""
+    files: set[Path] = set()
+    for subset in subsets:
+        if subset.get("metadata_file"):
+            files.add(folder / str(subset["metadata_file"]))
+        if subset.get("image_dir"):
+            files.update((folder / str(subset["image_dir"])).glob("*"))
+    states = [(path, path.stat()) for path in sorted(files) if path.is_file() and path.suffix.lower() not in _NOT_READ]
+    return [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
 
 
 def _tables(table: Any, name: str) -> list[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from comfy_api.latest import io
 
 from ..curation.exports import FORMATS, ExportSettings, export_dataset
 from ..curation.toml import TARGETS
-from ..curation.written_toml import Changes, find_toml, rewrite_dataset_toml
+from ..curation.written_toml import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
 from ..errors import ImpastoError
 from ..trainers import dataset_config
 from . import host, sockets
@@ -117,8 +116,9 @@ class ImpastoDatasetTOMLLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **others: object) -> str:
+        """Load again when the file, or a picture or a caption that it leads to, has changed."""
         try:
-            return hashlib.sha256(find_toml(host.datasets_root(), file).read_bytes()).hexdigest()
+            return written_toml_fingerprint(find_toml(host.datasets_root(), file))
         except (ImpastoError, OSError) as error:
             return str(error)  # execute says it in full
 

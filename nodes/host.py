@@ -572,15 +572,6 @@ def picture_encoder(clip_vision: ClipVisionModel) -> PictureEncoder:
     return PictureEncoder(model_identity(clip_vision.patcher), clip_vision.image_size, encode)
 
 
-def flux_token_counts(text: str) -> dict[str, int]:
-    """How many tokens FLUX's text encoders see of a text ("clip" and "t5"), start and end included, padding not."""
-    tokenizer = _flux_tokenizer()
-    return {
-        key: len(part.tokenizer(text)["input_ids"])
-        for key, part in (("clip", tokenizer.clip_l), ("t5", tokenizer.t5xxl))
-    }
-
-
 def image_batch(pictures: list[Image]) -> torch.Tensor:
     """PIL pictures of one size as a ComfyUI IMAGE: `(batch, height, width, 3)`, float32 in 0…1."""
     import numpy

@@ -35,6 +35,13 @@ def _int(name: str, tooltip: str, **more) -> io.Int.Input:
     return io.Int.Input(name, default=getattr(DEFAULTS, name), min=int(low), max=int(high), tooltip=tooltip, **more)
 
 
+def _seed() -> io.Int.Input:
+    # Fixed: the page would else draw another seed after each queue, which is another run, and none would go on.
+    fixed = io.ControlAfterGenerate.fixed
+    tooltip = "Decides the initial weights, the order, the noise and the caption dropout. Another seed, another run."
+    return _int("seed", tooltip, control_after_generate=fixed)
+
+
 def _float(name: str, tooltip: str, step: float, **more) -> io.Float.Input:
     low, high = RANGES[name]
     default = getattr(DEFAULTS, name)
@@ -81,7 +88,7 @@ class TrainingSettings(io.ComfyNode):
                 ),
                 _float("caption_dropout", "Share of batches trained with an empty caption.", 0.01),
                 _int("checkpoint_every", "Steps between checkpoints. Each becomes a LoRA file and a grid column."),
-                _int("seed", "Decides the initial weights, the order, the noise and the caption dropout."),
+                _seed(),
                 _combo("precision", PRECISIONS, _PRECISION, advanced=True),
                 _switch("gradient_checkpointing", _CHECKPOINTING, advanced=True),
                 _int("gradient_accumulation", "Batches per optimiser step.", advanced=True),
@@ -122,7 +129,7 @@ class TrainingPreset(io.ComfyNode):
                     max=int(RANGES["steps"][1]),
                     tooltip="Optimiser steps in all; 0 for the preset's.",
                 ),
-                _int("seed", "Decides the initial weights, the order, the noise and the caption dropout."),
+                _seed(),
             ],
             outputs=[
                 sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer."),

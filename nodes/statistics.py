@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..curation.statistics import draw, sheet, statistics
 from ..trainers.buckets import Buckets, assign
 from . import host, sockets
+from .captions import token_counts
 
 BUCKET_STEP = 64  # pixels; the defaults of Dataset TOML Writer
 SHORTEST_BUCKET = 256
@@ -56,7 +57,7 @@ class ImpastoDatasetStatistics(io.ComfyNode):
             max_bucket_reso=max(LONGEST_BUCKET, 2 * resolution),
         )
         bucket = functools.partial(assign, buckets=buckets)
-        found = statistics(dataset, resolution, bucket, host.flux_token_counts, host.progress())
+        found = statistics(dataset, resolution, bucket, token_counts, host.progress())
         pictures = [host.image_batch([picture]) for picture in (draw(found), sheet(dataset))]
         return io.NodeOutput(*pictures, json.dumps(found.as_json(), indent=2, ensure_ascii=False))
 

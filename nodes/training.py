@@ -215,8 +215,9 @@ class TrainingRunLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run_id",
-                    options=runs.list_runs(host.runs_root()),
-                    tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it.",
+                    options=[runs.LATEST, *runs.list_runs(host.runs_root())],
+                    tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it. "
+                    "latest: the newest that Continue Training did not make.",
                 )
             ],
             outputs=[sockets.Run.Output("run", tooltip="The run, for Progress Grid and Loss Plot.")],

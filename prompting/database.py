@@ -5,6 +5,7 @@ when one is damaged.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from ..errors import ImpastoError
 from ..files import appearing
+
+log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 30  # how long a writer waits for another
 COPY_SECONDS = 24 * 3600  # between two copies
@@ -60,7 +63,8 @@ def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
         try:
             yield connection
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite may have rolled back itself, as when the disk is full
+                connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
 
@@ -72,12 +76,15 @@ def _copy_daily(path: Path, connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA quick_check").fetchone()[0]
     if found != "ok":  # never copied over a good copy
         raise sqlite3.DatabaseError(found)
-    with appearing(copy) as temporary:
-        target = sqlite3.connect(temporary)
-        try:
-            connection.backup(target)
-        finally:
-            target.close()
+    try:
+        with appearing(copy) as temporary:
+            target = sqlite3.connect(temporary)
+            try:
+                connection.backup(target)
+            finally:
+                target.close()
+    except OSError as error:  # on Windows for one, while a virus scanner or a backup program holds the last copy
+        log.warning("%s was not copied to %s (%s); what is saved is saved all the same.", path, copy, error)
 
 
 @contextlib.contextmanager

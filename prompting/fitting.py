@@ -1,7 +1,7 @@
 """Shortening a long prompt to what an encoder takes in, the least important words first, and telling what went.
 
-A prompt is cut at commas, semicolons, line ends and ends of sentences, outside parentheses. Each segment belongs to a
-group, found by the words it holds. A person's marks stand at the beginning of a segment and always win:
+A prompt is cut at commas, semicolons, line ends and ends of sentences, outside pairs of parentheses. Each segment
+belongs to a group, found by the words it holds. A person's marks stand at the beginning of a segment and always win:
 
     ``!a red boat``           is never shortened
     ``~film grain``           goes first
@@ -126,17 +126,28 @@ def fit(prompt: str, encoder: Encoder) -> Fitted:
 def _pieces(prompt: str) -> list[tuple[str, str]]:
     """(text, what it was cut at) in order; never cut inside parentheses."""
     pieces, start, depth = [], 0, 0
+    paired = _paired(prompt)
     for found in _CUT_OR_BRACKET.finditer(prompt):
-        if found[0] == "(":
-            depth += 1
-        elif found[0] == ")":
-            depth = max(0, depth - 1)
-        elif not depth and not found[0].startswith("\\"):
+        if found.start() in paired:
+            depth += 1 if found[0] == "(" else -1
+        elif not depth and found[0][-1] not in "()":
             pieces.append((prompt[start : found.start()], found[0]))
             start = found.end()
     if start < len(prompt):
         pieces.append((prompt[start:], ""))
     return pieces
+
+
+def _paired(text: str) -> set[int]:
+    """Where the parentheses stand that have a partner. One without is a character like any other."""
+    opened: list[int] = []
+    paired: set[int] = set()
+    for found in _CUT_OR_BRACKET.finditer(text):
+        if found[0] == "(":
+            opened.append(found.start())
+        elif found[0] == ")" and opened:
+            paired |= {opened.pop(), found.start()}
+    return paired
 
 
 def _marked(written: str) -> tuple[str, str]:
@@ -198,7 +209,7 @@ def _inside(text: str) -> tuple[str, str, list[str], str]:
     weighted = _WEIGHTED.fullmatch(whole)
     if weighted and "(" not in weighted[1]:
         return space, "(", weighted[1].split(), f"{weighted[2] or ''})"
-    return (space, "", [whole], "") if "(" in whole or ")" in whole else (space, "", whole.split(), "")
+    return space, "", [whole] if _paired(whole) else whole.split(), ""
 
 
 def _joined(kept: list[tuple[Segment, str]]) -> str:

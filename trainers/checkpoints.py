@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
-from ..files import TEMPORARY_PREFIX, appearing, remove, remove_partials
+from ..files import TEMPORARY_PREFIX, appearing, remove
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
+BY_STOP = "by-stop"  # an empty file in a checkpoint that was written because of a stop, between milestones
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,30 @@ class Checkpoint:
         return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
 
 
+def found(folder: Path) -> dict[int, Path]:
+    """Step -> checkpoint folder in `folder`, in order of steps."""
+    named = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
+    return {step: path for step, path in sorted((int(match[1]), path) for match, path in named if match)}
+
+
 def latest(folder: Path) -> Checkpoint | None:
-    """The checkpoint with the most steps in `folder`; what a killed process left half-written is removed."""
-    remove_partials(folder)
-    found = sorted(folder.glob("step-*"))
-    return Checkpoint(int(found[-1].name.removeprefix("step-")), found[-1]) if found else None
+    """The checkpoint in `folder` with the most steps of those that training can go on from."""
+    whole = {step: path for step, path in found(folder).items() if (path / STATE_FILE).exists()}
+    return Checkpoint(max(whole), whole[max(whole)]) if whole else None
 
 
 def save(
-    folder: Path, step: int, adapter: dict[str, Tensor], metadata: dict[str, str], state: dict[str, Any]
+    folder: Path,
+    step: int,
+    adapter: dict[str, Tensor],
+    metadata: dict[str, str],
+    state: dict[str, Any],
+    milestone: bool = True,
 ) -> Checkpoint:
     """Write `step-<step>` into `folder` so that it is there whole or not at all.
+
+    Args:
+        milestone: False marks it as written because of a stop.
 
     Raises:
         TrainingError: the disk is full; the checkpoints before this one are untouched.
@@ -64,7 +79,23 @@ def save(
         temporary.mkdir()
         save_file(adapter, temporary / ADAPTER_FILE, metadata)
         torch.save(state, temporary / STATE_FILE)
+        if not milestone:
+            (temporary / BY_STOP).touch()
     return checkpoint
+
+
+def is_by_stop(checkpoint_folder: Path) -> bool:
+    return (checkpoint_folder / BY_STOP).exists()
+
+
+def keep(checkpoint_folder: Path) -> None:
+    """Make a milestone of a checkpoint that was written because of a stop."""
+    (checkpoint_folder / BY_STOP).unlink()
+
+
+def drop_state(checkpoint_folder: Path) -> None:
+    """Keep only the LoRA of a checkpoint that nothing goes on from."""
+    (checkpoint_folder / STATE_FILE).unlink(missing_ok=True)
 
 
 def discard(checkpoint_folder: Path) -> None:

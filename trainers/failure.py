@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .memory_plan import Budget
     from .settings import Settings
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch's words on a device and on the CPU
 SAID = "impasto: "  # begins a line of the log that is meant for the person
 QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
 
@@ -23,7 +24,7 @@ def explained(error: Exception, settings: Settings, budget: Budget | None = None
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full: {first_line(error)}. The checkpoints are whole. Free some space. {QUEUE_AGAIN}"
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
         return f"Out of memory while training: {first_line(error)} {cheaper(settings, budget)} {QUEUE_AGAIN}"
     return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
 

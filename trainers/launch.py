@@ -167,8 +167,13 @@ class _Follower:
                 whole, newline, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
             return []
+        try:
+            records = [json.loads(line) for line in whole.splitlines()]
+        except ValueError:  # rewritten, and already longer than before
+            self.offset = 0
+            return []
         self.offset += len(whole) + len(newline)
-        return [json.loads(line) for line in whole.splitlines()]
+        return records
 
     def text(self) -> str:
         if "loss" not in self.last:

@@ -47,6 +47,11 @@ class Metrics:
         kept = [record for record in read_jsonl(self.file) if record["step"] <= step]
         write_whole(self.file, "".join(json.dumps(record) + "\n" for record in kept))
 
+    def start_clock(self) -> None:
+        """Leave what was done since the last step out of the next one's seconds, where nothing is under way."""
+        if not self.waiting:
+            self.last = time.perf_counter()
+
     def add(self, record: dict[str, Any], loss_and_norm: torch.Tensor) -> None:
         """Take a step's record; its loss and gradient norm, shape `(2,)`, are still being computed."""
         self.waiting.append((record, _Arriving(loss_and_norm)))
@@ -62,7 +67,7 @@ class Metrics:
             loss, norm = arriving.values()
             now = time.perf_counter()
             record["seconds"], self.last = round(now - self.last, 4), now
-            if math.isfinite(loss) and math.isfinite(norm):
+            if math.isfinite(loss + norm):
                 record |= {"loss": loss, "grad_norm": norm}
             else:
                 record["skipped"] = "not finite"
@@ -70,8 +75,8 @@ class Metrics:
             self.check(record["step"], loss, norm)
 
     def check(self, step: int, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.count_broken(self.diverged(step, loss))
+        if not math.isfinite(loss + norm):
+            self.count_broken(self.diverged(step, norm if math.isfinite(loss) else loss))
             return
         self.broken = 0
         if loss == 0:
@@ -86,7 +91,7 @@ class Metrics:
             )
 
     def count_broken(self, reason: str) -> None:
-        """Count a step that changed nothing; the third in a row ends the run."""
+        """Count a step that taught nothing; the third in a row ends the run."""
         self.broken += 1
         if self.broken >= BROKEN_IN_A_ROW:
             raise TrainingError(reason)
@@ -102,15 +107,16 @@ class Metrics:
         self.count_broken(reason)
 
     def diverged(self, step: int, loss: float) -> str:
-        """What to say of a loss or a LoRA that is not finite."""
+        """What to say of a loss, gradient or LoRA that is not finite."""
         if step <= BROKEN_IN_A_ROW:
             return (
-                f"The loss is {loss} before anything was learned: the base model {self.job.weights} or the encoded "
-                "training data hold values that are not finite. Try another file of the model, or another VAE and CLIP."
+                f"The loss or its gradient is {loss} before anything was learned: the base model {self.job.weights} or "
+                "the encoded training data hold values that are not finite. Try another file of the model, or another "
+                "VAE and CLIP."
             )
         return (
-            f"The loss or the LoRA became {loss} at step {step}; it was not saved. The checkpoints before it "
-            f"are whole. Lower learning_rate (now {self.job.settings.learning_rate:g}) and queue again."
+            f"The loss, its gradient or the LoRA became {loss} at step {step}; it was not saved. The checkpoints "
+            f"before it are whole. Lower learning_rate (now {self.job.settings.learning_rate:g}) and queue again."
         )
 
     def write(self, record: dict[str, Any]) -> None:

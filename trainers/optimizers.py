@@ -7,10 +7,11 @@ import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import TrainingError
 
 if TYPE_CHECKING:
-    import torch
     from accelerate.optimizer import AcceleratedOptimizer
 
     from .settings import Settings
@@ -89,13 +90,14 @@ def averaged(optimizer: AcceleratedOptimizer, ema: Any, parameters: list[torch.n
 
     They differ for a schedule-free optimiser and with a moving average (`ema`, diffusers' EMAModel or None).
     """
+    trained = [parameter.detach().clone() for parameter in parameters]  # to eval and back would be to round twice
     optimizer.eval()
     if ema:
-        ema.store(parameters)
         ema.copy_to(parameters)
     try:
         yield
     finally:
-        if ema:
-            ema.restore(parameters)
         optimizer.train()
+        with torch.no_grad():
+            for parameter, value in zip(parameters, trained, strict=True):
+                parameter.copy_(value)

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import TrainingError
-from ..files import appearing, write_whole
+from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
 from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling
 from .batches import Batch, prefetched
-from .failure import explained
+from .failure import SAID, explained
 from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, make_optimizer, make_scheduler
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PLANNED = ("lr", "initial_lr", "weight_decay")  # what settings decide in an optimiser's group
 HELD_OUT_PICTURES = 8  # evaluated at most: with 4 sigmas each, 32 forward passes per evaluation
 
 
@@ -57,7 +59,11 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
         recipe.train()
     except Exception as error:
         logger.exception("Training failed")
-        recipe.report("failed", error=explained(error, recipe.settings, recipe.budget))
+        said = explained(error, recipe.settings, recipe.budget)
+        try:
+            recipe.report("failed", error=said)
+        except OSError:  # the disk is full
+            sys.stderr.write(f"\n{SAID}{said}\n")
         return False
     finally:
         recipe.cleanup()
@@ -101,6 +107,7 @@ class FluxLoraRecipe:
         self.plan = ""
         self.doing = ""
         self.told = 0.0
+        self.owed = False  # whether the checkpoint gone back to is a milestone that was stopped before its measuring
 
     def setup(self) -> None:
         """Load features and base model, add the adapter, and go back to the last checkpoint if there is one."""
@@ -109,6 +116,9 @@ class FluxLoraRecipe:
         self.device = self.accelerator.device
         self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self.send)
         self.load_features()
+        if self.accelerator.is_main_process:
+            remove_partials(self.run.path / "checkpoints")
+        self.accelerator.wait_for_everyone()
         checkpoint = checkpoints.latest(self.run.path / "checkpoints")
         state = checkpoint.state() if checkpoint else {}
         self.settings = self.plan_memory(state.get("precision"))
@@ -127,21 +137,23 @@ class FluxLoraRecipe:
         model = VelocityModel(self.transformer, self.settings, streamed)
         # Every process has read the same base: it is neither sent around nor, where it is streamed, moved.
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        frozen += [name for name, _ in model.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer, device_placement=[False, False])
 
     def make_accelerator(self) -> Any:
         from accelerate import Accelerator
+        from accelerate.tracking import get_available_trackers
 
         tracker = self.settings.tracker
-        try:
-            tracking = {} if tracker == "none" else {"log_with": tracker, "project_dir": self.run.path / "logs"}
-            accelerator = Accelerator(cpu=self.cpu, **tracking)
-        except ValueError as error:  # accelerate's word for a tracker whose package is missing
+        if tracker != "none" and tracker not in {known.value for known in get_available_trackers()}:
             raise TrainingError(
                 f"The tracker {tracker} is not installed. Install it into ComfyUI's Python with "
                 f"'python -m pip install {tracker}', or choose none."
-            ) from error
+            )
+        tracking = {} if tracker == "none" else {"log_with": tracker, "project_dir": self.run.path / "logs"}
+        # Not the launch profile's precision: that would train other weights.
+        accelerator = Accelerator(cpu=self.cpu, mixed_precision="no", **tracking)
         if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             raise TrainingError(
                 f"The launch profile shards the model ({accelerator.distributed_type.value}), which this trainer does "
@@ -258,16 +270,28 @@ class FluxLoraRecipe:
         return EMAModel(self.parameters, decay=decay, foreach=True) if decay else None
 
     def go_back_to(self, checkpoint: Checkpoint, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        processes = self.accelerator.num_processes
+        if state["processes"] != processes:
+            raise TrainingError(
+                f"The run was trained by {state['processes']} processes and is to go on with {processes}, which would "
+                "give it other batches. Choose the launch profile it was begun with, or begin another run."
+            )
         adapter.load_lora_state_dict(self.transformer, checkpoint.adapter())
+        planned = [{name: group[name] for name in _PLANNED if name in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
-        if checkpoint.step > self.job.first_step:  # a continued run plans its learning rate anew
+        if checkpoint.step > self.job.first_step:
             self.scheduler.load_state_dict(state["scheduler"])
+        else:  # a continued run plans its learning rate anew
+            for group, values in zip(optimizer.param_groups, planned, strict=True):
+                group.update(values)
         if self.ema:
             self.ema.load_state_dict(state["ema"])
+            self.ema.to(self.device)
         with torch.no_grad():
             for parameter, trained in zip(self.parameters, state["trained"], strict=True):
                 parameter.copy_(trained)
         self.step = checkpoint.step
+        self.owed = checkpoints.is_by_stop(checkpoint.folder) and self.is_milestone(self.step)
         logger.info("Going on from step %d", self.step)
 
     def check_disk(self) -> None:
@@ -283,42 +307,47 @@ class FluxLoraRecipe:
                 "Free some space and queue again, or choose a smaller rank."
             )
 
-    def train(self) -> bool:
-        """Train to the last step.
-
-        Returns:
-            True when the run is finished, False when it was asked to stop; the last step is saved either way.
+    def train(self) -> None:
+        """Train to the last step, or to the one at which it is asked to stop; that step is saved.
 
         Raises:
             TrainingError: the loss stays without a finite value, nothing can be learned, or the disk is full.
         """
-        settings = self.settings
+        self.doing = ""
         self.report("training")
+        self.report("finished" if self.train_to_the_end() else "stopped")
+        if warning := spilled_device():
+            logger.warning(warning)
+
+    def train_to_the_end(self) -> bool:
+        """Whether the end was reached; if not, a stop was asked for."""
+        settings = self.settings
         if self.step == 0:
             self.evaluate_untrained()
-            if self.should_stop():
-                self.report("stopped")
+        elif self.owed:
+            if not self.measure():
                 return False
+            checkpoints.keep(self.run.checkpoints()[self.step])
+            self.discard_checkpoints()
+        if self.step < settings.steps and self.should_stop():
+            return False
         with contextlib.closing(prefetched(self.batches())) as batches:
             self.model.train()
             self.optimizer.train()  # of concern to schedule-free ones alone
-            while self.step < settings.steps:
+            while self.step < settings.steps and not self.should_stop_early():
+                self.metrics.start_clock()
                 self.train_step(batches)
-                milestone, stopping = self.is_milestone(self.step), self.should_stop()
+                milestone = self.is_milestone(self.step) and self.measure()
+                stopping = self.should_stop()
                 if milestone or stopping:
                     self.save(milestone)
-                if stopping and self.step < settings.steps:
-                    self.report("stopped")
+                if stopping and not (milestone and self.step == settings.steps):
                     return False
-                if milestone and self.should_stop_early():
-                    break
-        self.report("finished")
-        if warning := spilled_device():
-            logger.warning(warning)
         return True
 
     def evaluate_untrained(self) -> None:
-        loss = self.held_out_loss()
+        with self.measuring():
+            loss = self.held_out_loss()
         if loss is not None and not math.isfinite(loss):
             raise TrainingError(self.metrics.diverged(0, loss))
         self.metrics.write({"step": 0, "held_out_loss": loss})
@@ -332,7 +361,7 @@ class FluxLoraRecipe:
             "sigma": [round(sigma, 4) for batch in taken for sigma in batch.sigma.tolist()],
         }
         try:
-            loss_and_norm = self.optimise(taken)
+            loss = self.add_gradients(taken)
         except torch.OutOfMemoryError as error:
             if self.accelerator.num_processes > 1:  # the others would wait for this one's gradients
                 raise
@@ -340,21 +369,13 @@ class FluxLoraRecipe:
             logger.warning("Step %d is left out: %s", self.step + 1, error)
             self.metrics.skipped(record, "out of memory", explained(error, self.settings, self.budget))
         else:
-            self.metrics.add(record, loss_and_norm)
+            self.metrics.add(record, torch.stack([loss, self.follow_gradients()]))
         self.step += 1
         self.scheduler.step()
-        if self.is_milestone(self.step):
-            record["held_out_loss"] = self.held_out_loss()
-            self.metrics.settle()
-        else:
-            self.metrics.settle(late=1)
+        self.metrics.settle(late=1)
 
-    def optimise(self, batches: list[Batch]) -> Tensor:
-        """One optimiser step over all of `batches`.
-
-        Returns:
-            Their mean loss and the norm of its gradient, before clipping: shape `(2,)`, on the device.
-        """
+    def add_gradients(self, batches: list[Batch]) -> Tensor:
+        """Forward and backward pass of all `batches`; their mean loss, on the device."""
         total = torch.zeros((), device=self.device)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
@@ -364,6 +385,13 @@ class FluxLoraRecipe:
                 loss = self.loss(batch) / len(batches)
                 self.accelerator.backward(loss)
             total += loss.detach()
+        return self.accelerator.reduce(total, "mean")
+
+    def follow_gradients(self) -> Tensor:
+        """One step of the optimiser; the norm of the gradient before clipping, on the device.
+
+        Where that is not finite, the gradient counts as 0: only momentum and weight decay act.
+        """
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm or math.inf)
         broken = ~norm.isfinite()  # decided on the device, for to ask it would be to wait for it
         for parameter in self.parameters:
@@ -372,7 +400,7 @@ class FluxLoraRecipe:
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.step(self.parameters)
-        return torch.stack([self.accelerator.reduce(total, "mean"), norm])
+        return norm
 
     def loss(self, batch: Batch) -> Tensor:
         """Flow-matching loss of one batch."""
@@ -439,6 +467,22 @@ class FluxLoraRecipe:
         length = settings.checkpoint_epochs * self.batches_per_epoch
         return step * per_step // length > (step - 1) * per_step // length
 
+    def measure(self) -> bool:
+        """Do what a milestone is for: measure the held-out loss and draw the samples.
+
+        Returns:
+            False when asked to stop meanwhile; then it is made up for when the run goes on.
+        """
+        self.metrics.settle()
+        with self.measuring():
+            loss, samples = self.held_out_loss(), self.sample()
+        if self.hurried():
+            return False
+        self.metrics.write({"step": self.step, "held_out_loss": loss})
+        if samples is not None and self.accelerator.is_main_process:
+            self.save_samples(samples)
+        return True
+
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
         """Mean loss over the held-out pictures at fixed sigmas and fixed noise, comparable between steps and runs.
@@ -446,15 +490,14 @@ class FluxLoraRecipe:
         None when nothing is held out, or when the run was asked to stop meanwhile.
         """
         losses = []
-        with self.measuring():
-            for sample in self.held_out:
-                latents = self.features.load_latent(sample)[None]
-                noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
-                texts = self.load_texts([sample.text_path])
-                for sigma in objective.HELD_OUT_SIGMAS:
-                    if self.hurried():
-                        return None
-                    losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts)))
+        for sample in self.held_out:
+            latents = self.features.load_latent(sample)[None]
+            noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
+            texts = self.load_texts([sample.text_path])
+            for sigma in objective.HELD_OUT_SIGMAS:
+                if self.hurried():
+                    return None
+                losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts)))
         return torch.stack(losses).mean().item() if losses else None
 
     @torch.no_grad()
@@ -506,61 +549,68 @@ class FluxLoraRecipe:
         return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.device)).item())
 
     def should_stop_early(self) -> bool:
-        """Whether the held-out loss has not become better for `early_stop_patience` evaluations."""
+        """Whether the held-out loss has not become better for `early_stop_patience` milestones."""
         patience = self.settings.early_stop_patience
+        if not patience or not self.is_milestone(self.step):
+            return False
         self.accelerator.wait_for_everyone()  # the first process writes what all read
-        steps = [step for step, _ in self.run.evaluations()]
         best = self.run.best_step()
-        stop = bool(patience and best is not None and len([step for step in steps if step > best]) >= patience)
+        stop = best is not None and len([step for step, _ in self.run.evaluations() if step > best]) >= patience
         if stop:
             logger.info("Stopped early: no better held-out loss since step %d", best)
         return stop
 
     def save(self, milestone: bool) -> None:
-        """Write the checkpoint of this step, and at a milestone its sample.
+        """Write the checkpoint of this step.
 
-        A checkpoint written because of a stop is dropped at the next milestone, so that an interrupted run ends with
-        the same files as an uninterrupted one.
+        One written because of a stop is dropped at the next milestone, so that an interrupted run ends with the same
+        files as an uninterrupted one.
         """
         self.metrics.settle()
         state = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "precision": self.settings.precision,
+            "processes": self.accelerator.num_processes,
             "trained": [parameter.detach().to("cpu", copy=True) for parameter in self.parameters],
             "ema": self.ema and self.ema.state_dict(),
         }
         with self.measuring():
             lora = adapter.lora_state_dict(self.transformer)
-            sample = self.sample() if milestone else None
         if not self.accelerator.is_main_process:
             return
         if not all(weight.isfinite().all() for weight in lora.values()):
             raise TrainingError(self.metrics.diverged(self.step, math.nan))
-        if sample is not None:
-            self.save_sample(sample)
         self.metrics.flush()
-        folder = self.run.path / "checkpoints"
-        checkpoints.save(folder, self.step, lora, self.metadata(), state)
+        checkpoints.save(self.run.path / "checkpoints", self.step, lora, self.metadata(), state, milestone)
         if milestone:
             self.discard_checkpoints()
             sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
             logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
+            self.report("training")
 
     def metadata(self) -> dict[str, str]:
         guidance = self.transformer.config.guidance_embeds
         return provenance.metadata(self.run, self.job, self.step, self.training_samples, guidance)
 
     def discard_checkpoints(self) -> None:
-        """Drop those written because of a stop, and all but the latest `keep_checkpoints` and the best."""
-        folders = self.run.checkpoints()
-        milestones = [step for step in folders if self.is_milestone(step)]
-        kept = {*milestones[-self.settings.keep_checkpoints :], self.run.best_step()}
-        for step, folder in folders.items():
-            if step not in kept:
+        """Drop those written because of a stop, and all but the latest `keep_checkpoints` and the best.
+
+        Of those that are kept, only this one is gone on from: the others keep their LoRA alone.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        earlier = {step: folder for step, folder in self.run.checkpoints().items() if step < self.step}
+        milestones = [step for step, folder in earlier.items() if not checkpoints.is_by_stop(folder)]
+        others = self.settings.keep_checkpoints - 1
+        kept = {*(milestones[-others:] if others > 0 else milestones if others < 0 else ()), self.run.best_step()}
+        for step, folder in earlier.items():
+            if step in kept:
+                checkpoints.drop_state(folder)
+            else:
                 checkpoints.discard(folder)
 
-    def save_sample(self, latents: Tensor) -> None:
+    def save_samples(self, latents: Tensor) -> None:
         from safetensors.torch import save_file
 
         target = self.run.path / "samples" / f"step-{self.step:06d}" / "latents.safetensors"
@@ -574,6 +624,7 @@ class FluxLoraRecipe:
             "name": self.job.name,
             "step": self.step,
             "total": self.settings.steps,
+            "patience": self.settings.early_stop_patience,
             "best_step": self.run.best_step(),
             "plan": self.plan,
             "doing": self.doing,
@@ -585,6 +636,8 @@ class FluxLoraRecipe:
         accelerator = getattr(self, "accelerator", None)
         if accelerator is None or accelerator.is_main_process:
             write_whole(self.run.path / "status.json", json.dumps(status, indent=1))
+        elif error:
+            sys.stderr.write(f"\n{SAID}{error}\n")
 
     def loading(self, done: int, total: int, text: str) -> None:
         """Say how far loading is, once a second."""

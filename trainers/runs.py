@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import filecmp
 import json
+import math
 import os
 import shutil
 import time
@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import ImpastoError, TrainingError
 from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import MAX_NAME_LENGTH, child_of
-from . import lora_files
+from . import checkpoints, lora_files
 from .checkpoints import ADAPTER_FILE
 from .features import DATASET_CONFIG
 from .settings import FIXED, Settings
@@ -29,6 +29,7 @@ LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
 MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
 CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
+LATEST = "latest"  # no run's id, which ends in a dash and a hash
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
 
 
@@ -58,18 +59,26 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has come to the end that it is now asked for: a finished run may be given more steps."""
-        status = self.status()
-        return status.get("state") == "finished" and status["total"] == Job.read(self).settings.steps
+        status, settings = self.status(), Job.read(self).settings
+        if status.get("state") != "finished" or status["total"] != settings.steps:
+            return False
+        return status["step"] == settings.steps or status["patience"] == settings.early_stop_patience
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
-        by_step = {record["step"]: record for record in read_jsonl(self.path / "metrics.jsonl")}
+        by_step: dict[int, dict[str, Any]] = {}
+        for record in read_jsonl(self.path / "metrics.jsonl"):  # a milestone's held-out loss is a line of its own
+            by_step.setdefault(record["step"], {}).update(record)
         return [by_step[step] for step in sorted(by_step)]
 
     def evaluations(self) -> list[tuple[int, float]]:
-        """(step, held-out loss) of the trained steps at which it was measured, in order."""
-        measured = [record for record in self.metrics() if "held_out_loss" in record and record["step"] > 0]
-        return [(record["step"], record["held_out_loss"]) for record in measured]
+        """(step, held-out loss) at the milestones that this run trained itself, in order."""
+        first = Job.read(self).first_step
+        return [
+            (record["step"], record["held_out_loss"])
+            for record in self.metrics()
+            if record["step"] > first and math.isfinite(record.get("held_out_loss", math.nan))
+        ]
 
     def best_step(self) -> int | None:
         """The step with the lowest held-out loss; None as long as none was measured."""
@@ -77,8 +86,7 @@ class Run:
 
     def checkpoints(self) -> dict[int, Path]:
         """Step -> checkpoint folder, in order of steps."""
-        folders = sorted((self.path / "checkpoints").glob("step-*"))
-        return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+        return checkpoints.found(self.path / "checkpoints")
 
     def samples(self) -> dict[int, Path]:
         """Step -> file of the samples drawn there: `latents`, scaled, `(prompts, 16, h, w)`; in order of steps."""
@@ -93,7 +101,8 @@ class Job:
     Attributes:
         name: of the LoRA.
         weights: the base model's file, and `fingerprint` what identifies its content.
-        start_lora: file of the LoRA that training starts from, and `start_hash` its SHA-256; "" for a new LoRA.
+        start_lora: file of the LoRA that training starts from, and `start_hash` what identifies its content; "" for a
+            new LoRA.
         continued_from: id of the run that this one goes on from, and `first_step` where it does.
     """
 
@@ -185,6 +194,11 @@ def continue_run(
             "Its LoRA would be wrong there: load the model it was trained on."
         )
     settings = dataclasses.replace(job.settings, **changes, steps=step + more_steps)
+    if settings.warmup_steps >= more_steps and settings.warmup_steps:
+        raise TrainingError(
+            f"The run '{earlier.id}' warms its learning rate up over {settings.warmup_steps} steps, and only "
+            f"{more_steps} more are asked for: it would never reach it. Ask for more steps than that."
+        )
     for name in FIXED:
         asked, trained = getattr(settings, name), getattr(job.settings, name)
         if asked != trained:
@@ -194,8 +208,8 @@ def continue_run(
             )
     job = dataclasses.replace(job, settings=settings, weights=str(weights), continued_from=earlier.id, first_step=step)
     run = create_run(runs_root, job)
-    target = run.path / "checkpoints" / f"step-{step:06d}"
     if not run.checkpoints():
+        target = run.path / "checkpoints" / earlier.checkpoints()[step].name
         records = [record for record in earlier.metrics() if record["step"] <= step]
         write_whole(run.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
         with appearing(target) as temporary:
@@ -210,12 +224,15 @@ def list_runs(runs_root: Path) -> list[str]:
 
 
 def find_run(runs_root: Path, run_id: str) -> Run:
-    """The run with this id.
+    """The run with this id; for `LATEST` the newest that continues no other, so that continuing it twice is one run.
 
     Raises:
         NameRefused: `run_id` is not a plain name.
         TrainingError: there is no such run; the text names those that there are.
     """
+    if run_id == LATEST:
+        runs = (find_run(runs_root, known) for known in list_runs(runs_root))
+        run_id = next((run.id for run in runs if not Job.read(run).continued_from), LATEST)
     folder = child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
     if not (folder / "settings.toml").is_file():
         known = list_runs(runs_root)
@@ -260,7 +277,8 @@ def sole_trainer(run: Run, stop_requested: Callable[[], bool]) -> Iterator[None]
 def state_of(runs_root: Path, run_id: str) -> str:
     """A text that changes whenever the run goes on; empty as long as there is no such run."""
     try:
-        return (find_run(runs_root, run_id).path / "status.json").read_text(encoding="utf-8")
+        run = find_run(runs_root, run_id)
+        return run.id + (run.path / "status.json").read_text(encoding="utf-8")  # two runs may have come equally far
     except (ImpastoError, FileNotFoundError):
         return ""
 
@@ -288,30 +306,31 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         The finished LoRA's path, or None as long as the run is not finished.
     """
     folder = lora_folder(loras_root, name)
-    checkpoints = run.checkpoints()
-    for step, checkpoint in checkpoints.items():
-        _publish_file(checkpoint / ADAPTER_FILE, folder / f"{folder.name}-{step:06d}.safetensors", format)
-    if not run.finished or not checkpoints:
+    trained = run.checkpoints()
+    for step, checkpoint in trained.items():
+        _publish_file(run, checkpoint / ADAPTER_FILE, folder / f"{folder.name}-{step:06d}.safetensors", format)
+    if not run.finished or not trained:
         return None
     chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
     final = folder / f"{folder.name}.safetensors"
-    _publish_file(checkpoints[chosen or max(checkpoints)] / ADAPTER_FILE, final, format)
+    _publish_file(run, trained.get(chosen, trained[max(trained)]) / ADAPTER_FILE, final, format)
     for file in BESIDE_THE_LORA:
         if (run.path / file).is_file():
             _copy_if_other(run.path / file, folder / f"{folder.name}.{file}")
     return final
 
 
-def _publish_file(source: Path, target: Path, format: str) -> None:
-    if target.exists() and target.samefile(source):
+def _publish_file(run: Run, source: Path, target: Path, format: str) -> None:
+    linked = format == CHECKPOINT_FORMAT
+    if linked and target.exists() and target.samefile(source):
         return
     with appearing(target) as temporary:
-        if format == CHECKPOINT_FORMAT:
+        if linked:
             _link_or_copy(source, temporary)
         else:
             lora_files.export(source, temporary, format)
-        if target.exists() and not filecmp.cmp(temporary, target, shallow=False):
-            other = lora_metadata(target).get("impasto_run", "other")
+        other = lora_metadata(target).get("impasto_run", "other") if target.exists() else run.id
+        if other != run.id:
             os.replace(target, target.with_name(f"{target.stem}.{other}{target.suffix}"))
 
 

@@ -14,12 +14,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
 import pytest
+from impasto.curation.hub import Connection
 from impasto.curation.labels import label_key
+from impasto.curation.parallel import Stopped
 from impasto.curation.plan import CHEAP, EVEN, Request
 from impasto.curation.wikiart import load_paintings, source_fingerprint
 from impasto.errors import DatasetError, SettingsError
@@ -332,6 +335,24 @@ def test_cancel_ends_a_wait_at_once_and_keeps_what_is_there(hub, small_repositor
     assert time.monotonic() - began < 5
     assert len(load_paintings(datasets_root, SMALL, hub=hub.client()).dataset.records()) == 10
     assert hub.overlaps() == 0
+
+
+def test_a_transfer_that_is_called_off_writes_nothing_more(hub, tmp_path):
+    """Cancel does not wait for it, so that the next load may be writing into the same file already."""
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "a.bin").write_bytes(bytes(4 * BLOCK))
+    hub.pause = 0.3
+    connection, part = Connection(hub.client()), tmp_path / "part"
+    revision = connection.list_revision("museum/large", hub.publish("museum/large", tmp_path / "large"))
+    arguments = (revision, revision.files[0], 0, 4 * BLOCK, part)
+    with ThreadPoolExecutor() as pool:
+        download = pool.submit(connection.download, *arguments)
+        while connection.received < BLOCK:
+            time.sleep(0.01)
+        connection.stop()
+        size = part.stat().st_size
+        assert isinstance(download.exception(), Stopped)
+    assert part.stat().st_size == size < 4 * BLOCK
 
 
 def test_only_a_shard_replaced_under_a_new_revision_is_read_again(hub, small_repository, datasets_root, tmp_path):

@@ -17,8 +17,8 @@ def bucket(width: int, height: int) -> tuple[int, int]:
     return (512, 512) if width == height else (576, 448) if width > height else (448, 576)
 
 
-def words(text: str) -> dict[str, int]:
-    return {"clip": len(text.split()) + 2, "t5": len(text.split()) + 1}
+def words(text: str) -> tuple[int, int]:
+    return len(text.split()) + 2, len(text.split()) + 1
 
 
 @pytest.fixture

@@ -163,7 +163,10 @@ def test_cancel_ends_an_hours_wait_at_once(wikiart, datasets_root):
     with pytest.raises(Cancelled):
         load_paintings(datasets_root, ALL_OF_MONET, cancelling(long_wait), site=still)
     assert wikiart.listed == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("impasto-fetch")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("impasto-fetch"):
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def test_a_busy_or_failing_site_is_asked_again_after_the_wait_it_names(wikiart, datasets_root):
@@ -223,8 +226,47 @@ def test_a_list_that_counts_more_than_it_gives_ends_where_it_is_empty(wikiart, d
         wikiart.add(number, MONET)
     plan = load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, site=wikiart.site)
     assert "25" in plan.report and len(wikiart.listed) == 4
-    load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, site=wikiart.site)
-    assert len(wikiart.listed) == 4
+    assert "list of the artist 'claude-monet' ended at page 3 of 53" in plan.report
+
+
+def test_a_page_that_was_empty_once_ends_no_list_for_ever(wikiart, datasets_root):
+    wikiart.page_size, wikiart.overstated = 10, 15
+    for number in range(10):
+        wikiart.add(number, MONET)
+    short = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    assert len(short.dataset.records()) == 10 and "ended at page 1 of 3" in short.report
+    wikiart.overstated = 0
+    for number in range(10, 25):
+        wikiart.add(number, MONET)
+    whole = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    assert len(whole.dataset.records()) == 25 and "ended at page" not in whole.report
+    assert [path.partition("page=")[2][0] for _, path in wikiart.listed] == ["1", "2", "2", "3"]
+
+
+def test_an_empty_page_that_was_kept_before_is_asked_for_again(wikiart, datasets_root):
+    wikiart.page_size = 10
+    for number in range(15):
+        wikiart.add(number, MONET)
+    kept = datasets_root / ".sources" / "wikiart.org" / "artist-claude-monet" / "2.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("[2, []]")
+    assert len(load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site).dataset.records()) == 15
+
+
+def test_cancel_does_not_wait_for_a_host_that_is_not_found(wikiart, datasets_root):
+    asked, answered, waited = threading.Event(), threading.Event(), threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.set()
+        if not answered.wait(30):
+            waited.set()
+        raise OSError("no such host")
+
+    site = replace(wikiart.site, network=replace(wikiart.site.network, resolve=resolve))
+    with pytest.raises(Cancelled):
+        load_paintings(datasets_root, ALL_OF_MONET, cancelling(lambda text: asked.is_set()), site=site)
+    assert not waited.is_set()
+    answered.set()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tomlkit
-from impasto.curation.written_toml import Changes, find_toml, rewrite_dataset_toml
+from impasto.curation.written_toml import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
 from impasto.errors import DatasetError, NameRefused, SettingsError
 from impasto.trainers import dataset_config
 
@@ -130,3 +130,40 @@ def test_a_metadata_file_is_found_from_anywhere_too(tmp_path):
     [subset] = tomlkit.parse(Path(copy).read_text(encoding="utf-8"))["datasets"][0]["subsets"]
     assert Path(subset["metadata_file"]) == tmp_path / "mine.json"
     assert [picture.caption for picture in dataset_config.pictures(dataset_config.read(copy))] == ["a barn"]
+
+
+@pytest.mark.parametrize("change", ["rewritten", "added", "removed"])
+def test_a_picture_or_caption_that_changes_makes_it_another_config(by_hand, change):
+    def found() -> tuple[str, str]:
+        return written_toml_fingerprint(by_hand), rewrite_dataset_toml(by_hand, Changes()).hash
+
+    before = found()
+    (by_hand.parent / "l'été" / "a_flux.npz").write_bytes(b"what a trainer caches")
+    assert found() == before
+    folder = by_hand.parent / "l'été"
+    if change == "rewritten":
+        (folder / "a.txt").write_text("another caption", encoding="utf-8")
+    elif change == "added":
+        (folder / "b.jpg").write_bytes(picture_bytes(2))
+    else:
+        (folder / "a.jpg").unlink()
+    assert all(now != then for now, then in zip(found(), before, strict=True))
+
+
+def test_a_metadata_file_and_the_config_itself_are_looked_at_too(tmp_path):
+    path, metadata = tmp_path / "mine.toml", tmp_path / "mine.json"
+    metadata.write_text("{}")
+    path.write_text('[[datasets]]\n[[datasets.subsets]]\nmetadata_file = "mine.json"\nimage_dir = "not there"\n')
+    seen = [written_toml_fingerprint(path)]
+    metadata.write_text('{"a.jpg": {"caption": "a barn"}}')
+    seen.append(written_toml_fingerprint(path))
+    path.write_text(path.read_text() + "num_repeats = 2\n")
+    seen.append(written_toml_fingerprint(path))
+    assert len(set(seen)) == 3
+
+
+def test_copies_beside_the_pictures_are_no_change(by_hand):
+    by_hand.write_text(BY_HAND.replace("l'été", "."), encoding="utf-8")
+    before = written_toml_fingerprint(by_hand), rewrite_dataset_toml(by_hand, Changes()).hash
+    rewrite_dataset_toml(by_hand, Changes(batch_size=4))
+    assert (written_toml_fingerprint(by_hand), rewrite_dataset_toml(by_hand, Changes()).hash) == before

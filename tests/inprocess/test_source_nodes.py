@@ -73,3 +73,33 @@ def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comf
         ImpastoImageURLLoader.execute("", "list.csv", "web", "JPEG")
     own = host.allowed_hosts_file()
     assert own == comfyui.base / "user" / "impasto" / "allowed_hosts.txt"
+
+
+def test_a_hand_written_config_is_loaded_again_when_a_caption_has_changed(comfyui):
+    from impasto.nodes.exports import ImpastoDatasetTOMLLoader
+
+    folder = comfyui.base / "datasets" / "by-hand"
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").write_bytes(picture_bytes(1))
+    (folder / "a.txt").write_text("a barn")
+    (folder / "mine.toml").write_text('[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nimage_dir = "."\n')
+    settings = {"target": "sd-scripts", "resolution": 0, "batch_size": 0, "num_repeats": 0}
+
+    def loaded():
+        fingerprint = ImpastoDatasetTOMLLoader.fingerprint_inputs("by-hand/mine.toml", **settings)
+        return fingerprint, ImpastoDatasetTOMLLoader.execute("by-hand/mine.toml", **settings).args[0]
+
+    before = loaded()
+    assert loaded() == before
+    (folder / "a.txt").write_text("a barn by a river")
+    assert loaded()[0] != before[0] and loaded()[1] != before[1]
+
+
+def test_statistics_count_the_tokens_that_the_text_encoders_get(comfyui, folder):
+    """A weight costs none: ComfyUI takes it off before the tokenizers see the caption."""
+    from impasto.nodes.statistics import ImpastoDatasetStatistics
+
+    for number in range(4):
+        (folder / f"{number}.txt").write_text("a (barn:1.2) by a river")
+    counted = json.loads(ImpastoDatasetStatistics.execute(load_barns()[0], 512).args[2])
+    assert counted["tokens"]["clip"]["greatest"] == 7

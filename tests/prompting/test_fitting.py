@@ -108,6 +108,13 @@ def test_a_comma_in_parentheses_does_not_cut():
     assert [segment.text for segment in segments(r"a (b, c:1.2), d \(e, f\)")] == ["a (b, c:1.2)", r" d \(e", r" f\)"]
 
 
+@pytest.mark.parametrize("smile", [":(", "(", "((", ") ("])
+def test_a_parenthesis_without_a_partner_holds_nothing_together(smile: str):
+    pieces = [segment.text for segment in segments(f"a boat {smile}, sea, (red, blue:1.2) sky")]
+    assert pieces == [f"a boat {smile}", " sea", " (red, blue:1.2) sky"]
+    assert fit(f"a boat {smile} of red wood in a harbour, sea", words(2)).text.startswith("a boat")
+
+
 def test_a_count_tells_the_words_past_the_limit():
     counted = token_count("one two three four five", words(3))
     assert (counted.tokens, counted.limit, counted.past) == (5, 3, "four five")

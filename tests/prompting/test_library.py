@@ -409,3 +409,23 @@ def test_an_export_is_json_that_others_can_read(library: Library, tmp_path: Path
     entries = json.loads((tmp_path / "prompts.json").read_text(encoding="utf-8"))
     assert entries[0]["text"] == HARBOUR.text
     assert entries[0]["tags"] == ["light", "sea"]
+
+
+def test_what_sqlite_has_rolled_back_itself_is_told_as_what_it_was(library: Library):
+    """As it may when the disk is full; ROLLBACK in the statement has it do so here."""
+    with pytest.raises(DatabaseError, match="UNIQUE"), writing(library.path, "") as database:
+        database.execute("UPDATE OR ROLLBACK prompts SET text = 'the same'")
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+
+
+def test_a_copy_that_is_held_by_another_program_stops_no_save(library: Library, monkeypatch, caplog):
+    """On Windows a file that a virus scanner has open cannot be replaced."""
+
+    def held(*paths: object) -> None:
+        raise PermissionError(13, "The process cannot access the file")
+
+    os.utime(copy_of(library.path), (0, 0))
+    monkeypatch.setattr(os, "replace", held)
+    assert library.save([SavedPrompt("a lighthouse")]) == 1
+    assert "cannot access the file" in caplog.text
+    assert texts(library.search("lighthouse")) == ["a lighthouse"]

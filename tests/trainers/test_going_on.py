@@ -20,7 +20,7 @@ from impasto.trainers.runs import Job
 from impasto.trainers.settings import OPTIMIZERS
 from safetensors.torch import load_file
 
-QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}
+QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
 
 
 def train(run, stop_at: int | None = None) -> bool:
@@ -74,6 +74,13 @@ def test_the_moving_average_is_saved_and_is_not_what_is_trained(make_run):
     trained = [torch.load(run.checkpoints()[8] / "state.pt", weights_only=True)["trained"] for run in (plain, averaged)]
     assert all(torch.equal(*pair) for pair in zip(*trained, strict=True))
     assert not same(final_adapter(plain), final_adapter(averaged))
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(make_run):
+    run = make_run(**QUICK, steps=1)
+    torso = run.path / "checkpoints" / ".partial-12345678-step-000020"
+    torso.mkdir(parents=True)
+    assert train(run) and not torso.exists()
 
 
 def test_only_the_latest_checkpoints_and_the_best_are_kept(make_run):
@@ -148,6 +155,88 @@ def test_a_finished_run_is_continued_as_another_with_a_newly_planned_learning_ra
     rates = {record["step"]: record["learning_rate"] for record in run.metrics() if "loss" in record}
     assert rates[5] == pytest.approx(5e-4) and rates[8] == pytest.approx(5e-4 / 4)
     assert max(finished.checkpoints()) == 4 and finished.finished
+
+
+def test_the_first_step_of_a_continued_run_is_taken_at_the_new_learning_rate(finished, tiny_weights):
+    run = continued(finished, tiny_weights, learning_rate=1e-8, scheduler="constant")
+    before = final_adapter(finished)
+    assert train(run)
+    after = final_adapter(run)
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+
+
+def test_a_run_that_stopped_early_can_be_continued_and_published(make_run, tiny_weights, tmp_path):
+    run = make_run(**QUICK, steps=60, checkpoint_every=1, learning_rate=0.3, early_stop_patience=2)
+    assert train(run) and run.status()["step"] < 60
+    longer = continued(run, tiny_weights, more_steps=4)
+    assert train(longer) and longer.status()["step"] > run.status()["step"] + 1
+    assert runs.publish(longer, "tiny", tmp_path / "loras").is_file()
+
+
+def test_more_patience_lets_a_run_that_stopped_early_go_on(make_run):
+    impatient = {"steps": 12, "checkpoint_every": 1, "learning_rate": 0.3}
+    run = make_run(**QUICK, **impatient, early_stop_patience=1)
+    assert train(run) and run.finished and run.status()["step"] < 12
+    patient = make_run(**QUICK, **impatient, early_stop_patience=50)
+    assert patient == run and not patient.finished
+    assert train(patient) and patient.status()["step"] == 12
+
+
+def test_fewer_more_steps_than_the_warm_up_are_refused(make_run, tiny_weights):
+    run = make_run(**QUICK, steps=4, warmup_steps=3)
+    assert train(run)
+    with pytest.raises(TrainingError, match="over 3 steps, and only 2 more"):
+        continued(run, tiny_weights, more_steps=2)
+
+
+def test_another_number_of_steps_between_checkpoints_drops_none_of_the_earlier_ones(make_run):
+    assert train(make_run(**QUICK, steps=6, checkpoint_every=2))
+    run = make_run(**QUICK, steps=12, checkpoint_every=5)
+    assert train(run)
+    assert list(run.checkpoints()) == [2, 4, 6, 10, 12]
+    assert [(folder / "state.pt").exists() for folder in run.checkpoints().values()] == [False] * 4 + [True]
+
+
+def test_a_stop_at_a_milestone_loses_neither_its_measuring_nor_its_sample(make_run):
+    whole = make_run("whole", **QUICK | {"sample_steps": 1})
+    assert train(whole)
+    run = make_run("stopped", **QUICK | {"sample_steps": 1})
+    assert train(run, stop_at=5)  # asked to while it measures step 4
+    assert run.status()["step"] == 4 and not run.samples() and not run.evaluations()
+    assert train(run) and run.evaluations() == whole.evaluations() and list(run.samples()) == [4, 8]
+    assert list(run.checkpoints()) == list(whole.checkpoints())
+
+
+def test_measuring_more_often_changes_no_bit_of_what_is_trained(make_run):
+    for optimizer in ("adamw", "schedule_free_adamw"):
+        often = make_run(f"{optimizer} often", **QUICK | {"checkpoint_every": 1}, optimizer=optimizer)
+        seldom = make_run(f"{optimizer} seldom", **QUICK | {"checkpoint_every": 8}, optimizer=optimizer)
+        assert train(often) and train(seldom)
+        assert same(final_adapter(often), final_adapter(seldom))
+
+
+def test_the_precision_of_a_launch_profile_changes_nothing(make_run, monkeypatch):
+    plain = make_run("plain", **QUICK, steps=2)
+    assert train(plain)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    mixed = make_run("mixed", **QUICK, steps=2)
+    assert train(mixed)
+    assert same(final_adapter(plain), final_adapter(mixed))
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(make_run):
+    run = make_run(**QUICK)
+    assert train(run, stop_at=3)
+    state = max(run.checkpoints().items())[1] / "state.pt"
+    torch.save(torch.load(state, weights_only=True) | {"processes": 2}, state)
+    assert not train(run)
+    assert "trained by 2 processes and is to go on with 1" in run.status()["error"]
+
+
+def test_a_tracker_that_is_not_installed_is_named(make_run):
+    run = make_run(**QUICK, tracker="wandb")
+    assert not train(run)
+    assert "pip install wandb" in run.status()["error"]
 
 
 def test_a_continued_run_stopped_half_way_ends_at_the_same_weights(finished, tiny_weights, tmp_path):

@@ -24,7 +24,8 @@ def save_checkpoint(run, step, value):
 
 
 def finish(run):
-    (run.path / "status.json").write_text(json.dumps({"state": "finished", "total": runs.Job.read(run).settings.steps}))
+    steps = runs.Job.read(run).settings.steps
+    (run.path / "status.json").write_text(json.dumps({"state": "finished", "total": steps, "step": steps}))
 
 
 def first_value(path):
@@ -75,6 +76,23 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
     run = make_run(tmp_path)
     with pytest.raises(TrainingError, match=run.id):
         runs.find_run(tmp_path, "monet-00000000")
+
+
+def test_the_latest_run_is_the_one_begun_last_whatever_continues_it(tmp_path):
+    older, newer = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
+    save_checkpoint(newer, 10, 1)
+    longer = runs.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
+    for age, run in enumerate((longer, newer, older)):
+        (run.path / "status.json").write_text("{}")
+        os.utime(run.path / "settings.toml", (1000 - age, 1000 - age))
+    assert runs.find_run(tmp_path, runs.LATEST) == newer
+    assert runs.state_of(tmp_path, runs.LATEST) == runs.state_of(tmp_path, newer.id)
+    assert runs.state_of(tmp_path, newer.id) != runs.state_of(tmp_path, older.id)
+
+
+def test_the_latest_of_no_runs_is_told_to_be_none(tmp_path):
+    with pytest.raises(TrainingError, match="No run has been started yet"):
+        runs.find_run(tmp_path, runs.LATEST)
 
 
 def test_an_unfinished_run_publishes_its_checkpoints_but_no_final_lora(tmp_path):
@@ -131,7 +149,6 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path):
     torso = run.path / "checkpoints" / ".partial-12345678-step-000020"
     torso.mkdir()
     assert checkpoints.latest(run.path / "checkpoints").step == 10
-    assert not torso.exists()
 
 
 def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(tmp_path):
@@ -160,3 +177,25 @@ def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
     folder = runs.publish(run, "monet", tmp_path / "loras").parent
     assert (folder / "monet.settings.toml").read_bytes() == (run.path / "settings.toml").read_bytes()
     assert (folder / "monet.workflow.json").read_text() == '{"nodes": []}'
+
+
+def test_another_format_replaces_the_runs_own_files_and_leaves_no_second_copy(tmp_path):
+    from safetensors.torch import load_file
+
+    run = make_run(tmp_path / "runs")
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
+    state[f"{name}.alpha"] = torch.tensor(2.0)
+    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    finish(run)
+    for format, prefix in (("diffusers", "transformer."), ("kohya", "lora_unet_"), ("diffusers", "transformer.")):
+        final = runs.publish(run, "monet", tmp_path / "loras", format)
+        assert all(key.startswith(prefix) for key in load_file(final))
+        assert len(list(final.parent.glob("*.safetensors"))) == 2
+
+
+def test_a_folder_that_only_looks_like_a_checkpoint_is_none(tmp_path):
+    run = make_run(tmp_path)
+    save_checkpoint(run, 8, 1)
+    (run.path / "checkpoints" / "step-000009 (copy)").mkdir()
+    assert list(run.checkpoints()) == [8] and checkpoints.latest(run.path / "checkpoints").step == 8
