@@ -1,11 +1,14 @@
 """Seconds per training step and peak memory: Impasto's recipe, ComfyUI's TrainLoraNode, a bare diffusers + PEFT loop.
 
-    .impasto/venv/bin/python benchmarks/train_step.py            about a quarter of an hour
-    .impasto/venv/bin/python benchmarks/train_step.py --quick    under a minute; shows that it runs, measures nothing
+    .impasto/venv/bin/python benchmarks/train_step.py                      about half an hour
+    .impasto/venv/bin/python benchmarks/train_step.py --sets precision     some of it, beside the two alternatives
+    .impasto/venv/bin/python benchmarks/train_step.py --full-size          as large as FLUX.1-dev; needs a CUDA device
+    .impasto/venv/bin/python benchmarks/train_step.py --cap 8 12 16 24     the presets on smaller cards, simulated
+    .impasto/venv/bin/python benchmarks/train_step.py --quick              a minute; shows that it runs, no more
 
-All train a LoRA of the same rank on the same seeded weights, latents and texts, one picture per batch, LoRA in float32,
-AdamW. Every measurement is a process of its own; the contenders take turns, so that a busy machine hurts all alike.
-On the CPU the aims are judged by processor time: with one thread it is what the clock shows on an idle machine.
+All train a LoRA of the same rank on the same seeded weights, latents and texts, LoRA in float32, AdamW. Every
+measurement is a process of its own; the contenders take turns, so that a busy machine hurts all alike. On the CPU the
+aims are judged by processor time: with one thread it is what the clock shows on an idle machine.
 ComfyUI is the one in COMFYUI_PATH, else in .impasto/ComfyUI. Linux only: memory is read from /proc.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import importlib.util
+import itertools
 import json
 import logging
 import math
@@ -26,9 +29,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from full_size import DEV_BLOCKS, DEV_WIDTH, architecture, load_pack, write_random
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -36,6 +41,7 @@ PAGE = 4096  # bytes; what the kernel counts in, and the least that a ratio is m
 IMPASTO, COMFYUI, DIFFUSERS = "Impasto", "TrainLoraNode", "diffusers + PEFT"
 POOLED_WIDTH = 768  # CLIP-L's
 PICTURES = 4
+RATE_SIZES = {"cuda": (8192, 50), "cpu": (2048, 3), "quick": (256, 3)}  # side of the matrices, how many products
 AIMS = {COMFYUI: (0.6, 0.5), DIFFUSERS: (1.05, 1.05)}  # at most this ratio in time and in memory
 
 
@@ -45,41 +51,59 @@ class Contender:
 
     Attributes:
         trainer: `IMPASTO`, `COMFYUI` or `DIFFUSERS`.
-        checkpointing: gradient checkpointing.
+        interval: gradient checkpointing of every so many-th block; 0 for none. Only ours knows more than 0 and 1.
         depth: TrainLoraNode's `checkpoint_depth`; 1, its default, is the model as a whole, 2 is each block.
         bypass: TrainLoraNode's `bypass_mode`: the LoRA beside the layer instead of added to its weight.
+        label: what sets this mode of ours apart.
+        settings: of ours, where they differ from everyone's.
     """
 
     trainer: str
-    checkpointing: bool
+    interval: int = 1
     depth: int = 1
     bypass: bool = False
+    label: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         if self.trainer != COMFYUI:
-            return self.trainer
-        default = " (its default)" if self == Contender(COMFYUI, checkpointing=True) else ""
-        depth = f", depth {self.depth}" if self.checkpointing else ""
+            return f"{self.trainer}, {self.label}" if self.label else self.trainer
+        default = " (its default)" if self == Contender(COMFYUI) else ""
+        depth = f", depth {self.depth}" if self.interval else ""
         return f"{COMFYUI}{', bypass' if self.bypass else ''}{depth}{default}"
 
     @property
     def state(self) -> str:
-        return "yes" if self.checkpointing else "no"
+        return {0: "no", 1: "yes"}.get(self.interval, f"1 in {self.interval}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is something that all trainers have."""
+        return not self.label and self.interval < 2
 
 
-CONTENDERS = (
-    Contender(IMPASTO, True),
-    Contender(DIFFUSERS, True),
-    Contender(COMFYUI, True, depth=1),
-    Contender(COMFYUI, True, depth=2),
-    Contender(COMFYUI, True, depth=1, bypass=True),
-    Contender(COMFYUI, True, depth=2, bypass=True),
-    Contender(IMPASTO, False),
-    Contender(DIFFUSERS, False),
-    Contender(COMFYUI, False),
-    Contender(COMFYUI, False, bypass=True),
-)
+ALTERNATIVES = (Contender(DIFFUSERS), Contender(COMFYUI))
+SETS = {
+    "trainers": (
+        Contender(IMPASTO),
+        *ALTERNATIVES,
+        Contender(COMFYUI, depth=2),
+        Contender(COMFYUI, bypass=True),
+        Contender(COMFYUI, depth=2, bypass=True),
+        Contender(IMPASTO, 0),
+        Contender(DIFFUSERS, 0),
+        Contender(COMFYUI, 0),
+        Contender(COMFYUI, 0, bypass=True),
+    ),
+    "precision": tuple(
+        Contender(IMPASTO, label=name, settings={"precision": name}) for name in ("bf16", "fp8", "int8", "nf4")
+    ),
+    "checkpointing": (Contender(IMPASTO, 2),),
+    "streaming": (Contender(IMPASTO, label="6 blocks streamed", settings={"streamed_blocks": 6}),),
+    "compile": (Contender(IMPASTO, label="compiled", settings={"compile": True}),),
+}
+NO_COMPILER = "torch.compile does not work here"  # how the recipe's error begins
 
 
 @dataclass(frozen=True)
@@ -90,13 +114,15 @@ class Work:
         folder: holds the weights and the features.
         hidden_size, double_blocks, single_blocks: of the transformer.
         context_width: width of the T5 embeddings.
-        resolution: side of the square pictures, in pixels.
+        width, height: of the pictures, in pixels.
+        batch: pictures per batch.
         tokens: length of the T5 embeddings.
         rank: of the LoRA.
         warmup: steps that are not measured, at least 1.
         steps: steps that are measured.
         attention: ComfyUI's; "pytorch" as on a CUDA device, or "default", which on the CPU is sub-quadratic.
         features_key: of the features in `folder`.
+        cap: gigabytes of the card that is simulated; 0 for the card as it is.
     """
 
     folder: str
@@ -104,46 +130,43 @@ class Work:
     double_blocks: int
     single_blocks: int
     context_width: int
-    resolution: int
+    width: int
+    height: int
+    batch: int
     tokens: int
     rank: int
     warmup: int
     steps: int
     attention: str
     features_key: str = ""
+    cap: int = 0
 
     @property
     def weights(self) -> Path:
         return Path(self.folder) / "transformer.safetensors"
 
     @property
-    def file(self) -> Path:
-        return Path(self.folder) / "work.json"
+    def pictures(self) -> Path:
+        """Where everything lies that depends on the size of the pictures and batches."""
+        return Path(self.folder) / f"{self.width}x{self.height}x{self.batch}"
 
     @property
     def features_folder(self) -> Path:
-        return Path(self.folder) / "features" / self.features_key
+        return self.pictures / "features" / self.features_key
 
 
 # ---- What is trained on -------------------------------------------------------------------------------------------
 
 
-def load_pack() -> None:
-    """Make the repository importable as `impasto`, whatever its folder is called."""
-    spec = importlib.util.spec_from_file_location(
-        "impasto", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
-    )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["impasto"] = package
-    spec.loader.exec_module(package)
-
-
-def prepare(work: Work) -> Work:
-    """Write the seeded weights, in the dtype they are trained in, and the features."""
+def write_weights(work: Work) -> None:
+    """Write seeded weights: in bfloat16 where there is a CUDA device to train in it, else in float32."""
     import torch
     from impasto.embedded.transformer_weights import transformer_weights
     from safetensors.torch import save_file
 
+    if torch.cuda.is_available():
+        write_random(work.weights, architecture(work.hidden_size, (work.double_blocks, work.single_blocks)))
+        return
     weights = transformer_weights(
         hidden_size=work.hidden_size,
         double_blocks=work.double_blocks,
@@ -152,11 +175,11 @@ def prepare(work: Work) -> Work:
         pooled_width=POOLED_WIDTH,
         seed=0,
     )
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    save_file({key: tensor.to(dtype) for key, tensor in weights.items()}, work.weights)
-    work = dataclasses.replace(work, features_key=encode_features(work))
-    work.file.write_text(json.dumps(dataclasses.asdict(work)))
-    return work
+    save_file(weights, work.weights)
+
+
+def with_features(work: Work) -> Work:
+    return dataclasses.replace(work, features_key=encode_features(work))
 
 
 def encode_features(work: Work) -> str:
@@ -173,14 +196,14 @@ def encode_features(work: Work) -> str:
         return t5, torch.randn(POOLED_WIDTH, generator=random)
 
     random = torch.Generator().manual_seed(0)
-    pictures = Path(work.folder) / "pictures"
-    pictures.mkdir()
+    pictures = work.pictures / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
     for number in range(PICTURES):
-        Image.new("RGB", (work.resolution, work.resolution), (number, 0, 0)).save(pictures / f"{number}.png")
+        Image.new("RGB", (work.width, work.height), (number, 0, 0)).save(pictures / f"{number}.png")
         (pictures / f"{number}.txt").write_text(f"picture {number}")
-    config = Path(work.folder) / "dataset.toml"
+    config = work.pictures / "dataset.toml"
     config.write_text(
-        f"[[datasets]]\nresolution = {work.resolution}\nbatch_size = 1\n"
+        f"[[datasets]]\nresolution = [{work.width}, {work.height}]\nbatch_size = {work.batch}\n"
         f'[[datasets.subsets]]\nimage_dir = "{pictures.as_posix()}"\ncaption_extension = ".txt"\n'
     )
     return features.encode(config, features.Encoder("vae", encode_image), features.Encoder("clip", encode_text)).key
@@ -197,25 +220,71 @@ def samples(work: Work) -> list[tuple[Any, Any, Any]]:
     ]
 
 
+def step_flops(work: Work) -> int:
+    """Operations of a step's matrix products: forward pass and gradients of the inputs.
+
+    Neither what is recomputed nor the LoRA counts: it is what a step needs at least, the same for every trainer.
+    """
+    import torch
+    from impasto.trainers import flux_weights, velocity
+    from torch.utils.flop_counter import FlopCounterMode
+
+    flux = flux_weights.inspect(work.weights)
+    transformer = flux_weights.empty_transformer(flux).requires_grad_(False)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        latents = torch.empty(work.batch, flux.in_channels // 4, work.height // 8, work.width // 8, requires_grad=True)
+        t5 = torch.empty(work.batch, work.tokens, flux.context_width, requires_grad=True)
+        pooled = torch.empty(work.batch, flux.pooled_width)
+        velocity.predict_velocity(transformer, latents, torch.empty(work.batch), t5, pooled).sum().backward()
+    return counter.get_total_flops()
+
+
+def matmul_rate(side: int, repeats: int) -> float:
+    """Operations per second of large matrix products: bfloat16 by the clock on a CUDA device, else float32 by processor
+    time."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
+    clock = time.perf_counter if cuda else time.process_time
+    matrix, product = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+
+    def seconds() -> float:
+        began = clock()
+        for _ in range(repeats):
+            torch.mm(matrix, matrix, out=product)
+        if cuda:
+            torch.cuda.synchronize()
+        return clock() - began
+
+    seconds()
+    return 2 * side**3 * repeats / min(seconds() for _ in range(3))
+
+
 # ---- Measuring, in a process of its own ---------------------------------------------------------------------------
 
 
 class Meter:
-    """Takes the time at the end of every step, and forgets the memory peak of loading once the warm-up is over."""
+    """Takes the time at the end of every step, and forgets the memory peak of loading once the warm-up is over.
 
-    def __init__(self, warmup: int) -> None:
+    A CUDA device is waited for before and after the measured steps only: within them it may run behind, as it does in
+    training, so that its times are the mean of all steps.
+    """
+
+    def __init__(self, work: Work) -> None:
         import torch
 
-        self.warmup = warmup
+        self.warmup, self.last = work.warmup, work.warmup + work.steps
         self.marks: list[tuple[float, float]] = []  # clock and processor time, in seconds
-        self.imported = 0 if torch.cuda.is_available() else resident_memory("VmRSS")
+        self.cuda = torch.cuda.is_available()
+        self.imported = 0 if self.cuda else resident_memory("VmRSS")
         reset_peak_memory()
         self.peak_before = 0
 
     def step_done(self) -> None:
         import torch
 
-        if torch.cuda.is_available():
+        if self.cuda and len(self.marks) + 1 in (self.warmup, self.last):
             torch.cuda.synchronize()
         self.marks.append((time.perf_counter(), time.process_time()))
         if len(self.marks) == self.warmup:
@@ -224,11 +293,15 @@ class Meter:
 
     def result(self) -> dict[str, Any]:
         in_steps = peak_memory()
+        if len(self.marks) != self.last:
+            raise RuntimeError(f"{len(self.marks)} steps were counted, not {self.last}")
         marks = self.marks[self.warmup - 1 :]
+        steps = len(marks) - 1 if self.cuda else 1
+        marks = [marks[0], marks[-1]] if self.cuda else marks
         pairs = list(zip(marks, marks[1:], strict=False))
         return {
-            "seconds": [later[0] - earlier[0] for earlier, later in pairs],
-            "processor_seconds": [later[1] - earlier[1] for earlier, later in pairs],
+            "seconds": [(later[0] - earlier[0]) / steps for earlier, later in pairs],
+            "processor_seconds": [(later[1] - earlier[1]) / steps for earlier, later in pairs],
             "imported": self.imported,
             "peak": max(self.peak_before, in_steps),
             "peak_in_steps": in_steps,
@@ -261,14 +334,26 @@ def reset_peak_memory() -> None:
 
 def measure(contender: Contender, work: Work) -> dict[str, Any]:
     """Train with one contender; a failure is a result too."""
-    result: dict[str, Any] = {"contender": CONTENDERS.index(contender)}
+    result: dict[str, Any] = {"contender": contender.name}
     trainer = {IMPASTO: train_impasto, COMFYUI: train_comfyui, DIFFUSERS: train_diffusers}[contender.trainer]
     try:
+        if work.cap:
+            simulate_card(work.cap)
         meter, parameters = trainer(contender, work)
+        return result | meter.result() | {"parameters": parameters}
     except Exception as error:
         logging.exception("%s failed", contender.name)
         return result | {"failure": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    return result | meter.result() | {"parameters": parameters}
+
+
+def simulate_card(gigabytes: int) -> None:
+    """Leave PyTorch what a card of this size has free when nothing else uses it; on the CPU, all."""
+    import torch
+    from impasto.trainers.memory_plan import GIGABYTE, TAKEN
+
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (gigabytes * GIGABYTE - TAKEN) / total))
 
 
 def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
@@ -283,25 +368,29 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     from safetensors.torch import load_file
 
     steps = work.warmup + work.steps
-    settings = Settings(
-        steps=steps,
-        rank=work.rank,
-        alpha=work.rank,
-        targets="all linear",
-        caption_dropout=0.0,
-        gradient_checkpointing=contender.checkpointing,
-        checkpoint_every=steps,
-        sample_steps=0,
-    )
+    everyones = {
+        "rank": work.rank,
+        "alpha": float(work.rank),
+        "targets": "all linear",
+        "caption_dropout": 0.0,
+        "precision": "bf16" if torch.cuda.is_available() else "fp32",
+        "gradient_checkpointing": bool(contender.interval),
+        "checkpointing_interval": max(contender.interval, 1),
+    }
+    kept = {"steps": steps, "checkpoint_every": steps, "sample_steps": 0, "checkpoint_epochs": 0}
+    settings = Settings.from_dict(everyones | contender.settings | kept)
     data = features.Features(str(work.features_folder), work.features_key)
     with tempfile.TemporaryDirectory(dir=work.folder) as runs_root:
         fingerprint = flux_weights.fingerprint(work.weights)
         job = runs.Job("benchmark", settings, data.folder, data.key, str(work.weights), fingerprint)
         run = runs.create_run(Path(runs_root), job)
-        meter = Meter(work.warmup)
+        meter = Meter(work)
 
-        def step_done() -> bool:  # the recipe asks after every step whether to stop
-            meter.step_done()
+        asked = itertools.count()
+
+        def step_done() -> bool:  # the recipe asks before the first and after every step whether to stop
+            if next(asked):
+                meter.step_done()
             return False
 
         if not recipe.train_run(run, cpu=not torch.cuda.is_available(), stop_requested=step_done):
@@ -318,7 +407,7 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     from impasto.trainers import adapter, flux_weights, velocity
     from peft import LoraConfig
 
-    meter = Meter(work.warmup)
+    meter = Meter(work)
     device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
     transformer = flux_weights.load_transformer(work.weights, precision, device)
     dtype = transformer.x_embedder.weight.dtype
@@ -327,17 +416,19 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
-    if contender.checkpointing:
+    if contender.interval:
         transformer.enable_gradient_checkpointing()
     transformer.train()
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    data = [tuple(tensor.to(device) for tensor in sample) for sample in samples(work)]
-    guidance = torch.ones(1, device=device)
+    pictures = samples(work)
+    groups = [pictures[start : start + work.batch] for start in range(0, len(pictures), work.batch)]
+    data = [tuple(torch.cat(tensors).to(device) for tensors in zip(*group, strict=True)) for group in groups]
+    guidance = torch.ones(work.batch, device=device)
     for step in range(work.warmup + work.steps):
         latents, t5, pooled = data[step % len(data)]
         noise = torch.randn_like(latents)
-        sigma = torch.rand(1, device=device)
-        noisy = (1 - sigma) * latents + sigma * noise
+        sigma = torch.rand(work.batch, device=device)
+        noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         ids = velocity.position_ids(t5.shape[1], rows, columns, device)
         predicted = transformer(
@@ -389,7 +480,7 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
     import torch
     from impasto.trainers.features import FLUX_LATENT_SCALE, FLUX_LATENT_SHIFT
 
-    meter = Meter(work.warmup)
+    meter = Meter(work)
 
     class StepMarker:  # in the place of comfy.utils.ProgressBar, whose reports to the browser leave steps out
         def __init__(self, total: int) -> None:
@@ -402,11 +493,12 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
     settings = {option.id: option.default for option in nodes_train.TrainLoraNode.define_schema().inputs[3:]}
     settings |= {
         "steps": work.warmup + work.steps,
+        "batch_size": work.batch,
         "rank": work.rank,
         "learning_rate": 1e-4,
         "training_dtype": "bf16" if torch.cuda.is_available() else "fp32",
         "lora_dtype": "fp32",
-        "gradient_checkpointing": contender.checkpointing,
+        "gradient_checkpointing": bool(contender.interval),
         "checkpoint_depth": contender.depth,
         "bypass_mode": contender.bypass,
     }
@@ -433,8 +525,8 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
 
 def run_in_child(contenders: Sequence[Contender], work: Work) -> list[dict[str, Any]]:
     """Measure in a fresh process; more than one contender in it only where nothing is to be learned from memory."""
-    command = [sys.executable, __file__, "--measure", str(work.file)]
-    command += [str(CONTENDERS.index(contender)) for contender in contenders]
+    asked = [dataclasses.asdict(value) for value in (work, *contenders)]
+    command = [sys.executable, __file__, "--measure", json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True)
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"contender"')]
     if len(results) != len(contenders):
@@ -442,12 +534,12 @@ def run_in_child(contenders: Sequence[Contender], work: Work) -> list[dict[str, 
     return results
 
 
-def measured(work_file: Path, indices: Sequence[int]) -> None:
+def measured(asked: str) -> None:
     """What a measuring process does: a line of JSON for each contender."""
     load_pack()
-    work = Work(**json.loads(work_file.read_text()))
-    for index in indices:
-        print(json.dumps(measure(CONTENDERS[index], work)), flush=True)
+    work, *contenders = json.loads(asked)
+    for contender in contenders:
+        print(json.dumps(measure(Contender(**contender), Work(**work))), flush=True)
 
 
 @dataclass(frozen=True)
@@ -503,17 +595,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def measurements_table(rows: Sequence[Row]) -> str:
-    header = ("trainer", "checkpointing", "s/step", "CPU s/step", "peak MiB", "above imports", "in steps", "trained")
+def measurements_table(rows: Sequence[Row], flops: int, rate: float, cuda: bool) -> str:
+    header = ("trainer", "checkpointing", "s/step", "CPU s/step", "of matmul", "peak MiB", "above imports", "in steps")
+    header += ("trained",)
     lines = []
     for row in rows:
-        cells = ["fails"] * (len(header) - 2)
+        cells = ["not available" if NO_COMPILER in row.failure else "fails"] * (len(header) - 2)
         if not row.failure:
             seconds = [f"{value:.3f}" for value in (row.seconds, row.processor_seconds)]
+            share = flops / rate / getattr(row, time_field(cuda))
             memory = [f"{value / MIB:,.0f}" for value in (row.peak, row.above_imports, row.in_steps)]
-            cells = [*seconds, *memory, f"{row.parameters / 1e6:.2f} M"]
+            cells = [*seconds, f"{share:.1%}", *memory, f"{row.parameters / 1e6:.2f} M"]
         lines.append((row.contender.name, row.contender.state, *cells))
     return table(header, lines)
+
+
+def time_field(cuda: bool) -> str:
+    return "seconds" if cuda else "processor_seconds"
 
 
 def ratios_table(rows: Sequence[Row], cuda: bool) -> str:
@@ -524,7 +622,7 @@ def ratios_table(rows: Sequence[Row], cuda: bool) -> str:
     for ours, other in pairs(rows):
         ratios = dict(zip(fields, (getattr(ours, field) / getattr(other, field) for field in fields), strict=True))
         time_aim, memory_aim = AIMS[other.contender.trainer]
-        time_ratio = ratios["seconds" if cuda else "processor_seconds"]
+        time_ratio = ratios[time_field(cuda)]
         aim = f"time {verdict(time_ratio, time_aim)}, peak {verdict(ratios['peak'], memory_aim)}"
         states = ours.contender.state
         if other.contender.state != states:
@@ -538,59 +636,95 @@ def pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 
     A trainer that cannot do without is compared with ours without, too: that is the choice people have.
     """
-    needs_it = {row.contender.trainer for row in rows if row.failure and not row.contender.checkpointing}
-    for ours in (row for row in rows if row.contender.trainer == IMPASTO and not row.failure):
-        for other in (row for row in rows if row.contender.trainer != IMPASTO and not row.failure):
-            if other.contender.checkpointing == ours.contender.checkpointing or (
-                other.contender.checkpointing and other.contender.trainer in needs_it
+    needs_it = {row.contender.trainer for row in rows if row.failure and not row.contender.interval}
+    trained = [row for row in rows if row.contender.plain and not row.failure]
+    for ours in (row for row in trained if row.contender.trainer == IMPASTO):
+        for other in (row for row in trained if row.contender.trainer != IMPASTO):
+            if other.contender.interval == ours.contender.interval or (
+                other.contender.interval and other.contender.trainer in needs_it
             ):
                 yield ours, other
+
+
+def modes_table(rows: Sequence[Row], cuda: bool) -> str:
+    """What only ours can do, divided by the alternatives with gradient checkpointing."""
+    alternatives = [row for row in rows if row.contender in ALTERNATIVES and not row.failure]
+    header = ["mode of Impasto", "checkpointing"]
+    for row in alternatives:
+        header += [f"time to {row.contender.trainer}", f"peak to {row.contender.trainer}"]
+    lines = []
+    for ours in (row for row in rows if not row.contender.plain and not row.failure):
+        ratios = [
+            getattr(ours, field) / getattr(row, field) for row in alternatives for field in (time_field(cuda), "peak")
+        ]
+        lines.append((ours.contender.name, ours.contender.state, *(f"{ratio:.3g}" for ratio in ratios)))
+    return table(header, lines)
 
 
 def verdict(ratio: float, aim: float) -> str:
     return f"<= {aim} {'met' if ratio <= aim else 'missed'}"
 
 
-def report(work: Work, rows: Sequence[Row], parameters: int) -> str:
+def report(work: Work, rows: Sequence[Row], rate: float) -> str:
+    import torch
+    from impasto.trainers import flux_weights
+
+    cuda = torch.cuda.is_available()
+    precision = "bf16" if cuda else "fp32"
+    flops = step_flops(work)
+    lines = [
+        f"Transformer of {flux_weights.inspect(work.weights).parameters / 1e6:.1f} M parameters: "
+        f"hidden size {work.hidden_size}, {work.double_blocks} double and {work.single_blocks} single blocks  ",
+        f"{work.width} x {work.height} px, {work.tokens} text tokens, rank {work.rank}, batch {work.batch}, "
+        f"{precision}; ComfyUI's attention: {work.attention}  ",
+        f"Matrix products of a step: {flops / 1e12:.4g} TFLOP; large {precision} ones here: {rate / 1e12:.4g} TFLOP/s",
+        "",
+        measurements_table(rows, flops, rate, cuda),
+        "",
+        ratios_table(rows, cuda),
+    ]
+    if any(not row.contender.plain for row in rows):
+        lines += ["", modes_table(rows, cuda)]
+    for row in rows:
+        if row.failure:
+            state = {"no": "without", "yes": "with"}.get(row.contender.state, f"{row.contender.state} blocks with")
+            lines += ["", f"{row.contender.name}, {state} gradient checkpointing, fails: {row.failure}"]
+    return "\n".join(lines)
+
+
+def machine() -> str:
     import torch
 
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} thread(s)"
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    lines = [
-        f"{platform.platform()}, {device}, torch {torch.__version__}",
-        f"Load average over the last 1, 5 and 15 minutes: {loads}",
-        f"Transformer of {parameters / 1e6:.1f} M parameters: hidden size {work.hidden_size}, "
-        f"{work.double_blocks} double and {work.single_blocks} single blocks",
-        f"{work.resolution} px, {work.tokens} text tokens, rank {work.rank}, batch 1, {'bf16' if cuda else 'fp32'}; "
-        f"ComfyUI's attention: {work.attention}",
-        "",
-        measurements_table(rows),
-        "",
-        ratios_table(rows, cuda),
-    ]
-    for row in rows:
-        if row.failure:
-            checkpointing = "with" if row.contender.checkpointing else "without"
-            lines += ["", f"{row.contender.name}, {checkpointing} gradient checkpointing, fails: {row.failure}"]
-    return "\n".join(lines)
+    return (
+        f"{platform.platform()}, {device}, torch {torch.__version__}  \n"
+        f"Load average over the last 1, 5 and 15 minutes: {loads}"
+    )
 
 
-def groups(quick: bool) -> list[tuple[Contender, ...]]:
+def groups(contenders: Sequence[Contender], quick: bool) -> list[tuple[Contender, ...]]:
     """Who is measured together in a process: each alone, but with `quick` all that import the same."""
     if not quick:
-        return [(contender,) for contender in CONTENDERS]
-    comfyui = tuple(contender for contender in CONTENDERS if contender.trainer == COMFYUI)
-    return [tuple(contender for contender in CONTENDERS if contender not in comfyui), comfyui]
+        return [(contender,) for contender in contenders]
+    comfyui = tuple(contender for contender in contenders if contender.trainer == COMFYUI)
+    return [tuple(contender for contender in contenders if contender not in comfyui), comfyui]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="see that it runs: tiny sizes whatever else is asked for")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="what to measure (default: all)")
+    parser.add_argument("--full-size", action="store_true", help="FLUX.1-dev's size, at 512 and 1024 px, batch 1 and 4")
+    parser.add_argument("--cap", nargs="+", type=int, metavar="GB", help="all presets, on cards of so many gigabytes")
+    parser.add_argument("--presets", nargs="+", metavar="NAME", help="with --cap, some of the presets only")
+    parser.add_argument("--folder", type=Path, help="where weights go meanwhile; 24 GB at full size (default: /tmp)")
     parser.add_argument("--hidden-size", type=int, default=768, help="a multiple of 128 (default: 768)")
     parser.add_argument("--double-blocks", type=int, default=4)
     parser.add_argument("--single-blocks", type=int, default=8)
-    parser.add_argument("--resolution", type=int, default=256, help="side of the pictures in pixels (default: 256)")
+    parser.add_argument("--resolutions", nargs="+", type=int, help="sides of the pictures in pixels (default: 256)")
+    parser.add_argument("--batches", nargs="+", type=int, help=f"pictures per batch, up to {PICTURES} (default: 1)")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="measured steps per process (default: 6)")
     parser.add_argument("--warmup", type=int, default=2, help="steps per process before them (default: 2)")
@@ -598,57 +732,125 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
     parser.add_argument("--attention", choices=("pytorch", "default"), default="pytorch", help="ComfyUI's attention")
     parser.add_argument("--json", type=Path, help="also write every measurement here")
-    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measured(Path(arguments.measure[0]), [int(index) for index in arguments.measure[1:]])
+        measured(arguments.measure)
         return 0
     if not Path("/proc/self/clear_refs").exists():
         parser.error("this benchmark reads memory from /proc, which only Linux has")
-    if not (comfyui_folder() / "comfy_extras" / "nodes_train.py").is_file():
+    if not (comfyui_folder() / "comfy_extras" / "nodes_train.py").is_file() and not arguments.cap:
         parser.error(f"there is no ComfyUI in {comfyui_folder()}: run ./quickstart.sh, or set COMFYUI_PATH")
     # Before torch is imported, here and in the measuring processes.
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    with tempfile.TemporaryDirectory(prefix="impasto-benchmark-") as folder:
-        print(benchmark(arguments, folder))
+    load_pack()
+    import torch
+
+    if (arguments.full_size or arguments.cap) and not (arguments.quick or torch.cuda.is_available()):
+        parser.error("this needs a CUDA device; benchmarks/full_size.py measures a full-size model on the CPU")
+    with tempfile.TemporaryDirectory(prefix="impasto-benchmark-", dir=arguments.folder) as folder:
+        work = work_asked_for(arguments, folder)
+        write_weights(work)
+        found = (caps if arguments.cap else benchmark)(arguments, work)
+    print(machine(), found, sep="\n\n")
     return 0
 
 
-def benchmark(arguments: argparse.Namespace, folder: str) -> str:
+def work_asked_for(arguments: argparse.Namespace, folder: str) -> Work:
     quick = arguments.quick
-    load_pack()
-    work = prepare(
-        Work(
-            folder=folder,
-            hidden_size=128 if quick else arguments.hidden_size,
-            double_blocks=1 if quick else arguments.double_blocks,
-            single_blocks=1 if quick else arguments.single_blocks,
-            context_width=64 if quick else 4096,
-            resolution=64 if quick else arguments.resolution,
-            tokens=16 if quick else 256,
-            rank=arguments.rank,
-            warmup=1 if quick else arguments.warmup,
-            steps=2 if quick else arguments.steps,
-            attention=arguments.attention,
-        )
+    full_size = (arguments.full_size or arguments.cap) and not quick
+    double, single = DEV_BLOCKS if full_size else (arguments.double_blocks, arguments.single_blocks)
+    return Work(
+        folder=folder,
+        hidden_size=128 if quick else DEV_WIDTH if full_size else arguments.hidden_size,
+        double_blocks=1 if quick else double,
+        single_blocks=1 if quick else single,
+        context_width=64 if quick else 4096,
+        width=64,
+        height=64,
+        batch=1,
+        tokens=16 if quick else 512 if full_size else 256,
+        rank=arguments.rank,
+        warmup=1 if quick else arguments.warmup,
+        steps=2 if quick else arguments.steps,
+        attention=arguments.attention,
     )
-    from impasto.trainers import flux_weights
 
-    parameters = flux_weights.inspect(work.weights).parameters
-    results: list[dict[str, Any]] = []
-    turns = groups(quick)
-    for turn in range(1 if quick else arguments.rounds):
-        for group in turns[turn % len(turns) :] + turns[: turn % len(turns)]:
-            results += run_in_child(group, work)
-            for result in results[-len(group) :]:
-                contender = CONTENDERS[result["contender"]]
-                seconds = f"{statistics.median(result['seconds']):.3f} s/step" if "seconds" in result else "fails"
-                print(f"round {turn + 1}: {contender.name}: {seconds}", file=sys.stderr, flush=True)
+
+def benchmark(arguments: argparse.Namespace, work: Work) -> str:
+    """Every contender at every size that is asked for."""
+    quick, full_size = arguments.quick, arguments.full_size
+    sides = [64] if quick else arguments.resolutions or ([512, 1024] if full_size else [256])
+    batches = arguments.batches or ([1, 4] if full_size else [1])
+    contenders = [Contender(IMPASTO), *ALTERNATIVES]
+    contenders += [one for name in arguments.sets for one in SETS[name] if one not in contenders]
+    cells = [
+        with_features(dataclasses.replace(work, width=side, height=side, batch=batch))
+        for side in sides
+        for batch in batches
+    ]
+    measurements = [compare(contenders, cell, quick, 1 if quick else arguments.rounds) for cell in cells]
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
-    by_contender = [[result for result in results if result["contender"] == index] for index in range(len(CONTENDERS))]
-    rows = [summarise(contender, found) for contender, found in zip(CONTENDERS, by_contender, strict=True)]
-    return report(work, rows, parameters)
+        arguments.json.write_text(json.dumps(measurements, indent=1))
+    rate = matmul_rate(*RATE_SIZES["quick" if quick else "cuda" if full_size else "cpu"])
+    reports = []
+    for cell, results in zip(cells, measurements, strict=True):
+        rows = [
+            summarise(contender, [result for result in results if result["mode"] == index])
+            for index, contender in enumerate(contenders)
+        ]
+        reports.append(report(cell, rows, rate))
+    return "\n\n".join(reports)
+
+
+def compare(contenders: Sequence[Contender], work: Work, quick: bool, rounds: int) -> list[dict[str, Any]]:
+    """All measurements; `mode` counts the contenders."""
+    found = []
+    turns = groups(contenders, quick)
+    for turn in range(rounds):
+        for group in turns[turn % len(turns) :] + turns[: turn % len(turns)]:
+            for contender, result in zip(group, run_in_child(group, work), strict=True):
+                found.append(result | {"mode": contenders.index(contender)})
+                tell(f"round {turn + 1}", result)
+    return found
+
+
+def tell(where: str, result: dict[str, Any]) -> None:
+    seconds = f"{statistics.median(result['seconds']):.3f} s/step" if "seconds" in result else "fails"
+    print(f"{where}: {result['contender']}: {seconds}", file=sys.stderr, flush=True)
+
+
+def caps(arguments: argparse.Namespace, work: Work) -> str:
+    """Every preset on every card that is simulated, as the planner would have it run there."""
+    from impasto.trainers import flux_weights, memory_plan
+    from impasto.trainers.presets import PRESETS
+
+    flux = flux_weights.inspect(work.weights)
+    header = ("preset", "card GB", "picture", "batch", "precision", "streamed", "planned GB", "peak GB", "s/step")
+    lines, failures = [], []
+    for name in arguments.presets or PRESETS:
+        preset = PRESETS[name]
+        width, height = (64, 64) if arguments.quick else (preset.width, preset.height)
+        cell = with_features(dataclasses.replace(work, width=width, height=height, batch=preset.batch_size))
+        shape = memory_plan.BatchShape(width, height, preset.batch_size, work.tokens)
+        for card in arguments.cap:
+            about = (name, str(card), f"{width} x {height}", str(preset.batch_size))
+            settings = memory_plan.simulate(preset.settings, flux, shape, card)
+            if settings is None:
+                lines.append((*about, preset.settings.precision, *["does not fit"] * 4))
+                continue
+            budget = memory_plan.Budget(flux, (shape,), "cuda", 0)
+            uncompiled = {"compile": False} if arguments.quick else {}  # the compiler takes longer than all the rest
+            contender = Contender(IMPASTO, label=name, settings=settings.to_dict() | uncompiled)
+            (result,) = run_in_child([contender], dataclasses.replace(cell, cap=card))
+            tell(f"{card} GB", result)
+            row = summarise(contender, [result])
+            planned = memory_plan.plan(settings, budget).peak
+            numbers = [f"{value / memory_plan.GIGABYTE:.2f}" for value in (planned, row.peak)]
+            measured = ["fails", "fails"] if row.failure else [numbers[1], f"{row.seconds:.3f}"]
+            lines.append((*about, settings.precision, str(settings.streamed_blocks), numbers[0], *measured))
+            failures += [f"\n{name} on {card} GB fails: {row.failure}"] if row.failure else []
+    return "\n".join([table(header, lines), *failures])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import dataclasses
 from comfy_api.latest import io
 
 from ..trainers import adapter
+from ..trainers.optimizers import check_installed
 from ..trainers.presets import PRESETS
 from ..trainers.settings import (
     LOSS_WEIGHTINGS,
@@ -21,6 +22,8 @@ from ..trainers.settings import (
 from . import sockets
 
 CATEGORY = "Impasto/Training"
+AS_BEFORE = "as before"
+_SWITCHES = {AS_BEFORE: None, "on": True, "off": False}
 DEFAULTS = Settings()
 
 _PRECISION = (
@@ -54,6 +57,12 @@ def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Comb
 
 def _switch(name: str, tooltip: str, **more) -> io.Boolean.Input:
     return io.Boolean.Input(name, default=getattr(DEFAULTS, name), tooltip=tooltip, **more)
+
+
+def _settings(settings: Settings, *more) -> io.NodeOutput:
+    """What the nodes here give; a library that is missing is named before anything is encoded."""
+    check_installed(settings)
+    return io.NodeOutput(settings, *more)
 
 
 class TrainingSettings(io.ComfyNode):
@@ -107,7 +116,7 @@ class TrainingSettings(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings) -> io.NodeOutput:
-        return io.NodeOutput(Settings(**settings))
+        return _settings(Settings(**settings))
 
 
 class TrainingPreset(io.ComfyNode):
@@ -141,7 +150,7 @@ class TrainingPreset(io.ComfyNode):
     def execute(cls, preset, steps, seed) -> io.NodeOutput:
         chosen = PRESETS[preset]
         settings = dataclasses.replace(chosen.settings, steps=steps or chosen.settings.steps, seed=seed)
-        return io.NodeOutput(settings, chosen.describe())
+        return _settings(settings, chosen.describe())
 
 
 class _Change(io.ComfyNode):
@@ -166,7 +175,7 @@ class _Change(io.ComfyNode):
 
     @classmethod
     def execute(cls, training, **changes) -> io.NodeOutput:
-        return io.NodeOutput(dataclasses.replace(training, **changes))
+        return _settings(dataclasses.replace(training, **changes))
 
 
 class LoraSettings(_Change):
@@ -221,17 +230,43 @@ class MemorySettings(_Change):
             "queues of one run: it goes on where it was.",
             aliases=["block swap", "offload", "quantisation", "nf4", "fp8", "int8", "compile", "low vram"],
             inputs=[
-                _combo("precision", PRECISIONS, _PRECISION),
-                _switch("gradient_checkpointing", _CHECKPOINTING),
-                _int("checkpointing_interval", "Recompute every n-th block only: 2 takes more memory and less time."),
-                _int(
-                    "streamed_blocks",
-                    "Blocks kept in the computer's memory and copied to the card when their turn comes; -1: as many "
-                    "as it takes to fit.",
+                io.Combo.Input("precision", options=[AS_BEFORE, *PRECISIONS], default=AS_BEFORE, tooltip=_PRECISION),
+                io.Combo.Input("gradient_checkpointing", options=list(_SWITCHES), tooltip=_CHECKPOINTING),
+                io.Int.Input(
+                    "checkpointing_interval",
+                    default=0,
+                    min=0,
+                    max=int(RANGES["checkpointing_interval"][1]),
+                    tooltip="Recompute every n-th block only: 2 takes more memory and less time. 0: as before.",
                 ),
-                _switch("compile", "Compile each block with torch.compile: a slow start, then faster steps."),
+                io.Int.Input(
+                    "streamed_blocks",
+                    default=-2,
+                    min=-2,
+                    max=int(RANGES["streamed_blocks"][1]),
+                    tooltip="Blocks kept in the computer's memory and copied to the card when their turn comes. -1: as "
+                    "many as it takes to fit; -2: as before.",
+                ),
+                io.Combo.Input(
+                    "compile",
+                    options=list(_SWITCHES),
+                    tooltip="Compile each block with torch.compile: a slow start, then faster steps.",
+                ),
             ],
         )
+
+    @classmethod
+    def execute(
+        cls, training, precision, gradient_checkpointing, checkpointing_interval, streamed_blocks, compile
+    ) -> io.NodeOutput:
+        changes = {
+            "precision": None if precision == AS_BEFORE else precision,
+            "gradient_checkpointing": _SWITCHES[gradient_checkpointing],
+            "checkpointing_interval": checkpointing_interval or None,
+            "streamed_blocks": None if streamed_blocks == -2 else streamed_blocks,
+            "compile": _SWITCHES[compile],
+        }
+        return super().execute(training, **{name: value for name, value in changes.items() if value is not None})
 
 
 class CheckpointSettings(_Change):
@@ -254,8 +289,28 @@ class CheckpointSettings(_Change):
                 _combo(
                     "tracker", TRACKERS, "Where the metrics go besides metrics.jsonl; what is named must be installed."
                 ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=0,
+                    min=0,
+                    max=int(RANGES["checkpoint_every"][1]),
+                    tooltip="Steps between checkpoints; 0: as before.",
+                ),
+                io.Int.Input(
+                    "sample_steps",
+                    default=-1,
+                    min=-1,
+                    max=int(RANGES["sample_steps"][1]),
+                    tooltip="Sampling steps of the samples at each checkpoint; 0 for none, -1: as before.",
+                ),
             ],
         )
+
+    @classmethod
+    def execute(cls, training, checkpoint_every, sample_steps, **changes) -> io.NodeOutput:
+        changes |= {"checkpoint_every": checkpoint_every} if checkpoint_every else {}
+        changes |= {"sample_steps": sample_steps} if sample_steps >= 0 else {}
+        return super().execute(training, **changes)
 
 
 NODES = [TrainingSettings, TrainingPreset, LoraSettings, NoiseSettings, MemorySettings, CheckpointSettings]

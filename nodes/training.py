@@ -7,8 +7,10 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..errors import SettingsError, TrainingError
 from ..files import write_whole
 from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
+from ..trainers.optimizers import check_installed
 from ..trainers.settings import SCHEDULERS
 from . import host, sockets
 
@@ -98,9 +100,10 @@ class FluxLoraTrainer(io.ComfyNode):
         lora_format=runs.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
-        runs.lora_folder(host.loras_root(), name)
+        folder = runs.lora_folder(host.loras_root(), name)
+        check_installed(training)
         weights, fingerprint = _base(model)
-        start = "" if start_from == NEW_LORA else str(host.lora_path(start_from))
+        start = "" if start_from == NEW_LORA else _start(start_from, folder)
         run = runs.create_run(
             host.runs_root(),
             runs.Job(
@@ -186,6 +189,18 @@ def _base(model) -> tuple[Path, str]:
     return weights, flux_weights.fingerprint(weights)
 
 
+def _start(lora: str, own_folder: Path) -> str:
+    """The file of the LoRA to start from; one that cannot be used is refused before any memory is given up."""
+    file = host.lora_path(lora).resolve()
+    if file.is_relative_to(own_folder.resolve()):
+        raise SettingsError(
+            f"start_from is {lora}, which this node would write over as soon as it is done, and then begin anew from "
+            "that. Give the new LoRA another name, or use Continue Training to go on with this one."
+        )
+    lora_files.read(file)
+    return str(file)
+
+
 def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
     launcher = profiles.launch_arguments(launch_profile, host.launch_profiles_folder())
     # The graph as the browser sent it, else as the API did: the run says how it was made.
@@ -199,6 +214,11 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
             runs.publish(run, name, host.loras_root(), lora_format)  # what is trained so far is there to be used
             raise
     final = runs.publish(run, name, host.loras_root(), lora_format)
+    if final is None:
+        raise TrainingError(
+            f"The run '{run.id}' is finished, but its checkpoints are gone from {run.path}. Delete that folder "
+            "to train it again."
+        )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +49,29 @@ STATE_NUMBERS = {
 }
 
 
-def make_optimizer(parameters: list[torch.nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser that `settings` names, over `parameters`.
+def check_installed(settings: Settings) -> None:
+    """Look for the libraries that `settings` ask for, without importing them.
 
     Raises:
-        TrainingError: its library is not installed.
+        TrainingError: one is not installed; the text has the line that installs it.
     """
-    module, name, package, arguments = _CLASSES[settings.optimizer]
-    try:
-        optimizer = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise TrainingError(
-            f"The optimizer {settings.optimizer} needs {package}. Install it into ComfyUI's Python with "
-            f"'python -m pip install {package}', or choose adamw."
-        ) from error
+    asked = {f"The optimizer {settings.optimizer}": _CLASSES[settings.optimizer][2]}
+    if settings.precision == "nf4":
+        asked["The precision nf4"] = "bitsandbytes"
+    if settings.tracker != "none":
+        asked[f"The tracker {settings.tracker}"] = settings.tracker
+    for what, package in asked.items():
+        if importlib.util.find_spec(package) is None:
+            raise TrainingError(
+                f"{what} needs {package}, which is not installed. Install it into ComfyUI's Python with "
+                f"'{sys.executable} -m pip install {package}', or choose another."
+            )
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """The optimiser that `settings` names, over `parameters`."""
+    module, name, _, arguments = _CLASSES[settings.optimizer]
+    optimizer = getattr(importlib.import_module(module), name)
     if settings.optimizer == "adamw" and parameters[0].is_cuda:
         arguments = arguments | {"fused": True}
     if settings.optimizer == "schedule_free_adamw":  # it averages the weights, so that it must do the warm-up itself

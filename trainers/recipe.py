@@ -25,7 +25,7 @@ from .batches import Batch, prefetched
 from .failure import SAID, explained
 from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
-from .optimizers import STATE_NUMBERS, averaged, make_optimizer, make_scheduler
+from .optimizers import STATE_NUMBERS, averaged, check_installed, make_optimizer, make_scheduler
 from .runs import Job, Run
 from .samples import epoch_batches
 from .streaming import StreamedBlocks, block_names, streamed_indices
@@ -112,6 +112,7 @@ class FluxLoraRecipe:
     def setup(self) -> None:
         """Load features and base model, add the adapter, and go back to the last checkpoint if there is one."""
         self.report("starting")
+        check_installed(self.settings)
         self.accelerator = self.make_accelerator()
         self.device = self.accelerator.device
         self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self.send)
@@ -143,14 +144,8 @@ class FluxLoraRecipe:
 
     def make_accelerator(self) -> Any:
         from accelerate import Accelerator
-        from accelerate.tracking import get_available_trackers
 
         tracker = self.settings.tracker
-        if tracker != "none" and tracker not in {known.value for known in get_available_trackers()}:
-            raise TrainingError(
-                f"The tracker {tracker} is not installed. Install it into ComfyUI's Python with "
-                f"'python -m pip install {tracker}', or choose none."
-            )
         tracking = {} if tracker == "none" else {"log_with": tracker, "project_dir": self.run.path / "logs"}
         # Not the launch profile's precision: that would train other weights.
         accelerator = Accelerator(cpu=self.cpu, mixed_precision="no", **tracking)

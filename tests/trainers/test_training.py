@@ -116,6 +116,16 @@ def test_the_learning_rate_warms_up_and_falls(make_run):
     assert rates[:3] == pytest.approx([0, 5e-4, 1e-3]) and rates[2:] == sorted(rates[2:], reverse=True)
 
 
+def test_a_seed_gives_the_same_weights_in_another_process_and_another_seed_others(make_run, uninterrupted):
+    again, other = make_run("again", **LONG), make_run("other", seed=1)
+    launch.train(again, cpu=True, progress=silent)
+    assert same(final_adapter(again), final_adapter(uninterrupted))
+    assert train_here(other)
+    before = load_file(uninterrupted.checkpoints()[8] / "adapter.safetensors")
+    trained = {key: value for key, value in final_adapter(other).items() if not key.endswith(".alpha")}
+    assert trained and not any(torch.equal(value, before[key]) for key, value in trained.items())
+
+
 def test_a_finished_run_is_returned_without_starting_a_process(uninterrupted, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
     launch.train(uninterrupted, cpu=True, progress=silent)
