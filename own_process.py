@@ -22,12 +22,14 @@ PACK = Path(__file__).resolve().parent
 def start(module: str) -> subprocess.Popen[bytes]:
     """Start `main` of a module ("captioners.apart"): its input and output are pipes, its errors go where ours do."""
     return subprocess.Popen(
-        [sys.executable, str(PACK / "own_process.py"), module],
+        # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
+        [sys.executable, *(["-s"] if sys.flags.no_user_site else []), str(PACK / "own_process.py"), module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # Ctrl-C in ComfyUI's terminal must reach it as the end of its input, not as a signal.
         start_new_session=True,
-        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        # The same on Windows, and no window where ComfyUI has none.
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
 
 
@@ -48,7 +50,7 @@ def end_of_input() -> threading.Event:
     return ended
 
 
-def _load_pack() -> None:
+def load_pack() -> None:
     """Make the pack's folder importable as `impasto`."""
     spec = importlib.util.spec_from_file_location(
         "impasto", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
@@ -61,5 +63,5 @@ def _load_pack() -> None:
 if __name__ == "__main__":
     # Where a script lies; `files` or `nodes` must not be found there as modules of their own.
     sys.path[:] = [folder for folder in sys.path if folder != str(PACK)]
-    _load_pack()
+    load_pack()
     sys.exit(importlib.import_module(f"impasto.{sys.argv[1]}").main())

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,6 +30,8 @@ from .gemini import GeminiCaptioner, GeminiSettings
 from .openai import OpenAICaptioner, OpenAISettings
 from .quota import Limits
 from .runner import Stopped, Tally, ask, waiting_pictures
+
+KEPT = "The answers that came are kept: queue again to go on."
 
 
 async def ask_apart(
@@ -66,7 +69,9 @@ async def ask_apart(
         await asyncio.to_thread(_send, process, job)
         while reader.is_alive() or lines:
             while lines:
-                said |= json.loads(lines.popleft())
+                line = lines.popleft()
+                if line.endswith(b"\n"):  # else it died while it wrote
+                    said |= json.loads(line)
             progress(*said.get("progress", (0, len(pictures))))
             await asyncio.sleep(POLL)
     finally:
@@ -82,7 +87,7 @@ def _read(process: subprocess.Popen[bytes], lines: deque[bytes]) -> None:
 
 
 def _send(process: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # it has ended, and `_result` says so
+    with contextlib.suppress(OSError):  # it has ended, and `_result` says so
         process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()
 
@@ -94,7 +99,7 @@ def _result(captioner: Captioner, said: Mapping[str, Any], status: int) -> Tally
     if "tally" not in said:
         raise CaptionError(
             f"The process that asked '{captioner.name}' ended without a word (status {status}; a minus sign means it "
-            "was killed). ComfyUI's terminal may say why. The answers that came are kept: queue again to go on."
+            f"was killed). ComfyUI's terminal may say why. {KEPT}"
         )
     busy = {
         sha256: Refusal(**refusal | {"kind": Kind(refusal["kind"])})
@@ -106,7 +111,7 @@ def _result(captioner: Captioner, said: Mapping[str, Any], status: int) -> Tally
 def main() -> int:
     """The other process: one line of JSON in, lines of JSON out."""
     output = os.dup(1)
-    sys.stdout = sys.stderr  # for libraries that print
+    os.dup2(2, 1)  # for libraries that print, those in C too
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):  # the parent died while it wrote
         return 1
@@ -124,6 +129,12 @@ def main() -> int:
         return 0
     except ImpastoError as error:
         say(error=(type(error).__name__, str(error)))
+        return 0
+    except Exception as error:
+        # Only what the system says is told on: another error's text may quote a request, and the key with it.
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
+        sys.stderr.write("".join([*traceback.format_tb(error.__traceback__), reason, "\n"]))
+        say(error=(CaptionError.__name__, f"Captioning stopped ({reason}). ComfyUI's terminal shows where. {KEPT}"))
         return 0
     if not stop.is_set():  # else not everything has been asked about
         say(tally=asdict(tally))

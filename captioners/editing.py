@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -207,7 +208,8 @@ def edit_captions(
     texts: dict[str, str] = {}
     for record in records:
         edit = edits.get(record.sha256)
-        bare = edit.text if edit else edited(_without_trigger(record.text, trigger_word), rules, check)
+        bare = _without_trigger(edit.text if edit else record.text, trigger_word)
+        bare = bare if edit else edited(bare, rules, check)
         caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
         texts[record.sha256] = caption
         rows.append(
@@ -304,9 +306,11 @@ def _kept_edits(
     """The edits on disk, after the overrides have been added to them. A locked one is changed by a lock alone."""
     edits = read_edits(dataset.folder)
     by_hash = {record.sha256: record for record in records}
+    hashes = sorted(by_hash)
     for digits, override in overrides.items():
         check()
-        named = [sha256 for sha256 in by_hash if sha256.startswith(digits)]
+        # "g" comes behind every hexadecimal digit.
+        named = hashes[bisect_left(hashes, digits) : bisect_left(hashes, f"{digits}g")]
         if len(named) != 1:
             raise SettingsError(
                 f"The override for '{digits}' fits {len(named)} pictures of the dataset. "

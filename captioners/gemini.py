@@ -18,16 +18,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash
 from .captioner import Caption, Kind, Picture, Refusal
 from .clock import SYSTEM, Clock, duration
 from .keys import Project, checked_model, read_projects, refuse_key, service_url, without_keys
-from .pictures import LONGEST_SIDE, jpeg_bytes
+from .pictures import LONGEST_SIDE, is_about_the_picture, jpeg_or_refusal
 from .quota import Budget, Limits, Request, take
 
 REQUIREMENT = "google-genai>=2.33"  # as in pyproject's extra "gemini"
+SERVICE_URL = "https://generativelanguage.googleapis.com/"
 DEFAULT_MODEL = "gemini-3.5-flash-lite"
 DEFAULT_PROJECTS = "GEMINI_API_KEY"
 SYSTEM_PROMPT = (
@@ -68,7 +71,6 @@ _WORTH_RETRYING = {
 }
 _on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")  # called when this task's request has left
 _LIMIT_0 = re.compile(r"limit: 0(?![\d.])")
-_ABOUT_THE_PICTURE = re.compile(r"\b(?:image|picture)\b(?! input)", re.IGNORECASE)
 _MODEL_NAME = re.compile(r"(?:models/|tunedModels/)?[A-Za-z0-9][\w.-]{0,99}")
 
 
@@ -155,13 +157,10 @@ class GeminiCaptioner:
             await asyncio.gather(*(client.aio.aclose() for client in session.clients.values()))
 
     async def _caption(self, picture: Picture, check: Callable[[], None]) -> Caption | Refusal:
-        from PIL import Image
-
         session = self._session = self._session or self._opened()
-        try:
-            jpeg = await asyncio.to_thread(jpeg_bytes, picture)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
+        jpeg = await jpeg_or_refusal(picture)
+        if isinstance(jpeg, Refusal):
+            return jpeg
         result = await self._ask(session, self._request(jpeg, ROOM), check)
         if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
             first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM), check)
@@ -207,15 +206,19 @@ class GeminiCaptioner:
         _on_sent.set(lambda: budget.sent(request))
         errors, http = _google_genai().errors, _http_library()
         try:
-            return await session.clients[budget.project].aio.models.generate_content(**question)
+            # The client's own time limit is of each read: an answer that trickles would never be over it.
+            call = session.clients[budget.project].aio.models.generate_content(**question)
+            return await asyncio.wait_for(call, self.settings.timeout)
         except errors.APIError as error:
             return read_error(error.code, error.details, error.message or "", self.model, budget.project, session.keys)
-        except (TimeoutError, OSError, http.HTTPError) as error:
+        except asyncio.TimeoutError:
+            return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
+        except (OSError, http.HTTPError) as error:
             reason = without_keys(str(error) or type(error).__name__, session.keys)
             return Refusal(Kind.BUSY, f"the connection failed: {reason}", retry=True, lasting=False)
         except ValueError as error:  # a body that is no JSON, or not the service's
-            reason = without_keys(f"{type(error).__name__}", session.keys)
-            return Refusal(Kind.MALFORMED, f"the service's reply cannot be read ({reason})", retry=True)
+            reason = f"the service's reply cannot be read ({type(error).__name__})"
+            return Refusal(Kind.MALFORMED, reason, retry=True, lasting=False)
 
     def _opened(self) -> Session:
         genai = _google_genai()
@@ -229,7 +232,7 @@ class GeminiCaptioner:
                 timeout=int(self.settings.timeout * 1000),
                 # aiohttp, the package's own choice, repeats failed calls unasked, and no limit would know of them.
                 # A redirect could lead elsewhere, with the key.
-                async_client_args={"transport": _transport(), "follow_redirects": False},
+                async_client_args={"transport": _transport(_proxy(url or SERVICE_URL)), "follow_redirects": False},
             )
             return genai.Client(api_key=project.key, vertexai=False, http_options=options)
 
@@ -282,6 +285,10 @@ def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
         return Refusal(kind, reason, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
 
     feedback = response.prompt_feedback
+    if not (feedback or response.candidates or used):
+        # Not the service's own words, so nothing about the picture: ten in a row end the run.
+        reason = "the reply is not Gemini's: it has no candidates, no feedback and no usage"
+        return Refusal(Kind.NO_ANSWER, reason, retry=True, lasting=False)
     if feedback and feedback.block_reason:
         return refusal(Kind.PROMPT_BLOCKED, _name(feedback.block_reason))
     if not response.candidates:
@@ -336,7 +343,7 @@ def read_error(
     if code >= 500 or code in (408, 499):
         return Refusal(Kind.BUSY, f"{code} {message}", retry=True, lasting=False)
     # What is not about this picture (the request, the account) may be the same for all: ten in a row end the run.
-    return Refusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or bool(_ABOUT_THE_PICTURE.search(whole)))
+    return Refusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or is_about_the_picture(whole))
 
 
 def _rate_limited(told: list[dict[str, Any]], whole: str, model: str, project: str) -> RateLimited:
@@ -401,8 +408,21 @@ def _http_library() -> Any:
         return httpx
 
 
-def _transport() -> Any:
-    """HTTP that tells `_on_sent` when a request is on its way: building many at once takes longer than sending one."""
+def _proxy(url: str) -> str | None:
+    """The address of the proxy that the system's settings (HTTPS_PROXY, NO_PROXY …) have for `url`."""
+    service, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(service.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(service.hostname or ""):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _transport(proxy: str | None) -> Any:
+    """HTTP that tells `_on_sent` when a request is on its way: building many at once takes longer than sending one.
+
+    Raises:
+        CaptionError: the proxy is of a kind that cannot be used.
+    """
     http = _http_library()
 
     class Transport(http.AsyncHTTPTransport):
@@ -414,4 +434,10 @@ def _transport() -> Any:
             request.extensions = {**request.extensions, "trace": trace}
             return await super().handle_async_request(request)
 
-    return Transport()
+    try:
+        return Transport(proxy=proxy)
+    except (ImportError, ValueError):  # the text may quote the address, and a password in it
+        raise CaptionError(
+            "The proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names is of a kind that cannot be used here. Name one "
+            "that begins with http://, or install socksio into ComfyUI's Python for one that begins with socks5://."
+        ) from None

@@ -117,7 +117,7 @@ def _project(
     name: str, table: dict[str, Any] | None, file: Path, defaults: Limits, environment: Mapping[str, str]
 ) -> Project:
     if table is None:
-        key = environment.get(name, "") if _VARIABLE.fullmatch(name) else ""
+        key = environment.get(name, "").strip() if _VARIABLE.fullmatch(name) else ""
         if len(key) < SHORTEST_KEY:
             plain = re.fullmatch("[A-Za-z0-9_-]+", name) and not _is_like_a_key(name)
             table_name = name if plain else "mine"
@@ -126,7 +126,7 @@ def _project(
                 f"GEMINI_API_KEY_<anything>) before ComfyUI starts and type its name, or write into {file}:\n"
                 f'[projects.{table_name}]\nkey = "…"'
             )
-        return Project(name, key, defaults)
+        return Project(name, _checked_key(key, f"The environment variable {name}"), defaults)
     key = _key(table, file, f"projects.{name}", environment)
     limits = {limit: table.get(limit, getattr(defaults, limit)) for limit in Limits.__dataclass_fields__}
     for limit, value in limits.items():
@@ -137,9 +137,24 @@ def _project(
 
 def _key(table: dict[str, Any], file: Path, where: str, environment: Mapping[str, str]) -> str:
     key = table.get("key") or environment.get(str(table.get("key_env", "")), "")
-    if not isinstance(key, str) or len(key) < SHORTEST_KEY:
+    key = key.strip() if isinstance(key, str) else ""
+    if len(key) < SHORTEST_KEY:
         raise SettingsError(
             f'{file}: [{where}] has no key. Write key = "…", or key_env = "NAME" with the environment variable set.'
+        )
+    place = f"{file}: [{where}]" if table.get("key") else f"The environment variable {table['key_env']}"
+    return _checked_key(key, place)
+
+
+def _checked_key(key: str, place: str) -> str:
+    """
+    Raises:
+        SettingsError: the key has a character that no key has and no request can carry.
+    """
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(
+            f"{place} holds a key with a space, line break or invisible character in it, as copying from a web page or "
+            "chat may add. Copy the key again from where it was made."
         )
     return key
 

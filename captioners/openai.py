@@ -21,11 +21,10 @@ from .captioner import Caption, Kind, Picture, Refusal
 from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
 from .keys import Endpoint, checked_model, read_endpoint, refuse_key, without_keys
-from .pictures import LONGEST_SIDE, jpeg_bytes
+from .pictures import LONGEST_SIDE, is_about_the_picture, jpeg_or_refusal
 
 ANSWER_TOKENS = 512  # most for one answer
 MORE_TOKENS = 4_096  # for a second attempt, where a model that thinks first was cut off
-_ABOUT_THE_PICTURE = re.compile(r"\b(?:image|picture)\b(?! input)", re.IGNORECASE)
 MOST_RETRY_AFTER = 120.0  # seconds; a longer one waits so long and asks then
 
 
@@ -78,14 +77,11 @@ class OpenAICaptioner:
             await session.close()
 
     async def _caption(self, picture: Picture, check: Callable[[], None]) -> Caption | Refusal:
-        from PIL import Image
-
         endpoint = read_endpoint(self.folder / "openai.toml", self.settings.endpoint, self.environment)
         refuse_key(self.model, [endpoint.key])
-        try:
-            jpeg = await asyncio.to_thread(jpeg_bytes, picture)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
+        jpeg = await jpeg_or_refusal(picture)
+        if isinstance(jpeg, Refusal):
+            return jpeg
         check()
         result = await self._ask(endpoint, jpeg, ANSWER_TOKENS)
         if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
@@ -119,7 +115,7 @@ class OpenAICaptioner:
             reason = without_keys(str(error) or type(error).__name__, [endpoint.key])
             return Refusal(Kind.BUSY, f"'{endpoint.name}' cannot be reached: {reason}", retry=True, lasting=False)
         except (ValueError, RecursionError):
-            return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True)
+            return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True, lasting=False)
 
     def _body(self, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
         picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
@@ -158,7 +154,7 @@ class OpenAICaptioner:
             wait = min(float(after), MOST_RETRY_AFTER) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0
             return Refusal(Kind.BUSY, f"{status} {said}", retry=True, wait=wait, lasting=False)
         # What is not about this picture may be the same for all: ten in a row end the run.
-        return Refusal(Kind.FAILED, f"{status} {said}", lasting=status == 413 or bool(_ABOUT_THE_PICTURE.search(whole)))
+        return Refusal(Kind.FAILED, f"{status} {said}", lasting=status == 413 or is_about_the_picture(whole))
 
 
 def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
@@ -169,7 +165,10 @@ def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
         usage = reply.get("usage") or {}
         tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        return Refusal(Kind.MALFORMED, f"not a chat completion: {without_keys(str(reply), keys)[:60]!r}", retry=True)
+        # Nothing about the picture: ten in a row end the run.
+        said = reply.get("error", reply) if isinstance(reply, dict) else reply
+        said = without_keys(str(said.get("message", said) if isinstance(said, dict) else said), keys)[:300]
+        return Refusal(Kind.MALFORMED, f"not a chat completion: {said!r}", retry=True, lasting=False)
 
     def refusal(kind: Kind, why: str, retry: bool) -> Refusal:
         return Refusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import re
 
 from PIL import Image, ImageOps
 
-from .captioner import Picture
+from .captioner import Kind, Picture, Refusal
 
 LONGEST_SIDE = 1024  # pixels
 JPEG_QUALITY = 90
 ORIENTATION = 0x0112  # Exif tag
+_ABOUT_THE_PICTURE = re.compile(r"\b(?:image|picture)\b(?! input)", re.IGNORECASE)
+
+
+def is_about_the_picture(message: str) -> bool:
+    """Whether a service's refusal speaks of the picture, not of the request or of a model that takes none."""
+    return bool(_ABOUT_THE_PICTURE.search(message))
+
+
+async def jpeg_or_refusal(picture: Picture) -> bytes | Refusal:
+    """`jpeg_bytes`, made in a thread of its own, or that the picture cannot be decoded."""
+    try:
+        return await asyncio.to_thread(jpeg_bytes, picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
 
 
 def jpeg_bytes(picture: Picture, longest_side: int = LONGEST_SIDE) -> bytes:

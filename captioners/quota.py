@@ -50,12 +50,15 @@ class Request:
         return json.dumps({"request": self.id, "time": self.time, "tokens": self.tokens})
 
 
-def midnight(time: float) -> float:
-    """The first midnight in California after `time`, in seconds since 1970."""
+def midnight(time: float, days: int = 1) -> float:
+    """Midnight in California so many days after the one that began the day of `time`, in seconds since 1970.
+
+    Days are counted by the calendar there: two a year have 23 and 25 hours.
+    """
     from zoneinfo import ZoneInfo
 
     today = datetime.fromtimestamp(time, ZoneInfo(ZONE)).date()
-    return datetime.combine(today + timedelta(days=1), datetime.min.time(), ZoneInfo(ZONE)).timestamp()
+    return datetime.combine(today + timedelta(days=days), datetime.min.time(), ZoneInfo(ZONE)).timestamp()
 
 
 @dataclass
@@ -175,11 +178,11 @@ class Budget:
             append_line(self.file, line)
 
     def _today(self) -> int:
-        begin = midnight(self.clock.time() - 86_400)
+        begin = midnight(self.clock.time(), 0)
         return sum(request.time >= begin for request in self.requests)
 
     def _forget(self) -> None:
-        begin = min(midnight(self.clock.time() - 86_400), self.clock.time() - MINUTE - MARGIN)
+        begin = min(midnight(self.clock.time(), 0), self.clock.time() - MINUTE - MARGIN)
         if self.requests and self.requests[0].time < begin:
             self.requests = [request for request in self.requests if request.time >= begin]
             self._by_id = {request.id: request for request in self.requests}

@@ -88,8 +88,10 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **values: object) -> str:
-        """Go on where the last run left pictures open."""
+    def fingerprint_inputs(cls, estimate_only: bool = False, **values: object) -> str | float:
+        """Go on where the last run left pictures open, and estimate what is open now."""
+        if estimate_only:
+            return float("nan")  # differs from itself
         return fingerprint(host.owner_folder(), GeminiCaptioner.name)
 
     @classmethod

@@ -1,5 +1,6 @@
 """What is written down twice says the same, and every shipped thing is there."""
 
+import ast
 import json
 import re
 import sys
@@ -15,6 +16,11 @@ else:
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 OWNED_BY_COMFYUI = {"torch", "torchvision", "torchaudio", "numpy", "pillow", "transformers", "aiohttp"}
+IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
+    *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"),
+    *("psutil", "safetensors", "yaml"),  # of its requirements.txt
+}
+PACKAGES = {file.parent.name for file in REPOSITORY.glob("*/__init__.py")} - {"setup", "tests", "benchmarks"}
 NODE_IDS = [
     match[1]
     for file in sorted((REPOSITORY / "nodes").glob("*.py"))
@@ -28,12 +34,33 @@ def test_requirements_and_project_name_the_same_packages():
 
 def test_pip_installs_every_package_of_the_pack():
     installed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {file.parent.name for file in REPOSITORY.glob("*/__init__.py")} - {"setup", "tests", "benchmarks"}
-    assert set(installed) == {"impasto", *(f"impasto.{folder}" for folder in folders)}
+    assert set(installed) == {"impasto", *(f"impasto.{folder}" for folder in PACKAGES)}
 
 
 def test_nothing_that_comfyui_owns_is_required():
     assert not OWNED_BY_COMFYUI & {re.split(r"[<>=~;\[ ]", line)[0].lower() for line in PROJECT["dependencies"]}
+
+
+def imported(file: Path) -> set[str]:
+    """The packages, not of the standard library, that a file imports anywhere in it."""
+    names = set()
+    for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom) and not statement.level:
+            names.add(statement.module.split(".")[0])
+    return names - sys.stdlib_module_names - {"impasto"}
+
+
+def test_every_imported_package_is_required_or_comes_with_comfyui():
+    extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+    named = {re.split(r"[<>=~;\[ ]", line)[0].replace("-", "_") for line in PROJECT["dependencies"] + extras}
+    ours = [file for folder in PACKAGES for file in (REPOSITORY / folder).glob("*.py")] + [*REPOSITORY.glob("*.py")]
+    assert not set().union(*map(imported, ours)) - named - IMPORTED_FROM_COMFYUI - {"google", "httpx", "httpx2"}
+
+
+def test_windows_gets_the_time_zones_that_it_does_not_have():
+    assert any(re.fullmatch(r"tzdata\S*; sys_platform == 'win32'", line) for line in PROJECT["dependencies"])
 
 
 def test_every_required_package_has_a_version_that_was_tested():

@@ -2,7 +2,7 @@
 
 It loads the pack from the folder it lies in, so that nothing needs to be installed for it. With `--stop-at-eof` it
 takes the end of its standard input as the request to finish the step, save and stop: the end comes when the parent
-closes the pipe, and also when the parent dies.
+closes the pipe, and also when the parent dies. A polite signal is the same request.
 """
 
 from __future__ import annotations
@@ -10,36 +10,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import os
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 PACK = Path(__file__).resolve().parent.parent
 
 
-def load_pack() -> None:
-    """Make the pack's folder importable as `impasto`."""
-    spec = importlib.util.spec_from_file_location(
-        "impasto", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["impasto"] = package
-    spec.loader.exec_module(package)
-
-
-def end_of_input() -> threading.Event:
-    """An event that is set when standard input ends."""
-    ended = threading.Event()
-
-    def wait() -> None:
-        # Not through sys.stdin: its lock, held by this thread, would abort the interpreter when it ends.
-        while os.read(0, 1):
-            pass
-        ended.set()
-
-    threading.Thread(target=wait, daemon=True).start()
-    return ended
+def own_process() -> ModuleType:
+    """The pack's module of that name, which makes the rest of the pack importable."""
+    spec = importlib.util.spec_from_file_location("own_process", PACK / "own_process.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def main() -> int:
@@ -50,8 +34,9 @@ def main() -> int:
     parser.add_argument("--stop-at-eof", action="store_true", help="stop when standard input ends")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    stop = end_of_input() if arguments.stop_at_eof else threading.Event()
-    load_pack()
+    process = own_process()
+    stop = process.end_of_input() if arguments.stop_at_eof else threading.Event()
+    process.load_pack()
     from impasto.errors import ImpastoError
     from impasto.trainers.failure import SAID
     from impasto.trainers.recipe import train_run

@@ -79,6 +79,12 @@ class GeminiServer:
             await asyncio.sleep(3600)
         if fault == "slow":
             await asyncio.sleep(3)
+        if fault == "trickle":
+            reply = web.StreamResponse()
+            await reply.prepare(request)
+            while True:
+                await reply.write(b" ")
+                await asyncio.sleep(0.05)
         if fault == "drop":
             request.transport.close()
             raise ConnectionResetError
@@ -86,6 +92,8 @@ class GeminiServer:
             said.status = ERRORS[fault].status
             return failed(*ERRORS[fault].error)
         said.status = 200
+        if fault in FOREIGN:
+            return web.Response(text=FOREIGN[fault], content_type="application/json")
         if fault in REPLIES:
             return web.json_response(REPLIES[fault] | {"usageMetadata": usage, "modelVersion": "x"})
         text = json.dumps({"description": f"A boat on a river, number {said.picture[:12]}."})
@@ -106,7 +114,7 @@ class GeminiServer:
 
     def _over_quota(self, key: str, limits: Limits, now: float, tokens: int, model: str) -> web.Response | None:
         counted = self._counted[key]
-        begin = midnight(now - 86_400)
+        begin = midnight(now, 0)
         recent = [(time, used) for time, used in counted if time > now - MINUTE]
         if limits.requests_per_day == 0:
             return quota_failure("GenerateRequestsPerDayPerProjectPerModel-FreeTier", 0, model, 1.0)
@@ -228,6 +236,9 @@ REPLIES = {
     "wrong keys": candidate("STOP", '{"caption": 3}'),
     "empty": candidate("STOP", '{"description": "  "}'),
 }
+
+# What something that is not Gemini says under its address, with status 200.
+FOREIGN = {"an error": '{"error": "Unexpected endpoint"}', "a page": "<html>Please log in.</html>", "nothing": "{}"}
 
 
 @contextlib.contextmanager

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -108,6 +112,92 @@ def test_a_polite_end_of_the_other_process_keeps_the_calls_under_way(make_datase
         with pytest.raises(CaptionError, match="queue again"):
             run(dataset, captioner(folder, Limits(24, 10**9, 1_500)), progress=end_it)
         assert len(read_ledger(dataset.captions_ledger)) == len(server.requests) == 4
+
+
+def test_an_error_that_nobody_foresaw_is_told_by_its_kind(make_dataset, folder):
+    with serving(served(folder)) as server:
+        write_keys(folder, server.url)
+        (folder / "usage").write_text("a file where a folder must be")
+        with pytest.raises(CaptionError, match=r"(?:NotADirectory|FileExists)Error: .*usage.*queue again"):
+            run(make_dataset(1), captioner(folder))
+
+
+def started(code: str) -> subprocess.Popen:
+    """A process that runs `code` in place of the one that asks."""
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_a_line_that_the_other_process_did_not_end_is_no_word(make_dataset, folder, monkeypatch):
+    code = """import sys; sys.stdin.readline(); sys.stdout.write('{"progress": [1, 1, "x"]}\\n{"tally": {"as')"""
+    monkeypatch.setattr(apart.own_process, "start", lambda module: started(code))
+    write_keys(folder, "http://127.0.0.1:9")
+    with pytest.raises(CaptionError, match="ended without a word"):
+        run(make_dataset(1), captioner(folder))
+
+
+class ClosedPipe:
+    """What Windows makes of the pipe to a process that has ended."""
+
+    def write(self, data: bytes) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def close(self) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_a_process_that_has_ended_before_it_was_told_anything_is_said_so(make_dataset, folder, monkeypatch):
+    def start(module: str) -> subprocess.Popen:
+        process = started("")
+        process.stdin.close()
+        process.stdin = ClosedPipe()
+        return process
+
+    monkeypatch.setattr(apart.own_process, "start", start)
+    write_keys(folder, "http://127.0.0.1:9")
+    with pytest.raises(CaptionError, match="ended without a word"):
+        run(make_dataset(1), captioner(folder))
+
+
+def in_a_process(code: str, *flags: str, said: str = "") -> subprocess.CompletedProcess:
+    tests = Path(__file__).resolve().parents[1]
+    code = f"import sys; sys.path.insert(0, {str(tests)!r}); import conftest\n{code}"
+    command = [sys.executable, *flags, "-c", code]
+    return subprocess.run(command, input=said, capture_output=True, text=True, timeout=60)
+
+
+def test_what_a_library_prints_there_is_no_part_of_what_it_says():
+    code = """
+import os
+from impasto.captioners import apart
+async def noisy(job, stopped, say):
+    os.write(1, b"printed by a library in C")
+    say(progress=(1, 1))
+    raise apart.Stopped
+apart._ask_alone = noisy
+sys.exit(apart.main())
+"""
+    done = in_a_process(code, said="{}\n")
+    assert done.returncode == 0 and json.loads(done.stdout) == {"progress": [1, 1]}
+    assert "printed by a library in C" in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "passed_on"), [(["-s"], True), ([], False)])
+def test_a_python_without_the_users_own_packages_starts_another_without_them(flags, passed_on):
+    code = """
+from impasto import own_process
+process = own_process.start("captioners.apart")
+process.communicate()
+sys.stdout.write(" ".join(process.args))
+"""
+    assert (" -s " in in_a_process(code, *flags).stdout) is passed_on
+
+
+def test_windows_opens_no_window_for_the_process(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: asked.update(options))
+    apart.own_process.start("captioners.apart")
+    assert asked["creationflags"] & 0x08000000
 
 
 def test_progress_comes_across_with_the_time_left_and_no_key_goes_there(make_dataset, folder, monkeypatch):

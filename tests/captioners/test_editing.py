@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 from impasto.captioners.editing import (
@@ -16,7 +18,7 @@ from impasto.captioners.editing import (
     read_replacements,
     table,
 )
-from impasto.curation.records import Dataset
+from impasto.curation.records import Dataset, Record
 from impasto.errors import SettingsError
 from PIL import Image
 
@@ -64,6 +66,38 @@ def test_without_rules_nothing_changes(dataset):
 def test_a_trigger_word_is_not_put_twice(dataset):
     once = edit(dataset, trigger_word="mntgrdn")
     assert texts(edit(once, trigger_word="mntgrdn")) == texts(once)
+
+
+def test_a_trigger_word_in_an_override_is_not_put_twice(dataset):
+    edited = edit(dataset, f"{name(dataset, 1)}: mntgrdn, Two dogs", trigger_word="mntgrdn")
+    assert texts(edited)[1] == "mntgrdn, Two dogs"
+
+
+class CountedHash(str):
+    """A picture's hash that counts how often it is looked at."""
+
+    looks = 0
+
+    def __lt__(self, other):
+        CountedHash.looks += 1
+        return super().__lt__(other)
+
+    def startswith(self, *arguments):
+        CountedHash.looks += 1
+        return super().startswith(*arguments)
+
+    __hash__ = str.__hash__
+
+
+def test_an_override_does_not_look_at_every_picture(tmp_path):
+    hashes = [CountedHash(hashlib.sha256(str(number).encode()).hexdigest()) for number in range(1_000)]
+    records = [Record(f"images/{sha256}.jpg", sha256, 1, 1, 1, text="A boat.") for sha256 in hashes]
+    dataset = SimpleNamespace(
+        records=lambda: records, folder=str(tmp_path), image_path=lambda _: tmp_path, with_texts=lambda texts: texts
+    )
+    overrides = read_overrides("\n".join(f"{sha256[:16]}: A boat, {n}." for n, sha256 in enumerate(hashes[:100])))
+    edited = edit_captions(dataset, EditRules(), overrides)[0]
+    assert edited[hashes[99]] == "A boat, 99." and CountedHash.looks < 20_000
 
 
 def test_an_override_survives_captioning_again_and_the_loss_of_its_line(dataset):

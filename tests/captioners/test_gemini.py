@@ -9,6 +9,7 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,50 @@ def test_a_service_out_of_order_ends_the_run_and_keeps_the_pictures_open(make_da
         assert not run(dataset, captioner(folder, clock=clock), clock=clock).refused
 
 
+@pytest.mark.parametrize("fault", ["an error", "a page", "nothing"])
+def test_replies_that_are_not_the_services_end_the_run_and_keep_the_pictures_open(make_dataset, folder, fault):
+    clock = Clock(time.time(), 1000)
+    dataset = make_dataset(12)
+    with serving(served(folder, fault=always(fault), clock=clock)) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match="10 pictures in a row.*(?:is not Gemini's|cannot be read)"):
+            run(dataset, captioner(folder, clock=clock), clock=clock)
+        assert not read_ledger(dataset.captions_ledger)
+
+
+def test_an_answer_that_trickles_in_without_end_is_given_up_and_repeated(make_dataset, folder):
+    clock = Clock(time.time(), 100)
+    with serving(served(folder, fault=lambda number, _: "trickle" if number == 1 else None)) as server:
+        write_keys(folder, server.url)
+        assert not run(make_dataset(1), captioner(folder, clock=clock, timeout=0.3), clock=clock).refused
+        assert len(server.requests) == 2
+
+
+def test_a_proxy_of_the_environment_is_used_and_its_exceptions_are_kept(make_dataset, folder, monkeypatch):
+    dataset = make_dataset(1)
+    with serving(served(folder)) as server:
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", server.url)
+        write_keys(folder, "http://gemini.invalid")
+        assert not run(dataset, captioner(folder)).refused
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        write_keys(folder, server.url)
+        assert not run(dataset, captioner(folder, system_prompt="Describe it in Latin.")).refused
+    assert len(server.requests) == 2
+
+
+def test_a_proxy_of_a_kind_that_cannot_be_used_is_an_error_that_does_not_tell_its_password(
+    make_dataset, folder, monkeypatch
+):
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", "gopher://me:secret@127.0.0.1:9")
+    write_keys(folder, "http://gemini.invalid")
+    with pytest.raises(CaptionError, match="HTTPS_PROXY") as refused:
+        run(make_dataset(1), captioner(folder))
+    assert "secret" not in str(refused.value)
+
+
 class Fallback:
     """A captioner in this process that always has an answer."""
 
@@ -273,6 +318,23 @@ def test_two_nodes_at_work_at_once_share_a_projects_budget(make_dataset, folder)
         write_keys(folder, server.url)
         asyncio.run(both())
     assert server.over_quota == 0 and len(server.requests) == 16
+
+
+@pytest.mark.parametrize(
+    ("now", "requests", "counted"),
+    [
+        # California's days of 25 and of 23 hours: their last half hour, and the first of the next.
+        ("2026-11-01T23:30:00-08:00", ["2026-11-01T00:15:00-07:00", "2026-10-31T23:45:00-07:00"], 1),
+        ("2026-03-09T00:30:00-07:00", ["2026-03-08T23:45:00-07:00", "2026-03-09T00:15:00-07:00"], 1),
+    ],
+)
+def test_days_are_counted_by_the_calendar_when_the_clocks_change(tmp_path, now, requests, counted):
+    file = tmp_path / "usage.jsonl"
+    times = [datetime.fromisoformat(time).timestamp() for time in requests]
+    lines = [{"request": str(number), "time": time, "tokens": 1} for number, time in enumerate(times)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    standing = Clock(datetime.fromisoformat(now).timestamp(), 0)
+    assert Budget("one", Limits(15, 10**9, 10), file, standing).left_today() == 10 - counted
 
 
 def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
@@ -425,6 +487,27 @@ def test_a_key_of_any_form_is_refused_as_the_model_before_it_shows_in_the_estima
     with pytest.raises(SettingsError, match="looks like a key") as refused:
         captioner(folder, model="my-own-key").estimate(10)
     assert "my-own" not in str(refused.value)
+
+
+@pytest.mark.parametrize("added", ["\u200b", "\u00a0", " ", "\r\n", "\x00", "é"])
+def test_a_key_with_a_character_that_no_key_has_is_refused_by_the_name_of_its_place(folder, added):
+    broken = f"AIza-key{added}-of-one"
+    with pytest.raises(SettingsError, match="environment variable GEMINI_API_KEY_2 holds a key with") as refused:
+        read_projects(folder / "gemini.toml", ["GEMINI_API_KEY_2"], PLENTY, {"GEMINI_API_KEY_2": broken})
+    assert "AIza" not in str(refused.value)
+    folder.mkdir()
+    (folder / "gemini.toml").write_text(f"[projects.one]\nkey = {json.dumps(broken)}\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"gemini\.toml: \[projects\.one\] holds a key with"):
+        read_projects(folder / "gemini.toml", ["one"], PLENTY, {})
+    (folder / "openai.toml").write_text('[endpoints.e]\nbase_url = "http://localhost:9/v1"\nkey_env = "MINE"\n')
+    with pytest.raises(SettingsError, match="environment variable MINE holds a key with"):
+        read_endpoint(folder / "openai.toml", "e", {"MINE": broken})
+
+
+def test_white_space_around_a_key_is_no_part_of_it(folder):
+    environment = {"GEMINI_API_KEY": f"\u00a0{KEYS['one']}\r\n"}
+    [project] = read_projects(folder / "gemini.toml", ["GEMINI_API_KEY"], PLENTY, environment)
+    assert project.key == KEYS["one"]
 
 
 def test_names_of_variables_and_of_projects_are_names_however_long():

@@ -148,6 +148,23 @@ def test_a_request_that_no_picture_can_pass_ends_the_run_and_keeps_the_pictures_
         assert not run(dataset, server, tmp_path / "user").refused
 
 
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (lambda: web.json_response({"error": "Unexpected endpoint: POST /chat"}), "Unexpected endpoint: POST /chat"),
+        (lambda: web.json_response({"error": {"message": "No model is loaded"}}), "'No model is loaded'"),
+        (lambda: web.Response(text="<html>Please log in</html>"), "no JSON"),
+    ],
+)
+def test_replies_that_are_no_completions_end_the_run_and_keep_the_pictures_open(make_dataset, tmp_path, reply, said):
+    dataset = make_dataset(12)
+    with serving(Server(lambda number: reply())) as server:
+        with pytest.raises(CaptionError, match=f"10 pictures in a row.*{said}"):
+            run(dataset, server, tmp_path / "user")
+        server.reply = lambda number: "A boat."
+        assert not run(dataset, server, tmp_path / "user").refused
+
+
 def test_a_picture_that_the_server_cannot_read_is_refused_for_good(make_dataset, tmp_path):
     dataset = make_dataset(1)
     with serving(Server(lambda number: web.Response(status=400, text="Failed to load image"))) as server:

@@ -32,6 +32,15 @@ INPUTS = {  # a saved graph holds widgets by their place: names may be added at 
 RAW = "The image shows a pond with red lilies by Claude Monet, painted in oils."
 
 
+def test_an_estimate_is_made_anew_at_every_queueing(comfyui):
+    from impasto.nodes.gemini import ImpastoGeminiCaptioner
+
+    seen = [ImpastoGeminiCaptioner.fingerprint_inputs(estimate_only=True) for _ in range(2)]
+    assert seen[0] != seen[1]
+    kept = [ImpastoGeminiCaptioner.fingerprint_inputs(estimate_only=False) for _ in range(2)]
+    assert kept[0] == kept[1]
+
+
 class Says:
     """A captioner in this process that says the same of every picture."""
 

@@ -181,6 +181,19 @@ def test_the_trainer_saves_and_stops_when_its_parent_is_killed(make_run, uninter
     assert run.status()["state"] == "stopped" and list(run.checkpoints())[-1] == run.status()["step"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM for others")
+def test_the_trainer_saves_and_stops_at_a_polite_signal(make_run):
+    run = make_run(**LONG)
+    command = launch.command(run, cpu=True, launcher=launch.DEFAULT_LAUNCHER)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not any(record["step"] >= 2 for record in run.metrics()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(trainer_pid(run), signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert run.status()["state"] == "stopped" and list(run.checkpoints())[-1] == run.status()["step"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_learning_rate(make_run):
     run = make_run(steps=60, checkpoint_every=60, learning_rate=1.0, targets="all linear", rank=1, alpha=4096.0)
     assert not train_here(run)
