@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 import time
@@ -76,6 +77,8 @@ def train(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=run.folder,
+            # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
+            env=os.environ | ({"PYTHONNOUSERSITE": "1"} if sys.flags.no_user_site else {}),
             # Ctrl-C in ComfyUI's terminal must reach the trainer as the end of its input, not as a signal.
             start_new_session=True,
         )
