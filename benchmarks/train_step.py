@@ -388,8 +388,8 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
 
         asked = itertools.count()
 
-        def step_done() -> bool:  # the recipe asks before the first and after every step whether to stop
-            if next(asked):
+        def step_done() -> bool:  # the recipe asks whether to stop before the first step, after each, and once more
+            if 0 < next(asked) <= steps:
                 meter.step_done()
             return False
 

@@ -79,7 +79,7 @@ def main() -> None:
         filtered.dataset,
         512,
         lambda width, height: (width // 64, height // 64),
-        lambda text: {"clip": len(text), "t5": len(text)},
+        lambda text: (len(text), len(text)),
     )
     draw(found)
     told = (chosen, len(composed.write().records()), found.pictures, len(filtered.refused), peak_memory())
