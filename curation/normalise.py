@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from .pictures import EXTENSIONS, JPEG_QUALITY, MAX_PIXELS, PictureRefused, first_line
 
 JPEG, PNG = "JPEG", "PNG"
+PNG_SIGNATURE = b"\x89PNG"
 # Formats that Pillow decodes itself (MPO comes with JPEG, AVIF where it was built in): for them it starts no other
 # program, as it starts Ghostscript for EPS.
 FORMATS = (
@@ -26,8 +27,10 @@ READ_BY_ALL = ("JPEG", "MPO", "PNG")  # ai-toolkit passes over WebP
 PLAIN_MODES = ("1", "L", "P", "RGB")
 
 
-def for_trainers(path: Path) -> bytes | None:
-    """What to give trainers in place of a stored picture, PNG for a PNG and else JPEG; None where the file will do.
+def for_trainers(path: Path, keep_alpha: bool = False) -> bytes | None:
+    """What to give trainers in place of a stored picture; None where the file will do.
+
+    It is PNG for a PNG and, with `keep_alpha`, for what is transparent; else JPEG.
 
     They read some files differently: sd-scripts, for one, does not turn pictures and cuts 16 bits off at 8.
 
@@ -42,15 +45,17 @@ def for_trainers(path: Path) -> bytes | None:
             # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels
             and Image.Image.getexif(picture).get(ORIENTATION, 1) == 1
         )
+        masked = keep_alpha and picture.has_transparency_data
     if alike:
         return None
     stored = path.read_bytes()
-    written, _ = normalised(stored, PNG if path.suffix == ".png" else JPEG, READ_BY_ALL)
+    kind = PNG if masked or path.suffix == ".png" else JPEG
+    written, _ = normalised(stored, kind, READ_BY_ALL, keep_alpha)
     return None if written is stored else written
 
 
 def normalised(
-    data: bytes, kind: str = JPEG, keep: Collection[str] = tuple(EXTENSIONS)
+    data: bytes, kind: str = JPEG, keep: Collection[str] = tuple(EXTENSIONS), keep_alpha: bool = False
 ) -> tuple[bytes, tuple[str, ...]]:
     """The picture as the trainers need it, and what had to be done for it.
 
@@ -61,6 +66,7 @@ def normalised(
         data: the file.
         kind: `JPEG` (quality 95, full colour resolution) or `PNG`, for what is written anew.
         keep: Pillow's names of formats.
+        keep_alpha: do not lay what is transparent on white; `kind` has to be PNG for it.
 
     Raises:
         PictureRefused: empty, no picture, damaged, or with more than `MAX_PIXELS`.
@@ -73,7 +79,7 @@ def normalised(
             if width * height > MAX_PIXELS:
                 raise PictureRefused("too_large", f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
             picture.load()
-            changed, changes = _changed(picture)
+            changed, changes = _changed(picture, keep_alpha)
             kept = picture.format in keep and not changes
             if picture.format not in keep:
                 changes.append(f"was {picture.format}")
@@ -99,8 +105,8 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _changed(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture in RGB, and what of it was changed beyond its format."""
+def _changed(picture: Image.Image, keep_alpha: bool) -> tuple[Image.Image, list[str]]:
+    """The picture in RGB, or in RGBA with `keep_alpha`, and what of it was changed beyond its format."""
     changes: list[str] = []
     profile = picture.info.get("icc_profile")
     changed = picture
@@ -115,6 +121,8 @@ def _changed(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         changes += change
     if changed.has_transparency_data:
         changed = changed.convert("RGBA")
+        if keep_alpha:
+            return changed, changes
         if changed.getextrema()[3][0] < 255:
             changes.append("laid on white")
         changed = Image.alpha_composite(Image.new("RGBA", changed.size, PAPER), changed)

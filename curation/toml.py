@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress, silent
-from .normalise import for_trainers
+from .more_keys import MoreKeys, read_more_keys
+from .normalise import PNG_SIGNATURE, for_trainers
 from .pictures import PictureRefused
 from .records import Dataset, Record
 
@@ -53,6 +54,7 @@ _CHANGE_CAPTIONS = (
     "enable_wildcard",
 )
 _CHANGE_PICTURES = ("color_aug", "random_crop")
+_SAME_IN_A_BATCH = ("flip_aug", "random_crop", "alpha_mask")
 _OF_A_SUBSET = (
     *("caption_prefix", "caption_suffix", "caption_separator", "keep_tokens", "keep_tokens_separator"),
     *("secondary_separator", "token_warmup_min", *_CHANGE_CAPTIONS, "flip_aug", *_CHANGE_PICTURES),
@@ -98,6 +100,12 @@ class TomlSettings:
     flip_aug: bool = False
     color_aug: bool = False
     random_crop: bool = False
+    regularisation_repeats: int = 1  # `num_repeats` of the regularisation pictures, where there are any
+    more_keys: str = ""  # lines of TOML, as `read_more_keys` takes them
+
+    @property
+    def more(self) -> MoreKeys:
+        return read_more_keys(self.more_keys, [field.name for field in fields(self)])
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -108,6 +116,7 @@ class TomlSettings:
         for name in (
             "batch_size",
             "num_repeats",
+            "regularisation_repeats",
             "resolution",
             "min_bucket_reso",
             "max_bucket_reso",
@@ -123,6 +132,7 @@ class TomlSettings:
         self._check_target()
         self._check_captions()
         self._check_caches()
+        self._check_more_keys()
         if self.enable_bucket:
             self._check_buckets()
             return
@@ -179,6 +189,15 @@ class TomlSettings:
                     f"{caches} off and train without that cache."
                 )
 
+    def _check_more_keys(self) -> None:
+        if self.more.of_subset.get("cache_info") and self.validation_split:
+            # train_util.py, load_dreambooth_dir: the pictures are split, the captions of its cache are not
+            raise SettingsError(
+                f"cache_info = true in more_keys and validation_split {self.validation_split} do not go together: "
+                "sd-scripts would give pictures the captions of others. Remove cache_info, or set validation_split to "
+                "0."
+            )
+
     def _check_buckets(self) -> None:
         steps = self.bucket_reso_steps
         if steps % FLUX_BUCKET_STEP:
@@ -205,36 +224,66 @@ class TomlSettings:
             )
 
 
-def write_dataset_toml(dataset: Dataset, settings: TomlSettings, progress: Progress = silent) -> DatasetConfig:
+def write_dataset_toml(
+    dataset: Dataset, settings: TomlSettings, progress: Progress = silent, regularisation: Dataset | None = None
+) -> DatasetConfig:
     """Write `train/<revision>/` (picture and caption side by side) and `<revision>-<settings>.toml` beside it.
 
-    What is there already and whole is left alone, so that the same call again changes no file.
+    What is there already and whole is left alone, so that the same call again changes no file. Pictures for
+    `regularisation` (prior preservation) get a `train` folder in their own dataset, a subset with `is_reg`, and their
+    revision in the name of the TOML.
 
     Raises:
-        DatasetError: a picture has no caption or its file is missing.
+        DatasetError: a picture has no caption or its file is missing, or both datasets are the same.
     """
-    train = write_training_files(dataset, progress)
-    written = _dataset_keys(settings) | _subset_keys(settings)
-    path = Path(dataset.folder) / f"{dataset.revision}-{content_hash(written, 8)}.toml"
-    text = _toml_text(dataset, settings, train)
+    more = settings.more.of_subset
+    alpha = more.get("alpha_mask", False)
+    train = write_training_files(dataset, progress, more.get("class_tokens", ""), alpha)
+    of_subsets = {train: _subset_keys(settings)}
+    written: dict[str, Any] = _dataset_keys(settings) | of_subsets[train]
+    revisions = [dataset.revision]
+    if regularisation is not None:
+        _refuse_the_same(dataset, regularisation)
+        own_train = write_training_files(regularisation, progress, keep_alpha=alpha)
+        of_subsets[own_train] = _regularisation_keys(settings)
+        revisions.append(regularisation.revision)
+        written["regularisation"] = {"revision": regularisation.revision} | of_subsets[own_train]
+    path = Path(dataset.folder) / f"{'-'.join(revisions)}-{content_hash(written, 8)}.toml"
+    text = _toml_text(dataset, settings, of_subsets)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text)
     return DatasetConfig(str(path), content_hash({"revision": dataset.revision, "settings": written}))
 
 
-def write_training_files(dataset: Dataset, progress: Progress = silent) -> Path:
+def _refuse_the_same(dataset: Dataset, regularisation: Dataset) -> None:
+    if (dataset.folder, dataset.revision) == (regularisation.folder, regularisation.revision):
+        raise DatasetError(
+            f"The dataset '{dataset.name}' is connected as regularisation too, and sd-scripts reads a folder only "
+            "once. Connect other pictures as regularisation, of what the base model paints without the LoRA."
+        )
+
+
+def write_training_files(
+    dataset: Dataset, progress: Progress = silent, class_tokens: str = "", keep_alpha: bool = False
+) -> Path:
     """Fill `train/<revision>/` with each picture and its caption, `<stem>.txt`, and return that folder.
 
     Pictures are hard links where possible. Those that trainers would read differently are written anew: upright, sRGB,
     opaque, 8 bits, as JPEG or PNG.
 
+    Args:
+        class_tokens: the caption that trainers take for pictures without one, which then get no caption file.
+        keep_alpha: leave transparent pictures transparent, for trainers that mask by it; the folder is
+            `train/<revision>-alpha/`.
+
     Raises:
         DatasetError: a picture has no caption or its file is missing.
     """
     records = dataset.records()
-    _refuse_uncaptioned(dataset, records)
-    train = Path(dataset.folder) / "train" / dataset.revision
-    _write_training_files(dataset, records, train, progress)
+    if not class_tokens:
+        _refuse_uncaptioned(dataset, records)
+    train = Path(dataset.folder) / "train" / f"{dataset.revision}{'-alpha' * keep_alpha}"
+    _write_training_files(dataset, records, train, keep_alpha, progress)
     return train
 
 
@@ -253,28 +302,33 @@ def _one_line(caption: str) -> str:
     return " ".join(caption.encode(errors="ignore").decode().replace("\ufeff", "").split())
 
 
-def _write_training_files(dataset: Dataset, records: Sequence[Record], train: Path, progress: Progress) -> None:
+def _write_training_files(
+    dataset: Dataset, records: Sequence[Record], train: Path, keep_alpha: bool, progress: Progress
+) -> None:
     """Fill the folder at once, or leave one alone that has every file."""
     stems = {record.sha256[:STEM_LENGTH]: record for record in records}
     there = list(train.iterdir()) if train.is_dir() else []
     captions = {path.stem for path in there if path.suffix == CAPTION_EXTENSION}
-    if stems.keys() <= captions & {path.stem for path in there if path.suffix != CAPTION_EXTENSION}:
+    captioned = {stem for stem, record in stems.items() if _one_line(record.text)}
+    pictures = {path.stem for path in there if path.suffix != CAPTION_EXTENSION}
+    if captioned <= captions and stems.keys() <= pictures:
         return
     remove_partials(train.parent)
     with appearing(train) as folder:
         folder.mkdir(parents=True)
         for done, (stem, record) in enumerate(stems.items(), start=1):
-            _put_picture(dataset, record, folder / stem)
-            caption = f"{_one_line(record.text)}\n"
-            (folder / stem).with_suffix(CAPTION_EXTENSION).write_text(caption, encoding="utf-8", newline="\n")
+            _put_picture(dataset, record, folder / stem, keep_alpha)
+            if stem in captioned:
+                caption = f"{_one_line(record.text)}\n"
+                (folder / stem).with_suffix(CAPTION_EXTENSION).write_text(caption, encoding="utf-8", newline="\n")
             progress(done, len(stems), f"Training file {done} of {len(stems)}")
 
 
-def _put_picture(dataset: Dataset, record: Record, target: Path) -> None:
+def _put_picture(dataset: Dataset, record: Record, target: Path, keep_alpha: bool) -> None:
     """Put a picture at `target` with its extension: the stored file, or a copy that every trainer reads the same."""
     image = _stored(dataset, record)
     try:
-        written = for_trainers(image)
+        written = for_trainers(image, keep_alpha)
     except (
         PictureRefused,
         OSError,
@@ -287,7 +341,7 @@ def _put_picture(dataset: Dataset, record: Record, target: Path) -> None:
     if written is None:
         link_picture(dataset, record, target.with_suffix(image.suffix))
     else:
-        target.with_suffix(".png" if image.suffix == ".png" else ".jpg").write_bytes(written)
+        target.with_suffix(".png" if written.startswith(PNG_SIGNATURE) else ".jpg").write_bytes(written)
 
 
 def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
@@ -309,7 +363,7 @@ def _stored(dataset: Dataset, record: Record) -> Path:
     return image
 
 
-def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:
+def _toml_text(dataset: Dataset, settings: TomlSettings, of_subsets: Mapping[Path, dict[str, Any]]) -> str:
     import tomlkit
 
     document = tomlkit.document()
@@ -320,14 +374,15 @@ def _toml_text(dataset: Dataset, settings: TomlSettings, train: Path) -> str:
         tomlkit.comment("kohya-ss/sd-scripts, docs/config_README-en.md; any trainer that reads it can be used.")
     )
     document.add(tomlkit.nl())
-    subset = tomlkit.table()
-    # forward slashes work on Windows too, where backslashes would be escapes
-    subset.update({"image_dir": train.as_posix()} | _subset_keys(settings))
     table = tomlkit.table()
     table.update(_dataset_keys(settings))
     table.add(tomlkit.nl())
     table.add("subsets", tomlkit.aot())
-    table["subsets"].append(subset)
+    for train, keys in of_subsets.items():
+        subset = tomlkit.table()
+        # forward slashes work on Windows too, where backslashes would be escapes
+        subset.update({"image_dir": train.as_posix()} | keys)
+        table["subsets"].append(subset)
     document.add("datasets", tomlkit.aot())
     document["datasets"].append(table)
     return tomlkit.dumps(document)
@@ -344,14 +399,24 @@ def _dataset_keys(settings: TomlSettings) -> dict[str, Any]:
         keys |= {"validation_split": settings.validation_split, "validation_seed": settings.validation_seed}
     if settings.resize_interpolation:
         keys["resize_interpolation"] = settings.resize_interpolation
-    return keys
+    return keys | settings.more.of_dataset
 
 
 def _subset_keys(settings: TomlSettings) -> dict[str, Any]:
     """The keys of sd-scripts' `subsets` scope except `image_dir`; where its default is wanted, the key is left out."""
     defaults = {field.name: field.default for field in fields(TomlSettings)}
     asked = {name: getattr(settings, name) for name in _OF_A_SUBSET if getattr(settings, name) != defaults[name]}
-    return {"num_repeats": settings.num_repeats, "caption_extension": CAPTION_EXTENSION} | asked
+    return (
+        {"num_repeats": settings.num_repeats, "caption_extension": CAPTION_EXTENSION} | asked | settings.more.of_subset
+    )
+
+
+def _regularisation_keys(settings: TomlSettings) -> dict[str, Any]:
+    """Of the other subset's keys only those that sd-scripts asserts to be the same in a batch (train_util.py,
+    get_item_for_caching): a trigger word in caption_prefix, for one, is not for regularisation pictures."""
+    shared = {name: value for name, value in _subset_keys(settings).items() if name in _SAME_IN_A_BATCH}
+    own = {"num_repeats": settings.regularisation_repeats, "caption_extension": CAPTION_EXTENSION, "is_reg": True}
+    return own | shared
 
 
 def _nearest(value: int, step: int) -> int:

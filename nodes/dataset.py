@@ -399,10 +399,10 @@ class ImpastoDatasetTOMLWriter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, **settings) -> io.NodeOutput:
+    def execute(cls, dataset, regularisation=None, **settings) -> io.NodeOutput:
         if settings.get("resize_interpolation") == TRAINERS_OWN:
             settings["resize_interpolation"] = ""
-        config = write_dataset_toml(dataset, TomlSettings(**settings), host.progress())
+        config = write_dataset_toml(dataset, TomlSettings(**settings), host.progress(), regularisation)
         return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
 
 
@@ -476,6 +476,22 @@ def _trainer_and_caption_inputs() -> list[io.Input]:
         switch("flip_aug", "Mirror pictures half of the time; signatures and faces are mirrored too."),
         switch("color_aug", f"Vary the colours a little each time, which a style LoRA should not learn. {refused}"),
         switch("random_crop", f"Crop at random instead of at the centre. {refused}"),
+        sockets.Dataset.Input(
+            "regularisation",
+            optional=True,
+            tooltip="Captioned pictures of what the base model paints without the LoRA, to keep that (prior "
+            "preservation): a subset of their own with is_reg.",
+        ),
+        count("regularisation_repeats", 10_000, "num_repeats of the regularisation pictures.", least=1),
+        io.String.Input(
+            "more_keys",
+            optional=True,
+            advanced=True,
+            multiline=True,
+            default=defaults.more_keys,
+            tooltip='Other keys of sd-scripts, one TOML line each: class_tokens = "a painting", cache_info = true, '
+            "alpha_mask = true, custom_attributes, network_multiplier.",
+        ),
     ]
 
 

@@ -132,3 +132,22 @@ def test_a_dataset_is_exported_and_its_config_rewritten(server: ComfyServer, sou
     rewrite["toml"] = {"class_type": "PreviewAny", "inputs": {"source": ["load", 1]}}
     text = server.queue(rewrite).outputs["toml"]["text"][0]
     assert text == written.read_text(encoding="utf-8").replace("num_repeats = 2", "num_repeats = 7")
+
+
+def test_the_writer_takes_regularisation_pictures_and_more_keys(server: ComfyServer, source: str):
+    prompt = curation(source, "with-regularisation", genre="still_life")
+    inputs = prompt["load"]["inputs"] | {"name": "regularisation", "count": 2}
+    prompt["regular"] = {"class_type": "ImpastoWikiArtLoader", "inputs": inputs}
+    words = {"dataset": ["regular", 0], "trigger_word": ""}
+    prompt["words"] = {"class_type": "ImpastoMetadataCaptioner", "inputs": words}
+    prompt["write"]["inputs"] |= {"regularisation": ["words", 0], "regularisation_repeats": 4}
+    prompt["write"]["inputs"]["more_keys"] = 'class_tokens = "a painting"'
+    text = server.queue(prompt).outputs["toml"]["text"][0]
+    regular = (server.base / "datasets" / "regularisation").as_posix()
+    assert text.count("[[datasets.subsets]]") == 2 and 'class_tokens = "a painting"' in text
+    assert f'image_dir = "{regular}/train/' in text and "num_repeats = 4" in text and "is_reg = true" in text
+
+    prompt["write"]["inputs"]["more_keys"] = 'image_dir = "/etc"'
+    with pytest.raises(NodeFailed, match="Paths are not taken from a graph") as end:
+        server.queue(prompt)
+    assert end.value.node_id == "write"

@@ -10,9 +10,11 @@ import numpy
 import pytest
 from impasto.curation.pictures import store_picture
 from impasto.curation.records import Dataset, Record, write_manifest
-from impasto.curation.toml import TomlSettings, write_dataset_toml, write_training_files
+from impasto.curation.toml import FLUX_TRAINER, TARGETS, TomlSettings, write_dataset_toml, write_training_files
+from impasto.curation.written_toml import Changes, rewrite_dataset_toml
 from impasto.errors import DatasetError, SettingsError
-from impasto.trainers import dataset_config
+from impasto.progress import silent
+from impasto.trainers import dataset_config, planning
 from PIL import Image, ImageCms
 
 from .conftest import picture_bytes
@@ -303,3 +305,150 @@ def test_combinations_that_a_trainer_would_stop_at_are_refused_with_the_reason(s
 
 def test_mirrored_pictures_can_be_cached():
     TomlSettings(flip_aug=True)
+
+
+def subsets(path: str | Path) -> list[dict]:
+    [table] = tomllib.loads(Path(path).read_text(encoding="utf-8"))["datasets"]
+    return table["subsets"]
+
+
+def test_regularisation_pictures_are_a_subset_of_their_own_that_our_trainer_balances(tmp_path):
+    paintings = captioned(tmp_path / "monets", "mntgrdn, a", "mntgrdn, b", "mntgrdn, c", "mntgrdn, d")
+    photographs = captioned(tmp_path / "photographs", "a photograph")
+    assert photographs.records()[0].sha256 == paintings.records()[0].sha256  # the same picture may be in both
+    settings = TomlSettings(num_repeats=3, regularisation_repeats=2, caption_prefix="mntgrdn", flip_aug=True)
+    config = write_dataset_toml(paintings, settings, regularisation=photographs)
+
+    assert Path(config.path).name.startswith(f"{paintings.revision}-{photographs.revision}-")
+    assert subsets(config.path)[1] == {
+        "image_dir": (tmp_path / "photographs" / "train" / photographs.revision).as_posix(),
+        "num_repeats": 2,
+        "caption_extension": ".txt",
+        "is_reg": True,
+        "flip_aug": True,  # sd-scripts asserts that it is the same in a batch
+    }
+    group = dataset_config.read(config.path)
+    assert [subset.is_reg for subset in group.datasets[0].subsets] == [False, True]
+    planned = planning.plan(dataset_config.pictures(group), 1, silent)
+    regular = [sample.repeats for sample in planned if ("is_reg", True) in sample.options]
+    assert regular == [12] and sum(sample.repeats for sample in planned) == 4 * 3 + 12
+
+
+def test_what_is_written_depends_on_the_revision_of_both_datasets(tmp_path):
+    paintings = captioned(tmp_path / "monets", "a")
+    alone = write_dataset_toml(paintings, TomlSettings())
+    configs = [alone]
+    for caption in ("a photograph", "another"):
+        regular = captioned(tmp_path / "photographs", caption)
+        configs.append(write_dataset_toml(paintings, TomlSettings(), regularisation=regular))
+    assert len({config.path for config in configs}) == len({config.hash for config in configs}) == 3
+    assert write_dataset_toml(paintings, TomlSettings()) == alone
+
+
+def test_regularisation_needs_other_pictures_with_captions(tmp_path):
+    paintings = captioned(tmp_path / "monets", "a")
+    with pytest.raises(DatasetError, match="'monets' is connected as regularisation too"):
+        write_dataset_toml(paintings, TomlSettings(), regularisation=paintings)
+    with pytest.raises(DatasetError, match="dataset 'bare' have no caption"):
+        write_dataset_toml(paintings, TomlSettings(), regularisation=captioned(tmp_path / "bare", ""))
+
+
+MORE = """class_tokens = "a painting, 'oil'" # for those without a caption
+cache_info = true
+alpha_mask = true
+network_multiplier = 0.5
+[custom_attributes]
+"a b" = [1, 2]
+deep.er = {x = "y, 山"}
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_more_keys_are_written_in_the_scope_of_the_schema(tmp_path, target):
+    dataset = captioned(tmp_path, "a")
+    config = write_dataset_toml(dataset, TomlSettings(target=target, more_keys=MORE))
+    [table] = tomllib.loads(Path(config.path).read_text(encoding="utf-8"))["datasets"]
+    [subset] = table.pop("subsets")
+    assert table["network_multiplier"] == 0.5
+    assert {name: subset[name] for name in ("class_tokens", "cache_info", "alpha_mask", "custom_attributes")} == {
+        "class_tokens": "a painting, 'oil'",
+        "cache_info": True,
+        "alpha_mask": True,
+        "custom_attributes": {"a b": [1, 2], "deep": {"er": {"x": "y, 山"}}},
+    }
+    assert "network_multiplier" not in subset
+    assert config.hash != write_dataset_toml(dataset, TomlSettings(target=target)).hash
+
+
+def test_our_trainer_reads_more_keys_and_a_rewritten_copy_keeps_them_and_the_comments(tmp_path):
+    dataset, regular = captioned(tmp_path / "a", "a", ""), captioned(tmp_path / "b", "a photograph")
+    settings = TomlSettings(more_keys=MORE.replace("network_multiplier = 0.5\n", ""))
+    config = write_dataset_toml(dataset, settings, regularisation=regular)
+    group = dataset_config.read(config.path)
+    captions = [picture.caption for picture in dataset_config.pictures(group)]
+    assert sorted(captions) == ["a", "a painting, 'oil'", "a photograph"]
+    assert [subset.alpha_mask for subset in group.datasets[0].subsets] == [True, True]
+
+    copy = rewrite_dataset_toml(Path(config.path), Changes(batch_size=2, target=FLUX_TRAINER))
+    assert subsets(copy.path) == subsets(config.path)
+    heads = [Path(one.path).read_text(encoding="utf-8").partition("[[")[0] for one in (config, copy)]
+    assert heads[0] == heads[1] and heads[0].startswith("# Dataset a, revision")
+    assert dataset_config.read(copy.path).datasets[0].batch_size == 2
+
+
+def test_transparency_is_kept_where_it_is_to_mask_the_loss(tmp_path):
+    half, webp, red = io.BytesIO(), io.BytesIO(), Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    red.paste((0, 0, 255, 0), (0, 0, 32, 64))
+    red.save(half, "PNG")
+    red.save(webp, "WEBP", lossless=True)
+    stored = [store_picture(tmp_path, data) for data in (half.getvalue(), webp.getvalue(), picture_bytes(1))]
+    records = [Record(p.file_name, p.sha256, p.width, p.height, p.size, "a") for p in stored]
+    dataset = write_manifest(tmp_path, records)
+    plain, masked = (
+        Path(subsets(write_dataset_toml(dataset, TomlSettings(more_keys=keys)).path)[0]["image_dir"])
+        for keys in ("", "alpha_mask = true")
+    )
+    for stem in (record.sha256[:16] for record in records[:2]):
+        assert Image.open(next(plain.glob(f"{stem}.[jp]*"))).mode == "RGB"
+        assert Image.open(masked / f"{stem}.png").getchannel("A").getextrema() == (0, 255)
+    assert (masked / f"{records[0].sha256[:16]}.png").samefile(dataset.image_path(records[0]))
+    assert len(list(masked.glob("*.jpg"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ("brushes = 3", "brushes = 3 .* no key that sd-scripts knows here. Use: network_multiplier, class_tokens"),
+        ("prior_loss_weight = 0.5", "no key that sd-scripts knows here"),
+        ("num_repeats = 3", "num_repeats = 3 in more_keys has an input of its own. Set num_repeats there"),
+        ('caption_extension = ".caption"', "always .txt"),
+        ('image_dir = "/etc"', "image_dir = '/etc' .*Paths are not taken from a graph"),
+        ('metadata_file = "a.json"', "Paths are not taken.*Dataset TOML Loader"),
+        ('conditioning_data_dir = "masks"', "Paths are not taken.*alpha_mask"),
+        ("is_reg = true", "Connect those pictures as regularisation"),
+        ("[general]\ncache_info = true", "general = .*without a table"),
+        ('[[datasets.subsets]]\nclass_tokens = "a"', "datasets = .*without a table"),
+        ("face_crop_aug_range = [1.0, 2.0]", "file name"),
+        ("skip_image_resolution = 512", "Quality Filter"),
+        ("cache_info = 1", "cache_info = 1 .*true or false"),
+        ("class_tokens = 3", "text in quotes"),
+        ('class_tokens = ""', "not one line of words"),
+        ('class_tokens = "a\\nb"', "not one line of words"),
+        ("network_multiplier = 1", "a number with a point"),
+        ("network_multiplier = nan", "a number with a point"),
+        ("custom_attributes = {when = 1979-05-27}", "of a type that sd-scripts would refuse"),
+        ('custom_attributes = {a = [1, "b"]}', "of a type that sd-scripts would refuse"),
+        ("class_tokens = a painting", "not TOML .*Write one key in a line"),
+        ("cache_info = true\ncache_info = true", "not TOML"),
+        ('class_tokens = "\ud800"', "not TOML"),
+        (f"custom_attributes = {'[' * 5000}", "not TOML"),
+    ],
+)
+def test_more_keys_that_sd_scripts_would_refuse_or_that_are_not_for_a_graph_are_refused(keys, text):
+    with pytest.raises(SettingsError, match=text):
+        TomlSettings(more_keys=keys)
+
+
+def test_pictures_held_out_forbid_cached_captions():
+    with pytest.raises(SettingsError, match="captions of others. Remove cache_info, or set validation_split to 0"):
+        TomlSettings(more_keys="cache_info = true", validation_split=0.1)
