@@ -45,13 +45,26 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
         try:
             connection.row_factory = sqlite3.Row
             # With a write-ahead log readers never wait, and a killed writer leaves either all of its work or none.
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_write_ahead_log(connection)
             connection.execute("PRAGMA synchronous = FULL")
             if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
                 connection.executescript(f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {VERSION}; COMMIT;")
             yield connection
         finally:
             connection.close()
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Turn the log on, which a new file does not have yet. SQLite does not wait by itself when two do so at once."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
