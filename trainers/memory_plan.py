@@ -23,6 +23,7 @@ from ..errors import SettingsError
 from ..hardware.memory import AllocatedTensors
 from . import adapter, flux_weights, objective, quantisation
 from .optimizers import STATE_NUMBERS
+from .sharding import GATHERED
 from .streaming import RING, block_names, streamed_indices
 from .velocity import blocks, predict_velocity, recomputed
 
@@ -65,12 +66,14 @@ class Budget:
         shapes: of all batches of the run.
         device_type: "cpu", "cuda", …
         free: bytes free on the device.
+        shards: processes that the frozen base is split over, each on a device of its own; see `sharding`.
     """
 
     architecture: FluxArchitecture
     shapes: tuple[BatchShape, ...]
     device_type: str
     free: int
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ def preflight(settings: Settings, budget: Budget) -> str:
     """What to tell before the start: 'Needs 14.2 GB (…), 15.1 GB free.'"""
     planned = plan(settings, budget)
     host = f" and {_gigabytes(planned.host)} of host memory" if planned.host else ""
-    return f"Training in {settings.precision} needs {planned}{host}; {_gigabytes(budget.free)} are free."
+    shards = f", with the base sharded over {budget.shards} devices," if budget.shards > 1 else ""
+    return f"Training in {settings.precision}{shards} needs {planned}{host}; {_gigabytes(budget.free)} are free."
 
 
 def remedy(settings: Settings, budget: Budget) -> str:
@@ -219,7 +223,7 @@ def _changes(settings: Settings, budget: Budget) -> Iterator[tuple[_Change, ...]
     if smaller := [name for name in SMALLER_PRECISIONS if _size(name) < _size(settings.precision)]:
         yield tuple(_Change(f"precision to {name}", (("precision", name),)) for name in smaller)
     total = _total_blocks(budget.architecture)
-    if budget.device_type != "cpu" and settings.streamed_blocks < total:
+    if _can_stream(budget) and settings.streamed_blocks < total:
         steps = sorted({max(settings.streamed_blocks + 1, total * eighth // 8) for eighth in range(1, 9)})
         yield tuple(_Change(f"streamed_blocks to {count}", (("streamed_blocks", count),)) for count in steps)
     if max(shape.batch for shape in budget.shapes) > 1:
@@ -285,9 +289,13 @@ def _candidates(settings: Settings, budget: Budget) -> Iterator[Settings]:
         resident = dataclasses.replace(settings, precision=precision)
         yield dataclasses.replace(resident, streamed_blocks=0) if streamable else resident
     # On the CPU, host memory is what there is too little of. The ring itself has room for as many blocks.
-    if streamable and budget.device_type != "cpu":
+    if streamable and _can_stream(budget):
         for count in range(RING + 1, _total_blocks(budget.architecture) + 1):
             yield dataclasses.replace(settings, precision=precisions[-1], streamed_blocks=count)
+
+
+def _can_stream(budget: Budget) -> bool:
+    return budget.device_type != "cpu" and budget.shards == 1
 
 
 def _size(precision: str) -> int:
@@ -352,7 +360,7 @@ class _Frame:
 def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
     scene = _scene(settings, budget)
     streamed = streamed_indices(_total_blocks(budget.architecture), settings.streamed_blocks)
-    weights, host = _weight_bytes(budget.architecture, settings.precision, streamed)
+    weights, host = _weight_bytes(budget, settings.precision, streamed)
     lora = sum(_lora_bytes(scene))
     gradients, activations = _peak_of_pass(scene, settings, shape, streamed)
     return Plan(
@@ -398,9 +406,11 @@ def _peak_of_pass(scene: _Scene, settings: Settings, shape: BatchShape, streamed
     return peak
 
 
-def _weight_bytes(architecture: FluxArchitecture, precision: str, streamed: Sequence[int]) -> tuple[int, int]:
-    """Bytes of the frozen base on the device, with the ring, and of its streamed blocks in host memory."""
-    total, every = _block_bytes(architecture, precision)
+def _weight_bytes(budget: Budget, precision: str, streamed: Sequence[int]) -> tuple[int, int]:
+    """Bytes of the frozen base on the device, with blocks that come and go, and of streamed ones in host memory."""
+    total, every = _block_bytes(budget.architecture, precision)
+    if budget.shards > 1:
+        return total - sum(every) + -(-sum(every) // budget.shards) + GATHERED * max(every), 0
     host = [every[index] for index in streamed]
     return total - sum(host) + max(host, default=0) * min(RING, len(host)), sum(host)
 

@@ -9,9 +9,9 @@ from impasto.trainers.failure import explained
 from impasto.trainers.memory_plan import BatchShape, Budget, choose, fits, plan, preflight, remedy, simulate
 from impasto.trainers.optimizers import make_optimizer
 from impasto.trainers.presets import PRESETS
+from impasto.trainers.recipe import VelocityModel
 from impasto.trainers.settings import Settings
 from impasto.trainers.streaming import StreamedBlocks, streamed_indices
-from impasto.trainers.velocity import predict_velocity
 from safetensors.torch import save_file
 
 FLUX_DEV = flux_weights.FluxArchitecture(
@@ -51,6 +51,15 @@ def allocations(step) -> int:
     return peak
 
 
+def random_loss(model, shape) -> torch.Tensor:
+    """The loss of a batch of noise, for a model of the `path`'s widths."""
+    latents = torch.randn(shape.batch, 16, shape.height // 8, shape.width // 8)
+    noise, sigma = torch.randn_like(latents), torch.rand(shape.batch)
+    t5, pooled = torch.randn(shape.batch, shape.text_tokens, 128), torch.randn(shape.batch, 64)
+    velocity = model(objective.noisy_latents(latents, noise, sigma), sigma, t5, pooled)
+    return objective.velocity_loss(velocity, latents, noise)
+
+
 def measured(path, settings, shape) -> tuple[int, int]:
     """Bytes of a real training step: in all, and of what forward and backward pass make."""
     transformer = flux_weights.load_transformer(path, settings.precision)
@@ -68,18 +77,11 @@ def measured(path, settings, shape) -> tuple[int, int]:
     if settings.optimizer == "schedule_free_adamw":
         optimizer.train()
 
-    def batch():
-        latents = torch.randn(shape.batch, 16, shape.height // 8, shape.width // 8)
-        noise, sigma = torch.randn_like(latents), torch.rand(shape.batch)
-        t5, pooled = torch.randn(shape.batch, shape.text_tokens, 128), torch.randn(shape.batch, 64)
-        noisy = objective.noisy_latents(latents, noise, sigma)
-        how = {"checkpointing": settings.gradient_checkpointing, "interval": settings.checkpointing_interval}
-        velocity = predict_velocity(transformer, noisy, sigma, t5, pooled, streamed=streamed, **how)
-        objective.velocity_loss(velocity, latents, noise).backward()
+    model = VelocityModel(transformer, settings, streamed)
 
     def step():
         for _ in range(settings.gradient_accumulation):
-            batch()
+            random_loss(model, shape).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -172,7 +172,7 @@ def test_scales_travel_with_the_quantised_weights_they_belong_to(path, precision
     assert same(train(transformer, parameters, steps=1, streamed=streamed), expected)
     layer = transformer.transformer_blocks[0].attn.to_q.base_layer
     slots = {slot.memory.untyped_storage().data_ptr() for slot in streamed._slots}
-    assert len(layer.stored_names) > 1 and 0 in streamed.on_device
+    assert len(layer.stored_dtypes) > 1 and 0 in streamed.on_device
     assert {tensor.untyped_storage().data_ptr() for tensor in layer.parameters()} <= slots
 
 
