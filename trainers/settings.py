@@ -79,6 +79,16 @@ NOT_DECIDING = frozenset(
         "tracker",
     }
 )
+# A setting on the left has an effect only where another, named first, has one of these values. One that has itself no
+# effect here counts as its default for those below it.
+USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "scheduler": ("optimizer", tuple(name for name in OPTIMIZERS if name != "schedule_free_adamw")),
+    "scheduler_cycles": ("scheduler", ("cosine_with_restarts",)),
+    "timestep_mean": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
+    "timestep_scale": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
+    "timestep_shift": ("timestep_sampling", ("shift",)),
+    "mode_scale": ("timestep_sampling", ("mode",)),
+}
 # What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
 FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
 
@@ -192,13 +202,23 @@ class Settings:
         """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text."""
         return dataclasses.asdict(self) | {"seed": str(self.seed)}
 
-    def deciding(self) -> dict[str, Any]:
+    def without_idle(self) -> Settings:
+        """The same settings with their default in place of each value that the others leave without effect."""
+        settings = self
+        for name, (other, values) in USED_WITH.items():
+            if getattr(settings, other) not in values:
+                settings = dataclasses.replace(settings, **{name: getattr(Settings, name)})
+        return settings
+
+    def deciding(self, steps: bool = False) -> dict[str, Any]:
         """The settings that the weights at a step depend on.
 
-        The number of steps is one of them only where the learning rate falls towards the last.
+        The number of steps is one of them only where the learning rate falls towards the last, or where `steps` says
+        that something else goes by it.
         """
-        kept = {name: value for name, value in self.to_dict().items() if name not in NOT_DECIDING}
-        if self.scheduler == "constant" or self.optimizer == "schedule_free_adamw":
+        settings = self.without_idle()
+        kept = {name: value for name, value in settings.to_dict().items() if name not in NOT_DECIDING}
+        if settings.scheduler == "constant" and not steps:
             del kept["steps"]
         return kept
 
