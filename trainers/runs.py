@@ -22,7 +22,7 @@ from ..files import appearing, content_hash, read_jsonl, write_whole
 from ..names import MAX_NAME_LENGTH, child_of
 from . import checkpoints, lora_files
 from .checkpoints import ADAPTER_FILE
-from .features import DATASET_CONFIG
+from .features import DATASET_CONFIG, Features, warms_up_by_share
 from .settings import FIXED, Settings
 
 LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
@@ -120,10 +120,15 @@ class Job:
     prompts: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the final weights depend on: contents, not places."""
+        """Everything that the final weights depend on: contents, not places.
+
+        Raises:
+            FeatureError: the features' index is missing or damaged.
+        """
+        steps = warms_up_by_share(Features(self.features_folder, self.features_key))
         return {
             "version": RUN_VERSION,
-            "settings": self.settings.deciding(),
+            "settings": self.settings.deciding(steps),
             "features": self.features_key,
             "weights": self.fingerprint,
             "start": self.start_hash,
@@ -151,6 +156,7 @@ def create_run(runs_root: Path, job: Job) -> Run:
 
     Raises:
         NameRefused: the name is not plain.
+        FeatureError: the features' index is missing or damaged.
         TrainingError: the run has been trained for more steps than it is now asked for.
     """
     child_of(runs_root, job.name, what="LoRA name")
