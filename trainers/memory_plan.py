@@ -64,13 +64,13 @@ class Budget:
         architecture: of the base model.
         shapes: of all batches of the run.
         device_type: "cpu", "cuda", …
-        free: bytes free on the device.
+        free: bytes free on the device; None where that is not known.
     """
 
     architecture: FluxArchitecture
     shapes: tuple[BatchShape, ...]
     device_type: str
-    free: int
+    free: int | None
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,15 @@ def choose(settings: Settings, budget: Budget) -> Settings:
     are streamed, in the smallest precision that may be chosen.
 
     Raises:
-        SettingsError: nothing that may be chosen fits; it names the cheapest setting that does.
+        SettingsError: nothing that may be chosen fits; it names the cheapest setting that does. Or something is left
+            open and the free memory is not known.
     """
+    if budget.free is None and not is_settled(settings):
+        raise SettingsError(
+            f"precision auto and streamed_blocks -1 go by the free memory, which PyTorch does not tell on this device "
+            f"({budget.device_type}). Set both yourself in Training Memory Settings: precision to one of "
+            f"{', '.join(SMALLER_PRECISIONS)}, and streamed_blocks to 0, or higher where memory runs out."
+        )
     settled = _settled(settings, budget)
     if settled is None:
         smallest = list(_candidates(settings, budget))[-1]
@@ -146,7 +153,8 @@ def is_settled(settings: Settings) -> bool:
 
 
 def fits(settings: Settings, budget: Budget) -> bool:
-    return plan(settings, budget).peak <= budget.free
+    """Whether the plan stays within the free memory; also where that is not known."""
+    return budget.free is None or plan(settings, budget).peak <= budget.free
 
 
 def simulate(settings: Settings, architecture: FluxArchitecture, shape: BatchShape, card: int) -> Settings | None:
@@ -156,10 +164,11 @@ def simulate(settings: Settings, architecture: FluxArchitecture, shape: BatchSha
 
 
 def preflight(settings: Settings, budget: Budget) -> str:
-    """What to tell before the start: 'Needs 14.2 GB (…), 15.1 GB free.'"""
+    """What to tell before the start: 'Training in nf4 needs 14.2 GB (…); 15.1 GB are free.'"""
     planned = plan(settings, budget)
     host = f" and {_gigabytes(planned.host)} of host memory" if planned.host else ""
-    return f"Training in {settings.precision} needs {planned}{host}; {_gigabytes(budget.free)} are free."
+    free = "how much is free is unknown" if budget.free is None else f"{_gigabytes(budget.free)} are free"
+    return f"Training in {settings.precision} needs {planned}{host}; {free}."
 
 
 def remedy(settings: Settings, budget: Budget) -> str:
@@ -187,7 +196,8 @@ def remedy(settings: Settings, budget: Budget) -> str:
 def after_running_out(settings: Settings, budget: Budget) -> str:
     """The remedy when memory ran out although the plan had room: it has to need clearly less than what was tried."""
     tried = int(UNEXPLAINED * plan(settings, budget).peak)
-    return remedy(settings, dataclasses.replace(budget, free=min(budget.free, tried)))
+    free = tried if budget.free is None else min(budget.free, tried)
+    return remedy(settings, dataclasses.replace(budget, free=free))
 
 
 @dataclass(frozen=True)

@@ -208,9 +208,12 @@ class FluxLoraRecipe:
                 largest[len(batch), tokens] = shape
         return tuple(largest.values())
 
-    def free_memory(self) -> int:
-        """Bytes that each process may use; all processes come to the same answer."""
-        free = free_device_memory(self.device)
+    def free_memory(self) -> int | None:
+        """Bytes that each process may use; all processes come to the same answer. None where PyTorch cannot tell."""
+        try:
+            free = free_device_memory(self.device)
+        except NotImplementedError:
+            return None
         if self.accelerator.num_processes == 1:
             return free
         free = free // self.accelerator.num_processes if self.device.type == "cpu" else free

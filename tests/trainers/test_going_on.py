@@ -286,6 +286,19 @@ def test_the_status_says_what_the_run_needs_and_what_is_free(make_run):
     assert re.search(r"Training in fp32 needs .* GB .*; .* GB are free", run.status()["plan"])
 
 
+def test_a_device_that_does_not_tell_its_free_memory_trains_what_was_set_by_hand(make_run, monkeypatch):
+    def untold(device):
+        raise NotImplementedError(f"PyTorch does not tell how much memory is free on {device}.")
+
+    monkeypatch.setattr(recipe, "free_device_memory", untold)
+    by_hand = make_run(**QUICK, steps=1, precision="bf16")
+    assert train(by_hand)
+    assert "how much is free is unknown" in by_hand.status()["plan"]
+    left_open = make_run(**QUICK, steps=1, precision="auto")
+    assert not train(left_open)
+    assert re.search("Set both .*precision to .*streamed_blocks to", left_open.status()["error"])
+
+
 def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint(make_run, tiny_features):
     text = next(iter(features.load(tiny_features).samples)).text_path
     listed = [{"text": "a pond", "seed": seed, "file": os.path.relpath(text, tiny_features.folder)} for seed in (1, 2)]
