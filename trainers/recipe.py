@@ -163,6 +163,7 @@ class FluxLoraRecipe:
 
     def load_features(self) -> None:
         job = self.job
+        job.check_places()
         self.features = features.load(features.Features(job.features_folder, job.features_key, job.prompts))
         self.training_samples = tuple(sample for sample in self.features.samples if not sample.held_out)
         self.held_out = tuple(sample for sample in self.features.samples if sample.held_out)[:HELD_OUT_PICTURES]

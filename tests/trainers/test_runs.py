@@ -74,6 +74,14 @@ def test_the_job_is_read_back_as_it_was_written(tmp_path):
     assert job.settings == Settings(seed=2**63 + 5) and job.features_folder == FEATURES.folder and job.name == "monet"
 
 
+@pytest.mark.parametrize("content", [b'weights = "C:\\models"', b'name = "Mus\xe9e"'])
+def test_settings_spoilt_by_hand_are_named_with_what_to_do(tmp_path, content):
+    run = make_run(tmp_path)
+    (run.path / "settings.toml").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"settings.toml is not TOML .*Write paths with / .*UTF-8"):
+        runs.Job.read(run)
+
+
 @pytest.mark.parametrize("name", ["../monet", "/etc", "a/b", "", "..", "CON"])
 def test_a_name_that_leaves_the_root_is_refused(tmp_path, name):
     with pytest.raises(NameRefused):
