@@ -23,6 +23,7 @@ from ..errors import SettingsError
 from ..hardware.memory import AllocatedTensors
 from . import adapter, flux_weights, objective, quantisation
 from .optimizers import STATE_NUMBERS
+from .presets import PRESETS
 from .streaming import RING, block_names, streamed_indices
 from .velocity import blocks, predict_velocity, recomputed
 
@@ -43,6 +44,7 @@ TAKEN = 0.7 * GIGABYTE  # of an otherwise idle card, by the desktop and the CUDA
 SMALLER_PRECISIONS = ("bf16", "int8", "nf4")
 SMALLER_SIDES = (1024, 768, 512, 384, 256)  # pixels; what a remedy proposes
 SMALLER_RANKS = (64, 32, 16, 8, 4)
+CLEARLY_MORE = 1.1  # times the pixels of a preset, which is then told
 UNEXPLAINED = 0.9  # after running out of memory: a remedy has to need at most this part of what was planned
 
 
@@ -168,7 +170,20 @@ def preflight(settings: Settings, budget: Budget) -> str:
     planned = plan(settings, budget)
     host = f" and {_gigabytes(planned.host)} of host memory" if planned.host else ""
     free = "how much is free is unknown" if budget.free is None else f"{_gigabytes(budget.free)} are free"
-    return f"Training in {settings.precision} needs {planned}{host}; {free}."
+    return f"Training in {settings.precision} needs {planned}{host}; {free}.{_beyond_preset(settings, budget)}"
+
+
+def _beyond_preset(settings: Settings, budget: Budget) -> str:
+    """A sentence where the batches are clearly larger than those that the preset is for; else ''."""
+    preset = PRESETS.get(settings.preset)
+    largest = max(budget.shapes, key=lambda shape: shape.batch * shape.width * shape.height)
+    pixels = largest.batch * largest.width * largest.height
+    if not preset or pixels <= CLEARLY_MORE * preset.batch_size * preset.width * preset.height:
+        return ""
+    return (
+        f" The preset '{settings.preset}' is for {preset.width} x {preset.height} pixels with batch_size "
+        f"{preset.batch_size}; this dataset has up to {largest.width} x {largest.height} with {largest.batch}."
+    )
 
 
 def remedy(settings: Settings, budget: Budget) -> str:

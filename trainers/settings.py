@@ -77,6 +77,7 @@ NOT_DECIDING = frozenset(
         "sample_steps",
         "early_stop_patience",
         "tracker",
+        "preset",
     }
 )
 # A setting on the left has an effect only where another, named first, has one of these values. One that has itself no
@@ -137,6 +138,7 @@ class Settings:
         keep_checkpoints: how many of the latest checkpoints are kept, besides the best; 0 keeps all.
         early_stop_patience: stop after so many evaluations in a row without a better held-out loss; 0 for never.
         tracker: where accelerate sends the metrics besides metrics.jsonl.
+        preset: name in `presets.PRESETS` of what these settings began as; "" for none.
 
     Raises:
         SettingsError: a value is out of its range or not one of its choices.
@@ -180,6 +182,7 @@ class Settings:
     keep_checkpoints: int = 0
     early_stop_patience: int = 0
     tracker: str = "none"
+    preset: str = ""
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():

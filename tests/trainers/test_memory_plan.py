@@ -214,6 +214,18 @@ def test_where_the_free_memory_is_unknown_what_depends_on_it_has_to_be_set(chang
     assert re.search(r"Set .*: that needs \d", explained(MemoryError("no memory"), settled, unknown))
 
 
+def test_batches_larger_than_the_preset_is_for_are_told_with_what_they_need():
+    settings = dataclasses.replace(PRESETS["8 GB"].settings, preset="8 GB", streamed_blocks=0)
+    at_512, at_1024, two = BatchShape(448, 576, 1, 512), BatchShape(1152, 896, 1, 512), BatchShape(512, 512, 2, 512)
+    told = "The preset '8 GB' is for 512 x 512 pixels with batch_size 1; this dataset has up to"
+    assert preflight(settings, card(8, at_512, at_1024)).endswith(f"{told} 1152 x 896 with 1.")
+    assert preflight(settings, card(8, at_512, two)).endswith(f"{told} 512 x 512 with 2.")
+    assert "preset" not in preflight(settings, card(8, at_512))
+    assert "preset" not in preflight(dataclasses.replace(settings, preset=""), card(8, at_1024))
+    with pytest.raises(SettingsError, match=told):
+        choose(dataclasses.replace(settings, streamed_blocks=-1), card(0.5, at_1024))
+
+
 def test_running_out_against_the_plan_asks_for_clearly_less():
     settings = Settings(precision="int8", optimizer="adamw8bit")
     said = explained(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), settings, card(40))

@@ -85,5 +85,9 @@ def test_a_setting_of_the_schedule_decides_exactly_where_it_changes_the_weights(
     assert (before.deciding() == after.deciding()) == (trained(before) == trained(after))
 
 
+def test_the_preset_that_settings_began_as_does_not_decide():
+    assert Settings(preset="8 GB").deciding() == Settings().deciding()
+
+
 def test_a_run_of_default_settings_has_the_id_that_it_always_had():
     assert content_hash(Settings().deciding(), 8) == "67a37391"
