@@ -37,8 +37,8 @@ def _launch_profile() -> io.Combo.Input:
         default=profiles.ONE,
         optional=True,
         advanced=True,
-        tooltip="On which processors to train: this one, all of this machine, or an accelerate configuration in "
-        "user/impasto/accelerate.",
+        tooltip="On which processors to train: this one, all of this machine (with the base model whole on each, or "
+        "sharded so that each holds a part), or an accelerate configuration in user/impasto/accelerate.",
     )
 
 

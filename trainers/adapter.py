@@ -19,6 +19,7 @@ import torch
 from ..errors import SettingsError, TrainingError
 from . import lora_files
 from .lora_files import ALPHA, DORA_SCALE, LORA_A, LORA_B, MAGNITUDE, PREFIX
+from .sharding import whole
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -440,10 +441,10 @@ def _add_magnitude(layer: Any) -> None:
 
 
 def _base_weight(base: torch.nn.Linear) -> torch.Tensor:
-    """The frozen weight `(outputs, inputs)` in a floating dtype, dequantised if need be."""
+    """The frozen weight `(outputs, inputs)` in a floating dtype, dequantised and gathered if need be."""
     from peft.utils.integrations import dequantize_module_weight
 
-    return dequantize_module_weight(base).detach()
+    return whole(dequantize_module_weight(base)).detach()
 
 
 def _norm_growth(layer: Any) -> torch.Tensor:

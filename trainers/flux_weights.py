@@ -11,8 +11,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,7 @@ def load_transformer(
     device: str | torch.device = "cpu",
     progress: Progress = silent,
     in_host_memory: tuple[str, ...] = (),
+    shard: Callable[[torch.nn.Module], None] | None = None,
 ) -> FluxTransformer2DModel:
     """Build diffusers' transformer from a BFL-layout file, in `precision` on `device`, frozen and in eval mode.
 
@@ -153,6 +155,7 @@ def load_transformer(
         device: where the model goes.
         progress: called before each tensor.
         in_host_memory: what the names of parameters begin with that go back to the CPU once they are quantised.
+        shard: called with each block once it has its weights, before the next one's are read.
 
     Raises:
         ModelError: as for `inspect`.
@@ -162,20 +165,18 @@ def load_transformer(
     architecture = inspect(path)
     transformer = empty_transformer(architecture)
     sizes = weight_sizes(architecture, precision)
-    quantised = 0
-    for done, (name, stored) in enumerate(stream(path, architecture, device)):
-        progress(done, len(sizes), f"Loading the base model in {precision}")
-        if is_quantised(name, stored.values.shape, precision):
-            _set_quantised(transformer, name, precision, stored)
-            quantised += 1
-        else:
-            module, _, leaf = name.rpartition(".")
-            parameter = torch.nn.Parameter(stored.to(dtype), requires_grad=False)
-            setattr(transformer.get_submodule(module), leaf, parameter)
-        if name.startswith(in_host_memory):
-            for parameter in transformer.get_submodule(name.rpartition(".")[0]).parameters():
-                if not parameter.is_meta:
-                    parameter.data = parameter.data.cpu()
+    done = quantised = 0
+    for block, tensors in groupby(stream(path, architecture, device), key=lambda tensor: _block_of(tensor[0])):
+        for name, stored in tensors:
+            progress(done, len(sizes), f"Loading the base model in {precision}")
+            done += 1
+            quantised += _put(transformer, name, precision, stored)
+            if name.startswith(in_host_memory):
+                for parameter in transformer.get_submodule(name.rpartition(".")[0]).parameters():
+                    if not parameter.is_meta:
+                        parameter.data = parameter.data.cpu()
+        if block and shard:
+            shard(transformer.get_submodule(block))
     logger.info(
         "Base model %s: %d of %d tensors in %s, the others in %s, %.2f GB in all",
         *(Path(path).name, quantised, len(sizes), precision, dtype, sum(sizes.values()) / 1e9),
@@ -246,29 +247,6 @@ def stream(
                 scale = file.get_tensor(layer.scale_key).float().reshape(()).to(device)
             for name, ranges in source.parameters.items():
                 yield name, StoredWeight(_join(mapped, ranges).to(device), scale)
-
-
-def bfl_to_diffusers(state: Mapping[str, torch.Tensor], architecture: FluxArchitecture) -> dict[str, torch.Tensor]:
-    """Map a state dict in the BFL layout (without prefix) to diffusers' names; tensors may share memory with it."""
-    canonical = {_canonical(key): tensor for key, tensor in state.items()}
-    return {
-        name: _join(canonical[source.key], ranges)
-        for source in layout(architecture)
-        for name, ranges in source.parameters.items()
-    }
-
-
-def diffusers_to_bfl(state: Mapping[str, torch.Tensor], architecture: FluxArchitecture) -> dict[str, torch.Tensor]:
-    """Map diffusers' state dict back to the BFL layout (without prefix): the inverse of `bfl_to_diffusers`."""
-    joined = {}
-    for source in layout(architecture):
-        tensor = torch.empty(source.shape, dtype=state[next(iter(source.parameters))].dtype)
-        for name, ranges in source.parameters.items():
-            lengths = [stop - start for start, stop in ranges]
-            for (start, stop), rows in zip(ranges, state[name].split(lengths), strict=True):
-                tensor[start:stop] = rows
-        joined[source.key] = tensor
-    return joined
 
 
 def layout(architecture: FluxArchitecture) -> list[Source]:
@@ -407,6 +385,23 @@ class _ScaledLayer:
 
     format: str
     scale_key: str
+
+
+def _block_of(name: str) -> str:
+    """The block that a diffusers parameter belongs to, such as `transformer_blocks.3`; '' for those of none."""
+    return ".".join(name.split(".")[:2]) if name.startswith(QUANTISED_PARENTS) else ""
+
+
+def _put(transformer: FluxTransformer2DModel, name: str, precision: str, stored: StoredWeight) -> bool:
+    """Give the empty model its parameter `name`; whether it is kept quantised."""
+    quantised = is_quantised(name, stored.values.shape, precision)
+    if quantised:
+        _set_quantised(transformer, name, precision, stored)
+    else:
+        module, _, leaf = name.rpartition(".")
+        parameter = torch.nn.Parameter(stored.to(quantisation.compute_dtype(precision)), requires_grad=False)
+        setattr(transformer.get_submodule(module), leaf, parameter)
+    return quantised
 
 
 def _set_quantised(transformer: FluxTransformer2DModel, name: str, precision: str, stored: StoredWeight) -> None:

@@ -1,4 +1,4 @@
-"""Launch profiles: on which processors a run trains. A profile beyond the two built in is an accelerate configuration
+"""Launch profiles: on which processors a run trains. A profile beyond those built in is an accelerate configuration
 file that the server's owner has put into `user/impasto/accelerate`; a graph only names it."""
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 from ..errors import TrainingError
 from ..names import child_of
 
-ONE, ALL = "this GPU", "all GPUs"
+ONE, ALL, SHARDED = "this GPU", "all GPUs", "all GPUs, base sharded"
 SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
 
 
 def names(folder: Path) -> list[str]:
     """Every profile there is: the built-in ones and the files in `folder`."""
-    return [ONE, ALL, *sorted(file.name for file in folder.glob("*.yaml"))]
+    return [ONE, ALL, SHARDED, *sorted(file.name for file in folder.glob("*.yaml"))]
 
 
 def launch_arguments(profile: str, folder: Path) -> list[str]:
@@ -30,9 +30,10 @@ def launch_arguments(profile: str, folder: Path) -> list[str]:
     single = ["--config_file", str(SINGLE_PROCESS)]
     if profile == ONE:
         return single
-    if profile == ALL:
+    if profile in (ALL, SHARDED):
         count = torch.cuda.device_count()
-        return [*single, "--multi_gpu", "--num_processes", str(count)] if count > 1 else single
+        kind = ["--multi_gpu"] if profile == ALL else ["--use_fsdp", "--fsdp_version", "2"]
+        return [*single, *kind, "--num_processes", str(count)] if count > 1 else single
     file = child_of(folder, profile, what="launch profile")
     if not file.is_file():
         raise TrainingError(

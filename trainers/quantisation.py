@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import SettingsError
+from .sharding import whole
 
 # What the base can be kept in -> the dtype of what is not quantised, and so of the hidden states.
 # There is no float16: FLUX's activations leave its range, and pictures turn black (kohya-ss/sd-scripts#1571).
@@ -117,7 +118,7 @@ class QuantisedLinear(torch.nn.Linear):
         for name, tensor in stored.items():
             self.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
         self.register_parameter("bias", bias)
-        self.stored_names = tuple(stored)
+        self.stored_dtypes = {name: tensor.dtype for name, tensor in stored.items()}
         self.out_features, columns = stored["values"].shape
         self.in_features = 2 * columns if precision == "nf4" else columns
 
@@ -133,7 +134,8 @@ class QuantisedLinear(torch.nn.Linear):
         return f"{super().extra_repr()}, precision={self.precision}"
 
     def _stored(self) -> tuple[torch.Tensor, ...]:
-        return tuple(self._parameters[name] for name in self.stored_names)
+        # Sharding keeps integers as the bits of floats.
+        return tuple(whole(self._parameters[name]).view(dtype) for name, dtype in self.stored_dtypes.items())
 
 
 class _FrozenProduct(torch.autograd.Function):

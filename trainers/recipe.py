@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import TrainingError
 from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
-from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling
+from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling, sharding
 from .batches import Batch, prefetched
 from .failure import SAID, explained
 from .memory_plan import BatchShape, Budget
@@ -115,6 +116,7 @@ class FluxLoraRecipe:
         check_installed(self.settings)
         self.accelerator = self.make_accelerator()
         self.device = self.accelerator.device
+        self.mesh = self.make_mesh()
         self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self.send)
         self.load_features()
         if self.accelerator.is_main_process:
@@ -136,33 +138,47 @@ class FluxLoraRecipe:
         self.metrics.forget_after(self.step)
         self.check_disk()
         model = VelocityModel(self.transformer, self.settings, streamed)
-        # Every process has read the same base: it is neither sent around nor, where it is streamed, moved.
-        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-        frozen += [name for name, _ in model.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer, device_placement=[False, False])
+        if self.mesh:
+            sharding.as_root(model, self.mesh)
+        self.model = self.distributed(model)
+        self.optimizer = self.accelerator.prepare(optimizer, device_placement=[False])
 
     def make_accelerator(self) -> Any:
         from accelerate import Accelerator
 
         tracker = self.settings.tracker
         tracking = {} if tracker == "none" else {"log_with": tracker, "project_dir": self.run.path / "logs"}
+        self.sharded = sharding.asked_for()
         # Not the launch profile's precision: that would train other weights.
         accelerator = Accelerator(cpu=self.cpu, mixed_precision="no", **tracking)
-        if accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if accelerator.distributed_type in ("DEEPSPEED", "MEGATRON_LM"):
             raise TrainingError(
-                f"The launch profile shards the model ({accelerator.distributed_type.value}), which this trainer does "
-                "not save from. Choose a profile without it: each process then holds the whole base."
+                f"The launch profile is for {accelerator.distributed_type.value}, which this trainer does not save "
+                "from. Choose one for several GPUs with FSDP, which shards the base, or without."
             )
         if tracking:
             accelerator.init_trackers(self.run.id, config=self.settings.to_dict())
         return accelerator
+
+    def make_mesh(self) -> Any:
+        """What the base is sharded over; None where each process holds all of it."""
+        processes = self.accelerator.num_processes
+        if not self.sharded or processes == 1:
+            return None
+        if self.settings.streamed_blocks > 0:
+            raise TrainingError(
+                f"streamed_blocks is {self.settings.streamed_blocks}, but the launch profile shards the base (FSDP). "
+                "Set streamed_blocks to 0, or choose a launch profile without FSDP."
+            )
+        logger.info("The base is sharded over %d processes", processes)
+        return sharding.make_mesh(self.device, processes)
 
     def send(self, numbers: dict[str, float], step: int) -> None:
         self.accelerator.log(numbers, step=step)
 
     def load_features(self) -> None:
         job = self.job
+        job.check_places()
         self.features = features.load(features.Features(job.features_folder, job.features_key, job.prompts))
         self.training_samples = tuple(sample for sample in self.features.samples if not sample.held_out)
         self.held_out = tuple(sample for sample in self.features.samples if sample.held_out)[:HELD_OUT_PICTURES]
@@ -185,7 +201,8 @@ class FluxLoraRecipe:
             settings = dataclasses.replace(settings, precision=precision)
         architecture = flux_weights.inspect(self.job.weights)
         self.check_widths(architecture)
-        self.budget = Budget(architecture, self.largest_batches(), self.device.type, self.free_memory())
+        shards = self.accelerator.num_processes if self.mesh else 1
+        self.budget = Budget(architecture, self.largest_batches(), self.device.type, self.free_memory(), shards)
         if settings.precision == "auto" or settings.streamed_blocks < 0:
             settings = memory_plan.choose(settings, self.budget)
         self.plan = memory_plan.preflight(settings, self.budget)
@@ -208,9 +225,12 @@ class FluxLoraRecipe:
                 largest[len(batch), tokens] = shape
         return tuple(largest.values())
 
-    def free_memory(self) -> int:
-        """Bytes that each process may use; all processes come to the same answer."""
-        free = free_device_memory(self.device)
+    def free_memory(self) -> int | None:
+        """Bytes that each process may use; all processes come to the same answer. None where PyTorch cannot tell."""
+        try:
+            free = free_device_memory(self.device)
+        except NotImplementedError:
+            return None
         if self.accelerator.num_processes == 1:
             return free
         free = free // self.accelerator.num_processes if self.device.type == "cpu" else free
@@ -227,6 +247,7 @@ class FluxLoraRecipe:
             self.device,
             progress=self.loading,
             in_host_memory=block_names(architecture, self.streamed),
+            shard=self.mesh and partial(sharding.shard, mesh=self.mesh),
         )
 
     def add_lora(self, afresh: bool) -> list[torch.nn.Parameter]:
@@ -257,6 +278,17 @@ class FluxLoraRecipe:
                 f"The text features are {t5.shape[-1]} and {pooled.shape[-1]} wide, but {self.job.weights} takes "
                 f"{expected[0]} and {expected[1]}. Encode the training data with the CLIP that belongs to this model."
             )
+
+    def distributed(self, model: VelocityModel) -> torch.nn.Module:
+        """`model` with its LoRA's gradients averaged over all processes."""
+        if self.accelerator.num_processes == 1:
+            return model
+        # Every process has read the same base: it is neither sent around nor, where it is streamed, moved.
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        frozen += [name for name, _ in model.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+        # Not by accelerate, which refuses a model with sharded parts.
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def make_ema(self) -> Any:
         """The moving average of the LoRA's weights (diffusers' EMAModel), or None."""
