@@ -161,7 +161,7 @@ async def captioned(
         count_tokens=token_counts,
     )
     if done.open:
-        leave_open(host.owner_folder(), captioner.name)
+        leave_open(host.user_root(), captioner.name)
     remarks = getattr(captioner, "remarks", ())  # of a model in this process: what the run taught it
     report = "\n".join([before, done.report, *remarks]).strip()
     progress(1, 1, report)

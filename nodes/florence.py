@@ -96,7 +96,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:
         """Go on where the last run left pictures open: a service may be the fallback."""
-        return fingerprint(host.owner_folder(), Florence2Captioner.name)
+        return fingerprint(host.user_root(), Florence2Captioner.name)
 
     @classmethod
     async def execute(

@@ -92,7 +92,7 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         """Go on where the last run left pictures open, and estimate what is open now."""
         if estimate_only:
             return float("nan")  # differs from itself
-        return fingerprint(host.owner_folder(), GeminiCaptioner.name)
+        return fingerprint(host.user_root(), GeminiCaptioner.name)
 
     @classmethod
     async def execute(
@@ -111,7 +111,7 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
     ) -> io.NodeOutput:
         limits = Limits(requests_per_minute, tokens_per_minute, requests_per_day)
         settings = GeminiSettings(names_in(projects), model.strip(), system_prompt, media_resolution, limits)
-        captioner = GeminiCaptioner(settings, host.owner_folder())
+        captioner = GeminiCaptioner(settings, host.user_root())
         estimate = ""
         if dataset is not None:
             count = len(unanswered(dataset, captioner, ask_again))

@@ -51,14 +51,14 @@ class ImpastoOpenAICaptioner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:
         """Go on where the last run left pictures open."""
-        return fingerprint(host.owner_folder(), OpenAICaptioner.name)
+        return fingerprint(host.user_root(), OpenAICaptioner.name)
 
     @classmethod
     async def execute(
         cls, server: str, model: str, system_prompt: str, concurrency: int, dataset=None, **common
     ) -> io.NodeOutput:
         settings = OpenAISettings(server.strip(), model.strip(), system_prompt, concurrency)
-        return await captioned(OpenAICaptioner(settings, host.owner_folder()), dataset, **common)
+        return await captioned(OpenAICaptioner(settings, host.user_root()), dataset, **common)
 
 
 NODES = [ImpastoOpenAICaptioner]
