@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..prompting.seeds import MAX_SEED
 from . import host
 
 
@@ -14,13 +15,13 @@ def field_input(settings: Any, kind: type[io.ComfyTypeIO], name: str, tooltip: s
     return kind.Input(name, default=getattr(settings, name), tooltip=tooltip, **options)
 
 
-def seed_input(tooltip: str) -> io.Input:
-    """A seed of 64 bits that ComfyUI leaves as it is after a queue, so that the same is chosen again."""
+def seed_input(tooltip: str, default: int = 0) -> io.Input:
+    """A seed that stays: ComfyUI's page would else draw another after each queue, and nothing would be found again."""
     return io.Int.Input(
         "seed",
-        default=0,
+        default=default,
         min=0,
-        max=0xFFFF_FFFF_FFFF_FFFF,
+        max=MAX_SEED,
         control_after_generate=io.ControlAfterGenerate.fixed,
         tooltip=tooltip,
     )
