@@ -13,7 +13,7 @@ from .inputs import max_per_artist_input, seed_input
 LOADER = "ImpastoWikiArtLoader"
 
 
-class ImpastoDatasetComposition(io.ComfyNode):
+class DatasetComposition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -77,4 +77,4 @@ class ImpastoDatasetComposition(io.ComfyNode):
         return {"top_up": inputs["top_up"] - 1} if kind == "ImpastoDatasetComposition" else {}
 
 
-NODES = [ImpastoDatasetComposition]
+NODES = [DatasetComposition]

@@ -21,7 +21,7 @@ CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
 
 
-class ImpastoWikiArtLoader(io.ComfyNode):
+class WikiArtLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -152,7 +152,7 @@ def _choice_inputs() -> list[io.Input]:
     ]
 
 
-class ImpastoQualityFilter(io.ComfyNode):
+class QualityFilter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -284,4 +284,4 @@ def _quality_inputs() -> list[io.Input]:
     ]
 
 
-NODES = [ImpastoWikiArtLoader, ImpastoQualityFilter]
+NODES = [WikiArtLoader, QualityFilter]

@@ -21,7 +21,7 @@ _count = functools.partial(_later, io.Int, min=0, step=1)
 _number = functools.partial(_later, io.Float, min=0.0, max=1.0, step=0.01)
 
 
-class ImpastoDatasetTOMLWriter(io.ComfyNode):
+class DatasetTOMLWriter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -228,4 +228,4 @@ def _regularisation_inputs() -> list[io.Input]:
     ]
 
 
-NODES = [ImpastoDatasetTOMLWriter]
+NODES = [DatasetTOMLWriter]
