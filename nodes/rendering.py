@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..rendering.cells import Grid, Sampling, columns_of, render
 from ..rendering.loss_plot import loss_plot
+from ..trainers.checkpoints import ADAPTER_FILE
 from . import host, sockets
 from .inputs import picture_size_inputs, sampler_inputs
 
@@ -62,7 +63,7 @@ class ProgressGrid(io.ComfyNode):
     def execute(
         cls, run, prompts, model, clip, vae, width, height, steps, guidance, columns, strength, sampler_name, scheduler
     ) -> io.NodeOutput:
-        adapters = {step: folder / "adapter.safetensors" for step, folder in run.checkpoints().items()}
+        adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
         held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
         grid = Grid(
             name=run.id,
