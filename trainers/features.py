@@ -334,7 +334,7 @@ def load(features: Features) -> FeatureSet:
     for path in dict.fromkeys(paths):
         if not path.is_file():
             raise FeatureError(f"The encoded file {path} is missing. {REMEDY}")
-    return FeatureSet(samples, index["batch_size"], empty_text, token_count(empty_text), listed)
+    return FeatureSet(samples, empty_text, token_count(empty_text), listed)
 
 
 def warms_up_by_share(features: Features) -> bool:
