@@ -19,6 +19,10 @@ from .inputs import field_input, max_per_artist_input, seed_input
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
+# Of the quality filter: optional, so that a graph sent over the API without them gets the defaults.
+_optional = functools.partial(field_input, Thresholds(), optional=True)
+_share = functools.partial(_optional, io.Float, min=0.0, max=1.0, step=0.01)
+_switch = functools.partial(_optional, io.Boolean)
 
 
 class WikiArtLoader(io.ComfyNode):
@@ -194,7 +198,9 @@ class QualityFilter(io.ComfyNode):
                     step=0.01,
                     tooltip="Least bytes per pixel of the original file; less shows compression blocks. 0 for any.",
                 ),
-                *_quality_inputs(),
+                *_photograph_inputs(),
+                *_subject_inputs(),
+                *_style_inputs(),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
@@ -216,20 +222,17 @@ class QualityFilter(io.ComfyNode):
         return io.NodeOutput(filtered.dataset, pictures[0], filtered.report, pictures[1])
 
 
-def _quality_inputs() -> list[io.Input]:
-    """Optional, so that a graph sent over the API without them gets the defaults."""
-    field = functools.partial(field_input, Thresholds(), optional=True)
-    share = functools.partial(field, io.Float, min=0.0, max=1.0, step=0.01)
-    switch = functools.partial(field, io.Boolean)
+def _photograph_inputs() -> list[io.Input]:
+    """How well the picture was taken and kept."""
     return [
-        field(
+        _optional(
             io.Int,
             "min_jpeg_quality",
             "Least JPEG quality, told from the quantisation tables. 0 for any; other formats always pass.",
             min=0,
             max=100,
         ),
-        field(
+        _optional(
             io.Float,
             "min_sharpness",
             "Least fine detail for the picture's contrast, so that fog is not blur: blurred 0.05, crisp 0.3.",
@@ -237,9 +240,9 @@ def _quality_inputs() -> list[io.Input]:
             max=2.0,
             step=0.01,
         ),
-        share("min_highlight", "The brightest hundredth must reach this: refuses black pictures, not dark ones."),
-        share("max_shadow", "The darkest hundredth must be under this: refuses blank pictures, not pale ones."),
-        field(
+        _share("min_highlight", "The brightest hundredth must reach this: refuses black pictures, not dark ones."),
+        _share("max_shadow", "The darkest hundredth must be under this: refuses blank pictures, not pale ones."),
+        _optional(
             io.Float,
             "min_entropy",
             "Least bits of information in the tones. A painting has 6 to 7.5, an empty sheet under 1.",
@@ -247,7 +250,7 @@ def _quality_inputs() -> list[io.Input]:
             max=8.0,
             step=0.1,
         ),
-        field(
+        _optional(
             io.Float,
             "min_colour",
             "Least colour that brightness alone does not foretell: 2 refuses greyscale and sepia. 0 for any.",
@@ -255,8 +258,14 @@ def _quality_inputs() -> list[io.Input]:
             max=50.0,
             step=0.5,
         ),
-        share("max_border", "Greatest share of the area that may be border (even colour with a straight edge)."),
-        field(
+    ]
+
+
+def _subject_inputs() -> list[io.Input]:
+    """What the picture is of, and how much of it."""
+    return [
+        _share("max_border", "Greatest share of the area that may be border (even colour with a straight edge)."),
+        _optional(
             io.Int,
             "duplicate_distance",
             "Pictures whose perceptual hashes differ in this many of 64 bits or fewer are the same; the largest stays. "
@@ -264,16 +273,21 @@ def _quality_inputs() -> list[io.Input]:
             min=-1,
             max=GREATEST_DISTANCE,
         ),
-        switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study."),
-        switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown."),
-        switch("crop_borders", "Store a copy without its border in place of each bordered picture."),
+        _switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study."),
+        _switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown."),
+        _switch("crop_borders", "Store a copy without its border in place of each bordered picture."),
+    ]
+
+
+def _style_inputs() -> list[io.Input]:
+    return [
         io.ClipVision.Input(
             "clip_vision",
             optional=True,
             tooltip="From Load CLIP Vision: scores each picture by its likeness to the whole set and reports those "
             "that stand out.",
         ),
-        field(
+        _optional(
             io.Float,
             "min_style",
             "With clip_vision: least likeness (cosine) to the set's centroid. -1 refuses none, only reports.",
