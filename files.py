@@ -46,6 +46,21 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_changed(path: str | Path, content: str | bytes) -> None:
+    """Write as `write_whole` does, unless `path` holds this content already: then not even its time changes."""
+    target, data = Path(path), content.encode() if isinstance(content, str) else content
+    if not target.exists() or target.read_bytes() != data:
+        write_whole(target, data)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Put a file at `target`, where nothing is yet: as a hard link where the file system has them, else as a copy."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
 def append_line(path: str | Path, line: str) -> None:
     """Append one line (no newline inside) and flush it to disk before returning.
 
@@ -95,6 +110,15 @@ def remove_partials(folder: str | Path) -> None:
     """Remove what killed processes left half-written directly in `folder`."""
     for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
         remove(leftover)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def content_hash(value: Any, length: int = 16) -> str:

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing, without knowing who listens."""
+"""How long work tells what it is doing and how long it takes, without knowing who listens."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ class Progress(Protocol):
 
 def silent(done: int, total: int, text: str = "", preview: Image | None = None) -> None:
     """A `Progress` that tells nobody."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 s", "22 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -44,11 +44,3 @@ def now_and_then(check: Callable[[], None]) -> Callable[[], None]:
             last = time.monotonic()
 
     return throttled
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: "40 s", "22 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from ..errors import CaptionError, ImpastoError
-from ..progress import Progress, silent
+from ..progress import Progress, duration, silent
 from .captioner import Caption, Captioner, Kind, Picture, Refusal
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
-from .clock import POLL, SYSTEM, Clock, duration, now_and_then
+from .clock import POLL, SYSTEM, Clock, now_and_then
 from .ledger import Answer, Question, append_answer, now, read_ledger
 
 ATTEMPTS = 6  # calls for one picture at most, where calling again may help

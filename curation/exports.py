@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import SettingsError
-from ..files import appearing, content_hash, remove_partials, write_whole
+from ..files import appearing, content_hash, remove_partials, write_changed
 from ..progress import Progress, silent
 from .dataset_card import dataset_card
 from .records import Dataset, Record
@@ -69,7 +69,7 @@ def export_dataset(dataset: Dataset, format: str, settings: ExportSettings, prog
     place = f"{dataset.revision}-{content_hash(asdict(settings), 8)}"
     folder = Path(dataset.folder) / "exports" / format.lower().replace(" ", "-") / place
     config, note = FORMATS[format](dataset, folder, settings, progress)
-    _write(folder / CARD, card)
+    write_changed(folder / CARD, card)
     return Export(str(folder), str(config), note)
 
 
@@ -88,7 +88,7 @@ def _ai_toolkit(dataset: Dataset, folder: Path, settings: ExportSettings, progre
         "cache_latents_to_disk": True,
     }
     text = yaml.safe_dump({"datasets": [block]}, sort_keys=False, allow_unicode=True, width=10_000)
-    _write(folder / "datasets.yaml", text)
+    write_changed(folder / "datasets.yaml", text)
     return folder / "datasets.yaml", "Put the list under config.process[0].datasets of the ai-toolkit job."
 
 
@@ -115,7 +115,7 @@ def _simple_tuner(dataset: Dataset, folder: Path, settings: ExportSettings, prog
         "cache_dir": (folder / "cache" / "text").as_posix(),
     }
     path = folder / "multidatabackend.json"
-    _write(path, json.dumps([images, embeddings], indent=2, ensure_ascii=False) + "\n")
+    write_changed(path, json.dumps([images, embeddings], indent=2, ensure_ascii=False) + "\n")
     return path, (
         "Name this file in data_backend_config of SimpleTuner's config.json, and set caption_dropout_probability to "
         f"{settings.caption_dropout_rate} there: it is not part of this file."
@@ -136,7 +136,7 @@ def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, prog
                 if not (target := partial / Path(record.file_name).name).exists():
                     link_picture(dataset, record, target)
                 progress(done, len(records), f"Picture {done} of {len(records)}")
-    _write(train / "metadata.jsonl", rows)
+    write_changed(train / "metadata.jsonl", rows)
     return train / "metadata.jsonl", (
         f"Load it with load_dataset('imagefolder', data_dir={str(folder)!r}), or upload the folder to the Hub."
     )
@@ -146,11 +146,6 @@ def _row(record: Record) -> dict[str, object]:
     columns = asdict(record)
     del columns["size"]
     return columns | {"file_name": Path(record.file_name).name}
-
-
-def _write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_bytes() != text.encode():
-        write_whole(path, text)
 
 
 Writer = Callable[[Dataset, Path, ExportSettings, Progress], tuple[Path, str]]

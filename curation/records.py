@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from ..files import write_whole
+from ..files import write_changed, write_whole
 
 REVISION_LENGTH = 16  # hexadecimal digits of SHA-256: 64 bits name every manifest that one dataset will ever have
 _LEFT_OUT_WHEN_EMPTY = {
@@ -118,8 +118,7 @@ def write_manifest(folder: str | Path, records: Iterable[Record], refusals: Iter
     if not content:
         raise DatasetError(f"The dataset '{root.name}' would have no picture. Loosen the filters before this node.")
     dataset = Dataset(root.name, str(root), _revision(content))
-    if not dataset.manifest.exists() or dataset.manifest.read_bytes() != content:
-        write_whole(dataset.manifest, content)
+    write_changed(dataset.manifest, content)
     write_refusals(root, dataset.revision, refusals)
     return dataset
 

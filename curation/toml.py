@@ -8,15 +8,13 @@ What they would assert on later, in training, is refused here with the reason. T
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, SettingsError
-from ..files import appearing, content_hash, remove_partials, write_whole
+from ..files import appearing, content_hash, link_or_copy, remove_partials, write_changed
 from ..progress import Progress, silent
 from .more_keys import MoreKeys, read_more_keys
 from .normalise import PNG_SIGNATURE, for_trainers
@@ -257,8 +255,7 @@ def write_dataset_toml(
         written["regularisation"] = {"revision": regularisation.revision} | of_subsets[own_train]
     path = Path(dataset.folder) / f"{'-'.join(revisions)}-{content_hash(written, 8)}.toml"
     text = _toml_text(dataset, settings, of_subsets)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_whole(path, text)
+    write_changed(path, text)
     return DatasetConfig(str(path), content_hash({"revision": dataset.revision, "settings": written}))
 
 
@@ -353,11 +350,7 @@ def _put_picture(dataset: Dataset, record: Record, target: Path, keep_alpha: boo
 
 def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
     """Put a picture at `target`, as a hard link where the file system has them, else as a copy."""
-    image = _stored(dataset, record)
-    try:
-        os.link(image, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(image, target)
+    link_or_copy(_stored(dataset, record), target)
 
 
 def _stored(dataset: Dataset, record: Record) -> Path:

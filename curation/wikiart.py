@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import DatasetError, SettingsError
-from ..files import content_hash, remove_partials, write_whole
+from ..files import content_hash, remove_partials, write_changed
 from ..names import child_of
 from ..progress import Progress, silent
 from . import wikiart_org
@@ -385,9 +385,7 @@ def _write_available(folder: Path, cells: Sequence[Cell]) -> None:
     """Keep how many paintings of each style, genre and artist the source had to offer."""
     counts = Counter((row.style, row.genre, artist_name(row.artist)) for row in {row for c in cells for row in c.pool})
     content = json.dumps(sorted([*labels, count] for labels, count in counts.items()))
-    path = folder / AVAILABLE
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
-        write_whole(path, content)
+    write_changed(folder / AVAILABLE, content)
 
 
 def available_in_source(folder: Path, quota: Quota) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, SettingsError
-from ..files import content_hash, write_whole
+from ..files import content_hash, write_changed
 from ..names import child_of
 from .toml import FLUX_TRAINER, NEWER_KEYS, SD_SCRIPTS, TARGETS, DatasetConfig
 
@@ -100,8 +100,7 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
     text = document.as_string()
     stem = source.stem.partition(REWRITTEN)[0]
     path = source.with_name(f"{stem}{REWRITTEN}{content_hash(text, 8)}.toml")
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_whole(path, text)
+    write_changed(path, text)
     return DatasetConfig(str(path), content_hash([text, _states(source.parent, subsets)]))
 
 

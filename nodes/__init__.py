@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 
 MODULES = (
     "dataset",
+    "toml_writer",
     "sources",
     "composition",
     "statistics",

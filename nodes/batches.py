@@ -7,6 +7,7 @@ from ..prompting.prompt_set import crossed
 from ..rendering.batches import Batch, Memory, paint_all
 from ..rendering.cells import Sampling
 from . import host, sockets
+from .inputs import picture_size_inputs, sampler_inputs
 
 
 class BatchGenerator(io.ComfyNode):
@@ -32,28 +33,13 @@ class BatchGenerator(io.ComfyNode):
                     "with each. Empty: every prompt with its own.",
                 ),
                 io.String.Input("name", default="batch", tooltip="Name of the folder in output/impasto/batches."),
-                io.Int.Input("width", default=1024, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
-                io.Int.Input("height", default=1024, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
+                *picture_size_inputs(1024),
                 io.Int.Input("steps", default=4, min=1, max=200, tooltip="Sampling steps: 4 for schnell, 20 for dev."),
                 io.Float.Input(
                     "guidance", default=3.5, min=0.0, max=100.0, step=0.1, tooltip="FLUX guidance; schnell ignores it."
                 ),
                 io.Int.Input("at_a_time", default=4, min=1, max=64, tooltip="At most so many pictures together."),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=host.sampler_names(),
-                    default="euler",
-                    tooltip="ComfyUI's sampler, as in KSampler. One that adds noise on the way depends on what is "
-                    "sampled together.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=host.scheduler_names(),
-                    default="simple",
-                    tooltip="ComfyUI's noise schedule, as in KSampler.",
-                    advanced=True,
-                ),
+                *sampler_inputs(" One that adds noise on the way depends on what is sampled together."),
             ],
             outputs=[
                 io.Image.Output("images", tooltip="All: the first prompt with every seed, then the second …"),

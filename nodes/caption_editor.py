@@ -11,7 +11,7 @@ from . import host, sockets
 from .captions import CATEGORY, token_counts
 
 
-class ImpastoCaptionEditor(io.ComfyNode):
+class CaptionEditor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -84,4 +84,4 @@ class ImpastoCaptionEditor(io.ComfyNode):
         return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})
 
 
-NODES = [ImpastoCaptionEditor]
+NODES = [CaptionEditor]

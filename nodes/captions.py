@@ -7,11 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..captioners import metadata
 from ..captioners.apart import ask_apart
 from ..captioners.captioner import Captioner
 from ..captioners.cleanup import Rules, read_words
 from ..captioners.gemini import SYSTEM_PROMPT
-from ..captioners.metadata import MetadataCaptioner
 from ..captioners.runner import caption_dataset
 from ..captioners.unfinished import leave_open
 from ..prompting.tokens import T5_LIMITS, flux_encoders
@@ -161,14 +161,14 @@ async def captioned(
         count_tokens=token_counts,
     )
     if done.open:
-        leave_open(host.owner_folder(), captioner.name)
+        leave_open(host.user_root(), captioner.name)
     remarks = getattr(captioner, "remarks", ())  # of a model in this process: what the run taught it
     report = "\n".join([before, done.report, *remarks]).strip()
     progress(1, 1, report)
     return io.NodeOutput(done.dataset, report, captioner)
 
 
-class ImpastoMetadataCaptioner(io.ComfyNode):
+class MetadataCaptioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -195,7 +195,7 @@ class ImpastoMetadataCaptioner(io.ComfyNode):
 
     @classmethod
     async def execute(cls, trigger_word: str, name_artist: bool = False, dataset=None) -> io.NodeOutput:
-        return await captioned(MetadataCaptioner(name_artist), dataset, trigger_word, clean_up=False)
+        return await captioned(metadata.MetadataCaptioner(name_artist), dataset, trigger_word, clean_up=False)
 
 
-NODES = [ImpastoMetadataCaptioner]
+NODES = [MetadataCaptioner]

@@ -8,11 +8,12 @@ from ..curation.composition import Composition, compose
 from ..curation.quotas import KINDS
 from . import host, sockets
 from .dataset import MOST_SPARE
+from .inputs import max_per_artist_input, seed_input
 
 LOADER = "ImpastoWikiArtLoader"
 
 
-class ImpastoDatasetComposition(io.ComfyNode):
+class DatasetComposition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -38,21 +39,10 @@ class ImpastoDatasetComposition(io.ComfyNode):
                     default="genre",
                     tooltip="What the labels are. With caption, a picture counts whose caption has the label's words.",
                 ),
-                io.Int.Input(
-                    "max_per_artist",
-                    default=0,
-                    min=0,
-                    max=100_000,
-                    tooltip="At most this many pictures of one artist in the whole dataset; 0 for any number.",
+                max_per_artist_input(
+                    "At most this many pictures of one artist in the whole dataset; 0 for any number."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFF_FFFF_FFFF_FFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Another seed, another choice. The same seed and pictures give the same choice.",
-                ),
+                seed_input("Another seed, another choice. The same seed and pictures give the same choice."),
                 io.Int.Input(
                     "top_up",
                     default=2,
@@ -87,4 +77,4 @@ class ImpastoDatasetComposition(io.ComfyNode):
         return {"top_up": inputs["top_up"] - 1} if kind == "ImpastoDatasetComposition" else {}
 
 
-NODES = [ImpastoDatasetComposition]
+NODES = [DatasetComposition]

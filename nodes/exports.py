@@ -16,7 +16,7 @@ from . import host, sockets
 CATEGORY = "Impasto/Dataset"
 
 
-class ImpastoDatasetExport(io.ComfyNode):
+class DatasetExport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         defaults = ExportSettings()
@@ -78,7 +78,7 @@ class ImpastoDatasetExport(io.ComfyNode):
         return io.NodeOutput(export.folder, *texts, export.note)
 
 
-class ImpastoDatasetTOMLLoader(io.ComfyNode):
+class DatasetTOMLLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         def kept(name: str, most: int, step: int, tooltip: str) -> io.Input:
@@ -131,4 +131,4 @@ class ImpastoDatasetTOMLLoader(io.ComfyNode):
         return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
 
 
-NODES = [ImpastoDatasetExport, ImpastoDatasetTOMLLoader]
+NODES = [DatasetExport, DatasetTOMLLoader]

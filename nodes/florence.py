@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..captioners.florence import MAX_BATCH, MAX_BEAMS, MAX_TOKENS, TASKS, Florence2Captioner, Settings
+from ..captioners import florence
 from ..captioners.florence_checkpoints import (
     REPOSITORIES,
     Checkpoint,
@@ -18,7 +18,7 @@ from . import host
 from .captions import captioned, captioner_schema
 
 
-class ImpastoFlorence2Captioner(io.ComfyNode):
+class Florence2Captioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         found = [checkpoint.name for checkpoint in _found()]
@@ -55,8 +55,8 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "task",
-                    options=list(TASKS),
-                    default=next(iter(TASKS)),
+                    options=list(florence.TASKS),
+                    default=next(iter(florence.TASKS)),
                     tooltip="How much to say: a paragraph, two sentences, one, or a list of what is in the picture.",
                 ),
             ],
@@ -65,7 +65,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                     "num_beams",
                     default=3,
                     min=1,
-                    max=MAX_BEAMS,
+                    max=florence.MAX_BEAMS,
                     advanced=True,
                     tooltip="Answers followed at the same time, of which the likeliest is kept. 1 is fastest.",
                 ),
@@ -73,7 +73,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                     "max_new_tokens",
                     default=256,
                     min=8,
-                    max=MAX_TOKENS,
+                    max=florence.MAX_TOKENS,
                     advanced=True,
                     tooltip="Longest answer in tokens. A longer one is cut after its last whole sentence.",
                 ),
@@ -81,7 +81,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
                     "batch_size",
                     default=8,
                     min=1,
-                    max=MAX_BATCH,
+                    max=florence.MAX_BATCH,
                     advanced=True,
                     tooltip="Pictures at a time. Halved by itself, and said in the report, where memory is too small.",
                 ),
@@ -96,7 +96,7 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:
         """Go on where the last run left pictures open: a service may be the fallback."""
-        return fingerprint(host.owner_folder(), Florence2Captioner.name)
+        return fingerprint(host.user_root(), florence.Florence2Captioner.name)
 
     @classmethod
     async def execute(
@@ -110,9 +110,9 @@ class ImpastoFlorence2Captioner(io.ComfyNode):
         dataset=None,
         **common,
     ) -> io.NodeOutput:
-        captioner = Florence2Captioner(
+        captioner = florence.Florence2Captioner(
             _checkpoint(model, download),
-            Settings(task, num_beams, max_new_tokens),
+            florence.Settings(task, num_beams, max_new_tokens),
             batch_size,
             host.FlorencePlace(),
         )
@@ -131,4 +131,4 @@ def _checkpoint(model: str, download: bool) -> Checkpoint:
     return checkpoint or download_checkpoint(model, host.models_root(), host.progress())
 
 
-NODES = [ImpastoFlorence2Captioner]
+NODES = [Florence2Captioner]

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..captioners.gemini import (
-    DEFAULT_MODEL,
-    DEFAULT_PROJECTS,
-    MEDIA_RESOLUTIONS,
-    GeminiCaptioner,
-    GeminiSettings,
-)
+from ..captioners import gemini
 from ..captioners.keys import names_in
 from ..captioners.quota import Limits
 from ..captioners.runner import unanswered
@@ -19,7 +13,7 @@ from . import host
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
 
 
-class ImpastoGeminiCaptioner(io.ComfyNode):
+class GeminiCaptioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         limits = Limits()
@@ -35,13 +29,15 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
             which=[
                 io.String.Input(
                     "projects",
-                    default=DEFAULT_PROJECTS,
+                    default=gemini.DEFAULT_PROJECTS,
                     tooltip=(
                         "Names of keys, separated by commas: environment variables (GEMINI_API_KEY, "
                         "GEMINI_API_KEY_2 …) or projects in the server's user/impasto/gemini.toml. Never keys."
                     ),
                 ),
-                io.String.Input("model", default=DEFAULT_MODEL, tooltip="A Gemini model that looks at pictures."),
+                io.String.Input(
+                    "model", default=gemini.DEFAULT_MODEL, tooltip="A Gemini model that looks at pictures."
+                ),
             ],
             how=[
                 io.Boolean.Input(
@@ -53,7 +49,7 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
                 system_prompt_input(),
                 io.Combo.Input(
                     "media_resolution",
-                    options=list(MEDIA_RESOLUTIONS),
+                    options=list(gemini.MEDIA_RESOLUTIONS),
                     default="high",
                     advanced=True,
                     tooltip="How closely Gemini looks: 280, 560 or 1,120 tokens for a picture.",
@@ -92,7 +88,7 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         """Go on where the last run left pictures open, and estimate what is open now."""
         if estimate_only:
             return float("nan")  # differs from itself
-        return fingerprint(host.owner_folder(), GeminiCaptioner.name)
+        return fingerprint(host.user_root(), gemini.GeminiCaptioner.name)
 
     @classmethod
     async def execute(
@@ -110,8 +106,8 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         **common,
     ) -> io.NodeOutput:
         limits = Limits(requests_per_minute, tokens_per_minute, requests_per_day)
-        settings = GeminiSettings(names_in(projects), model.strip(), system_prompt, media_resolution, limits)
-        captioner = GeminiCaptioner(settings, host.owner_folder())
+        settings = gemini.GeminiSettings(names_in(projects), model.strip(), system_prompt, media_resolution, limits)
+        captioner = gemini.GeminiCaptioner(settings, host.user_root())
         estimate = ""
         if dataset is not None:
             count = len(unanswered(dataset, captioner, ask_again))
@@ -122,4 +118,4 @@ class ImpastoGeminiCaptioner(io.ComfyNode):
         return await captioned(captioner, dataset, ask_again=ask_again, before=estimate, **common)
 
 
-NODES = [ImpastoGeminiCaptioner]
+NODES = [GeminiCaptioner]

@@ -74,7 +74,9 @@ def prompts_output_root() -> Path:
 
 
 def user_root() -> Path:
-    """What people keep with the pack: prompts, seeds, wildcards. Updating the pack leaves it alone."""
+    """What outlives an update of the pack: prompts, seeds and wildcards, and what was sent to services; of the server's
+    owner, and written by no node: keys and addresses of services, allowed hosts, launch profiles.
+    """
     return Path(folder_paths.get_user_directory()) / "impasto"
 
 
@@ -94,12 +96,7 @@ def input_root() -> Path:
 
 def allowed_hosts_file() -> Path:
     """The list of hosts that the owner of the server may have put under `user`; no request can write there."""
-    return owner_folder() / "allowed_hosts.txt"
-
-
-def owner_folder() -> Path:
-    """What the server's owner keeps for the pack: keys and addresses of services, what was sent to them."""
-    return Path(folder_paths.get_user_directory()) / "impasto"
+    return user_root() / "allowed_hosts.txt"
 
 
 def thumbnails_folder() -> Path:
@@ -363,7 +360,7 @@ def on_cpu() -> bool:
 
 def launch_profiles_folder() -> Path:
     """Where the owner of the server keeps accelerate configurations (several GPUs or machines)."""
-    return owner_folder() / "accelerate"
+    return user_root() / "accelerate"
 
 
 def lora_names() -> list[str]:

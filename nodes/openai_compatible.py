@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..captioners.openai import OpenAICaptioner, OpenAISettings
+from ..captioners import openai
 from ..captioners.unfinished import fingerprint
 from . import host
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
 
 
-class ImpastoOpenAICaptioner(io.ComfyNode):
+class OpenAICaptioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return captioner_schema(
@@ -51,14 +51,14 @@ class ImpastoOpenAICaptioner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:
         """Go on where the last run left pictures open."""
-        return fingerprint(host.owner_folder(), OpenAICaptioner.name)
+        return fingerprint(host.user_root(), openai.OpenAICaptioner.name)
 
     @classmethod
     async def execute(
         cls, server: str, model: str, system_prompt: str, concurrency: int, dataset=None, **common
     ) -> io.NodeOutput:
-        settings = OpenAISettings(server.strip(), model.strip(), system_prompt, concurrency)
-        return await captioned(OpenAICaptioner(settings, host.owner_folder()), dataset, **common)
+        settings = openai.OpenAISettings(server.strip(), model.strip(), system_prompt, concurrency)
+        return await captioned(openai.OpenAICaptioner(settings, host.user_root()), dataset, **common)
 
 
-NODES = [ImpastoOpenAICaptioner]
+NODES = [OpenAICaptioner]

@@ -15,10 +15,10 @@ from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set
 from ..prompting.queued_graph import loras_with
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.seed_book import SeedBook
-from ..prompting.seeds import MAX_SEED
 from ..prompting.text_file import read_text
 from ..prompting.tokens import T5_LIMITS, flux_encoders
 from . import host, sockets
+from .inputs import seed_input
 
 CATEGORY = "Impasto/Prompts"
 IMPORT, EXPORT, REPAIR = "import", "export", "repair"
@@ -64,14 +64,7 @@ class PromptManager(io.ComfyNode):
                     "${x=…} sets a variable. A part after a comma that begins with ! is never shortened, with ~ goes "
                     "first, with [light] belongs to that group.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Decides the choices, or which combination's turn it is.",
-                ),
+                seed_input("Decides the choices, or which combination's turn it is."),
                 io.Combo.Input(
                     "expansion",
                     options=list(EXPANSIONS),
@@ -325,14 +318,10 @@ class PromptSet(io.ComfyNode):
                     tooltip="One prompt per line. Lines starting with # are left out. "
                     "A line ending in '--d 123' has its own seed.",
                 ),
-                io.Int.Input(
-                    "seed",
+                seed_input(
+                    "Seed of the noise of every prompt without its own. Kept fixed, so that pictures of different "
+                    "steps can be compared.",
                     default=42,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise of every prompt without its own. "
-                    "Kept fixed, so that pictures of different steps can be compared.",
                 ),
                 io.String.Input(
                     "file",

@@ -4,7 +4,9 @@ from comfy_api.latest import io
 
 from ..rendering.cells import Grid, Sampling, columns_of, render
 from ..rendering.loss_plot import loss_plot
+from ..trainers.checkpoints import ADAPTER_FILE
 from . import host, sockets
+from .inputs import picture_size_inputs, sampler_inputs
 
 CATEGORY = "Impasto/Rendering"
 
@@ -28,8 +30,7 @@ class ProgressGrid(io.ComfyNode):
                 ),
                 io.Clip.Input("clip", tooltip="Encodes the prompts."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
-                io.Int.Input("width", default=512, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=16, tooltip="Of each picture, in pixels."),
+                *picture_size_inputs(512),
                 io.Int.Input("steps", default=20, min=1, max=200, tooltip="Sampling steps of each picture."),
                 io.Float.Input(
                     "guidance", default=3.5, min=0.0, max=100.0, step=0.1, tooltip="FLUX guidance while sampling."
@@ -50,20 +51,7 @@ class ProgressGrid(io.ComfyNode):
                     tooltip="How strongly the LoRA is applied; 1 is as trained.",
                     advanced=True,
                 ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=host.sampler_names(),
-                    default="euler",
-                    tooltip="ComfyUI's sampler, as in KSampler.",
-                    advanced=True,
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=host.scheduler_names(),
-                    default="simple",
-                    tooltip="ComfyUI's noise schedule, as in KSampler.",
-                    advanced=True,
-                ),
+                *sampler_inputs(),
             ],
             outputs=[
                 io.Image.Output("grid", tooltip="The whole grid with its labels, as one picture."),
@@ -75,7 +63,7 @@ class ProgressGrid(io.ComfyNode):
     def execute(
         cls, run, prompts, model, clip, vae, width, height, steps, guidance, columns, strength, sampler_name, scheduler
     ) -> io.NodeOutput:
-        adapters = {step: folder / "adapter.safetensors" for step, folder in run.checkpoints().items()}
+        adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
         held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
         grid = Grid(
             name=run.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from comfy_api.latest import io
 
@@ -20,43 +21,34 @@ from ..trainers.settings import (
     Settings,
 )
 from . import sockets
+from .inputs import field_input, seed_input
 
 CATEGORY = "Impasto/Training"
 AS_BEFORE = "as before"
 _SWITCHES = {AS_BEFORE: None, "on": True, "off": False}
-DEFAULTS = Settings()
+_field = functools.partial(field_input, Settings())
+_switch = functools.partial(_field, io.Boolean)
 
 _PRECISION = (
     "Of the frozen base model; the LoRA is always fp32. auto: the best that fits the memory that is free, on the CPU "
     "fp32. nf4 needs bitsandbytes."
 )
+_SEED = "Decides the initial weights, the order, the noise and the caption dropout. Another seed, another run."
 _CHECKPOINTING = "Recompute each block in the backward pass: far less memory, about a third more time."
 
 
-def _int(name: str, tooltip: str, **more) -> io.Int.Input:
+def _int(name: str, tooltip: str, **more) -> io.Input:
     low, high = RANGES[name]
-    return io.Int.Input(name, default=getattr(DEFAULTS, name), min=int(low), max=int(high), tooltip=tooltip, **more)
+    return _field(io.Int, name, tooltip, min=int(low), max=int(high), **more)
 
 
-def _seed() -> io.Int.Input:
-    # Fixed: the page would else draw another seed after each queue, which is another run, and none would go on.
-    fixed = io.ControlAfterGenerate.fixed
-    tooltip = "Decides the initial weights, the order, the noise and the caption dropout. Another seed, another run."
-    return _int("seed", tooltip, control_after_generate=fixed)
-
-
-def _float(name: str, tooltip: str, step: float, **more) -> io.Float.Input:
+def _float(name: str, tooltip: str, step: float, **more) -> io.Input:
     low, high = RANGES[name]
-    default = getattr(DEFAULTS, name)
-    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip, **more)
+    return _field(io.Float, name, tooltip, min=low, max=high, step=step, **more)
 
 
-def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Combo.Input:
-    return io.Combo.Input(name, options=list(options), default=getattr(DEFAULTS, name), tooltip=tooltip, **more)
-
-
-def _switch(name: str, tooltip: str, **more) -> io.Boolean.Input:
-    return io.Boolean.Input(name, default=getattr(DEFAULTS, name), tooltip=tooltip, **more)
+def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Input:
+    return _field(io.Combo, name, tooltip, options=list(options), **more)
 
 
 def _settings(settings: Settings, *more) -> io.NodeOutput:
@@ -97,7 +89,7 @@ class TrainingSettings(io.ComfyNode):
                 ),
                 _float("caption_dropout", "Share of batches trained with an empty caption.", 0.01),
                 _int("checkpoint_every", "Steps between checkpoints. Each becomes a LoRA file and a grid column."),
-                _seed(),
+                seed_input(_SEED),
                 _combo("precision", PRECISIONS, _PRECISION, advanced=True),
                 _switch("gradient_checkpointing", _CHECKPOINTING, advanced=True),
                 _int("gradient_accumulation", "Batches per optimiser step.", advanced=True),
@@ -138,7 +130,7 @@ class TrainingPreset(io.ComfyNode):
                     max=int(RANGES["steps"][1]),
                     tooltip="Optimiser steps in all; 0 for the preset's.",
                 ),
-                _seed(),
+                seed_input(_SEED),
             ],
             outputs=[
                 sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer."),
@@ -191,11 +183,11 @@ class LoraSettings(_Change):
                 _switch("dora", "Learn each weight's magnitude beside its direction. Slower, and larger in memory."),
                 _switch("rslora", "Scale by alpha / sqrt(rank): high ranks then learn as fast as low ones."),
                 _float("lora_dropout", "Probability of dropping each input of the LoRA in training.", 0.01),
-                io.String.Input(
+                _field(
+                    io.String,
                     "block_ranks",
-                    default=DEFAULTS.block_ranks,
-                    tooltip="Ranks of some blocks, such as: double 0-4: 8; single 10-37: 4; rest: 0. Rank 0 leaves "
-                    "a block untrained. Empty: every block has the rank of the settings.",
+                    "Ranks of some blocks, such as: double 0-4: 8; single 10-37: 4; rest: 0. Rank 0 leaves a block "
+                    "untrained. Empty: every block has the rank of the settings.",
                 ),
             ],
         )

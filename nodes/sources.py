@@ -33,7 +33,7 @@ def _name_input(default: str) -> io.Input:
     )
 
 
-class ImpastoImageFolderLoader(io.ComfyNode):
+class ImageFolderLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -76,7 +76,7 @@ class ImpastoImageFolderLoader(io.ComfyNode):
         return io.NodeOutput(*load_folder(host.datasets_root(), _ROOTS[root](), folder, name, format, host.progress()))
 
 
-class ImpastoImageURLLoader(io.ComfyNode):
+class ImageURLLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -125,4 +125,4 @@ class ImpastoImageURLLoader(io.ComfyNode):
         return io.NodeOutput(*load_urls(host.datasets_root(), name, listed, format, fetcher, host.progress()))
 
 
-NODES = [ImpastoImageFolderLoader, ImpastoImageURLLoader]
+NODES = [ImageFolderLoader, ImageURLLoader]

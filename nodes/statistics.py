@@ -17,7 +17,7 @@ SHORTEST_BUCKET = 256
 LONGEST_BUCKET = 1024
 
 
-class ImpastoDatasetStatistics(io.ComfyNode):
+class DatasetStatistics(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -62,4 +62,4 @@ class ImpastoDatasetStatistics(io.ComfyNode):
         return io.NodeOutput(*pictures, json.dumps(found.as_json(), indent=2, ensure_ascii=False))
 
 
-NODES = [ImpastoDatasetStatistics]
+NODES = [DatasetStatistics]

@@ -5,7 +5,6 @@ is done, so that a stop loses at most the picture being made and a later grid ma
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import ModelError, TrainingError
-from ..files import appearing, content_hash, remove_partials
+from ..files import appearing, content_hash, file_hash, remove_partials
 from ..progress import Progress
 from .grid import Label, progress_grid
 
@@ -234,19 +233,11 @@ def _paths(grid: Grid) -> dict[tuple[int, int], Path]:
             log.warning("%s has no LoRA file any more (%s): its column stays empty", column.label.text, column.adapter)
             continue
         # The base model's pictures do not depend on the LoRA's strength.
-        weights = [_file_hash(column.adapter), grid.strength] if column.adapter else []
+        weights = [file_hash(column.adapter), grid.strength] if column.adapter else []
         for row, prompt in enumerate(grid.prompts):
             made_of = [CELL_VERSION, grid.models, weights, prompt.text, prompt.seed, asdict(grid.sampling)]
             paths[row, index] = grid.folder / f"step-{column.step:06d}-{content_hash(made_of)}.png"
     return paths
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _load(path: Path, sampling: Sampling) -> Image.Image | None:

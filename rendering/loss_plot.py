@@ -18,36 +18,34 @@ if TYPE_CHECKING:
 
 TREND_SHARE = 1 / 25  # of the run's length: the time constant of the trend
 LOGARITHMIC_FROM = 10.0  # ratio of the highest to the lowest trend value
+SIZE = (1600, 1000)  # width and height, pixels
 DOTS_PER_INCH = 160
 MARGIN = 0.035  # of the width
 
 Series = tuple[list[int], list[float]]  # steps, values
 
 
-def loss_plot(metrics: Sequence[Mapping[str, Any]], title: str, width: int = 1600, height: int = 1000) -> Image.Image:
+def loss_plot(metrics: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
     """Plot the metrics of a run.
 
     Args:
-        metrics: `step` and, where measured, `loss`, `held_out_loss` and `learning_rate`. A step that occurs twice (a
-            resumed run) counts as it was last.
+        metrics: a record for each step, in order: `step` and, where measured, `loss`, `held_out_loss` and
+            `learning_rate`.
         title: name of the run.
-        width, height: of the picture, pixels.
 
     Returns:
-        An RGB picture. The loss axis is logarithmic if the trend spans more than a factor of ten.
+        An RGB picture of `SIZE`. The loss axis is logarithmic if the trend spans more than a factor of ten.
 
     Raises:
         TrainingError: no step has been measured yet.
     """
-    by_step = {record["step"]: record for record in metrics if "step" in record}
-    records = [by_step[step] for step in sorted(by_step)]
-    losses, held_out, rates = (_series(records, key) for key in ("loss", "held_out_loss", "learning_rate"))
+    losses, held_out, rates = (_series(metrics, key) for key in ("loss", "held_out_loss", "learning_rate"))
     if not losses[0]:
         raise TrainingError(
             f"The run '{title}' has no measured step yet, so there is no loss to plot. Let it train for a few steps."
         )
     smooth = trend(losses[1], max(2.0, TREND_SHARE * len(losses[1])))
-    picture = _charts(losses, smooth, held_out, rates, width, height)
+    picture = _charts(losses, smooth, held_out, rates)
     _draw_heading(picture, title, losses[0][-1], smooth[-1], held_out[1])
     return picture
 
@@ -83,14 +81,12 @@ def _series(records: Sequence[Mapping[str, Any]], key: str) -> Series:
     return [step for step, _ in finite], [value for _, value in finite]
 
 
-def _charts(
-    losses: Series, smooth: list[float], held_out: Series, rates: Series, width: int, height: int
-) -> Image.Image:
+def _charts(losses: Series, smooth: list[float], held_out: Series, rates: Series) -> Image.Image:
     # Figure and canvas without pyplot: no global state, so several graphs can plot at once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    figure = Figure(figsize=[side / DOTS_PER_INCH for side in SIZE], dpi=DOTS_PER_INCH, facecolor=PAPER)
     FigureCanvasAgg(figure)
     ratios = (6, 1) if rates[0] else (1,)
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]

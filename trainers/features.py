@@ -130,7 +130,7 @@ def encode(
     if text_table:
         _import_missing(text_table, captions, _inside(folder, index["empty_text"]), progress)
     # For whoever asks later what these features were made from; the trainer's run keeps a copy.
-    _write_changed(folder / DATASET_CONFIG, Path(config_path).read_bytes())
+    _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
     listed = _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     if not (folder / INDEX).is_file():
         _write_index(folder, index)
@@ -206,7 +206,7 @@ def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> str:
     if not prompts:
         return ""
     name = f"prompts-{files.content_hash(prompts)}.json"
-    _write_changed(folder / name, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
+    _write(folder / name, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
     return name
 
 
@@ -309,16 +309,11 @@ def _serialised(**tensors: Tensor) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        files.write_whole(path, content)
+        files.write_changed(path, content)
     except OSError as error:
         raise FeatureError(
             f"{path} could not be written ({error}). Make room or mend that, then queue again: what is encoded stays."
         ) from error
-
-
-def _write_changed(path: Path, content: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != content:
-        _write(path, content)
 
 
 def load(features: Features) -> FeatureSet:
@@ -339,7 +334,7 @@ def load(features: Features) -> FeatureSet:
     for path in dict.fromkeys(paths):
         if not path.is_file():
             raise FeatureError(f"The encoded file {path} is missing. {REMEDY}")
-    return FeatureSet(samples, index["batch_size"], empty_text, token_count(empty_text), listed)
+    return FeatureSet(samples, empty_text, token_count(empty_text), listed)
 
 
 def warms_up_by_share(features: Features) -> bool:

@@ -107,6 +107,6 @@ def loss_weights(sigma: Tensor, weighting: str) -> Tensor | None:
     return None if weighting == "none" else compute_loss_weighting_for_sd3(weighting, sigma.clamp(min=0.01))
 
 
-def histogram(sigmas: Sequence[float], bins: int = 10) -> list[int]:
-    """How many of `sigmas` lie in each of `bins` equal parts of 0…1."""
-    return torch.histc(torch.tensor(sigmas), bins, 0, 1).int().tolist()
+def histogram(sigmas: Sequence[float]) -> list[int]:
+    """How many of `sigmas` lie in each tenth of 0…1."""
+    return torch.histc(torch.tensor(sigmas), 10, 0, 1).int().tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -113,14 +112,10 @@ def file_hash(path: Path) -> str:
     Raises:
         DatasetError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return files.file_hash(path)
     except OSError as error:
         raise DatasetError(f"The picture {path} cannot be read ({error}). Replace or remove it.") from error
-    return digest.hexdigest()
 
 
 def _bucket(picture: Picture) -> tuple[int, int]:

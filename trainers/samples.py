@@ -142,14 +142,12 @@ class FeatureSet:
 
     Attributes:
         samples: every picture, those held out too.
-        batch_size: of the first dataset; each sample has its own.
         empty_text_path: the embedding of the empty caption, for caption dropout.
         empty_tokens: the length of its T5 embedding.
         prompts: text, seed and embedding of each prompt for samples during training.
     """
 
     samples: tuple[Sample, ...]
-    batch_size: int
     empty_text_path: Path
     empty_tokens: int
     prompts: tuple[tuple[str, int, Path], ...] = ()

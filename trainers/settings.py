@@ -113,7 +113,8 @@ class Settings:
         caption_dropout: share of batches trained with the empty caption.
         timestep_sampling: distribution of sigma; see `trainers.objective`.
         guidance: guidance embedding during training; 1.0 for FLUX.1-dev (see README of ai-toolkit, SimpleTuner).
-        precision: of the frozen base; the LoRA is always fp32. "auto": bf16 on an accelerator, fp32 on the CPU.
+        precision: of the frozen base; the LoRA is always fp32. "auto": the first of bf16, int8 and nf4 that fits,
+            on the CPU of fp32 and bf16.
         gradient_checkpointing: recompute each block in the backward pass, for less memory and about a third more time.
         checkpoint_every: steps between checkpoints, held-out evaluations and samples.
         sample_steps: sampling steps of the live preview at each checkpoint; 0 for none.

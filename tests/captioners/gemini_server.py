@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from impasto.captioners.clock import SYSTEM, Clock
 from impasto.captioners.quota import Limits, midnight
+
+from .. import loopback
 
 MINUTE = 60.0
 PICTURE_TOKENS = 1_120  # of one picture at high resolution
@@ -243,32 +244,9 @@ FOREIGN = {"an error": '{"error": "Unexpected endpoint"}', "a page": "<html>Plea
 
 @contextlib.contextmanager
 def serving(server: GeminiServer) -> Iterator[GeminiServer]:
-    """Serve from a thread of its own on a free port of 127.0.0.1; `server.url` says which."""
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
+    """Serve on loopback; `server.url` says where."""
     app = web.Application(client_max_size=32 * 2**20)
     for version in ("v1", "v1beta"):
         app.router.add_post(f"/{version}/models/{{model:[^:]+}}:generateContent", server.generate)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
-
-    async def start() -> None:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        ready.set()
-
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
+    with loopback.serving(app, handler_cancellation=True, access_log=None) as server.url:
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import threading
 import time
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from impasto.captioners.keys import read_endpoint
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings, read_completion
 from impasto.captioners.runner import caption_dataset
 from impasto.errors import CaptionError, SettingsError
+
+from .. import loopback
 
 KEY = "sk-a-local-key-0001"
 
@@ -42,31 +43,11 @@ def completion(text: str, reason: str = "stop") -> web.Response:
 
 @contextlib.contextmanager
 def serving(server: Server):
-    loop, ready = asyncio.new_event_loop(), threading.Event()
     app = web.Application(client_max_size=2**24)
     app.router.add_post("/v1/chat/completions", server.complete)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-
-    async def start() -> None:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        ready.set()
-
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
+    with loopback.serving(app) as address:
+        server.url = f"{address}/v1"
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
 
 
 def run(dataset, server: Server, folder: Path, **options):

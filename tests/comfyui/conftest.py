@@ -10,6 +10,8 @@ import impasto
 import pytest
 from impasto.setup.serving import ComfyServer
 
+from ..curation.loopback_hub import LoopbackHub
+
 REPOSITORY = Path(impasto.__file__).resolve().parent
 # The CPU repeats bit for bit. ComfyUI's partner nodes are left out: they cost seconds and want the internet.
 OPTIONS = ("--cpu", "--disable-api-nodes", "--disable-all-custom-nodes", "--whitelist-custom-nodes", "impasto")
@@ -49,12 +51,31 @@ def own_server(tmp_path: Path) -> Iterator[ComfyServer]:
     running.stop()
 
 
+@pytest.fixture(scope="module")
+def hub_token() -> str:
+    """What `hub_server` has as HF_TOKEN; a module can have another."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def hub_server(hub: LoopbackHub, hub_token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A running server whose Hugging Face Hub is the `hub` of the module."""
+    running = new_server(tmp_path_factory.mktemp("comfyui"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_ENDPOINT", hub.endpoint)
+        environment.setenv("HF_TOKEN", hub_token)
+        environment.delenv("HF_HUB_OFFLINE", raising=False)
+        running.start()
+    yield running
+    running.stop()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     """Show the end of the server's log with a test that failed."""
     report = yield
     if report.failed:
-        for name in ("server", "own_server"):
+        for name in ("server", "own_server", "hub_server"):
             if running := getattr(item, "funcargs", {}).get(name):
                 report.sections.append((f"ComfyUI log of {name}", running.log_tail()))
     return report

@@ -10,7 +10,6 @@ from impasto.setup.serving import ComfyServer, NodeFailed
 
 from ..curation.conftest import Painting, picture_bytes, write_shard
 from ..curation.loopback_hub import LoopbackHub, serving
-from .conftest import new_server
 
 TOKEN = "hf_onlyForThisTest"
 GOOD, SMALL = (600, 520), (300, 260)
@@ -30,15 +29,8 @@ def hub(tmp_path_factory) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture(scope="module")
-def hub_server(hub: LoopbackHub, tmp_path_factory) -> Iterator[ComfyServer]:
-    running = new_server(tmp_path_factory.mktemp("comfyui"))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("HF_ENDPOINT", hub.endpoint)
-        environment.setenv("HF_TOKEN", TOKEN)
-        environment.delenv("HF_HUB_OFFLINE", raising=False)
-        running.start()
-    yield running
-    running.stop()
+def hub_token() -> str:
+    return TOKEN
 
 
 def composition(name: str, top_up: int, **loader: object) -> dict:

@@ -8,19 +8,9 @@ import sys
 import pytest
 from impasto.setup.serving import ComfyServer
 
+from ..test_architecture import HEAVY
+
 SECONDS = 0.3
-HEAVY = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "diffusers",
-    "google",
-    "matplotlib",
-    "peft",
-    "pyarrow",
-    "tomlkit",
-    "transformers",
-)
 
 # Loads what ComfyUI itself loads at start, then the pack by ComfyUI's own function, as for any custom node.
 MEASURE = """
@@ -56,4 +46,4 @@ def test_importing_the_pack_takes_under_a_third_of_a_second(start: dict):
 
 
 def test_importing_the_pack_loads_no_heavy_library(start: dict):
-    assert not {module.split(".")[0] for module in start["modules"]} & set(HEAVY)
+    assert not {module.split(".")[0] for module in start["modules"]} & HEAVY

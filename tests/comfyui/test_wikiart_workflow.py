@@ -16,7 +16,7 @@ from impasto.trainers.dataset_config import pictures, read
 from PIL import Image
 
 from ..curation.loopback_hub import LoopbackHub, serving
-from .conftest import REPOSITORY, new_server
+from .conftest import REPOSITORY
 
 WORKFLOW = REPOSITORY / "workflows" / "wikiart_dataset.json"
 GOOD, REFUSED = 16, 2  # paintings; the third defect is of another style than the graph asks for
@@ -30,17 +30,6 @@ def hub(tmp_path_factory) -> Iterator[LoopbackHub]:
     with serving() as running:
         running.publish("huggan/wikiart", folder)
         yield running
-
-
-@pytest.fixture(scope="module")
-def hub_server(hub: LoopbackHub, tmp_path_factory) -> Iterator[ComfyServer]:
-    running = new_server(tmp_path_factory.mktemp("comfyui"))
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("HF_ENDPOINT", hub.endpoint)
-        environment.delenv("HF_HUB_OFFLINE", raising=False)
-        running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 from impasto.curation.hub import Hub
+
+from .. import loopback
 
 PAGE = 10  # entries of a tree listing; the real one has 1,000
 BLOCK = 64 * 1024
@@ -155,23 +156,7 @@ class LoopbackHub:
 
 @contextmanager
 def serving() -> Iterator[LoopbackHub]:
-    """The hub on a free port of loopback, in a thread of its own."""
-    hub, loop = LoopbackHub(), asyncio.new_event_loop()
-    runner = web.AppRunner(hub.application(), shutdown_timeout=1)
-
-    async def start() -> None:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        hub.endpoint = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-
-    loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
+    """The hub on a free port of loopback."""
+    hub = LoopbackHub()
+    with loopback.serving(hub.application(), shutdown_timeout=1) as hub.endpoint:
         yield hub
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()

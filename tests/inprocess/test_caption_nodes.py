@@ -33,11 +33,11 @@ RAW = "The image shows a pond with red lilies by Claude Monet, painted in oils."
 
 
 def test_an_estimate_is_made_anew_at_every_queueing(comfyui):
-    from impasto.nodes.gemini import ImpastoGeminiCaptioner
+    from impasto.nodes.gemini import GeminiCaptioner
 
-    seen = [ImpastoGeminiCaptioner.fingerprint_inputs(estimate_only=True) for _ in range(2)]
+    seen = [GeminiCaptioner.fingerprint_inputs(estimate_only=True) for _ in range(2)]
     assert seen[0] != seen[1]
-    kept = [ImpastoGeminiCaptioner.fingerprint_inputs(estimate_only=False) for _ in range(2)]
+    kept = [GeminiCaptioner.fingerprint_inputs(estimate_only=False) for _ in range(2)]
     assert kept[0] == kept[1]
 
 
@@ -126,19 +126,19 @@ def test_the_tokenizers_agree_with_those_of_transformers(comfyui):
 
 
 def test_the_editors_table_tells_too_long_captions_by_their_tokens(dataset):
-    from impasto.nodes.caption_editor import ImpastoCaptionEditor
+    from impasto.nodes.caption_editor import CaptionEditor
 
     long = dataset.with_texts({record.sha256: "pond " * 90 for record in dataset.records()})
     given = {"trigger_word": "", "prefix": "", "suffix": "", "replacements": "", "remove_tags": "", "overrides": ""}
-    rows = json.loads(ImpastoCaptionEditor.execute(long, **given).args[2])
+    rows = json.loads(CaptionEditor.execute(long, **given).args[2])
     assert [row["flags"] for row in rows] == [{"too long for CLIP": ["92 tokens"]}] * 2
 
 
 def test_labels_caption_through_the_same_ledger_and_are_a_captioner_for_others(dataset):
-    from impasto.nodes.captions import ImpastoMetadataCaptioner
+    from impasto.nodes.captions import MetadataCaptioner
 
-    done, report, labels = asyncio.run(ImpastoMetadataCaptioner.execute("mntgrdn", dataset=dataset)).args
+    done, report, labels = asyncio.run(MetadataCaptioner.execute("mntgrdn", dataset=dataset)).args
     assert [record.text for record in done.records()] == ["mntgrdn, a picture"] * 2
     assert "metadata: 2 of 2 pictures captioned" in report
-    assert asyncio.run(ImpastoMetadataCaptioner.execute("mntgrdn")).args[2] == labels
+    assert asyncio.run(MetadataCaptioner.execute("mntgrdn")).args[2] == labels
     assert not unanswered(dataset, labels)

@@ -51,9 +51,9 @@ def dataset(tmp_path):
 
 
 def run(**widgets):
-    from impasto.nodes.florence import ImpastoFlorence2Captioner
+    from impasto.nodes.florence import Florence2Captioner
 
-    return asyncio.run(ImpastoFlorence2Captioner.execute(**{**WIDGETS, **widgets})).args
+    return asyncio.run(Florence2Captioner.execute(**{**WIDGETS, **widgets})).args
 
 
 def test_a_dataset_is_captioned_with_a_model_of_comfyuis_folders(models, dataset):
@@ -66,9 +66,9 @@ def test_a_dataset_is_captioned_with_a_model_of_comfyuis_folders(models, dataset
 
 
 def test_the_list_of_the_widget_has_what_is_in_the_folders(models):
-    from impasto.nodes.florence import ImpastoFlorence2Captioner
+    from impasto.nodes.florence import Florence2Captioner
 
-    (model,) = [one for one in ImpastoFlorence2Captioner.define_schema().inputs if one.id == "model"]
+    (model,) = [one for one in Florence2Captioner.define_schema().inputs if one.id == "model"]
     assert NAME in model.options
     assert model.options[0] == model.default == "florence-community/Florence-2-base"
 

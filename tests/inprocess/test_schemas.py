@@ -41,6 +41,10 @@ def test_ids_are_unique_and_bear_the_packs_prefix(nodes):
     assert not [node_id for node_id in ids if not re.fullmatch(r"Impasto[A-Z]\w+", node_id)]
 
 
+def test_classes_are_called_as_their_ids_without_the_prefix(nodes):
+    assert [f"Impasto{node.__name__}" for node in nodes] == [node.GET_SCHEMA().node_id for node in nodes]
+
+
 def test_every_node_says_what_it_is_for_and_where_it_is_found(nodes):
     for node in nodes:
         schema = node.GET_SCHEMA()

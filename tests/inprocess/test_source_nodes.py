@@ -20,22 +20,22 @@ def folder(comfyui):
 
 
 def load_barns():
-    from impasto.nodes.sources import ImpastoImageFolderLoader
+    from impasto.nodes.sources import ImageFolderLoader
 
-    return ImpastoImageFolderLoader.execute("input", "barns", "barns", "JPEG").args
+    return ImageFolderLoader.execute("input", "barns", "barns", "JPEG").args
 
 
 def test_a_folder_is_loaded_filtered_and_looked_at(comfyui, folder):
-    from impasto.nodes.dataset import ImpastoQualityFilter
-    from impasto.nodes.statistics import ImpastoDatasetStatistics
+    from impasto.nodes.dataset import QualityFilter
+    from impasto.nodes.statistics import DatasetStatistics
 
     dataset, report = load_barns()
     assert "4 files, 4 pictures stored" in report
     limits = {"min_side": 32, "max_aspect": 2.0, "min_bytes_per_pixel": 0.0}  # as graphs from before send them
-    kept, sheet, text, histograms = ImpastoQualityFilter.execute(dataset, **limits).args
+    kept, sheet, text, histograms = QualityFilter.execute(dataset, **limits).args
     assert kept == dataset and "0 refused" in text
     assert sheet.shape[-1] == 3 and histograms.shape == (1, 990, 1600, 3)
-    figure, contact, numbers = ImpastoDatasetStatistics.execute(dataset, 512).args
+    figure, contact, numbers = DatasetStatistics.execute(dataset, 512).args
     assert figure.shape == (1, 1240, 1760, 3) and contact.ndim == 4
     counted = json.loads(numbers)
     assert counted["buckets"] == {"640x384": 4} or sum(counted["buckets"].values()) == 4
@@ -44,9 +44,9 @@ def test_a_folder_is_loaded_filtered_and_looked_at(comfyui, folder):
 
 @pytest.mark.parametrize("resolution", [64, 256, 1024, 4096])
 def test_statistics_count_buckets_at_any_resolution(comfyui, folder, resolution):
-    from impasto.nodes.statistics import ImpastoDatasetStatistics
+    from impasto.nodes.statistics import DatasetStatistics
 
-    numbers = json.loads(ImpastoDatasetStatistics.execute(load_barns()[0], resolution).args[2])
+    numbers = json.loads(DatasetStatistics.execute(load_barns()[0], resolution).args[2])
     assert sum(numbers["buckets"].values()) == 4
 
 
@@ -54,7 +54,7 @@ def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comf
     from impasto.curation import fetch
     from impasto.errors import DatasetError, NameRefused
     from impasto.nodes import host
-    from impasto.nodes.sources import ImpastoImageURLLoader
+    from impasto.nodes.sources import ImageURLLoader
 
     def never(*arguments):
         raise AssertionError(f"the network was asked for {arguments}")
@@ -62,21 +62,21 @@ def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comf
     monkeypatch.setattr(fetch, "Network", lambda: fetch_network)
     fetch_network = type("Nowhere", (), {"resolve": never, "connect": never, "context": never})
     with pytest.raises(DatasetError, match="'evil.example' is not among the allowed hosts"):
-        ImpastoImageURLLoader.execute("https://evil.example/a.jpg", "", "web", "JPEG")
+        ImageURLLoader.execute("https://evil.example/a.jpg", "", "web", "JPEG")
     with pytest.raises(NameRefused):
-        ImpastoImageURLLoader.execute("", "../list.txt", "web", "JPEG")
+        ImageURLLoader.execute("", "../list.txt", "web", "JPEG")
     with pytest.raises(DatasetError, match="There is no list 'none.txt'"):
-        ImpastoImageURLLoader.execute("", "none.txt", "web", "JPEG")
+        ImageURLLoader.execute("", "none.txt", "web", "JPEG")
     (comfyui.base / "input").mkdir(exist_ok=True)
     (comfyui.base / "input" / "list.csv").write_text("url,text\nhttps://listed.example/a.jpg,a barn\n")
     with pytest.raises(DatasetError, match="'listed.example' is not among"):
-        ImpastoImageURLLoader.execute("", "list.csv", "web", "JPEG")
+        ImageURLLoader.execute("", "list.csv", "web", "JPEG")
     own = host.allowed_hosts_file()
     assert own == comfyui.base / "user" / "impasto" / "allowed_hosts.txt"
 
 
 def test_a_hand_written_config_is_loaded_again_when_a_caption_has_changed(comfyui):
-    from impasto.nodes.exports import ImpastoDatasetTOMLLoader
+    from impasto.nodes.exports import DatasetTOMLLoader
 
     folder = comfyui.base / "datasets" / "by-hand"
     folder.mkdir(parents=True)
@@ -86,8 +86,8 @@ def test_a_hand_written_config_is_loaded_again_when_a_caption_has_changed(comfyu
     settings = {"target": "sd-scripts", "resolution": 0, "batch_size": 0, "num_repeats": 0}
 
     def loaded():
-        fingerprint = ImpastoDatasetTOMLLoader.fingerprint_inputs("by-hand/mine.toml", **settings)
-        return fingerprint, ImpastoDatasetTOMLLoader.execute("by-hand/mine.toml", **settings).args[0]
+        fingerprint = DatasetTOMLLoader.fingerprint_inputs("by-hand/mine.toml", **settings)
+        return fingerprint, DatasetTOMLLoader.execute("by-hand/mine.toml", **settings).args[0]
 
     before = loaded()
     assert loaded() == before
@@ -97,9 +97,9 @@ def test_a_hand_written_config_is_loaded_again_when_a_caption_has_changed(comfyu
 
 def test_statistics_count_the_tokens_that_the_text_encoders_get(comfyui, folder):
     """A weight costs none: ComfyUI takes it off before the tokenizers see the caption."""
-    from impasto.nodes.statistics import ImpastoDatasetStatistics
+    from impasto.nodes.statistics import DatasetStatistics
 
     for number in range(4):
         (folder / f"{number}.txt").write_text("a (barn:1.2) by a river")
-    counted = json.loads(ImpastoDatasetStatistics.execute(load_barns()[0], 512).args[2])
+    counted = json.loads(DatasetStatistics.execute(load_barns()[0], 512).args[2])
     assert counted["tokens"]["clip"]["greatest"] == 7

@@ -48,7 +48,7 @@ def as_comfyui_executes_nodes():
 
 @pytest.fixture
 def dataset(comfyui, request):
-    from impasto.nodes.sources import ImpastoImageFolderLoader
+    from impasto.nodes.sources import ImageFolderLoader
 
     name = request.node.name.partition("[")[0]
     folder = comfyui.base / "input" / name
@@ -57,7 +57,7 @@ def dataset(comfyui, request):
         noise = numpy.random.default_rng(number).integers(-60, 61, (64, 64 + 16 * number, 3))
         pixels = (noise + COLOURS[number]).astype(numpy.uint8)
         (folder / f"{number}.jpg").write_bytes(encoded(Image.fromarray(pixels)))
-    return ImpastoImageFolderLoader.execute("input", name, name, "JPEG").args[0]
+    return ImageFolderLoader.execute("input", name, name, "JPEG").args[0]
 
 
 def expected(dataset, model) -> list[float]:
@@ -77,13 +77,13 @@ def expected(dataset, model) -> list[float]:
 
 
 def test_pictures_are_scored_by_their_likeness_to_the_set_as_core_encodes_them(comfyui, dataset):
-    from impasto.nodes.dataset import ImpastoQualityFilter
+    from impasto.nodes.dataset import QualityFilter
 
     model = clip_vision(0)
     wanted = expected(dataset, model)
     lowest, second = sorted(wanted)[:2]
     assert second - lowest > 0.005
-    kept, _, report, _ = ImpastoQualityFilter.execute(
+    kept, _, report, _ = QualityFilter.execute(
         dataset, clip_vision=model, min_style=(lowest + second) / 2, **LIMITS
     ).args
     assert len(kept.records()) == NUMBER - 1
@@ -94,14 +94,14 @@ def test_pictures_are_scored_by_their_likeness_to_the_set_as_core_encodes_them(c
 
 
 def test_embeddings_are_remembered_by_the_models_weights(comfyui, dataset, monkeypatch):
-    from impasto.nodes.dataset import ImpastoQualityFilter
+    from impasto.nodes.dataset import QualityFilter
 
     encoded_pictures = []
 
     def scored(model) -> str:
         encode = model.encode_image
         monkeypatch.setattr(model, "encode_image", lambda image: encoded_pictures.extend(image) or encode(image))
-        return ImpastoQualityFilter.execute(dataset, clip_vision=model, **LIMITS).args[2]
+        return QualityFilter.execute(dataset, clip_vision=model, **LIMITS).args[2]
 
     first = scored(clip_vision(0))
     assert len(encoded_pictures) == NUMBER
@@ -110,7 +110,7 @@ def test_embeddings_are_remembered_by_the_models_weights(comfyui, dataset, monke
 
 
 def test_siglip_which_comfyui_does_not_pool_is_scored_too(comfyui, dataset):
-    from impasto.nodes.dataset import ImpastoQualityFilter
+    from impasto.nodes.dataset import QualityFilter
 
-    report = ImpastoQualityFilter.execute(dataset, clip_vision=clip_vision(0, "siglip_vision_model"), **LIMITS).args[2]
+    report = QualityFilter.execute(dataset, clip_vision=clip_vision(0, "siglip_vision_model"), **LIMITS).args[2]
     assert f"{NUMBER} pictures in, {NUMBER} kept" in report and "unlike the set in style" in report
