@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
-BY_STOP = "by-stop"  # an empty file in a checkpoint that was written because of a stop, between milestones
+BY_STOP = "by-stop"  # an empty file in a checkpoint that is no milestone: a stop's, or one not measured yet
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,8 @@ def save(
     adapter: dict[str, Tensor],
     metadata: dict[str, str],
     state: dict[str, Any],
-    milestone: bool = True,
 ) -> Checkpoint:
-    """Write `step-<step>` into `folder` so that it is there whole or not at all.
-
-    Args:
-        milestone: False marks it as written because of a stop.
+    """Write `step-<step>` into `folder` so that it is there whole or not at all; it is no milestone before `keep`.
 
     Raises:
         TrainingError: the disk is full; the checkpoints before this one are untouched.
@@ -79,8 +75,7 @@ def save(
         temporary.mkdir()
         save_file(adapter, temporary / ADAPTER_FILE, metadata)
         torch.save(state, temporary / STATE_FILE)
-        if not milestone:
-            (temporary / BY_STOP).touch()
+        (temporary / BY_STOP).touch()
     return checkpoint
 
 
@@ -89,7 +84,7 @@ def is_by_stop(checkpoint_folder: Path) -> bool:
 
 
 def keep(checkpoint_folder: Path) -> None:
-    """Make a milestone of a checkpoint that was written because of a stop."""
+    """Make a milestone of a checkpoint."""
     (checkpoint_folder / BY_STOP).unlink()
 
 

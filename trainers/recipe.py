@@ -108,7 +108,7 @@ class FluxLoraRecipe:
         self.plan = ""
         self.doing = ""
         self.told = 0.0
-        self.owed = False  # whether the checkpoint gone back to is a milestone that was stopped before its measuring
+        self.owed = False  # whether the checkpoint gone back to is a milestone whose measuring did not come to its end
 
     def setup(self) -> None:
         """Load features and base model, add the adapter, and go back to the last checkpoint if there is one."""
@@ -348,11 +348,8 @@ class FluxLoraRecipe:
         settings = self.settings
         if self.step == 0:
             self.evaluate_untrained()
-        elif self.owed:
-            if not self.measure():
-                return False
-            checkpoints.keep(self.run.checkpoints()[self.step])
-            self.discard_checkpoints()
+        elif self.owed and not self.complete_milestone():
+            return False
         if self.step < settings.steps and self.should_stop():
             return False
         with contextlib.closing(prefetched(self.batches())) as batches:
@@ -361,12 +358,11 @@ class FluxLoraRecipe:
             while self.step < settings.steps and not self.should_stop_early():
                 self.metrics.start_clock()
                 self.train_step(batches)
-                milestone = self.is_milestone(self.step) and self.measure()
                 stopping = self.should_stop()
-                if milestone or stopping:
-                    self.save(milestone)
-                if stopping and not (milestone and self.step == settings.steps):
-                    return False
+                if stopping or self.is_milestone(self.step):
+                    self.save()
+                    if stopping or not self.complete_milestone():
+                        return False
         return True
 
     def evaluate_untrained(self) -> None:
@@ -491,16 +487,28 @@ class FluxLoraRecipe:
         length = settings.checkpoint_epochs * self.batches_per_epoch
         return step * per_step // length > (step - 1) * per_step // length
 
-    def measure(self) -> bool:
-        """Do what a milestone is for: measure the held-out loss and draw the samples.
+    def complete_milestone(self) -> bool:
+        """Measure the step that was just saved, and make a milestone of its checkpoint.
 
         Returns:
             False when asked to stop meanwhile; then it is made up for when the run goes on.
         """
-        self.metrics.settle()
+        if not self.measure():
+            return False
+        if self.accelerator.is_main_process:
+            self.metrics.flush()
+            self.discard_checkpoints()
+            checkpoints.keep(self.run.checkpoints()[self.step])
+            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
+            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
+            self.report("training")
+        return True
+
+    def measure(self) -> bool:
+        """Measure the held-out loss and draw the samples; False when asked to stop meanwhile."""
         with self.measuring():
             loss, samples = self.held_out_loss(), self.sample()
-        if self.hurried():
+        if self.should_stop():
             return False
         self.metrics.write({"step": self.step, "held_out_loss": loss})
         if samples is not None and self.accelerator.is_main_process:
@@ -519,7 +527,7 @@ class FluxLoraRecipe:
             noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
             texts = self.load_texts([sample.text_path])
             for sigma in objective.HELD_OUT_SIGMAS:
-                if self.hurried():
+                if self.should_stop():
                     return None
                 losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts)))
         return torch.stack(losses).mean().item() if losses else None
@@ -537,7 +545,7 @@ class FluxLoraRecipe:
         shape = (1, 16, subject.height // 8, subject.width // 8)
         latents = []
         for _, seed, text_path in prompts:
-            if self.hurried():
+            if self.should_stop():
                 return None
             noise = torch.randn(shape, generator=objective.generator(seed, "sample")).to(self.device)
             latents.append(sampling.sample(self.sampled_velocity(text_path), noise, self.settings.sample_steps))
@@ -561,12 +569,8 @@ class FluxLoraRecipe:
             yield
         self.model.train()
 
-    def hurried(self) -> bool:
-        """Whether to leave out what only informs. Several processes would have to agree, so there it is left in."""
-        return self.accelerator.num_processes == 1 and self.stop_requested()
-
     def should_stop(self) -> bool:
-        """Whether any process was asked to stop; all of them must leave the loop after the same step."""
+        """Whether any process was asked to stop; all of them must ask at the same places, and get the same answer."""
         stop = self.stop_requested()
         if self.accelerator.num_processes == 1:
             return stop
@@ -584,11 +588,11 @@ class FluxLoraRecipe:
             logger.info("Stopped early: no better held-out loss since step %d", best)
         return stop
 
-    def save(self, milestone: bool) -> None:
-        """Write the checkpoint of this step.
+    def save(self) -> None:
+        """Write the checkpoint of this step, before anything else can go wrong.
 
-        One written because of a stop is dropped at the next milestone, so that an interrupted run ends with the same
-        files as an uninterrupted one.
+        Unless `complete_milestone` makes a milestone of it, the next one drops it, so that an interrupted run ends with
+        the same files as an uninterrupted one.
         """
         self.metrics.settle()
         state = {
@@ -606,24 +610,17 @@ class FluxLoraRecipe:
         if not all(weight.isfinite().all() for weight in lora.values()):
             raise TrainingError(self.metrics.diverged(self.step, math.nan))
         self.metrics.flush()
-        checkpoints.save(self.run.path / "checkpoints", self.step, lora, self.metadata(), state, milestone)
-        if milestone:
-            self.discard_checkpoints()
-            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
-            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
-            self.report("training")
+        checkpoints.save(self.run.path / "checkpoints", self.step, lora, self.metadata(), state)
 
     def metadata(self) -> dict[str, str]:
         guidance = self.transformer.config.guidance_embeds
         return provenance.metadata(self.run, self.job, self.step, self.training_samples, guidance)
 
     def discard_checkpoints(self) -> None:
-        """Drop those written because of a stop, and all but the latest `keep_checkpoints` and the best.
+        """Drop the earlier ones that are no milestones, and all but the latest `keep_checkpoints` and the best.
 
         Of those that are kept, only this one is gone on from: the others keep their LoRA alone.
         """
-        if not self.accelerator.is_main_process:
-            return
         earlier = {step: folder for step, folder in self.run.checkpoints().items() if step < self.step}
         milestones = [step for step, folder in earlier.items() if not checkpoints.is_by_stop(folder)]
         others = self.settings.keep_checkpoints - 1

@@ -207,6 +207,31 @@ def test_a_stop_at_a_milestone_loses_neither_its_measuring_nor_its_sample(make_r
     assert list(run.checkpoints()) == list(whole.checkpoints())
 
 
+def files_of(run) -> list[Path]:
+    return sorted(path.relative_to(run.path) for kind in ("checkpoints", "samples") for path in run.path.glob(f"{kind}/*/*"))
+
+
+def test_a_failure_while_measuring_loses_no_step_and_is_made_up_for(make_run, monkeypatch):
+    settings = QUICK | {"sample_steps": 1}
+    whole, parts = make_run("whole", **settings), make_run("parts", **settings)
+    assert train(whole)
+
+    sample, failures = recipe.FluxLoraRecipe.sample, [4, 4, 8]
+
+    def failing(self):
+        if self.step in failures:
+            failures.remove(self.step)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return sample(self)
+
+    monkeypatch.setattr(recipe.FluxLoraRecipe, "sample", failing)
+    for saved in ([4], [4], [4, 8]):
+        assert not train(parts) and list(parts.checkpoints()) == saved
+    assert train(parts) and parts.finished
+    assert same(final_adapter(whole), final_adapter(parts))
+    assert files_of(whole) == files_of(parts) and parts.evaluations() == whole.evaluations()
+
+
 def test_measuring_more_often_changes_no_bit_of_what_is_trained(make_run):
     for optimizer in ("adamw", "schedule_free_adamw"):
         often = make_run(f"{optimizer} often", **QUICK | {"checkpoint_every": 1}, optimizer=optimizer)
