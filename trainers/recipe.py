@@ -23,7 +23,7 @@ from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
 from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling, sharding
 from .batches import Batch, prefetched
-from .failure import SAID, explained
+from .failure import SAID, cheaper, explained, first_line
 from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, check_installed, make_optimizer, make_scheduler
@@ -107,6 +107,7 @@ class FluxLoraRecipe:
         self.budget: Budget | None = None
         self.plan = ""
         self.doing = ""
+        self.warning = ""
         self.told = 0.0
         self.owed = False  # whether the checkpoint gone back to is a milestone whose measuring did not come to its end
 
@@ -505,12 +506,30 @@ class FluxLoraRecipe:
         return True
 
     def measure(self) -> bool:
-        """Measure the held-out loss and draw the samples; False when asked to stop meanwhile."""
+        """Measure the held-out loss and draw the samples, which only inform: what has no memory is left out and told.
+
+        Returns:
+            False when asked to stop meanwhile.
+        """
+        loss = samples = left_out = None
         with self.measuring():
-            loss, samples = self.held_out_loss(), self.sample()
+            try:
+                loss = self.held_out_loss()
+                samples = self.sample()
+            except torch.OutOfMemoryError as error:
+                if self.accelerator.num_processes > 1:  # the others would wait for this one
+                    raise
+                left_out = first_line(error)
         if self.should_stop():
             return False
-        self.metrics.write({"step": self.step, "held_out_loss": loss})
+        if left_out:
+            missing = "held-out loss and no sample" if self.held_out and loss is None else "sample"
+            self.warning = (  # only now that the error's frames are gone, which held on to what it was measured with
+                f"Out of memory at step {self.step}: it has no {missing}, and training goes on. {left_out} "
+                f"{cheaper(self.settings, self.budget)}"
+            )
+            logger.warning(self.warning)
+        self.metrics.write({"step": self.step, "held_out_loss": loss, "left_out": left_out and "out of memory"})
         if samples is not None and self.accelerator.is_main_process:
             self.save_samples(samples)
         return True
@@ -649,6 +668,7 @@ class FluxLoraRecipe:
             "best_step": self.run.best_step(),
             "plan": self.plan,
             "doing": self.doing,
+            "warning": self.warning,
             "peak_memory": peak_host_memory(),
             "peak_device_memory": peak_device_memory(),
         }

@@ -15,6 +15,7 @@ import pytest
 import torch
 from impasto.errors import TrainingError
 from impasto.trainers import features, flux_weights, objective, recipe, runs, sampling
+from impasto.trainers.launch import CHILD
 from impasto.trainers.recipe import train_run
 from impasto.trainers.runs import Job
 from impasto.trainers.settings import OPTIMIZERS
@@ -208,7 +209,8 @@ def test_a_stop_at_a_milestone_loses_neither_its_measuring_nor_its_sample(make_r
 
 
 def files_of(run) -> list[Path]:
-    return sorted(path.relative_to(run.path) for kind in ("checkpoints", "samples") for path in run.path.glob(f"{kind}/*/*"))
+    files = (path.relative_to(run.path) for path in run.path.rglob("*"))
+    return sorted(file for file in files if file.parts[0] in ("checkpoints", "samples"))
 
 
 def test_a_failure_while_measuring_loses_no_step_and_is_made_up_for(make_run, monkeypatch):
@@ -367,22 +369,34 @@ def test_a_copied_run_folder_is_trained_without_comfyui_by_accelerate_launch(mak
     assert same(final_adapter(run), final_adapter(runs.Run(run.id, str(elsewhere))))
 
 
+def by_two_processes(*command: str | Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *command], capture_output=True, text=True, env=environment, cwd=CHILD.parent.parent, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulation(make_run, tmp_path):
     one = make_run("one", **QUICK, steps=3, gradient_accumulation=2)
     two = make_run("two", **QUICK, steps=3, streamed_blocks=1)  # which is no reason to send the base around
     assert train(one)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    child = Path(recipe.__file__).with_name("child.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(child), two.folder, "--cpu"], capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    by_two_processes(CHILD, two.folder, "--cpu")
     assert two.finished
     expected, got = final_adapter(one), final_adapter(two)
     assert expected.keys() == got.keys()
     assert all(torch.allclose(expected[key], got[key], atol=1e-5) for key in expected)
     assert [r["step"] for r in two.metrics()] == [0, 1, 2, 3]
+
+
+def test_two_processes_of_which_one_is_asked_to_stop_while_measuring_stop_then_and_make_up_for_it(make_run):
+    run = make_run(**QUICK, steps=4)
+    by_two_processes("--module", "tests.trainers.stopped_and_resumed", run.folder)
+    stopped = json.loads((run.path / "stopped.json").read_text())
+    assert (stopped["state"], stopped["checkpoints"], stopped["evaluations"]) == ("stopped", [4], [])
+    assert run.finished and [step for step, _ in run.evaluations()] == [4]
+    assert {file.name for file in run.checkpoints()[4].iterdir()} == {"adapter.safetensors", "state.pt"}
 
 
 def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
@@ -402,6 +416,26 @@ def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
         2: "out of memory",
         3: "out of memory",
     }
+
+
+@pytest.mark.parametrize(
+    ("measured", "missing"), [("held_out_loss", "held-out loss and no sample"), ("sample", "sample")]
+)
+def test_a_milestone_that_cannot_be_measured_for_want_of_memory_is_told_and_trained_past(
+    make_run, monkeypatch, measured, missing
+):
+    run, measure = make_run(**QUICK | {"sample_steps": 1}), getattr(recipe.FluxLoraRecipe, measured)
+
+    def full(self):
+        if self.step == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return measure(self)
+
+    monkeypatch.setattr(recipe.FluxLoraRecipe, measured, full)
+    assert train(run) and run.finished and list(run.checkpoints()) == [4, 8] and list(run.samples()) == [8]
+    assert {r["step"]: r["left_out"] for r in run.metrics() if "left_out" in r} == {4: "out of memory"}
+    assert [step for step, _ in run.evaluations()] == ([8] if measured == "held_out_loss" else [4, 8])
+    assert re.search(rf"Out of memory at step 4: it has no {missing}, .*(Set|Switch|Choose)", run.status()["warning"])
 
 
 def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_run, monkeypatch):
