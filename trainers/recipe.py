@@ -538,6 +538,8 @@ class FluxLoraRecipe:
     def held_out_loss(self) -> float | None:
         """Mean loss over the held-out pictures at fixed sigmas and fixed noise, comparable between steps and runs.
 
+        It is masked as the loss in training is, so that it tells nothing of what is not to be learned.
+
         None when nothing is held out, or when the run was asked to stop meanwhile.
         """
         losses = []
@@ -545,10 +547,11 @@ class FluxLoraRecipe:
             latents = self.features.load_latent(sample)[None]
             noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
             texts = self.load_texts([sample.text_path])
+            mask = self.features.load_mask(sample)[None] if sample.mask_path else None
             for sigma in objective.HELD_OUT_SIGMAS:
                 if self.should_stop():
                     return None
-                losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts)))
+                losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts, mask=mask)))
         return torch.stack(losses).mean().item() if losses else None
 
     @torch.no_grad()

@@ -19,7 +19,10 @@ from impasto.trainers.launch import CHILD
 from impasto.trainers.recipe import train_run
 from impasto.trainers.runs import Job
 from impasto.trainers.settings import OPTIMIZERS
+from PIL import Image
 from safetensors.torch import load_file
+
+from .conftest import encode_image, encode_text
 
 QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
 
@@ -232,6 +235,29 @@ def test_a_failure_while_measuring_loses_no_step_and_is_made_up_for(make_run, mo
     assert train(parts) and parts.finished
     assert same(final_adapter(whole), final_adapter(parts))
     assert files_of(whole) == files_of(parts) and parts.evaluations() == whole.evaluations()
+
+
+def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    for number in range(4):
+        Image.new("RGBA", (64, 64), (60 * number, 100, 50, 51)).save(tmp_path / "train" / f"{number}.png")
+        (tmp_path / "train" / f"{number}.txt").write_text(f"picture {number}")
+    config = tmp_path / "dataset.toml"
+    config.write_text(
+        '[[datasets]]\nresolution = 64\nvalidation_split = 0.5\n[[datasets.subsets]]\nimage_dir = "train"\n'
+        'caption_extension = ".txt"\nalpha_mask = true\n'
+    )
+    encoded = features.encode(config, features.Encoder("vae", encode_image), features.Encoder("clip", encode_text))
+
+    def untrained_loss(name: str) -> float:
+        run = make_run(name, **QUICK, steps=1)
+        dataclasses.replace(Job.read(run), features_folder=encoded.folder, features_key=encoded.key).write(run)
+        assert train(run)
+        return run.metrics()[0]["held_out_loss"]
+
+    masked = untrained_loss("masked")
+    monkeypatch.setattr(features.FeatureSet, "load_mask", lambda self, sample: torch.ones(1, 8, 8))
+    assert masked == pytest.approx(untrained_loss("whole") * 51 / 255)
 
 
 def test_measuring_more_often_changes_no_bit_of_what_is_trained(make_run):
