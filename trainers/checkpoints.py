@@ -7,7 +7,6 @@ so the step itself is the data position and the random state.
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import shutil
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
 from ..files import TEMPORARY_PREFIX, appearing, remove
+from .failure import is_full_disk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,14 +102,13 @@ def discard(checkpoint_folder: Path) -> None:
 
 @contextlib.contextmanager
 def _disk_full_explained(checkpoint: Checkpoint):
-    """PyTorch and safetensors report a full disk as errors of their own kinds; the free space tells."""
+    """PyTorch reports a full disk as an error without a reason; the free space tells."""
     try:
         yield
     except Exception as error:
         folder = checkpoint.folder.parent
         free = shutil.disk_usage(folder).free
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and free > 1 << 20 and "os error 28" not in str(error).lower():
+        if free > 1 << 20 and not is_full_disk(error):
             raise
         raise TrainingError(
             f"The disk is full: the checkpoint of step {checkpoint.step} could not be written to {folder} "
