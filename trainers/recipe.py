@@ -187,6 +187,12 @@ class FluxLoraRecipe:
                 f"The features in {self.job.features_folder} hold no picture to train on (all are held out). "
                 "Set a smaller validation_split in Dataset TOML Writer, or add pictures."
             )
+        if self.settings.early_stop_patience and not self.held_out:
+            raise TrainingError(
+                f"early_stop_patience is {self.settings.early_stop_patience}, but no picture is held out to tell when "
+                "the LoRA becomes no better. Set a validation_split in Dataset TOML Writer, which holds out at least "
+                "one of four pictures, or set early_stop_patience to 0."
+            )
         # Every epoch has as many batches as the first: buckets and repeats do not change.
         self.batches_per_epoch = len(self.epoch(0))
 

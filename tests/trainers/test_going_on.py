@@ -237,27 +237,37 @@ def test_a_failure_while_measuring_loses_no_step_and_is_made_up_for(make_run, mo
     assert files_of(whole) == files_of(parts) and parts.evaluations() == whole.evaluations()
 
 
-def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, monkeypatch):
-    (tmp_path / "train").mkdir()
+def on_four_pictures(run, folder: Path, dataset: str = "", subset: str = "") -> runs.Run:
+    """`run` with another dataset: a fifth of each picture is opaque; further lines for the tables of its config."""
+    (folder / "train").mkdir(exist_ok=True)
     for number in range(4):
-        Image.new("RGBA", (64, 64), (60 * number, 100, 50, 51)).save(tmp_path / "train" / f"{number}.png")
-        (tmp_path / "train" / f"{number}.txt").write_text(f"picture {number}")
-    config = tmp_path / "dataset.toml"
-    config.write_text(
-        '[[datasets]]\nresolution = 64\nvalidation_split = 0.5\n[[datasets.subsets]]\nimage_dir = "train"\n'
-        'caption_extension = ".txt"\nalpha_mask = true\n'
+        Image.new("RGBA", (64, 64), (60 * number, 100, 50, 51)).save(folder / "train" / f"{number}.png")
+        (folder / "train" / f"{number}.txt").write_text(f"picture {number}")
+    (folder / "dataset.toml").write_text(
+        f"[[datasets]]\nresolution = 64\n{dataset}\n"
+        f'[[datasets.subsets]]\nimage_dir = "train"\ncaption_extension = ".txt"\n{subset}\n'
     )
-    encoded = features.encode(config, features.Encoder("vae", encode_image), features.Encoder("clip", encode_text))
+    encoders = features.Encoder("vae", encode_image), features.Encoder("clip", encode_text)
+    encoded = features.encode(folder / "dataset.toml", *encoders)
+    dataclasses.replace(Job.read(run), features_folder=encoded.folder, features_key=encoded.key).write(run)
+    return run
 
+
+def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, monkeypatch):
     def untrained_loss(name: str) -> float:
         run = make_run(name, **QUICK, steps=1)
-        dataclasses.replace(Job.read(run), features_folder=encoded.folder, features_key=encoded.key).write(run)
-        assert train(run)
+        assert train(on_four_pictures(run, tmp_path, "validation_split = 0.5", "alpha_mask = true"))
         return run.metrics()[0]["held_out_loss"]
 
     masked = untrained_loss("masked")
     monkeypatch.setattr(features.FeatureSet, "load_mask", lambda self, sample: torch.ones(1, 8, 8))
-    assert masked == pytest.approx(untrained_loss("whole") * 51 / 255)
+    assert masked == pytest.approx(untrained_loss("whole") / 5)
+
+
+def test_early_stopping_with_nothing_held_out_is_refused_with_both_remedies(make_run, tmp_path):
+    run = on_four_pictures(make_run(**QUICK, early_stop_patience=2), tmp_path)
+    assert not train(run) and not run.metrics()
+    assert re.search("early_stop_patience is 2.*validation_split.*early_stop_patience to 0", run.status()["error"])
 
 
 def test_measuring_more_often_changes_no_bit_of_what_is_trained(make_run):
@@ -476,13 +486,15 @@ def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_ru
     assert [record["step"] for record in run.metrics() if "skipped" in record] == [1, 2, 3]
 
 
-def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, monkeypatch):
-    run = make_run(**QUICK)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, monkeypatch, optimizer):
+    run = make_run(**QUICK, optimizer=optimizer)
     loss, calls = objective.velocity_loss, []
 
     def once_broken(velocity, *arguments, **options):
-        calls.append(velocity.requires_grad)
-        broken = velocity.requires_grad and sum(calls) == 3
+        taught = velocity.requires_grad and not velocity.is_meta  # as in the planning of memory
+        calls.append(taught)
+        broken = taught and sum(calls) == 3
         return loss(velocity, *arguments, **options) * (float("nan") if broken else 1)
 
     monkeypatch.setattr(objective, "velocity_loss", once_broken)
