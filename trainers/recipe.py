@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -683,8 +684,7 @@ class FluxLoraRecipe:
         }
         if error:
             status["error"] = error
-        accelerator = getattr(self, "accelerator", None)
-        if accelerator is None or accelerator.is_main_process:
+        if os.environ.get("RANK", "0") == "0":  # as `runs.sole_trainer`, for there is no accelerator yet at first
             write_whole(self.run.path / "status.json", json.dumps(status, indent=1))
         elif error:
             sys.stderr.write(f"\n{SAID}{error}\n")
