@@ -30,14 +30,8 @@ class Checkpoint:
     step: int
     folder: Path
 
-    def adapter(self) -> dict[str, Tensor]:
-        """The LoRA in its exported form."""
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / ADAPTER_FILE)
-
     def state(self) -> dict[str, Any]:
-        """State dicts of the optimiser and the learning-rate scheduler."""
+        """What `FluxLoraRecipe.save` gave: the trained weights, optimiser, schedule and moving average."""
         import torch
 
         return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)

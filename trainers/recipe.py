@@ -308,7 +308,6 @@ class FluxLoraRecipe:
                 f"The run was trained by {state['processes']} processes and is to go on with {processes}, which would "
                 "give it other batches. Choose the launch profile it was begun with, or begin another run."
             )
-        adapter.load_lora_state_dict(self.transformer, checkpoint.adapter())
         planned = [{name: group[name] for name in _PLANNED if name in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
         if checkpoint.step > self.job.first_step:
