@@ -240,36 +240,6 @@ def lora_state_dict(transformer: FluxTransformer2DModel) -> dict[str, torch.Tens
     return state
 
 
-def load_lora_state_dict(transformer: FluxTransformer2DModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Put an exported adapter back into the one that `add_lora` made, bit for bit.
-
-    Raises:
-        TrainingError: the state has other layers, shapes or alpha than the adapter.
-    """
-    current = lora_state_dict(transformer)
-    if current.keys() != state.keys():
-        differing = sorted(current.keys() ^ state.keys())
-        raise TrainingError(
-            f"The saved adapter has other layers than this one: {len(differing)} keys differ, such as "
-            f"'{differing[0]}'. Train with the LoRA targets it was saved with, or start a new run."
-        )
-    for key, value in current.items():
-        if value.shape != state[key].shape:
-            raise TrainingError(
-                f"The saved adapter's '{key}' has shape {tuple(state[key].shape)}, this one's {tuple(value.shape)}. "
-                "Train with the rank and the model it was saved with, or start a new run."
-            )
-        if key.endswith(ALPHA) and value != state[key]:
-            raise TrainingError(
-                f"The saved adapter has alpha {state[key].item():g}, this one {value.item():g}. "
-                "Train with the alpha it was saved with, or start a new run."
-            )
-    for name, layer in _layers(transformer).items():
-        for parameter, ending in zip(_parameters(layer), (LORA_A, LORA_B, MAGNITUDE), strict=False):
-            with torch.no_grad():
-                parameter.copy_(state[f"{PREFIX}{name}{ending}"])
-
-
 def load_existing(transformer: FluxTransformer2DModel, path: str | Path) -> None:
     """Let training start from a LoRA file, in any format that `lora_files.read` knows, instead of from nothing.
 

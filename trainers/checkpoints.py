@@ -7,7 +7,6 @@ so the step itself is the data position and the random state.
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import shutil
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
 from ..files import TEMPORARY_PREFIX, appearing, remove
+from .failure import is_full_disk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
-BY_STOP = "by-stop"  # an empty file in a checkpoint that was written because of a stop, between milestones
+BY_STOP = "by-stop"  # an empty file in a checkpoint that is no milestone: a stop's, or one not measured yet
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,8 @@ class Checkpoint:
     step: int
     folder: Path
 
-    def adapter(self) -> dict[str, Tensor]:
-        """The LoRA in its exported form."""
-        from safetensors.torch import load_file
-
-        return load_file(self.folder / ADAPTER_FILE)
-
     def state(self) -> dict[str, Any]:
-        """State dicts of the optimiser and the learning-rate scheduler."""
+        """What `FluxLoraRecipe.save` gave: the trained weights, optimiser, schedule and moving average."""
         import torch
 
         return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
@@ -61,12 +55,8 @@ def save(
     adapter: dict[str, Tensor],
     metadata: dict[str, str],
     state: dict[str, Any],
-    milestone: bool = True,
 ) -> Checkpoint:
-    """Write `step-<step>` into `folder` so that it is there whole or not at all.
-
-    Args:
-        milestone: False marks it as written because of a stop.
+    """Write `step-<step>` into `folder` so that it is there whole or not at all; it is no milestone before `keep`.
 
     Raises:
         TrainingError: the disk is full; the checkpoints before this one are untouched.
@@ -79,8 +69,7 @@ def save(
         temporary.mkdir()
         save_file(adapter, temporary / ADAPTER_FILE, metadata)
         torch.save(state, temporary / STATE_FILE)
-        if not milestone:
-            (temporary / BY_STOP).touch()
+        (temporary / BY_STOP).touch()
     return checkpoint
 
 
@@ -89,7 +78,7 @@ def is_by_stop(checkpoint_folder: Path) -> bool:
 
 
 def keep(checkpoint_folder: Path) -> None:
-    """Make a milestone of a checkpoint that was written because of a stop."""
+    """Make a milestone of a checkpoint."""
     (checkpoint_folder / BY_STOP).unlink()
 
 
@@ -107,14 +96,13 @@ def discard(checkpoint_folder: Path) -> None:
 
 @contextlib.contextmanager
 def _disk_full_explained(checkpoint: Checkpoint):
-    """PyTorch and safetensors report a full disk as errors of their own kinds; the free space tells."""
+    """PyTorch reports a full disk as an error without a reason; the free space tells."""
     try:
         yield
     except Exception as error:
         folder = checkpoint.folder.parent
         free = shutil.disk_usage(folder).free
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and free > 1 << 20 and "os error 28" not in str(error).lower():
+        if free > 1 << 20 and not is_full_disk(error):
             raise
         raise TrainingError(
             f"The disk is full: the checkpoint of step {checkpoint.step} could not be written to {folder} "

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch's words on a device and on the CPU
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_IN_WORDS = tuple(f"os error {number})" for number in (*_FULL, 112))  # safetensors; 112 is Windows' own
 SAID = "impasto: "  # begins a line of the log that is meant for the person
 QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
 
@@ -23,7 +25,7 @@ def explained(error: Exception, settings: Settings, budget: Budget | None = None
     """What to show for an exception raised while training; `settings` and `budget` as they were planned with."""
     if isinstance(error, ImpastoError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return f"The disk is full: {first_line(error)}. The checkpoints are whole. Free some space. {QUEUE_AGAIN}"
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
         # They hold tensors, and the checkpoint that the block failed in: its hooks would still take what the plan
@@ -31,6 +33,13 @@ def explained(error: Exception, settings: Settings, budget: Budget | None = None
         traceback.clear_frames(error.__traceback__)
         return f"Out of memory while training: {first_line(error)} {cheaper(settings, budget)} {QUEUE_AGAIN}"
     return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a writer found no room, as the system reports it or as safetensors does. PyTorch gives no reason."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(words in str(error) for words in _FULL_IN_WORDS)
 
 
 def killed(log: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def metadata(run: Run, job: Job, step: int, samples: Sequence[Sample], guidance:
         "ss_sd_model_name": Path(job.weights).name,
         "ss_network_module": "networks.lora_flux",
         "ss_network_dim": str(settings.rank),
-        "ss_network_alpha": str(settings.alpha),
+        # As in the file, where rsLoRA is folded into it (`adapter.add_lora`).
+        "ss_network_alpha": str(settings.alpha * (math.sqrt(settings.rank) if settings.rslora else 1)),
         "ss_learning_rate": str(settings.learning_rate),
         "ss_optimizer": settings.optimizer,
         "ss_lr_scheduler": settings.scheduler,

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
 from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling, sharding
 from .batches import Batch, prefetched
-from .failure import SAID, explained
+from .failure import SAID, cheaper, explained, first_line
 from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, check_installed, make_optimizer, make_scheduler
@@ -107,8 +108,9 @@ class FluxLoraRecipe:
         self.budget: Budget | None = None
         self.plan = ""
         self.doing = ""
+        self.warning = ""
         self.told = 0.0
-        self.owed = False  # whether the checkpoint gone back to is a milestone that was stopped before its measuring
+        self.owed = False  # whether the checkpoint gone back to is a milestone whose measuring did not come to its end
 
     def setup(self) -> None:
         """Load features and base model, add the adapter, and go back to the last checkpoint if there is one."""
@@ -186,6 +188,12 @@ class FluxLoraRecipe:
             raise TrainingError(
                 f"The features in {self.job.features_folder} hold no picture to train on (all are held out). "
                 "Set a smaller validation_split in Dataset TOML Writer, or add pictures."
+            )
+        if self.settings.early_stop_patience and not self.held_out:
+            raise TrainingError(
+                f"early_stop_patience is {self.settings.early_stop_patience}, but no picture is held out to tell when "
+                "the LoRA becomes no better. Set a validation_split in Dataset TOML Writer, which holds out at least "
+                "one of four pictures, or set early_stop_patience to 0."
             )
         # Every epoch has as many batches as the first: buckets and repeats do not change.
         self.batches_per_epoch = len(self.epoch(0))
@@ -304,7 +312,6 @@ class FluxLoraRecipe:
                 f"The run was trained by {state['processes']} processes and is to go on with {processes}, which would "
                 "give it other batches. Choose the launch profile it was begun with, or begin another run."
             )
-        adapter.load_lora_state_dict(self.transformer, checkpoint.adapter())
         planned = [{name: group[name] for name in _PLANNED if name in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
         if checkpoint.step > self.job.first_step:
@@ -352,11 +359,8 @@ class FluxLoraRecipe:
         settings = self.settings
         if self.step == 0:
             self.evaluate_untrained()
-        elif self.owed:
-            if not self.measure():
-                return False
-            checkpoints.keep(self.run.checkpoints()[self.step])
-            self.discard_checkpoints()
+        elif self.owed and not self.complete_milestone():
+            return False
         if self.step < settings.steps and self.should_stop():
             return False
         with contextlib.closing(prefetched(self.batches())) as batches:
@@ -365,12 +369,11 @@ class FluxLoraRecipe:
             while self.step < settings.steps and not self.should_stop_early():
                 self.metrics.start_clock()
                 self.train_step(batches)
-                milestone = self.is_milestone(self.step) and self.measure()
                 stopping = self.should_stop()
-                if milestone or stopping:
-                    self.save(milestone)
-                if stopping and not (milestone and self.step == settings.steps):
-                    return False
+                if stopping or self.is_milestone(self.step):
+                    self.save()
+                    if stopping or not self.complete_milestone():
+                        return False
         return True
 
     def evaluate_untrained(self) -> None:
@@ -495,18 +498,48 @@ class FluxLoraRecipe:
         length = settings.checkpoint_epochs * self.batches_per_epoch
         return step * per_step // length > (step - 1) * per_step // length
 
-    def measure(self) -> bool:
-        """Do what a milestone is for: measure the held-out loss and draw the samples.
+    def complete_milestone(self) -> bool:
+        """Measure the step that was just saved, and make a milestone of its checkpoint.
 
         Returns:
             False when asked to stop meanwhile; then it is made up for when the run goes on.
         """
-        self.metrics.settle()
-        with self.measuring():
-            loss, samples = self.held_out_loss(), self.sample()
-        if self.hurried():
+        if not self.measure():
             return False
-        self.metrics.write({"step": self.step, "held_out_loss": loss})
+        if self.accelerator.is_main_process:
+            self.metrics.flush()
+            self.discard_checkpoints()
+            checkpoints.keep(self.run.checkpoints()[self.step])
+            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
+            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
+            self.report("training")
+        return True
+
+    def measure(self) -> bool:
+        """Measure the held-out loss and draw the samples, which only inform: what has no memory is left out and told.
+
+        Returns:
+            False when asked to stop meanwhile.
+        """
+        loss = samples = left_out = None
+        with self.measuring():
+            try:
+                loss = self.held_out_loss()
+                samples = self.sample()
+            except torch.OutOfMemoryError as error:
+                if self.accelerator.num_processes > 1:  # the others would wait for this one
+                    raise
+                left_out = first_line(error)
+        if self.should_stop():
+            return False
+        if left_out:
+            missing = "held-out loss and no sample" if self.held_out and loss is None else "sample"
+            self.warning = (  # only now that the error's frames are gone, which held on to what it was measured with
+                f"Out of memory at step {self.step}: it has no {missing}, and training goes on. {left_out} "
+                f"{cheaper(self.settings, self.budget)}"
+            )
+            logger.warning(self.warning)
+        self.metrics.write({"step": self.step, "held_out_loss": loss, "left_out": left_out and "out of memory"})
         if samples is not None and self.accelerator.is_main_process:
             self.save_samples(samples)
         return True
@@ -515,6 +548,8 @@ class FluxLoraRecipe:
     def held_out_loss(self) -> float | None:
         """Mean loss over the held-out pictures at fixed sigmas and fixed noise, comparable between steps and runs.
 
+        It is masked as the loss in training is, so that it tells nothing of what is not to be learned.
+
         None when nothing is held out, or when the run was asked to stop meanwhile.
         """
         losses = []
@@ -522,10 +557,11 @@ class FluxLoraRecipe:
             latents = self.features.load_latent(sample)[None]
             noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", sample.id))
             texts = self.load_texts([sample.text_path])
+            mask = self.features.load_mask(sample)[None] if sample.mask_path else None
             for sigma in objective.HELD_OUT_SIGMAS:
-                if self.hurried():
+                if self.should_stop():
                     return None
-                losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts)))
+                losses.append(self.loss(Batch(latents, noise, torch.tensor([sigma]), *texts, mask=mask)))
         return torch.stack(losses).mean().item() if losses else None
 
     @torch.no_grad()
@@ -541,7 +577,7 @@ class FluxLoraRecipe:
         shape = (1, 16, subject.height // 8, subject.width // 8)
         latents = []
         for _, seed, text_path in prompts:
-            if self.hurried():
+            if self.should_stop():
                 return None
             noise = torch.randn(shape, generator=objective.generator(seed, "sample")).to(self.device)
             latents.append(sampling.sample(self.sampled_velocity(text_path), noise, self.settings.sample_steps))
@@ -565,12 +601,8 @@ class FluxLoraRecipe:
             yield
         self.model.train()
 
-    def hurried(self) -> bool:
-        """Whether to leave out what only informs. Several processes would have to agree, so there it is left in."""
-        return self.accelerator.num_processes == 1 and self.stop_requested()
-
     def should_stop(self) -> bool:
-        """Whether any process was asked to stop; all of them must leave the loop after the same step."""
+        """Whether any process was asked to stop; all of them must ask at the same places, and get the same answer."""
         stop = self.stop_requested()
         if self.accelerator.num_processes == 1:
             return stop
@@ -588,11 +620,11 @@ class FluxLoraRecipe:
             logger.info("Stopped early: no better held-out loss since step %d", best)
         return stop
 
-    def save(self, milestone: bool) -> None:
-        """Write the checkpoint of this step.
+    def save(self) -> None:
+        """Write the checkpoint of this step, before anything else can go wrong.
 
-        One written because of a stop is dropped at the next milestone, so that an interrupted run ends with the same
-        files as an uninterrupted one.
+        Unless `complete_milestone` makes a milestone of it, the next one drops it, so that an interrupted run ends with
+        the same files as an uninterrupted one.
         """
         self.metrics.settle()
         state = {
@@ -610,24 +642,17 @@ class FluxLoraRecipe:
         if not all(weight.isfinite().all() for weight in lora.values()):
             raise TrainingError(self.metrics.diverged(self.step, math.nan))
         self.metrics.flush()
-        checkpoints.save(self.run.path / "checkpoints", self.step, lora, self.metadata(), state, milestone)
-        if milestone:
-            self.discard_checkpoints()
-            sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
-            logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
-            self.report("training")
+        checkpoints.save(self.run.path / "checkpoints", self.step, lora, self.metadata(), state)
 
     def metadata(self) -> dict[str, str]:
         guidance = self.transformer.config.guidance_embeds
         return provenance.metadata(self.run, self.job, self.step, self.training_samples, guidance)
 
     def discard_checkpoints(self) -> None:
-        """Drop those written because of a stop, and all but the latest `keep_checkpoints` and the best.
+        """Drop the earlier ones that are no milestones, and all but the latest `keep_checkpoints` and the best.
 
         Of those that are kept, only this one is gone on from: the others keep their LoRA alone.
         """
-        if not self.accelerator.is_main_process:
-            return
         earlier = {step: folder for step, folder in self.run.checkpoints().items() if step < self.step}
         milestones = [step for step, folder in earlier.items() if not checkpoints.is_by_stop(folder)]
         others = self.settings.keep_checkpoints - 1
@@ -656,13 +681,13 @@ class FluxLoraRecipe:
             "best_step": self.run.best_step(),
             "plan": self.plan,
             "doing": self.doing,
+            "warning": self.warning,
             "peak_memory": peak_host_memory(),
             "peak_device_memory": peak_device_memory(),
         }
         if error:
             status["error"] = error
-        accelerator = getattr(self, "accelerator", None)
-        if accelerator is None or accelerator.is_main_process:
+        if os.environ.get("RANK", "0") == "0":  # as `runs.sole_trainer`, for there is no accelerator yet at first
             write_whole(self.run.path / "status.json", json.dumps(status, indent=1))
         elif error:
             sys.stderr.write(f"\n{SAID}{error}\n")

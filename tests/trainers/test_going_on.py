@@ -15,10 +15,14 @@ import pytest
 import torch
 from impasto.errors import TrainingError
 from impasto.trainers import features, flux_weights, memory_plan, objective, recipe, runs, sampling
+from impasto.trainers.launch import CHILD
 from impasto.trainers.recipe import train_run
 from impasto.trainers.runs import Job
 from impasto.trainers.settings import OPTIMIZERS
+from PIL import Image
 from safetensors.torch import load_file
+
+from .conftest import encode_image, encode_text
 
 QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
 
@@ -205,6 +209,65 @@ def test_a_stop_at_a_milestone_loses_neither_its_measuring_nor_its_sample(make_r
     assert run.status()["step"] == 4 and not run.samples() and not run.evaluations()
     assert train(run) and run.evaluations() == whole.evaluations() and list(run.samples()) == [4, 8]
     assert list(run.checkpoints()) == list(whole.checkpoints())
+
+
+def files_of(run) -> list[Path]:
+    files = (path.relative_to(run.path) for path in run.path.rglob("*"))
+    return sorted(file for file in files if file.parts[0] in ("checkpoints", "samples"))
+
+
+def test_a_failure_while_measuring_loses_no_step_and_is_made_up_for(make_run, monkeypatch):
+    settings = QUICK | {"sample_steps": 1}
+    whole, parts = make_run("whole", **settings), make_run("parts", **settings)
+    assert train(whole)
+
+    sample, failures = recipe.FluxLoraRecipe.sample, [4, 4, 8]
+
+    def failing(self):
+        if self.step in failures:
+            failures.remove(self.step)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return sample(self)
+
+    monkeypatch.setattr(recipe.FluxLoraRecipe, "sample", failing)
+    for saved in ([4], [4], [4, 8]):
+        assert not train(parts) and list(parts.checkpoints()) == saved
+    assert train(parts) and parts.finished
+    assert same(final_adapter(whole), final_adapter(parts))
+    assert files_of(whole) == files_of(parts) and parts.evaluations() == whole.evaluations()
+
+
+def on_four_pictures(run, folder: Path, dataset: str = "", subset: str = "") -> runs.Run:
+    """`run` with another dataset: a fifth of each picture is opaque; further lines for the tables of its config."""
+    (folder / "train").mkdir(exist_ok=True)
+    for number in range(4):
+        Image.new("RGBA", (64, 64), (60 * number, 100, 50, 51)).save(folder / "train" / f"{number}.png")
+        (folder / "train" / f"{number}.txt").write_text(f"picture {number}")
+    (folder / "dataset.toml").write_text(
+        f"[[datasets]]\nresolution = 64\n{dataset}\n"
+        f'[[datasets.subsets]]\nimage_dir = "train"\ncaption_extension = ".txt"\n{subset}\n'
+    )
+    encoders = features.Encoder("vae", encode_image), features.Encoder("clip", encode_text)
+    encoded = features.encode(folder / "dataset.toml", *encoders)
+    dataclasses.replace(Job.read(run), features_folder=encoded.folder, features_key=encoded.key).write(run)
+    return run
+
+
+def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, monkeypatch):
+    def untrained_loss(name: str) -> float:
+        run = make_run(name, **QUICK, steps=1)
+        assert train(on_four_pictures(run, tmp_path, "validation_split = 0.5", "alpha_mask = true"))
+        return run.metrics()[0]["held_out_loss"]
+
+    masked = untrained_loss("masked")
+    monkeypatch.setattr(features.FeatureSet, "load_mask", lambda self, sample: torch.ones(1, 8, 8))
+    assert masked == pytest.approx(untrained_loss("whole") / 5)
+
+
+def test_early_stopping_with_nothing_held_out_is_refused_with_both_remedies(make_run, tmp_path):
+    run = on_four_pictures(make_run(**QUICK, early_stop_patience=2), tmp_path)
+    assert not train(run) and not run.metrics()
+    assert re.search("early_stop_patience is 2.*validation_split.*early_stop_patience to 0", run.status()["error"])
 
 
 def test_measuring_more_often_changes_no_bit_of_what_is_trained(make_run):
@@ -414,22 +477,34 @@ def test_a_folder_that_is_no_runs_is_named_and_not_made(tmp_path):
     assert not (tmp_path / "no-run").exists()
 
 
+def by_two_processes(*command: str | Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *command], capture_output=True, text=True, env=environment, cwd=CHILD.parent.parent, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulation(make_run, tmp_path):
     one = make_run("one", **QUICK, steps=3, gradient_accumulation=2)
     two = make_run("two", **QUICK, steps=3, streamed_blocks=1)  # which is no reason to send the base around
     assert train(one)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    child = Path(recipe.__file__).with_name("child.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(child), two.folder, "--cpu"], capture_output=True, text=True, env=environment, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    by_two_processes(CHILD, two.folder, "--cpu")
     assert two.finished
     expected, got = final_adapter(one), final_adapter(two)
     assert expected.keys() == got.keys()
     assert all(torch.allclose(expected[key], got[key], atol=1e-5) for key in expected)
     assert [r["step"] for r in two.metrics()] == [0, 1, 2, 3]
+
+
+def test_two_processes_of_which_one_is_asked_to_stop_while_measuring_stop_then_and_make_up_for_it(make_run):
+    run = make_run(**QUICK, steps=4)
+    by_two_processes("--module", "tests.trainers.stopped_and_resumed", run.folder)
+    stopped = json.loads((run.path / "stopped.json").read_text())
+    assert (stopped["state"], stopped["checkpoints"], stopped["evaluations"]) == ("stopped", [4], [])
+    assert run.finished and [step for step, _ in run.evaluations()] == [4]
+    assert {file.name for file in run.checkpoints()[4].iterdir()} == {"adapter.safetensors", "state.pt"}
 
 
 def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
@@ -449,6 +524,26 @@ def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
         2: "out of memory",
         3: "out of memory",
     }
+
+
+@pytest.mark.parametrize(
+    ("measured", "missing"), [("held_out_loss", "held-out loss and no sample"), ("sample", "sample")]
+)
+def test_a_milestone_that_cannot_be_measured_for_want_of_memory_is_told_and_trained_past(
+    make_run, monkeypatch, measured, missing
+):
+    run, measure = make_run(**QUICK | {"sample_steps": 1}), getattr(recipe.FluxLoraRecipe, measured)
+
+    def full(self):
+        if self.step == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return measure(self)
+
+    monkeypatch.setattr(recipe.FluxLoraRecipe, measured, full)
+    assert train(run) and run.finished and list(run.checkpoints()) == [4, 8] and list(run.samples()) == [8]
+    assert {r["step"]: r["left_out"] for r in run.metrics() if "left_out" in r} == {4: "out of memory"}
+    assert [step for step, _ in run.evaluations()] == ([8] if measured == "held_out_loss" else [4, 8])
+    assert re.search(rf"Out of memory at step 4: it has no {missing}, .*(Set|Switch|Choose)", run.status()["warning"])
 
 
 def test_a_recomputed_block_that_had_no_memory_does_not_reach_into_the_planning_of_the_remedy(make_run, monkeypatch):
@@ -486,13 +581,15 @@ def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_ru
     assert [record["step"] for record in run.metrics() if "skipped" in record] == [1, 2, 3]
 
 
-def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, monkeypatch):
-    run = make_run(**QUICK)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, monkeypatch, optimizer):
+    run = make_run(**QUICK, optimizer=optimizer)
     loss, calls = objective.velocity_loss, []
 
     def once_broken(velocity, *arguments, **options):
-        calls.append(velocity.requires_grad)
-        broken = velocity.requires_grad and sum(calls) == 3
+        taught = velocity.requires_grad and not velocity.is_meta  # as in the planning of memory
+        calls.append(taught)
+        broken = taught and sum(calls) == 3
         return loss(velocity, *arguments, **options) * (float("nan") if broken else 1)
 
     monkeypatch.setattr(objective, "velocity_loss", once_broken)

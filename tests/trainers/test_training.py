@@ -239,17 +239,45 @@ def test_the_lora_file_says_what_made_it(uninterrupted):
     assert metadata["ss_network_dim"] == "4" and json.loads(metadata["ss_network_alpha"]) == 4.0
 
 
-def test_a_full_disk_is_explained_and_costs_no_earlier_checkpoint(make_run, uninterrupted):
-    """The checkpoints' folder is a file system of its own, with room for one checkpoint but not for two."""
-    run = make_run(**LONG)
-    folder = run.path / "checkpoints"
+def test_the_alpha_that_the_lora_file_names_is_that_of_its_tensors(make_run):
+    from impasto.trainers.runs import lora_metadata
+
+    run = make_run(steps=1, sample_steps=0, alpha=2.0, rslora=True)
+    assert train_here(run)
+    named = lora_metadata(run.checkpoints()[1] / "adapter.safetensors")["ss_network_alpha"]
+    assert {float(named)} == {value.item() for key, value in final_adapter(run).items() if key.endswith(".alpha")}
+
+
+def test_a_process_that_is_not_the_first_leaves_the_status_alone_even_before_it_meets_the_others(
+    make_run, monkeypatch, capfd
+):
+    run = make_run(tracker="wandb")  # which is missed before
+    monkeypatch.setenv("RANK", "1")
+    assert not train_here(run)
+    assert not run.status() and "impasto: The tracker wandb needs wandb" in capfd.readouterr().err
+
+
+def train_on_small_disk(run, folder, size) -> list[str]:
+    """Train where `folder` is a file system of its own, with room for `size` bytes; what is left in it."""
     folder.mkdir()
-    newest = uninterrupted.checkpoints()[24]  # those before it keep their LoRA alone
-    room = sum(file.stat().st_size for file in newest.iterdir()) * 3 // 2
     child = " ".join(f"'{part}'" for part in [sys.executable, str(launch.CHILD), run.folder, "--cpu"])
     # A mount of the test's own, which ends with its process. What is left on it is listed before.
-    script = f"mount -t tmpfs -o size={room} tmpfs '{folder}' && {{ {child}; ls '{folder}' > '{run.folder}/left'; }}"
+    script = f"mount -t tmpfs -o size={size} tmpfs '{folder}' && {{ {child}; ls '{folder}' > '{run.folder}/left'; }}"
     done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True)
     assert (run.path / "left").is_file(), f"no file system of one's own can be mounted here: {done.stderr.decode()}"
-    assert (run.path / "left").read_text().split() == ["step-000008"]
+    return (run.path / "left").read_text().split()
+
+
+def test_a_full_disk_is_explained_and_costs_no_earlier_checkpoint(make_run, uninterrupted):
+    run = make_run(**LONG)
+    newest = uninterrupted.checkpoints()[24]  # those before it keep their LoRA alone
+    room = sum(file.stat().st_size for file in newest.iterdir()) * 3 // 2  # for one, but not for two
+    assert train_on_small_disk(run, run.path / "checkpoints", room) == ["step-000008"]
     assert re.search(r"disk is full: the checkpoint of step 16.*Free some space and queue again", run.status()["error"])
+
+
+def test_a_disk_too_full_for_a_sample_is_explained_and_the_step_it_was_drawn_at_is_saved(make_run):
+    run = make_run(steps=1)
+    train_on_small_disk(run, run.path / "samples", 4096)
+    assert re.search(r"disk is full: .*Free some space\. Queue again", run.status()["error"])
+    assert list(run.checkpoints()) == [1] and train_here(run) and list(run.samples()) == [1]
