@@ -360,7 +360,7 @@ def main() -> int:
         parser.error("this benchmark reads memory from /proc, which only Linux has")
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before torch is imported, here and in the children
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine, waiting threads would burn its time
-    # Memory that is freed goes back to the system, or what is counted would depend on the order of sizes (glibc keeps it).
+    # What is freed goes back to the system; glibc would keep some of it, more or less by the order of sizes.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     os.environ["HF_HUB_OFFLINE"] = "1"
     load_pack()

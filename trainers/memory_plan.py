@@ -40,8 +40,8 @@ PRECISIONS = {"cpu": ("fp32", "bf16"), "accelerator": ("bf16", "int8", "nf4")}
 # On an accelerator, outside of what tensors take: cuBLAS's workspaces and the kernels that are loaded as they are first
 # used. An estimate: not measured on a GPU.
 KERNELS = 400 * 2**20
-# Of the activations: gaps between what PyTorch's caching allocator has handed out. Its CUDA code, run on full-size steps
-# over a driver that computes nothing, left 0.16 to 0.36, the most at 1024 px. Not measured on a GPU.
+# Of the activations: gaps between what PyTorch's caching allocator has handed out. Its CUDA code, run on full-size
+# steps over a driver that computes nothing, left 0.16 to 0.36, the most at 1024 px. Not measured on a GPU.
 FRAGMENTATION = 0.4
 TAKEN = 0.7 * GIGABYTE  # of an otherwise idle card, by the desktop and the CUDA contexts of ComfyUI and the trainer
 SMALLER_PRECISIONS = ("bf16", "int8", "nf4")
