@@ -48,7 +48,9 @@ def _outputs() -> list[io.Output]:
         io.LoraModel.Output("lora", tooltip="The finished LoRA's weights, for Load LoRA Model."),
         io.LossMap.Output("loss", tooltip="Loss of every step, for Plot Loss Graph."),
         # Any type: the server takes nothing else for a list that a core loader fills from a folder.
-        io.AnyType.Output("lora_name", tooltip="The LoRA's file name; link it to lora_name of Load LoRA."),
+        io.AnyType.Output(
+            "lora_name", tooltip="The LoRA's file, by a name that no other LoRA has; link it to lora_name of Load LoRA."
+        ),
     ]
 
 

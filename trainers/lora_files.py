@@ -150,6 +150,18 @@ def export(source: Path, target: Path, format: str) -> None:
     save_file(convert(tensors, format), target, metadata)
 
 
+def format_of(path: Path) -> str:
+    """The format, by the names of its keys, of a file that was written here; "" for other files, or none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            first = next(iter(file.keys()), "")
+    except (FileNotFoundError, SafetensorError):
+        return ""
+    return next((name for name, prefix in FORMATS.items() if first.startswith(prefix)), "")
+
+
 @lru_cache(maxsize=4)
 def _fused_modules(blocks: int) -> dict[str, dict[str, Rows]]:
     """BFL's linear modules -> the diffusers modules that each is made of, with the rows of each."""

@@ -128,7 +128,8 @@ def test_the_job_ends_in_a_lora_with_its_checkpoints(server: ComfyServer, finish
     files = sorted(path.name for path in lora_folder(server, "quickstart").iterdir())
     steps = [f"quickstart-{step:06d}.safetensors" for step in range(EVERY, STEPS + 1, EVERY)]
     beside = [f"quickstart.{file}" for file in ("dataset.toml", "settings.toml", "workflow.json")]
-    assert files == sorted([*steps, "quickstart.safetensors", *beside])
+    own = f"{run_folder(server, 'quickstart').name}-{STEPS:06d}.safetensors"
+    assert files == sorted([*steps, "quickstart.safetensors", own, *beside])
     assert all(value.abs().max() > 0 for key, value in weights(server, "quickstart").items() if "lora_B" in key)
 
 

@@ -20,7 +20,23 @@ def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/mode
 
 def save_checkpoint(run, step, value):
     lora = {"transformer.x.lora_A.weight": torch.full((2, 2), float(value))}
-    return checkpoints.save(run.path / "checkpoints", step, lora, {"impasto_run": run.id}, {"optimizer": {}})
+    return checkpoints.save(run.path / "checkpoints", step, lora, made_by(run, step), {"optimizer": {}})
+
+
+def made_by(run, step):
+    return {"impasto_run": run.id, "impasto_step": str(step)}
+
+
+def layer(rank=2, alpha=3.0):
+    """A LoRA of one layer that all formats know."""
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    state = {f"{name}.lora_A.weight": torch.randn(rank, 128), f"{name}.lora_B.weight": torch.randn(128, rank)}
+    return state | {f"{name}.alpha": torch.tensor(alpha)}
+
+
+def written(folder):
+    """When each file of a folder was written, and which file it is."""
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
 
 
 def finish(run):
@@ -109,18 +125,105 @@ def test_a_second_run_of_the_same_name_keeps_the_first_ones_files(tmp_path):
         save_checkpoint(run, 10, value)
         finish(run)
         assert first_value(runs.publish(run, "monet", loras)) == value
-    assert first_value(loras / "monet" / f"monet.{first.id}.safetensors") == 0
-    assert first_value(loras / "monet" / f"monet-000010.{first.id}.safetensors") == 0
+    assert first_value(loras / "monet" / f"{first.id}-000010.safetensors") == 0
+    names = ("monet", "monet-000010", f"{first.id}-000010", f"{second.id}-000010")
+    assert {path.stem for path in (loras / "monet").glob("*.safetensors")} == set(names)
 
 
-def test_publishing_twice_changes_nothing(tmp_path):
+def test_each_finished_lora_has_a_name_that_no_other_content_gets(tmp_path):
+    """Another run, the same run with more steps, and back: what a loader keeps under a name stays true."""
+    loras, held = tmp_path / "loras", {}
+    for rank, steps in ((16, 10), (8, 10), (16, 20), (8, 10)):
+        run = make_run(tmp_path / "runs", settings=Settings(rank=rank, steps=steps))
+        if steps not in run.checkpoints():
+            save_checkpoint(run, steps, rank + steps)
+        finish(run)
+        final = runs.publish(run, "monet", loras)
+        assert final.name == f"{run.id}-{steps:06d}.safetensors"
+        assert first_value(final) == first_value(loras / "monet" / "monet.safetensors") == rank + steps
+        held[final] = rank + steps
+    assert len(held) == 3 and all(first_value(path) == value for path, value in held.items())
+
+
+def test_loras_that_were_trained_elsewhere_are_all_kept(tmp_path):
+    from safetensors.torch import save_file
+
+    run, folder = make_run(tmp_path / "runs"), tmp_path / "loras" / "monet"
+    folder.mkdir(parents=True)
+    save_checkpoint(run, 10, 1)
+    finish(run)
+    for metadata in (None, {"impasto_run": "../../escaped", "impasto_step": "10"}, {"impasto_run": "a", "x": "b"}):
+        save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, folder / "monet.safetensors", metadata)
+        runs.publish(run, "monet", folder.parent)
+    assert len(list(folder.glob("monet.????????.safetensors"))) == 3
+    assert not list(tmp_path.glob("escaped*"))
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya", "comfyui"])
+def test_publishing_twice_changes_nothing(tmp_path, monkeypatch, format):
+    from impasto.trainers import lora_files
+
+    run = make_run(tmp_path / "runs")
+    checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
+    finish(run)
+    final = runs.publish(run, "monet", tmp_path / "loras", format)
+    before = written(final.parent)
+    monkeypatch.delattr(lora_files, "export")
+    assert runs.publish(run, "monet", tmp_path / "loras", format) == final and written(final.parent) == before
+
+
+def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError("not on this file system")
+
+    monkeypatch.setattr(os, "link", no_links)
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
     finish(run)
     final = runs.publish(run, "monet", tmp_path / "loras")
-    before = {path: path.stat().st_mtime_ns for path in final.parent.iterdir()}
-    runs.publish(run, "monet", tmp_path / "loras")
-    assert {path: path.stat().st_mtime_ns for path in final.parent.iterdir()} == before
+    before = written(final.parent)
+    assert runs.publish(run, "monet", tmp_path / "loras") == final and written(final.parent) == before
+
+
+def test_a_checkpoint_written_anew_is_published_anew(tmp_path):
+    run = make_run(tmp_path / "runs")
+    for value in (1, 2):
+        checkpoints.save(run.path / "checkpoints", 10, layer(alpha=value), made_by(run, 10), {"optimizer": {}})
+        finish(run)
+        final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
+    assert alpha_of(final) == alpha_of(final.with_name("monet.safetensors")) == 2
+
+
+def first_key(path):
+    from safetensors.torch import load_file
+
+    return next(iter(load_file(path)))
+
+
+def alpha_of(path):
+    from safetensors.torch import load_file
+
+    return next(value.item() for key, value in load_file(path).items() if key.endswith(".alpha"))
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+def test_a_continued_run_leaves_the_files_of_the_one_before_it_as_they_are(tmp_path, format):
+    root, loras = tmp_path / "runs", tmp_path / "loras"
+    run = make_run(root, settings=Settings(steps=10))
+    checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
+    finish(run)
+    first = runs.publish(run, "monet", loras, format)
+    before = written(first.parent)
+    longer = runs.continue_run(root, run, 5, "/models/flux.safetensors", "f1")
+    checkpoints.save(longer.path / "checkpoints", 15, layer(), made_by(longer, 15), {"optimizer": {}})
+    finish(longer)
+    for _ in range(2):
+        second = runs.publish(longer, "monet", loras, format)
+    assert (first.name, second.name) == (f"{run.id}-000010.safetensors", f"{longer.id}-000015.safetensors")
+    files = {path.name for path in first.parent.glob("*.safetensors")}
+    assert files == {first.name, second.name, *(f"monet{step}.safetensors" for step in ("", "-000010", "-000015"))}
+    after = written(first.parent)
+    assert all(after[name] == before[name] for name in (first.name, "monet-000010.safetensors"))
 
 
 def test_metrics_keep_the_last_word_on_each_step_and_leave_torn_lines_out(tmp_path):
@@ -156,10 +259,8 @@ def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(
     from safetensors.torch import load_file
 
     run = make_run(tmp_path / "runs")
-    name = "transformer.transformer_blocks.0.attn.to_out.0"
-    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
-    state[f"{name}.alpha"] = torch.tensor(3.0)
-    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    state = layer()
+    checkpoints.save(run.path / "checkpoints", 10, state, made_by(run, 10), {"optimizer": {}})
     finish(run)
     final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
     assert all(key.startswith("lora_unet_double_blocks_0_") for key in load_file(final))
@@ -180,18 +281,13 @@ def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
 
 
 def test_another_format_replaces_the_runs_own_files_and_leaves_no_second_copy(tmp_path):
-    from safetensors.torch import load_file
-
     run = make_run(tmp_path / "runs")
-    name = "transformer.transformer_blocks.0.attn.to_out.0"
-    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
-    state[f"{name}.alpha"] = torch.tensor(2.0)
-    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
     finish(run)
     for format, prefix in (("diffusers", "transformer."), ("kohya", "lora_unet_"), ("diffusers", "transformer.")):
         final = runs.publish(run, "monet", tmp_path / "loras", format)
-        assert all(key.startswith(prefix) for key in load_file(final))
-        assert len(list(final.parent.glob("*.safetensors"))) == 2
+        assert {path.stem for path in final.parent.glob("*.safetensors")} == {"monet", "monet-000010", final.stem}
+        assert all(first_key(path).startswith(prefix) for path in final.parent.glob("*.safetensors"))
 
 
 def test_a_folder_that_only_looks_like_a_checkpoint_is_none(tmp_path):
