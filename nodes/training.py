@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -10,9 +11,12 @@ from comfy_api.latest import io
 from ..errors import SettingsError, TrainingError
 from ..files import write_whole
 from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
+from ..trainers.adapter import TARGETS
 from ..trainers.optimizers import check_installed
-from ..trainers.settings import SCHEDULERS
+from ..trainers.settings import SCHEDULERS, Settings
 from . import host, sockets
+
+logger = logging.getLogger(__name__)
 
 CATEGORY = "Impasto/Training"
 NEW_LORA = "a new LoRA"
@@ -104,6 +108,7 @@ class FluxLoraTrainer(io.ComfyNode):
     ) -> io.NodeOutput:
         folder = runs.lora_folder(host.loras_root(), name)
         check_installed(training)
+        _check_format(lora_format, training)
         weights, fingerprint = _base(model)
         start = "" if start_from == NEW_LORA else _start(start_from, folder)
         run = runs.create_run(
@@ -179,10 +184,16 @@ class ContinueTraining(io.ComfyNode):
         lora_format=runs.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
+        _check_format(lora_format, runs.Job.read(run).settings)
         changes = {"learning_rate": learning_rate} if learning_rate else {}
         changes |= {"scheduler": scheduler} if scheduler != AS_BEFORE else {}
         longer = runs.continue_run(host.runs_root(), run, more_steps, *_base(model), **changes)
         return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
+
+
+def _check_format(lora_format: str, settings: Settings) -> None:
+    """Refused before anything is unloaded or trained: a format that cannot hold the LoRA."""
+    lora_files.check_format(lora_format, settings.dora, TARGETS[settings.targets])
 
 
 def _base(model) -> tuple[Path, str]:
@@ -214,7 +225,7 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
         try:
             launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, launcher)
         except BaseException:
-            runs.publish(run, name, host.loras_root(), lora_format)  # what is trained so far is there to be used
+            _publish_so_far(run, name, lora_format)
             raise
     final = runs.publish(run, name, host.loras_root(), lora_format)
     if final is None:
@@ -224,6 +235,18 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
+
+
+def _publish_so_far(run: runs.Run, name: str, lora_format: str) -> None:
+    """What is trained so far is there to be used; what goes wrong with that must not hide why training ended."""
+    try:
+        runs.publish(run, name, host.loras_root(), lora_format)
+    except Exception:
+        logger.exception(
+            "The LoRAs trained so far are in %s, but could not be put into %s",
+            run.path / "checkpoints",
+            host.loras_root(),
+        )
 
 
 class TrainingRunLoader(io.ComfyNode):
