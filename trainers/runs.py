@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImpastoError, NameRefused, TrainingError
-from ..files import appearing, content_hash, read_jsonl, write_whole
+from ..files import ABANDONED, appearing, content_hash, read_jsonl, remove_partials, write_whole
 from ..names import MAX_NAME_LENGTH, checked_name, child_of
 from . import checkpoints, lora_files
 from .checkpoints import ADAPTER_FILE
@@ -310,6 +310,7 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
     """
     folder = lora_folder(loras_root, name)
+    remove_partials(folder, ABANDONED)  # ComfyUI would list them; another server may be publishing there
     trained = run.checkpoints()
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():

@@ -3,6 +3,7 @@
 What a whole training gives is seen on a real server: see tests/comfyui/test_main_job.py.
 """
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -79,3 +80,19 @@ def test_what_goes_wrong_with_the_files_does_not_replace_cancel(node, model, hel
     with pytest.raises(InterruptProcessingException):
         train(node, model, "cancelled", tmp_path)
     assert held == ["unload"] and "No space left on device" in caplog.text and "checkpoints" in caplog.text
+
+
+def test_a_model_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(model, monkeypatch):
+    from impasto.nodes import host
+
+    patched = model.clone()
+    patched.cached_patcher_init = None  # no file behind it
+    torso = host.pack_models_root() / "baked" / ".partial-12345678-model.safetensors"
+    torso.parent.mkdir(parents=True, exist_ok=True)
+    torso.write_bytes(b"half")
+    baked = host.flux_weights_file(patched)
+    assert torso.exists()  # as far as can be seen, another server is writing it
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert host.flux_weights_file(patched) == baked
+    assert list(torso.parent.iterdir()) == [baked]

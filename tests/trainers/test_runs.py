@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 import torch
@@ -183,6 +184,22 @@ def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path,
     final = runs.publish(run, "monet", tmp_path / "loras")
     before = written(final.parent)
     assert runs.publish(run, "monet", tmp_path / "loras") == final and written(final.parent) == before
+
+
+def test_what_was_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(tmp_path, monkeypatch):
+    run, folder = make_run(tmp_path / "runs"), tmp_path / "loras" / "monet"
+    folder.mkdir(parents=True)
+    torso, link = folder / ".partial-12345678-monet.safetensors", folder / ".partial-87654321-monet.safetensors"
+    torso.write_bytes(b"half")
+    checkpoint = save_checkpoint(run, 10, 1).folder / checkpoints.ADAPTER_FILE
+    os.utime(checkpoint, (0, 0))  # trained long ago
+    os.link(checkpoint, link)
+    runs.publish(run, "monet", folder.parent)
+    assert torso.exists() and link.exists()  # as far as can be seen, another server is publishing
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    runs.publish(run, "monet", folder.parent)
+    assert [path.name for path in folder.iterdir()] == ["monet-000010.safetensors"]
 
 
 def test_a_checkpoint_written_anew_is_published_anew(tmp_path):
