@@ -2,6 +2,7 @@
 
     .impasto/venv/bin/python benchmarks/full_size.py                about half an hour, 24 GB of disk, 9 GB of memory
     .impasto/venv/bin/python benchmarks/full_size.py --blocks 2 4   the same width with fewer blocks
+    .impasto/venv/bin/python benchmarks/full_size.py --processes 2  also with the base sharded over two processes
     .impasto/venv/bin/python benchmarks/full_size.py --quick        under a minute; shows that it runs, measures nothing
 
 A file of random bfloat16 weights is written, loaded by a process of its own on the CPU, trained on for one step and
@@ -27,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ SAMPLED_EVERY = 0.005  # seconds
 DEV_BLOCKS, DEV_WIDTH, T5_WIDTH, CLIP_WIDTH = (19, 38), 3072, 4096, 768
 PEER_BLOCKS = ((1, 1), (2, 4))  # the two smaller files
 POOL = 2**24  # random numbers that all weights are taken from, each from a place of its own
-IMPASTO, PEER = "Impasto", "diffusers + Linear4bit"
+IMPASTO, SHARDED, PEER = "Impasto", "Impasto, sharded, each process", "diffusers + Linear4bit"
 LOAD_AIM, STEP_AIM = 8.5 * GB, 12 * GB
 
 
@@ -45,13 +47,14 @@ class Work:
     """What a measuring process is asked to do.
 
     Attributes:
-        loader: `IMPASTO` or `PEER`.
+        loader: `IMPASTO`, `SHARDED` or `PEER`.
         weights: the file to load.
         config: folder of the transformer's diffusers config.
         train: train one step after loading.
         resolution: side of the square picture, in pixels.
         tokens: length of the T5 embeddings.
         rank: of the LoRA.
+        processes: that the base is sharded over by `SHARDED`; the first of them is measured.
     """
 
     loader: str
@@ -61,6 +64,7 @@ class Work:
     resolution: int
     tokens: int
     rank: int
+    processes: int = 1
 
 
 # ---- The file -----------------------------------------------------------------------------------------------------
@@ -112,7 +116,7 @@ def write_random(path: Path, flux: Any) -> int:
     return path.stat().st_size
 
 
-def refuse_what_does_not_fit(folder: Path, flux: Any) -> None:
+def refuse_what_does_not_fit(folder: Path, flux: Any, processes: int) -> None:
     from impasto.trainers.flux_weights import weight_sizes
 
     free, needed = shutil.disk_usage(folder).free, sum(weight_sizes(flux, "bf16").values()) + 2 * GB
@@ -120,7 +124,7 @@ def refuse_what_does_not_fit(folder: Path, flux: Any) -> None:
         sys.exit(f"{folder} has {free / GB:.1f} GB free, the file needs {needed / GB:.1f}. Choose another --folder.")
     lines = Path("/proc/meminfo").read_text().splitlines()
     memory = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    needed = sum(weight_sizes(flux, "nf4").values()) + 3 * GB
+    needed = sum(weight_sizes(flux, "nf4").values()) + 3 * GB * processes
     if memory < needed:
         sys.exit(
             f"{memory / GB:.1f} GB of memory are free, the model needs about {needed / GB:.1f}. Use fewer --blocks."
@@ -161,17 +165,20 @@ def measured(work: Work) -> dict[str, Any]:
     import bitsandbytes  # noqa: F401 (imports are not measured)
     import torch
     from diffusers import FluxTransformer2DModel  # noqa: F401
-    from impasto.trainers import adapter, flux_weights, velocity  # noqa: F401
+    from impasto.trainers import adapter, flux_weights, recipe, sharding  # noqa: F401
 
+    # One block at a time is read and quantised by every process, and then split.
+    mesh = sharding.make_mesh(torch.device("cpu"), work.processes) if work.loader == SHARDED else None
+    shard = mesh and partial(sharding.shard, mesh=mesh)
     load: dict[str, float] = {"before": anonymous_memory()}
     with watched(load):
-        ours = work.loader == IMPASTO
-        transformer = flux_weights.load_transformer(work.weights, "nf4") if ours else load_peer(work)
+        peer = work.loader == PEER
+        transformer = load_peer(work) if peer else flux_weights.load_transformer(work.weights, "nf4", shard=shard)
     if not work.train:
         return {"load": load}
     step: dict[str, float] = {}
     with watched(step):
-        trained = train_step(transformer, work)
+        trained = train_step(transformer, work, mesh)
     return {"load": load, "step": step | trained, "threads": torch.get_num_threads()}
 
 
@@ -197,22 +204,25 @@ def load_peer(work: Work) -> Any:
     return transformer
 
 
-def train_step(transformer: Any, work: Work) -> dict[str, float]:
+def train_step(transformer: Any, work: Work, mesh: Any) -> dict[str, float]:
     """One step of a LoRA on the attention layers, with gradient checkpointing."""
     import torch
-    from impasto.trainers import adapter, objective
-    from impasto.trainers.velocity import predict_velocity
+    from impasto.trainers import adapter, objective, sharding
+    from impasto.trainers.recipe import VelocityModel
+    from impasto.trainers.settings import Settings
 
     transformer.train()
     parameters = adapter.add_lora(transformer, work.rank, float(work.rank), "attention", seed=0)
+    model = VelocityModel(transformer, Settings(guidance=1.0, gradient_checkpointing=True), None)
+    if mesh:
+        sharding.as_root(model, mesh)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
     random, side = torch.Generator().manual_seed(0), work.resolution // 8
     latents, noise = (torch.randn(1, 16, side, side, generator=random) for _ in range(2))
     t5, pooled = torch.randn(1, work.tokens, T5_WIDTH, generator=random), torch.randn(1, CLIP_WIDTH, generator=random)
     sigma = torch.tensor([0.5])
     noisy = objective.noisy_latents(latents, noise, sigma)
-    found = predict_velocity(transformer, noisy, sigma, t5, pooled, guidance=1.0, checkpointing=True)
-    loss = objective.velocity_loss(found, latents, noise)
+    loss = objective.velocity_loss(model(noisy, sigma, t5, pooled), latents, noise)
     loss.backward()
     optimizer.step()
     moved = sum(bool(b.any()) for b in parameters[1::2])
@@ -222,7 +232,9 @@ def train_step(transformer: Any, work: Work) -> dict[str, float]:
 
 
 def in_child(work: Work) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", json.dumps(asdict(work))]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(work.processes)]
+    launcher = [sys.executable, *(torchrun if work.loader == SHARDED else [])]
+    command = [*launcher, __file__, "--measure", json.dumps(asdict(work))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{work.loader} failed with {done.returncode}; what it said is above.")
@@ -243,14 +255,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> str:
 
     for size in sizes:
         flux, weights = architecture(width, size), folder / "flux.safetensors"
-        refuse_what_does_not_fit(folder, flux)
+        refuse_what_does_not_fit(folder, flux, arguments.processes)
         if size is not sizes[-1]:
             empty_transformer(flux).save_config(folder)  # which the alternative asks for
         started = time.perf_counter()
         stored = write_random(weights, flux)
         print(f"wrote {stored / GB:.2f} GB in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        for loader in (IMPASTO,) if size is sizes[-1] else (IMPASTO, PEER):
-            work = Work(loader, str(weights), str(folder), size is sizes[-1], resolution, tokens, arguments.rank)
+        last = (IMPASTO, SHARDED) if arguments.processes > 1 else (IMPASTO,)
+        for loader in last if size is sizes[-1] else (IMPASTO, PEER):
+            shape = resolution, tokens, arguments.rank
+            work = Work(loader, str(weights), str(folder), size is sizes[-1], *shape, arguments.processes)
             result = in_child(work)
             rows.append((loader, size, stored, result))
             print(f"{loader}, {size}: {json.dumps(result)}", file=sys.stderr, flush=True)
@@ -271,7 +285,7 @@ def report(
     import torch
 
     load_average = ", ".join(f"{load:.1f}" for load in os.getloadavg())
-    *_, (_, blocks, stored, last) = rows
+    blocks, stored, last = next(row[1:] for row in reversed(rows) if row[0] == IMPASTO)
     lines = [
         f"{platform.platform(terse=True)} {platform.machine()}, CPU, {last['threads']} thread(s), "
         f"torch {torch.__version__}  ",
@@ -294,6 +308,13 @@ def report(
         lines.append(row(f"{PEER}, by a line", f"{blocks[0]} + {blocks[1]}", *cells))
         lines += ["", f"Ours takes {peak / line:.2f} of that peak."]
     step = last["step"]
+    if rows[-1][0] == SHARDED:
+        load, sharded_step = rows[-1][-1]["load"], rows[-1][-1]["step"]
+        lines += [
+            "",
+            f"Sharded, each process takes {load['peak'] / peak:.2f} of that to load, and for the step "
+            f"{sharded_step['peak'] / GB:.2f} GB, {sharded_step['peak'] / step['peak']:.2f} of one process's.",
+        ]
     lines += [
         "",
         f"Of each peak, the imported libraries are {last['load']['before'] / GB:.2f} GB.",
@@ -321,6 +342,7 @@ def main() -> int:
     parser.add_argument("--resolution", type=int, default=256, help="of the step, in pixels")
     parser.add_argument("--tokens", type=int, default=256, help="of T5")
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--processes", type=int, default=1, help="shard the base over so many, too")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch (default: all)")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the file goes meanwhile"
@@ -330,7 +352,9 @@ def main() -> int:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measured(Work(**json.loads(arguments.measure)))))
+        result = measured(Work(**json.loads(arguments.measure)))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(result))
         return 0
     if not Path("/proc/self/status").exists():
         parser.error("this benchmark reads memory from /proc, which only Linux has")

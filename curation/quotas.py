@@ -54,6 +54,7 @@ class Filled:
     available: int | None = None  # in the source
     passed: int | None = None  # in the dataset that came in, after filters
     taken: int | None = None
+    spare: int | None = None  # of those taken, over what was asked for
 
 
 def parse_quotas(lines: str, kind: str = "genre") -> tuple[Quota, ...]:
@@ -80,7 +81,9 @@ def parse_quotas(lines: str, kind: str = "genre") -> tuple[Quota, ...]:
 
 def table(cells: Sequence[Filled]) -> str:
     """The cells as a plain-text table, with only the columns that are known, and a total where there are several."""
-    names = [name for name in ("available", "asked", "passed", "taken") if any(_known(cell, name) for cell in cells)]
+    names = [
+        name for name in ("available", "asked", "passed", "taken", "spare") if any(_known(cell, name) for cell in cells)
+    ]
     rows = [["", *names]] + [[cell.name, *(_shown(getattr(cell, name)) for name in names)] for cell in cells]
     if len(cells) > 1:
         rows.append(["together", *(_shown(_sum(getattr(cell, name) for cell in cells)) for name in names)])

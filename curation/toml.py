@@ -188,6 +188,13 @@ class TomlSettings:
                     f"from step to step and sd-scripts would stop or pass it over. Set {asked[0]} back, or switch "
                     f"{caches} off and train without that cache."
                 )
+        if not (self.cached_latents or self.enable_bucket or self.random_crop):
+            # train_util.py, __getitem__: what is not cached is scaled to a bucket only
+            width, height = self.sides
+            raise SettingsError(
+                f"enable_bucket and cached_latents are both off, where sd-scripts scales no picture and stops at the "
+                f"first that is not exactly {width} x {height}. Switch enable_bucket on, or cached_latents."
+            )
 
     def _check_more_keys(self) -> None:
         if self.more.of_subset.get("cache_info") and self.validation_split:

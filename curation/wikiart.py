@@ -220,7 +220,7 @@ def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[
 
 def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: Path) -> str:
     rows = planned(cells, request.max_per_artist)
-    lines = [_asked(request), table([Filled(c.name, c.asked, len(c.pool), taken=len(rows[c.name])) for c in cells])]
+    lines = [_asked(request), _table(cells, {name: len(chosen) for name, chosen in rows.items()})]
     if isinstance(source, HubRepository | WikiArtOrg):
         lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
     return "\n".join([*lines, *_notes(source)])
@@ -335,23 +335,50 @@ def _asked(request: Request) -> str:
 
 
 def _report(request: Request, cells: Sequence[Cell], records: Sequence[Record], refusals: Sequence[Refusal]) -> str:
-    asked, wanted = sum(cell.asked for cell in cells), sum(cell.wanted for cell in cells)
-    spare = f" and {wanted - asked} spare" if wanted > asked else ""
-    available = len({row for cell in cells for row in cell.pool})
+    asked, available = sum(cell.asked for cell in cells), len({row for cell in cells for row in cell.pool})
+    taken = {cell.name: len(cell.records) for cell in cells}
+    spare = f", {sum(_spare(cell, taken) for cell in cells)} of them spare" if _with_spare(cells) else ""
     lines = [
-        f"{_asked(request)}: {available} available, {asked}{spare} asked for, {len(records)} taken.",
+        f"{_asked(request)}: {available} available, {asked} asked for, {len(records)} taken{spare}.",
         f"Dataset '{request.name.strip()}': {sum(record.size for record in records) / 1e6:.1f} MB, "
         f"artists known by name: {len({record.artist for record in records} - {''})}.",
     ]
     if len(cells) > 1 or cells[0].name != "all":
-        lines.append(table([Filled(cell.name, cell.asked, len(cell.pool), taken=len(cell.records)) for cell in cells]))
-    if len(records) < wanted:
+        lines.append(_table(cells, taken))
+    if missing := [f"{count} fewer {than}" for count, than in _missing(cells) if count]:
         cap = f" with at most {request.max_per_artist} of an artist" if request.max_per_artist else ""
-        lines.append(f"{wanted - len(records)} fewer than asked for: nothing else in the source matches{cap}.")
+        lines.append(f"{' and '.join(missing)}: nothing else in the source matches{cap}.")
     lines += [f"Refused {refusal.source}: {refusal.reason}." for refusal in refusals[:MOST_REFUSALS_TOLD]]
     if len(refusals) > MOST_REFUSALS_TOLD:
         lines.append(f"… and {len(refusals) - MOST_REFUSALS_TOLD} more, in the dataset's folder under 'rejected'.")
     return "\n".join(lines)
+
+
+def _table(cells: Sequence[Cell], taken: Mapping[str, int]) -> str:
+    """The cells as they are or will be filled; `taken` by their names, spare ones included."""
+    spare = _with_spare(cells)
+    return table(
+        [
+            Filled(c.name, c.asked, len(c.pool), taken=taken[c.name], spare=_spare(c, taken) if spare else None)
+            for c in cells
+        ]
+    )
+
+
+def _with_spare(cells: Sequence[Cell]) -> bool:
+    return any(cell.spare for cell in cells)
+
+
+def _spare(cell: Cell, taken: Mapping[str, int]) -> int:
+    """How many of a cell's paintings are over what was asked for."""
+    return max(taken[cell.name] - cell.asked, 0)
+
+
+def _missing(cells: Sequence[Cell]) -> list[tuple[int, str]]:
+    """How many are missing of what was asked for, and how many of the spare ones on top of it."""
+    asked = sum(max(cell.asked - len(cell.records), 0) for cell in cells)
+    every = sum(cell.wanted - len(cell.records) for cell in cells)
+    return [(asked, "than asked for"), (every - asked, "spare")]
 
 
 def _write_available(folder: Path, cells: Sequence[Cell]) -> None:

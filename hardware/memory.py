@@ -50,10 +50,10 @@ def free_device_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    module = getattr(torch, device.type, None)
-    if not hasattr(module, "mem_get_info"):
-        raise NotImplementedError(f"PyTorch does not tell how much memory is free on {device}.")
-    return module.mem_get_info(device)[0]
+    try:
+        return getattr(torch, device.type).mem_get_info(device)[0]
+    except (AttributeError, RuntimeError) as error:  # the latter of some of Intel's devices, Arc B580 among them
+        raise NotImplementedError(f"PyTorch does not tell how much memory is free on {device} ({error}).") from error
 
 
 def spilled(reserved: int, total: int) -> str:

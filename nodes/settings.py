@@ -149,7 +149,8 @@ class TrainingPreset(io.ComfyNode):
     @classmethod
     def execute(cls, preset, steps, seed) -> io.NodeOutput:
         chosen = PRESETS[preset]
-        settings = dataclasses.replace(chosen.settings, steps=steps or chosen.settings.steps, seed=seed)
+        changes = {"steps": steps or chosen.settings.steps, "seed": seed, "preset": preset}
+        settings = dataclasses.replace(chosen.settings, **changes)
         return _settings(settings, chosen.describe())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -40,10 +41,12 @@ def main() -> int:
     from impasto.errors import ImpastoError
     from impasto.trainers.failure import SAID
     from impasto.trainers.recipe import train_run
-    from impasto.trainers.runs import Run, sole_trainer
+    from impasto.trainers.runs import Job, Run, sole_trainer
 
-    run = Run(arguments.run.name, str(arguments.run.resolve()))
+    folder = Path(os.path.abspath(arguments.run))  # which has a name also where "." was given
+    run = Run(folder.name, str(folder))
     try:
+        Job.read(run)  # before a lock is put into a folder that is no run's
         with sole_trainer(run, stop.is_set):
             return 0 if train_run(run, arguments.cpu, stop.is_set) else 1
     except ImpastoError as error:  # of the lock or the settings; the run's status may be another trainer's

@@ -342,6 +342,16 @@ def load(features: Features) -> FeatureSet:
     return FeatureSet(samples, index["batch_size"], empty_text, token_count(empty_text), listed)
 
 
+def warms_up_by_share(features: Features) -> bool:
+    """Whether texts are warmed up over a share of the run's steps, so that their number decides what is trained.
+
+    Raises:
+        FeatureError: the index is missing or damaged.
+    """
+    samples = _json(Path(features.folder) / INDEX)["samples"]
+    return any(0 < sample.get("token_warmup_step", 0) < 1 for sample in samples)
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -249,29 +249,6 @@ def stream(
                 yield name, StoredWeight(_join(mapped, ranges).to(device), scale)
 
 
-def bfl_to_diffusers(state: Mapping[str, torch.Tensor], architecture: FluxArchitecture) -> dict[str, torch.Tensor]:
-    """Map a state dict in the BFL layout (without prefix) to diffusers' names; tensors may share memory with it."""
-    canonical = {_canonical(key): tensor for key, tensor in state.items()}
-    return {
-        name: _join(canonical[source.key], ranges)
-        for source in layout(architecture)
-        for name, ranges in source.parameters.items()
-    }
-
-
-def diffusers_to_bfl(state: Mapping[str, torch.Tensor], architecture: FluxArchitecture) -> dict[str, torch.Tensor]:
-    """Map diffusers' state dict back to the BFL layout (without prefix): the inverse of `bfl_to_diffusers`."""
-    joined = {}
-    for source in layout(architecture):
-        tensor = torch.empty(source.shape, dtype=state[next(iter(source.parameters))].dtype)
-        for name, ranges in source.parameters.items():
-            lengths = [stop - start for start, stop in ranges]
-            for (start, stop), rows in zip(ranges, state[name].split(lengths), strict=True):
-                tensor[start:stop] = rows
-        joined[source.key] = tensor
-    return joined
-
-
 def layout(architecture: FluxArchitecture) -> list[Source]:
     """List every tensor of the BFL layout with its shape and where its rows go in diffusers' model.
 

@@ -23,6 +23,7 @@ from ..errors import SettingsError
 from ..hardware.memory import AllocatedTensors
 from . import adapter, flux_weights, objective, quantisation
 from .optimizers import STATE_NUMBERS, install_command, is_installed
+from .presets import PRESETS
 from .sharding import GATHERED
 from .streaming import RING, block_names, streamed_indices
 from .velocity import blocks, predict_velocity, recomputed
@@ -44,6 +45,7 @@ TAKEN = 0.7 * GIGABYTE  # of an otherwise idle card, by the desktop and the CUDA
 SMALLER_PRECISIONS = ("bf16", "int8", "nf4")
 SMALLER_SIDES = (1024, 768, 512, 384, 256)  # pixels; what a remedy proposes
 SMALLER_RANKS = (64, 32, 16, 8, 4)
+CLEARLY_MORE = 1.1  # times the pixels of a preset, which is then told
 UNEXPLAINED = 0.9  # after running out of memory: a remedy has to need at most this part of what was planned
 
 
@@ -65,14 +67,14 @@ class Budget:
         architecture: of the base model.
         shapes: of all batches of the run.
         device_type: "cpu", "cuda", …
-        free: bytes free on the device.
+        free: bytes free on the device; None where that is not known.
         shards: processes that the frozen base is split over, each on a device of its own; see `sharding`.
     """
 
     architecture: FluxArchitecture
     shapes: tuple[BatchShape, ...]
     device_type: str
-    free: int
+    free: int | None
     shards: int = 1
 
 
@@ -134,8 +136,15 @@ def choose(settings: Settings, budget: Budget) -> Settings:
     are streamed, in the smallest precision that may be chosen.
 
     Raises:
-        SettingsError: nothing that may be chosen fits; it names the cheapest setting that does.
+        SettingsError: nothing that may be chosen fits; it names the cheapest setting that does. Or something is left
+            open and the free memory is not known.
     """
+    if budget.free is None and not is_settled(settings):
+        raise SettingsError(
+            f"precision auto and streamed_blocks -1 go by the free memory, which PyTorch does not tell on this device "
+            f"({budget.device_type}). Set both yourself in Training Memory Settings: precision to one of "
+            f"{', '.join(_usable(SMALLER_PRECISIONS))}, and streamed_blocks to 0, or higher where memory runs out."
+        )
     settled = _settled(settings, budget)
     if settled is None:
         smallest = list(_candidates(settings, budget))[-1]
@@ -149,7 +158,8 @@ def is_settled(settings: Settings) -> bool:
 
 
 def fits(settings: Settings, budget: Budget) -> bool:
-    return plan(settings, budget).peak <= budget.free
+    """Whether the plan stays within the free memory; also where that is not known."""
+    return budget.free is None or plan(settings, budget).peak <= budget.free
 
 
 def simulate(settings: Settings, architecture: FluxArchitecture, shape: BatchShape, card: int) -> Settings | None:
@@ -159,11 +169,26 @@ def simulate(settings: Settings, architecture: FluxArchitecture, shape: BatchSha
 
 
 def preflight(settings: Settings, budget: Budget) -> str:
-    """What to tell before the start: 'Needs 14.2 GB (…), 15.1 GB free.'"""
+    """What to tell before the start: 'Training in nf4 needs 14.2 GB (…); 15.1 GB are free.'"""
     planned = plan(settings, budget)
     host = f" and {_gigabytes(planned.host)} of host memory" if planned.host else ""
     shards = f", with the base sharded over {budget.shards} devices," if budget.shards > 1 else ""
-    return f"Training in {settings.precision}{shards} needs {planned}{host}; {_gigabytes(budget.free)} are free."
+    free = "how much is free is unknown" if budget.free is None else f"{_gigabytes(budget.free)} are free"
+    needs = f"Training in {settings.precision}{shards} needs {planned}{host}"
+    return f"{needs}; {free}.{_beyond_preset(settings, budget)}"
+
+
+def _beyond_preset(settings: Settings, budget: Budget) -> str:
+    """A sentence where the batches are clearly larger than those that the preset is for; else ''."""
+    preset = PRESETS.get(settings.preset)
+    largest = max(budget.shapes, key=lambda shape: shape.batch * shape.width * shape.height)
+    pixels = largest.batch * largest.width * largest.height
+    if not preset or pixels <= CLEARLY_MORE * preset.batch_size * preset.width * preset.height:
+        return ""
+    return (
+        f" The preset '{settings.preset}' is for {preset.width} x {preset.height} pixels with batch_size "
+        f"{preset.batch_size}; this dataset has up to {largest.width} x {largest.height} with {largest.batch}."
+    )
 
 
 def remedy(settings: Settings, budget: Budget) -> str:
@@ -203,7 +228,8 @@ def _by_installing(settings: Settings, budget: Budget) -> str:
 def after_running_out(settings: Settings, budget: Budget) -> str:
     """The remedy when memory ran out although the plan had room: it has to need clearly less than what was tried."""
     tried = int(UNEXPLAINED * plan(settings, budget).peak)
-    return remedy(settings, dataclasses.replace(budget, free=min(budget.free, tried)))
+    free = tried if budget.free is None else min(budget.free, tried)
+    return remedy(settings, dataclasses.replace(budget, free=free))
 
 
 @dataclass(frozen=True)

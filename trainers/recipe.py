@@ -178,6 +178,7 @@ class FluxLoraRecipe:
 
     def load_features(self) -> None:
         job = self.job
+        job.check_places()
         self.features = features.load(features.Features(job.features_folder, job.features_key, job.prompts))
         self.training_samples = tuple(sample for sample in self.features.samples if not sample.held_out)
         self.held_out = tuple(sample for sample in self.features.samples if sample.held_out)[:HELD_OUT_PICTURES]
@@ -224,9 +225,12 @@ class FluxLoraRecipe:
                 largest[len(batch), tokens] = shape
         return tuple(largest.values())
 
-    def free_memory(self) -> int:
-        """Bytes that each process may use; all processes come to the same answer."""
-        free = free_device_memory(self.device)
+    def free_memory(self) -> int | None:
+        """Bytes that each process may use; all processes come to the same answer. None where PyTorch cannot tell."""
+        try:
+            free = free_device_memory(self.device)
+        except NotImplementedError:
+            return None
         if self.accelerator.num_processes == 1:
             return free
         free = free // self.accelerator.num_processes if self.device.type == "cpu" else free

@@ -20,9 +20,9 @@ from typing import Any
 from ..errors import ImpastoError, NameRefused, TrainingError
 from ..files import ABANDONED, appearing, content_hash, read_jsonl, remove_partials, write_whole
 from ..names import MAX_NAME_LENGTH, checked_name, child_of
-from . import checkpoints, lora_files
+from . import checkpoints, flux_weights, lora_files
 from .checkpoints import ADAPTER_FILE
-from .features import DATASET_CONFIG
+from .features import DATASET_CONFIG, Features, warms_up_by_share
 from .planning import file_hash
 from .settings import FIXED, Settings
 
@@ -121,10 +121,15 @@ class Job:
     prompts: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the final weights depend on: contents, not places."""
+        """Everything that the final weights depend on: contents, not places.
+
+        Raises:
+            FeatureError: the features' index is missing or damaged.
+        """
+        steps = warms_up_by_share(Features(self.features_folder, self.features_key))
         return {
             "version": RUN_VERSION,
-            "settings": self.settings.deciding(),
+            "settings": self.settings.deciding(steps),
             "features": self.features_key,
             "weights": self.fingerprint,
             "start": self.start_hash,
@@ -139,11 +144,44 @@ class Job:
         del inputs["settings"]
         write_whole(run.path / "settings.toml", tomlkit.dumps(document))
 
+    def check_places(self) -> None:
+        """Refuse other contents where a person has set the places of a copied run anew.
+
+        Raises:
+            TrainingError: the features or the weights are not those that the run is of.
+            ModelError: there are no weights, or they are damaged.
+        """
+        if Path(self.features_folder).name != self.features_key:
+            raise TrainingError(
+                f"features_folder is {self.features_folder}, but this run is of the features {self.features_key}. Set "
+                "features_folder in its settings.toml to the folder of that name."
+            )
+        if flux_weights.fingerprint(self.weights) != self.fingerprint:
+            raise TrainingError(
+                f"{self.weights} holds other weights than those that this run is of (fingerprint {self.fingerprint}). "
+                "Set weights in its settings.toml to a copy of the same file."
+            )
+
     @classmethod
     def read(cls, run: Run) -> Job:
-        import tomlkit
+        """What `write` wrote.
 
-        document = tomlkit.parse((run.path / "settings.toml").read_text(encoding="utf-8")).unwrap()
+        Raises:
+            TrainingError: the folder is no run's, or its settings.toml is not TOML.
+            SettingsError: a setting is unknown or out of its range.
+        """
+        import tomlkit
+        from tomlkit.exceptions import TOMLKitError
+
+        file = run.path / "settings.toml"
+        try:
+            document = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap()
+        except FileNotFoundError as error:
+            raise TrainingError(f"There is no {file}. Give the folder of a run, which has that file.") from error
+        except (TOMLKitError, UnicodeDecodeError) as error:
+            raise TrainingError(
+                f"{file} is not TOML ({error}). Write paths with / also on Windows, and save it as UTF-8."
+            ) from error
         return cls(name=document["name"], settings=Settings.from_dict(document["training"]), **document["inputs"])
 
 
@@ -152,6 +190,7 @@ def create_run(runs_root: Path, job: Job) -> Run:
 
     Raises:
         NameRefused: the name is not plain.
+        FeatureError: the features' index is missing or damaged.
         TrainingError: the run has been trained for more steps than it is now asked for.
     """
     child_of(runs_root, job.name, what="LoRA name")

@@ -77,8 +77,19 @@ NOT_DECIDING = frozenset(
         "sample_steps",
         "early_stop_patience",
         "tracker",
+        "preset",
     }
 )
+# A setting on the left has an effect only where another, named first, has one of these values. One that has itself no
+# effect here counts as its default for those below it.
+USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "scheduler": ("optimizer", tuple(name for name in OPTIMIZERS if name != "schedule_free_adamw")),
+    "scheduler_cycles": ("scheduler", ("cosine_with_restarts",)),
+    "timestep_mean": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
+    "timestep_scale": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
+    "timestep_shift": ("timestep_sampling", ("shift",)),
+    "mode_scale": ("timestep_sampling", ("mode",)),
+}
 # What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
 FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
 
@@ -127,6 +138,7 @@ class Settings:
         keep_checkpoints: how many of the latest checkpoints are kept, besides the best; 0 keeps all.
         early_stop_patience: stop after so many evaluations in a row without a better held-out loss; 0 for never.
         tracker: where accelerate sends the metrics besides metrics.jsonl.
+        preset: name in `presets.PRESETS` of what these settings began as; "" for none.
 
     Raises:
         SettingsError: a value is out of its range or not one of its choices.
@@ -170,6 +182,7 @@ class Settings:
     keep_checkpoints: int = 0
     early_stop_patience: int = 0
     tracker: str = "none"
+    preset: str = ""
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -192,13 +205,23 @@ class Settings:
         """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text."""
         return dataclasses.asdict(self) | {"seed": str(self.seed)}
 
-    def deciding(self) -> dict[str, Any]:
+    def without_idle(self) -> Settings:
+        """The same settings with their default in place of each value that the others leave without effect."""
+        settings = self
+        for name, (other, values) in USED_WITH.items():
+            if getattr(settings, other) not in values:
+                settings = dataclasses.replace(settings, **{name: getattr(Settings, name)})
+        return settings
+
+    def deciding(self, steps: bool = False) -> dict[str, Any]:
         """The settings that the weights at a step depend on.
 
-        The number of steps is one of them only where the learning rate falls towards the last.
+        The number of steps is one of them only where the learning rate falls towards the last, or where `steps` says
+        that something else goes by it.
         """
-        kept = {name: value for name, value in self.to_dict().items() if name not in NOT_DECIDING}
-        if self.scheduler == "constant" or self.optimizer == "schedule_free_adamw":
+        settings = self.without_idle()
+        kept = {name: value for name, value in settings.to_dict().items() if name not in NOT_DECIDING}
+        if settings.scheduler == "constant" and not steps:
             del kept["steps"]
         return kept
 

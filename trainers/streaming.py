@@ -127,15 +127,6 @@ class StreamedBlocks:
         """The streamed blocks whose weights are on the device now."""
         return tuple(slot.holds for slot in self._slots if slot.holds is not None)
 
-    @property
-    def host_bytes(self) -> int:
-        return sum(block.host.numel() for block in self._carried.values())
-
-    @property
-    def device_bytes(self) -> int:
-        """Memory of the ring, whatever it holds."""
-        return sum(slot.memory.numel() for slot in self._slots)
-
     def carried(self, index: int, block: torch.nn.Module) -> Callable[..., Any]:
         """`block` itself if it is not streamed, else a function that brings its weights and then runs it.
 

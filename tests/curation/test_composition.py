@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,26 @@ def test_spare_paintings_are_loaded_over_the_quotas(datasets_root, mixed_source)
     request = Request("museum", "spare", quotas="landscape: 4\nportrait: 2", spare=50)
     loaded = load_paintings(datasets_root, request)
     assert Counter(record.genre for record in loaded.dataset.records()) == {"landscape": 6, "portrait": 3}
-    assert "24 available, 6 and 3 spare asked for, 9 taken" in loaded.report
+    assert "24 available, 6 asked for, 9 taken, 3 of them spare." in loaded.report and "fewer" not in loaded.report
+    assert [line.split() for line in loaded.report.splitlines()[2:6]] == [
+        ["available", "asked", "taken", "spare"],
+        ["landscape", "12", "4", "6", "2"],
+        ["portrait", "12", "2", "3", "1"],
+        ["together", "24", "6", "9", "3"],
+    ]
     composed = compose(loaded.dataset, Composition(request.quotas))
     assert not composed.missing and len(composed.records) == 6
+
+
+def test_spare_paintings_that_are_missing_are_told_apart_from_those_asked_for(datasets_root, mixed_source):
+    request = Request("museum", "spare", quotas="landscape: 10\nportrait: 13", spare=50, max_per_artist=0)
+    planned = load_paintings(datasets_root, request, plan_only=True).report
+    assert ["landscape", "12", "10", "12", "2"] in [line.split() for line in planned.splitlines()]
+    report = load_paintings(datasets_root, request).report
+    assert "23 asked for, 24 taken, 2 of them spare." in report
+    assert "1 fewer than asked for and 10 fewer spare: nothing else" in report
+    enough = replace(request, quotas="landscape: 10")
+    assert "\n3 fewer spare: nothing else" in load_paintings(datasets_root, enough).report
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,7 @@ def test_the_older_sd_scripts_of_flux_trainer_gets_only_what_it_knows(tmp_path):
         ({"enable_wildcard": True}, "enable_wildcard is True, but cached_text.*switch cached_text off"),
         ({"color_aug": True}, "color_aug is True, but cached_latents"),
         ({"random_crop": True, "cached_text": False}, "random_crop is True, but cached_latents"),
+        ({"enable_bucket": False, "cached_latents": False}, "exactly 512 x 512. Switch enable_bucket on"),
         ({"target": "FluxTrainer", "validation_split": 0.1}, "validation_split is 0.1.*FluxTrainer"),
         ({"target": "FluxTrainer", "resize_interpolation": "area"}, "resize_interpolation is area.*FluxTrainer"),
         ({"target": "musubi"}, "target is 'musubi'"),
@@ -305,6 +306,11 @@ def test_combinations_that_a_trainer_would_stop_at_are_refused_with_the_reason(s
 
 def test_mirrored_pictures_can_be_cached():
     TomlSettings(flip_aug=True)
+
+
+@pytest.mark.parametrize("on", ["enable_bucket", "cached_latents", "random_crop"])
+def test_pictures_of_other_sizes_are_fine_where_something_brings_them_to_the_training_size(on):
+    TomlSettings(**{"enable_bucket": False, "cached_latents": False, on: True})
 
 
 def subsets(path: str | Path) -> list[dict]:

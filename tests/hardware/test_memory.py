@@ -13,6 +13,15 @@ def test_a_device_that_does_not_tell_its_memory_is_named():
         memory.free_device_memory(torch.device("meta"))
 
 
+def test_a_device_whose_driver_does_not_tell_its_memory_is_named_with_the_reason(monkeypatch):
+    def refuse(device):  # as torch's XPUCachingAllocator does
+        raise RuntimeError("The device doesn't support querying the available free memory.")
+
+    monkeypatch.setattr(torch.xpu, "mem_get_info", refuse)
+    with pytest.raises(NotImplementedError, match="xpu:0 .*doesn't support querying"):
+        memory.free_device_memory(torch.device("xpu", 0))
+
+
 def test_tensors_count_for_as_long_as_they_live_and_views_do_not_count():
     before = torch.zeros(1000)
     with memory.AllocatedTensors() as allocated:

@@ -35,7 +35,7 @@ def test_each_memory_setting_can_be_changed_alone(settings_nodes):
 
 def test_a_preset_takes_other_steps_and_says_where_it_comes_from(settings_nodes):
     settings, notes = settings_nodes.TrainingPreset.execute("Mucha QLoRA", 20, 7).args
-    assert settings == dataclasses.replace(PRESETS["Mucha QLoRA"].settings, steps=20, seed=7)
+    assert settings == dataclasses.replace(PRESETS["Mucha QLoRA"].settings, steps=20, seed=7, preset="Mucha QLoRA")
     assert "512 x 768" in notes and "flux_lora_quantization" in notes
 
 

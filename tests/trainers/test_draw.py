@@ -166,6 +166,14 @@ def test_the_token_warm_up_goes_by_the_step(tmp_path, warmup):
     assert seen == ["a", "a, b", "a, b, c", "a, b, c, d", "a, b, c, d", "a, b, c, d, e"]
 
 
+@pytest.mark.parametrize(("warmup", "share"), [("100", False), ("0.5", True), ("0", False), ("1", False)])
+def test_features_tell_whether_their_texts_warm_up_over_a_share_of_the_run(tmp_path, warmup, share):
+    config = make_dataset(tmp_path / "dataset", SQUARES, subset=f"token_warmup_step = {warmup}")
+    for number in range(len(SQUARES)):
+        (config.parent / "train" / f"picture-{number}.txt").write_text("a, b, c, d")
+    assert features.warms_up_by_share(encode(config)) == share
+
+
 def test_regularisation_pictures_have_a_weight_of_their_own(tmp_path):
     regular = '[[datasets.subsets]]\nimage_dir = "others"\ncaption_extension = ".txt"\nis_reg = true\n'
     add_pictures(tmp_path / "dataset" / "others", SQUARES, seed=1)

@@ -286,6 +286,19 @@ def test_the_status_says_what_the_run_needs_and_what_is_free(make_run):
     assert re.search(r"Training in fp32 needs .* GB .*; .* GB are free", run.status()["plan"])
 
 
+def test_a_device_that_does_not_tell_its_free_memory_trains_what_was_set_by_hand(make_run, monkeypatch):
+    def untold(device):
+        raise NotImplementedError(f"PyTorch does not tell how much memory is free on {device}.")
+
+    monkeypatch.setattr(recipe, "free_device_memory", untold)
+    by_hand = make_run(**QUICK, steps=1, precision="bf16")
+    assert train(by_hand)
+    assert "how much is free is unknown" in by_hand.status()["plan"]
+    left_open = make_run(**QUICK, steps=1, precision="auto")
+    assert not train(left_open)
+    assert re.search("Set both .*precision to .*streamed_blocks to", left_open.status()["error"])
+
+
 def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint(make_run, tiny_features):
     text = next(iter(features.load(tiny_features).samples)).text_path
     listed = [{"text": "a pond", "seed": seed, "file": os.path.relpath(text, tiny_features.folder)} for seed in (1, 2)]
@@ -322,24 +335,83 @@ def test_a_run_may_start_from_a_lora_and_then_does_what_it_did(make_run, tiny_fe
     assert untrained == pytest.approx(first.evaluations()[-1][1], abs=1e-6)
 
 
-def test_a_copied_run_folder_is_trained_without_comfyui_by_accelerate_launch(make_run, tmp_path):
-    run = make_run("there", **QUICK)
-    elsewhere = tmp_path / "copied"
-    shutil.copytree(run.folder, elsewhere)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
-    pack = Path(recipe.__file__).parent.parent
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "impasto").symlink_to(pack)
-    done = subprocess.run(
-        [*command, "impasto.trainers", str(elsewhere), "--cpu"],
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "path")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+@pytest.fixture
+def job_here(make_run, tiny_features, tiny_weights, tmp_path):
+    """A job with all that it needs in the folder `here`: features with prompts, weights, and a LoRA to start from."""
+    here = tmp_path / "here"
+    folder = here / "features" / tiny_features.key
+    shutil.copytree(Path(tiny_features.folder).parent, folder.parent)
+    text = os.path.relpath(features.load(tiny_features).samples[0].text_path, tiny_features.folder)
+    (folder / "prompts-1.json").write_text(json.dumps([{"text": "a pond", "seed": 1, "file": text}]))
+    first = make_run("first", **QUICK, steps=1)
+    assert train(first)
+    weights = shutil.copyfile(tiny_weights, here / "flux.safetensors")
+    lora = shutil.copyfile(first.checkpoints()[1] / "adapter.safetensors", here / "lora.safetensors")
+    return Job(
+        "tiny",
+        dataclasses.replace(Job.read(first).settings, steps=4, checkpoint_every=2, sample_steps=1),
+        str(folder),
+        tiny_features.key,
+        str(weights),
+        flux_weights.fingerprint(weights),
+        start_lora=str(lora),
+        start_hash=flux_weights.fingerprint(lora),
+        prompts="prompts-1.json",
     )
+
+
+def launched(folder, given, packages):
+    """What `accelerate launch -m impasto.trainers <given> --cpu` did in `folder`, with the pack installed."""
+    packages.mkdir()
+    (packages / "impasto").symlink_to(Path(recipe.__file__).parent.parent)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "impasto.trainers", given, "--cpu"]
+    environment = os.environ | {"PYTHONPATH": str(packages), "HF_HOME": str(packages)}  # no accelerate config of ours
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["not begun", "half trained"])
+def test_a_run_copied_to_another_machine_is_trained_there_by_accelerate_launch(job_here, tmp_path, begun):
+    here, there = tmp_path / "here", tmp_path / "there"
+    whole, run = (runs.create_run(root, job_here) for root in (tmp_path / "runs", here / "runs"))
+    assert train(whole)
+    assert not begun or train(run, stop_at=3)
+    shutil.copytree(here, there)
+    shutil.rmtree(here)
+
+    copied = runs.Run(run.id, str(there / "runs" / run.id))
+    places = {"features_folder": Path("features") / job_here.features_key, "weights": "flux.safetensors"}
+    places |= {} if begun else {"start_lora": "lora.safetensors"}
+    text = (copied.path / "settings.toml").read_text()
+    for key, place in places.items():
+        text = re.sub(f"^{key} = .*$", f'{key} = "{(there / place).as_posix()}"', text, flags=re.MULTILINE)
+    (copied.path / "settings.toml").write_text(text)
+    done = launched(*(copied.path, ".") if begun else (tmp_path, copied.folder), tmp_path / "packages")
+
     assert done.returncode == 0, done.stderr
-    assert train(run)
-    assert same(final_adapter(run), final_adapter(runs.Run(run.id, str(elsewhere))))
+    assert copied.finished and same(final_adapter(whole), final_adapter(copied))
+    assert list(copied.samples()) == [2, 4] and copied.evaluations() == whole.evaluations()
+    assert runs.lora_metadata(copied.checkpoints()[4] / "adapter.safetensors")["impasto_run"] == run.id
+    shutil.copytree(there, here)  # and back
+    assert runs.create_run(here / "runs", job_here) == run and run.finished
+
+
+def test_a_copied_run_is_not_trained_with_other_features_or_weights(job_here, tmp_path):
+    from safetensors.torch import save_file
+
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(job_here.weights).items()}, other)
+    for key, place in {"weights": str(other), "features_folder": str(tmp_path)}.items():
+        run = runs.create_run(tmp_path / key, job_here)
+        dataclasses.replace(job_here, **{key: place}).write(run)
+        assert not train(run)
+        assert re.search(f"{place}.*[Ss]et {key} in its settings.toml", run.status()["error"])
+
+
+def test_a_folder_that_is_no_runs_is_named_and_not_made(tmp_path):
+    done = launched(tmp_path, "no-run", tmp_path / "packages")
+    assert done.returncode == 1
+    assert re.search(r"impasto: There is no .*no-run.settings\.toml\. Give the folder of a run", done.stderr)
+    assert not (tmp_path / "no-run").exists()
 
 
 def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulation(make_run, tmp_path):

@@ -2,16 +2,30 @@
 
 import json
 import os
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from impasto.errors import NameRefused, TrainingError
 from impasto.trainers import checkpoints, runs
-from impasto.trainers.features import Features
+from impasto.trainers.features import INDEX, Features
 from impasto.trainers.settings import Settings
 
-FEATURES = Features("/features/abc", "abc")
+FEATURES = Features("", "abc")
+
+
+@pytest.fixture(autouse=True)
+def encoded(tmp_path_factory, monkeypatch):
+    """Features without pictures: of what is in them a run takes nothing but how their texts warm up."""
+    features = Features(str(tmp_path_factory.mktemp("features")), FEATURES.key)
+    list_samples(features, [{"id": "a"}])
+    monkeypatch.setattr(sys.modules[__name__], "FEATURES", features)
+
+
+def list_samples(features, samples):
+    (Path(features.folder) / INDEX).write_text(json.dumps({"samples": samples}))
 
 
 def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/models/flux.safetensors"):
@@ -64,10 +78,25 @@ def test_other_settings_or_another_model_are_another_run(tmp_path):
     assert len(ids) == 3
 
 
+@pytest.mark.parametrize(("warmup", "one_run"), [(0.5, False), (100, True), (0, True)])
+def test_other_steps_are_another_run_exactly_where_the_texts_warm_up_over_a_share_of_them(tmp_path, warmup, one_run):
+    list_samples(FEATURES, [{"id": "a"}, {"id": "b", "token_warmup_step": warmup}])
+    short, long = (make_run(tmp_path, settings=Settings(steps=steps)) for steps in (100, 200))
+    assert (short == long) == one_run
+
+
 def test_the_job_is_read_back_as_it_was_written(tmp_path):
     run = make_run(tmp_path, settings=Settings(seed=2**63 + 5))
     job = runs.Job.read(run)
     assert job.settings == Settings(seed=2**63 + 5) and job.features_folder == FEATURES.folder and job.name == "monet"
+
+
+@pytest.mark.parametrize("content", [b'weights = "C:\\models"', b'name = "Mus\xe9e"'])
+def test_settings_spoilt_by_hand_are_named_with_what_to_do(tmp_path, content):
+    run = make_run(tmp_path)
+    (run.path / "settings.toml").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"settings.toml is not TOML .*Write paths with / .*UTF-8"):
+        runs.Job.read(run)
 
 
 @pytest.mark.parametrize("name", ["../monet", "/etc", "a/b", "", "..", "CON"])

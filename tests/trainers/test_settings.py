@@ -1,9 +1,15 @@
 """Settings are validated where they enter, and what is refused is named with its value and its range."""
 
+import dataclasses
+
 import pytest
 import tomlkit
+import torch
 from impasto.errors import SettingsError
-from impasto.trainers.settings import RANGES, Settings
+from impasto.files import content_hash
+from impasto.trainers import objective
+from impasto.trainers.optimizers import make_optimizer, make_scheduler
+from impasto.trainers.settings import RANGES, SCHEDULERS, Settings
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -34,3 +40,54 @@ def test_settings_survive_toml_with_the_largest_seed():
 def test_a_misspelt_setting_is_named():
     with pytest.raises(SettingsError, match="learning_rat"):
         Settings.from_dict({"learning_rat": 1e-4})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "other", "idle", "used"),
+    [
+        ("mode_scale", (0.5, 1.5), "timestep_sampling", ("sigmoid", "uniform", "flux_shift", "shift"), ("mode",)),
+        ("timestep_shift", (2.0, 3.0), "timestep_sampling", ("sigmoid", "uniform", "flux_shift", "mode"), ("shift",)),
+        ("timestep_mean", (0.5, 1.0), "timestep_sampling", ("uniform", "mode"), ("sigmoid", "flux_shift", "shift")),
+        ("timestep_scale", (0.5, 2.0), "timestep_sampling", ("uniform", "mode"), ("sigmoid", "flux_shift", "shift")),
+    ],
+)
+def test_a_setting_of_noise_decides_exactly_where_it_changes_the_sigmas(name, values, other, idle, used):
+    def drawn(settings):
+        return objective.sample_sigmas(100, settings, 1024, objective.generator(0)).tolist()
+
+    for choice in (*idle, *used):
+        one, two = (Settings(**{name: value, other: choice}) for value in values)
+        assert (one.deciding() == two.deciding()) == (drawn(one) == drawn(two)) == (choice in idle)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free_adamw"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    "change", [{"scheduler": "linear"}, {"scheduler_cycles": 2}, {"steps": 30}, {"warmup_steps": 5}], ids=str
+)
+def test_a_setting_of_the_schedule_decides_exactly_where_it_changes_the_weights(optimizer, scheduler, change):
+    def trained(settings):
+        weight = torch.nn.Parameter(torch.zeros(()))
+        steps = make_optimizer([weight], settings)
+        schedule = make_scheduler(steps, settings)
+        if optimizer == "schedule_free_adamw":
+            steps.train()
+        weights = []
+        for _ in range(15):
+            weight.grad = torch.ones(())
+            steps.step()
+            schedule.step()
+            weights.append(weight.item())
+        return weights
+
+    before = Settings(steps=20, optimizer=optimizer, scheduler=scheduler)
+    after = dataclasses.replace(before, **change)
+    assert (before.deciding() == after.deciding()) == (trained(before) == trained(after))
+
+
+def test_the_preset_that_settings_began_as_does_not_decide():
+    assert Settings(preset="8 GB").deciding() == Settings().deciding()
+
+
+def test_a_run_of_default_settings_has_the_id_that_it_always_had():
+    assert content_hash(Settings().deciding(), 8) == "67a37391"
