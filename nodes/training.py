@@ -217,10 +217,10 @@ def _start(lora: str, own_folder: Path) -> str:
 
 def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
     launcher = profiles.launch_arguments(launch_profile, host.launch_profiles_folder())
-    # The graph as the browser sent it, else as the API did: the run says how it was made.
-    workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
-    write_whole(run.path / "workflow.json", json.dumps(workflow))
     if not run.finished:
+        # The graph as the browser sent it, else as the API did: the run says how it was made.
+        workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
+        write_whole(run.path / "workflow.json", json.dumps(workflow))
         host.unload_models()
         try:
             launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, launcher)
@@ -263,7 +263,7 @@ class TrainingRunLoader(io.ComfyNode):
                     "run_id",
                     options=[runs.LATEST, *runs.list_runs(host.runs_root())],
                     tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it. "
-                    "latest: the newest that Continue Training did not make.",
+                    "latest: the one trained last, without those that Continue Training made.",
                 )
             ],
             outputs=[sockets.Run.Output("run", tooltip="The run, for Progress Grid and Loss Plot.")],

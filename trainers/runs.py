@@ -142,7 +142,7 @@ class Job:
         inputs = dataclasses.asdict(self)
         document = {"name": inputs.pop("name"), "inputs": inputs, "training": self.settings.to_dict()}
         del inputs["settings"]
-        write_whole(run.path / "settings.toml", tomlkit.dumps(document))
+        _write_changed(run.path / "settings.toml", tomlkit.dumps(document).encode())
 
     def check_places(self) -> None:
         """Refuse other contents where a person has set the places of a copied run anew.
@@ -205,7 +205,7 @@ def create_run(runs_root: Path, job: Job) -> Run:
         )
     run.path.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # features that something else made
-        write_whole(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
+        _write_changed(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
     job.write(run)
     return run
 
@@ -260,13 +260,22 @@ def continue_run(
 
 
 def list_runs(runs_root: Path) -> list[str]:
-    """Ids of the runs in `runs_root`, the newest first."""
-    settings = sorted(runs_root.glob("*/settings.toml"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.parent.name for path in settings]
+    """Ids of the runs in `runs_root`: that which was trained last first, those never trained behind all others."""
+    folders = (path.parent for path in runs_root.glob("*/settings.toml"))
+    return [folder.name for folder in sorted(folders, key=_last_trained, reverse=True)]
+
+
+def _last_trained(run_folder: Path) -> tuple[int, int]:
+    """When a trainer last said something of a run, and when the run was last asked for something new."""
+    status, settings = run_folder / "status.json", run_folder / "settings.toml"
+    return status.stat().st_mtime_ns if status.exists() else 0, settings.stat().st_mtime_ns
 
 
 def find_run(runs_root: Path, run_id: str) -> Run:
-    """The run with this id; for `LATEST` the newest that continues no other, so that continuing it twice is one run.
+    """The run with this id; for `LATEST` the one trained last of those that continue no other.
+
+    Asking for a finished run again does not train it. Continued runs are left out so that continuing the latest twice
+    is one run.
 
     Raises:
         NameRefused: `run_id` is not a plain name.

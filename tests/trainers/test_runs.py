@@ -124,16 +124,25 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
         runs.find_run(tmp_path, "monet-00000000")
 
 
-def test_the_latest_run_is_the_one_begun_last_whatever_continues_it(tmp_path):
+def test_the_latest_run_is_the_one_trained_last_that_continues_no_other(tmp_path):
     older, newer = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
     save_checkpoint(newer, 10, 1)
     longer = runs.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
-    for age, run in enumerate((longer, newer, older)):
-        (run.path / "status.json").write_text("{}")
-        os.utime(run.path / "settings.toml", (1000 - age, 1000 - age))
+    for run in (older, newer, longer):
+        finish(run)
+        time.sleep(0.02)  # longer than a tick of the file system's clock
+    never = make_run(tmp_path, settings=Settings(rank=4))
+    assert runs.list_runs(tmp_path) == [longer.id, newer.id, older.id, never.id]
     assert runs.find_run(tmp_path, runs.LATEST) == newer
     assert runs.state_of(tmp_path, runs.LATEST) == runs.state_of(tmp_path, newer.id)
     assert runs.state_of(tmp_path, newer.id) != runs.state_of(tmp_path, older.id)
+
+
+def test_asking_for_a_run_again_writes_nothing(tmp_path):
+    (Path(FEATURES.folder) / "dataset.toml").write_text("[[datasets]]\n")
+    run = make_run(tmp_path)
+    before = written(run.path)
+    assert make_run(tmp_path) == run and len(before) == 2 and written(run.path) == before
 
 
 def test_the_latest_of_no_runs_is_told_to_be_none(tmp_path):
