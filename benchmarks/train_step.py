@@ -41,7 +41,8 @@ PAGE = 4096  # bytes; what the kernel counts in, and the least that a ratio is m
 IMPASTO, COMFYUI, DIFFUSERS = "Impasto", "TrainLoraNode", "diffusers + PEFT"
 POOLED_WIDTH = 768  # CLIP-L's
 PICTURES = 4
-RATE_SIZES = {"cuda": (8192, 50), "cpu": (2048, 3), "quick": (256, 3)}  # side of the matrices, how many products
+# Side of the matrices, how many products: on a card some seconds of them, after which its clock is that of training.
+RATE_SIZES = {"cuda": (8192, 1000), "cpu": (2048, 3), "quick": (256, 3)}
 AIMS = {COMFYUI: (0.6, 0.5), DIFFUSERS: (1.05, 1.05)}  # at most this ratio in time and in memory
 
 
@@ -165,7 +166,8 @@ def write_weights(work: Work) -> None:
     from safetensors.torch import save_file
 
     if torch.cuda.is_available():
-        write_random(work.weights, architecture(work.hidden_size, (work.double_blocks, work.single_blocks)))
+        flux = architecture(work.hidden_size, (work.double_blocks, work.single_blocks))
+        write_random(work.weights, dataclasses.replace(flux, context_width=work.context_width))
         return
     weights = transformer_weights(
         hidden_size=work.hidden_size,
@@ -279,7 +281,7 @@ class Meter:
         self.cuda = torch.cuda.is_available()
         self.imported = 0 if self.cuda else resident_memory("VmRSS")
         reset_peak_memory()
-        self.peak_before = 0
+        self.peak_before = self.reserved_before = 0
 
     def step_done(self) -> None:
         import torch
@@ -288,7 +290,7 @@ class Meter:
             torch.cuda.synchronize()
         self.marks.append((time.perf_counter(), time.process_time()))
         if len(self.marks) == self.warmup:
-            self.peak_before = peak_memory()
+            self.peak_before, self.reserved_before = peak_memory(), reserved_memory()
             reset_peak_memory()
 
     def result(self) -> dict[str, Any]:
@@ -305,6 +307,7 @@ class Meter:
             "imported": self.imported,
             "peak": max(self.peak_before, in_steps),
             "peak_in_steps": in_steps,
+            "reserved": max(self.reserved_before, reserved_memory()),
         }
 
 
@@ -323,13 +326,21 @@ def peak_memory() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_memory("VmHWM")
 
 
+def reserved_memory() -> int:
+    """Bytes that PyTorch took of a CUDA device, gaps included: what has to fit on a card. 0 on the CPU."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+
+
 def reset_peak_memory() -> None:
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux, proc(5): resets VmHWM to VmRSS
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux, proc(5): resets VmHWM to VmRSS
 
 
 def measure(contender: Contender, work: Work) -> dict[str, Any]:
@@ -395,6 +406,8 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
 
         if not recipe.train_run(run, cpu=not torch.cuda.is_available(), stop_requested=step_done):
             raise RuntimeError(run.status()["error"])
+        if skipped := [record["skipped"] for record in run.metrics() if "skipped" in record]:
+            raise RuntimeError(f"{len(skipped)} of {steps} steps were left out: {skipped[0]}")
         saved = load_file(run.checkpoints()[steps] / "adapter.safetensors")
         parameters = sum(tensor.numel() for key, tensor in saved.items() if not key.endswith(".alpha"))
     return meter, parameters
@@ -552,6 +565,7 @@ class Row:
         peak: largest resident set (CUDA: allocation) of the process, loading included, in bytes.
         above_imports: `peak` less the resident set before the model was loaded.
         in_steps: the same for the measured steps alone.
+        reserved: largest memory that PyTorch took of a CUDA device, in bytes.
         parameters: how many numbers are trained.
     """
 
@@ -561,6 +575,7 @@ class Row:
     peak: float = math.nan
     above_imports: float = math.nan
     in_steps: float = math.nan
+    reserved: float = math.nan
     parameters: int = 0
     failure: str = ""
 
@@ -580,6 +595,7 @@ def summarise(contender: Contender, results: Sequence[dict[str, Any]]) -> Row:
         peak=median(lambda result: result["peak"]),
         above_imports=median(lambda result: max(result["peak"] - result["imported"], PAGE)),
         in_steps=median(lambda result: max(result["peak_in_steps"] - result["imported"], PAGE)),
+        reserved=median(lambda result: result["reserved"]),
         parameters=results[0]["parameters"],
     )
 
@@ -720,6 +736,7 @@ def main() -> int:
     parser.add_argument("--cap", nargs="+", type=int, metavar="GB", help="all presets, on cards of so many gigabytes")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="with --cap, some of the presets only")
     parser.add_argument("--folder", type=Path, help="where weights go meanwhile; 24 GB at full size (default: /tmp)")
+    parser.add_argument("--weights", type=Path, help="keep the weights in this file, and use them if it is there")
     parser.add_argument("--hidden-size", type=int, default=768, help="a multiple of 128 (default: 768)")
     parser.add_argument("--double-blocks", type=int, default=4)
     parser.add_argument("--single-blocks", type=int, default=8)
@@ -737,7 +754,7 @@ def main() -> int:
     if arguments.measure:
         measured(arguments.measure)
         return 0
-    if not Path("/proc/self/clear_refs").exists():
+    if not sys.platform.startswith("linux"):
         parser.error("this benchmark reads memory from /proc, which only Linux has")
     if not (comfyui_folder() / "comfy_extras" / "nodes_train.py").is_file() and not arguments.cap:
         parser.error(f"there is no ComfyUI in {comfyui_folder()}: run ./quickstart.sh, or set COMFYUI_PATH")
@@ -750,7 +767,10 @@ def main() -> int:
         parser.error("this needs a CUDA device; benchmarks/full_size.py measures a full-size model on the CPU")
     with tempfile.TemporaryDirectory(prefix="impasto-benchmark-", dir=arguments.folder) as folder:
         work = work_asked_for(arguments, folder)
-        write_weights(work)
+        if arguments.weights:
+            work.weights.symlink_to(arguments.weights.resolve())
+        if not work.weights.exists():
+            write_weights(work)
         found = (caps if arguments.cap else benchmark)(arguments, work)
     print(machine(), found, sep="\n\n")
     return 0
@@ -779,6 +799,8 @@ def work_asked_for(arguments: argparse.Namespace, folder: str) -> Work:
 
 def benchmark(arguments: argparse.Namespace, work: Work) -> str:
     """Every contender at every size that is asked for."""
+    import torch
+
     quick, full_size = arguments.quick, arguments.full_size
     sides = [64] if quick else arguments.resolutions or ([512, 1024] if full_size else [256])
     batches = arguments.batches or ([1, 4] if full_size else [1])
@@ -792,7 +814,7 @@ def benchmark(arguments: argparse.Namespace, work: Work) -> str:
     measurements = [compare(contenders, cell, quick, 1 if quick else arguments.rounds) for cell in cells]
     if arguments.json:
         arguments.json.write_text(json.dumps(measurements, indent=1))
-    rate = matmul_rate(*RATE_SIZES["quick" if quick else "cuda" if full_size else "cpu"])
+    rate = matmul_rate(*RATE_SIZES["quick" if quick else "cuda" if torch.cuda.is_available() else "cpu"])
     reports = []
     for cell, results in zip(cells, measurements, strict=True):
         rows = [
@@ -826,7 +848,8 @@ def caps(arguments: argparse.Namespace, work: Work) -> str:
     from impasto.trainers.presets import PRESETS
 
     flux = flux_weights.inspect(work.weights)
-    header = ("preset", "card GB", "picture", "batch", "precision", "streamed", "planned GB", "peak GB", "s/step")
+    header = ("preset", "card GB", "picture", "batch", "precision", "streamed", "planned GB", "peak GB")
+    header += ("reserved GB", "s/step")
     lines, failures = [], []
     for name in arguments.presets or PRESETS:
         preset = PRESETS[name]
@@ -837,7 +860,7 @@ def caps(arguments: argparse.Namespace, work: Work) -> str:
             about = (name, str(card), f"{width} x {height}", str(preset.batch_size))
             settings = memory_plan.simulate(preset.settings, flux, shape, card)
             if settings is None:
-                lines.append((*about, preset.settings.precision, *["does not fit"] * 4))
+                lines.append((*about, preset.settings.precision, *["does not fit"] * 5))
                 continue
             budget = memory_plan.Budget(flux, (shape,), "cuda", 0)
             uncompiled = {"compile": False} if arguments.quick else {}  # the compiler takes longer than all the rest
@@ -846,8 +869,8 @@ def caps(arguments: argparse.Namespace, work: Work) -> str:
             tell(f"{card} GB", result)
             row = summarise(contender, [result])
             planned = memory_plan.plan(settings, budget).peak
-            numbers = [f"{value / memory_plan.GIGABYTE:.2f}" for value in (planned, row.peak)]
-            measured = ["fails", "fails"] if row.failure else [numbers[1], f"{row.seconds:.3f}"]
+            numbers = [f"{value / memory_plan.GIGABYTE:.2f}" for value in (planned, row.peak, row.reserved)]
+            measured = ["fails"] * 3 if row.failure else [*numbers[1:], f"{row.seconds:.3f}"]
             lines.append((*about, settings.precision, str(settings.streamed_blocks), numbers[0], *measured))
             failures += [f"\n{name} on {card} GB fails: {row.failure}"] if row.failure else []
     return "\n".join([table(header, lines), *failures])

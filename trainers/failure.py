@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from typing import TYPE_CHECKING
 
 from ..errors import ImpastoError
@@ -25,6 +26,9 @@ def explained(error: Exception, settings: Settings, budget: Budget | None = None
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full: {first_line(error)}. The checkpoints are whole. Free some space. {QUEUE_AGAIN}"
     if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        # They hold tensors, and the checkpoint that the block failed in: its hooks would still take what the plan
+        # below keeps for its backward pass, and there compute the real block again.
+        traceback.clear_frames(error.__traceback__)
         return f"Out of memory while training: {first_line(error)} {cheaper(settings, budget)} {QUEUE_AGAIN}"
     return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
 

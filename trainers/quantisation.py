@@ -176,9 +176,11 @@ class _FrozenProduct(torch.autograd.Function):
 
 def _quantise_fp8(weight: torch.Tensor) -> dict[str, torch.Tensor]:
     peak = weight.abs().amax(dim=1, keepdim=True)
-    exponent = torch.frexp(peak / FP8_MAX).exponent
-    values = torch.ldexp(weight, -exponent).to(torch.float8_e4m3fn)
-    return {"values": values.view(torch.uint8), "scale": torch.ldexp(torch.ones_like(peak), exponent).flatten()}
+    ratio = peak / FP8_MAX
+    # Not by ldexp, which is a product with pow(2, exponent): CUDA's is not promised to be exact.
+    scale = torch.where(ratio > 0, ratio / torch.frexp(ratio).mantissa, torch.ones_like(ratio))
+    values = (weight / scale).to(torch.float8_e4m3fn)
+    return {"values": values.view(torch.uint8), "scale": scale.flatten()}
 
 
 def _quantise_int8(weight: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.errors import TrainingError
-from impasto.trainers import features, flux_weights, objective, recipe, runs, sampling
+from impasto.trainers import features, flux_weights, memory_plan, objective, recipe, runs, sampling
 from impasto.trainers.recipe import train_run
 from impasto.trainers.runs import Job
 from impasto.trainers.settings import OPTIMIZERS
@@ -459,6 +459,29 @@ def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
         2: "out of memory",
         3: "out of memory",
     }
+
+
+def test_a_recomputed_block_that_had_no_memory_does_not_reach_into_the_planning_of_the_remedy(make_run, monkeypatch):
+    """torch's checkpoint holds on to what is kept for a backward pass for as long as the error holds its frames."""
+    run = make_run(**QUICK, steps=3)
+    predict, calls = recipe.predict_velocity, []
+
+    def full(block, arguments, outputs):
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def watched(transformer, *arguments, **options):
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) == 1:
+                transformer.single_transformer_blocks[0].register_forward_hook(full)
+        return predict(transformer, *arguments, **options)
+
+    monkeypatch.setattr(recipe, "predict_velocity", watched)
+    memory_plan._rehearse_frame.cache_clear()
+    memory_plan._rehearse_block.cache_clear()
+    assert train(run) and run.finished
+    assert [record["step"] for record in run.metrics() if "skipped" in record] == [2]
 
 
 def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_run, monkeypatch):
