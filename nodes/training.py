@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..errors import SettingsError, TrainingError
+from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
 from ..trainers.adapter import TARGETS
@@ -94,6 +94,16 @@ class FluxLoraTrainer(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, start_from: str = "", launch_profile: str = "") -> bool:
         return True  # both answer for themselves: they also know what was put there after this list was made
+
+    @classmethod
+    def fingerprint_inputs(cls, start_from: str | None = None, **others: object) -> str:
+        """Train anew when another LoRA has taken the name of the one to start from."""
+        if start_from in (None, NEW_LORA):  # None: it comes over a link
+            return ""
+        try:
+            return flux_weights.fingerprint(host.lora_path(start_from))
+        except (ImpastoError, OSError) as error:
+            return str(error)  # execute says it in full
 
     @classmethod
     def execute(

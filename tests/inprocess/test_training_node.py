@@ -4,6 +4,7 @@ What a whole training gives is seen on a real server: see tests/comfyui/test_mai
 """
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from impasto.errors import SettingsError
 from impasto.trainers import checkpoints
 from impasto.trainers.features import Features
 from impasto.trainers.settings import Settings
+from safetensors.torch import save_file
 
 DORA = {"dora": True, "targets": "image attention"}
 
@@ -80,6 +82,20 @@ def test_what_goes_wrong_with_the_files_does_not_replace_cancel(node, model, hel
     with pytest.raises(InterruptProcessingException):
         train(node, model, "cancelled", tmp_path)
     assert held == ["unload"] and "No space left on device" in caplog.text and "checkpoints" in caplog.text
+
+
+def test_another_lora_under_the_name_of_the_one_to_start_from_is_another_input(node):
+    import folder_paths
+    from impasto.nodes.training import NEW_LORA
+
+    file = Path(folder_paths.get_folder_paths("loras")[0]) / "start.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    seen = {node.fingerprint_inputs(start_from="start.safetensors", name="a")}  # no such file yet
+    for value in (0.0, 1.0, 1.0):
+        save_file({"transformer.x.lora_A.weight": torch.full((2, 2), value)}, file)
+        seen.add(node.fingerprint_inputs(start_from=file.name, name="a"))
+    assert len(seen) == 3
+    assert node.fingerprint_inputs(name="a") == node.fingerprint_inputs(start_from=NEW_LORA, name="b") == ""
 
 
 def test_a_model_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(model, monkeypatch):
