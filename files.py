@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this prefix and may be removed
+ABANDONED = 600.0  # seconds: nothing is written while 24 GB are flushed to a slow disk, which takes some minutes
 
 
 @contextlib.contextmanager
@@ -106,10 +108,19 @@ def remove(path: str | Path) -> None:
         target.unlink(missing_ok=True)
 
 
-def remove_partials(folder: str | Path) -> None:
-    """Remove what killed processes left half-written directly in `folder`."""
+def remove_partials(folder: str | Path, untouched_for: float = 0.0) -> None:
+    """Remove what killed processes left half-written directly in `folder`.
+
+    Args:
+        untouched_for: seconds; what was made or written to more lately stays. `ABANDONED` where another process may be
+            writing just now, 0 where nobody else can.
+    """
     for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
-        remove(leftover)
+        with contextlib.suppress(FileNotFoundError):  # its writer was done with it in the meantime
+            times = leftover.lstat()
+            touched = max(times.st_mtime, times.st_ctime)  # a hard link has the time of writing of what it links to
+            if not untouched_for or time.time() - touched > untouched_for:
+                remove(leftover)
 
 
 def file_hash(path: str | Path) -> str:

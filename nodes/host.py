@@ -28,7 +28,7 @@ from server import PromptServer
 from ..captioners.florence import Florence, activation_bytes, load_florence
 from ..curation.style import PictureEncoder
 from ..errors import ModelError
-from ..files import appearing
+from ..files import ABANDONED, appearing, remove_partials
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
 from ..hardware.device_memory import empty_cache, reserved_memory
 from ..hardware.host_memory import host_memory, resident_memory
@@ -392,6 +392,7 @@ def flux_weights_file(model) -> Path:
     if loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config) and not model.patches:
         return Path(arguments[0])
     target = pack_models_root() / "baked" / f"{model_identity(model)}.safetensors"
+    remove_partials(target.parent, ABANDONED)  # of the size of the model; other servers may have the same models folder
     if not target.exists():
         with appearing(target) as temporary:
             comfy.sd.save_checkpoint(str(temporary), model)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..errors import SettingsError, TrainingError
+from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
+from ..trainers.adapter import TARGETS
 from ..trainers.optimizers import check_installed
-from ..trainers.settings import SCHEDULERS
+from ..trainers.settings import SCHEDULERS, Settings
 from . import host, sockets
+
+logger = logging.getLogger(__name__)
 
 CATEGORY = "Impasto/Training"
 NEW_LORA = "a new LoRA"
@@ -48,7 +52,9 @@ def _outputs() -> list[io.Output]:
         io.LoraModel.Output("lora", tooltip="The finished LoRA's weights, for Load LoRA Model."),
         io.LossMap.Output("loss", tooltip="Loss of every step, for Plot Loss Graph."),
         # Any type: the server takes nothing else for a list that a core loader fills from a folder.
-        io.AnyType.Output("lora_name", tooltip="The LoRA's file name; link it to lora_name of Load LoRA."),
+        io.AnyType.Output(
+            "lora_name", tooltip="The LoRA's file, by a name that no other LoRA has; link it to lora_name of Load LoRA."
+        ),
     ]
 
 
@@ -90,6 +96,16 @@ class FluxLoraTrainer(io.ComfyNode):
         return True  # both answer for themselves: they also know what was put there after this list was made
 
     @classmethod
+    def fingerprint_inputs(cls, start_from: str | None = None, **others: object) -> str:
+        """Train anew when another LoRA has taken the name of the one to start from."""
+        if start_from in (None, NEW_LORA):  # None: it comes over a link
+            return ""
+        try:
+            return flux_weights.fingerprint(host.lora_path(start_from))
+        except (ImpastoError, OSError) as error:
+            return str(error)  # execute says it in full
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -102,6 +118,7 @@ class FluxLoraTrainer(io.ComfyNode):
     ) -> io.NodeOutput:
         folder = runs.lora_folder(host.loras_root(), name)
         check_installed(training)
+        _check_format(lora_format, training)
         weights, fingerprint = _base(model)
         start = "" if start_from == NEW_LORA else _start(start_from, folder)
         run = runs.create_run(
@@ -177,10 +194,16 @@ class ContinueTraining(io.ComfyNode):
         lora_format=runs.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
+        _check_format(lora_format, runs.Job.read(run).settings)
         changes = {"learning_rate": learning_rate} if learning_rate else {}
         changes |= {"scheduler": scheduler} if scheduler != AS_BEFORE else {}
         longer = runs.continue_run(host.runs_root(), run, more_steps, *_base(model), **changes)
         return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
+
+
+def _check_format(lora_format: str, settings: Settings) -> None:
+    """Refused before anything is unloaded or trained: a format that cannot hold the LoRA."""
+    lora_files.check_format(lora_format, settings.dora, TARGETS[settings.targets])
 
 
 def _base(model) -> tuple[Path, str]:
@@ -204,15 +227,15 @@ def _start(lora: str, own_folder: Path) -> str:
 
 def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
     launcher = profiles.launch_arguments(launch_profile, host.launch_profiles_folder())
-    # The graph as the browser sent it, else as the API did: the run says how it was made.
-    workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
-    write_whole(run.path / "workflow.json", json.dumps(workflow))
     if not run.finished:
+        # The graph as the browser sent it, else as the API did: the run says how it was made.
+        workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
+        write_whole(run.path / "workflow.json", json.dumps(workflow))
         host.unload_models()
         try:
             launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, launcher)
         except BaseException:
-            runs.publish(run, name, host.loras_root(), lora_format)  # what is trained so far is there to be used
+            _publish_so_far(run, name, lora_format)
             raise
     final = runs.publish(run, name, host.loras_root(), lora_format)
     if final is None:
@@ -222,6 +245,18 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
+
+
+def _publish_so_far(run: runs.Run, name: str, lora_format: str) -> None:
+    """What is trained so far is there to be used; what goes wrong with that must not hide why training ended."""
+    try:
+        runs.publish(run, name, host.loras_root(), lora_format)
+    except Exception:
+        logger.exception(
+            "The LoRAs trained so far are in %s, but could not be put into %s",
+            run.path / "checkpoints",
+            host.loras_root(),
+        )
 
 
 class TrainingRunLoader(io.ComfyNode):
@@ -238,7 +273,7 @@ class TrainingRunLoader(io.ComfyNode):
                     "run_id",
                     options=[runs.LATEST, *runs.list_runs(host.runs_root())],
                     tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it. "
-                    "latest: the newest that Continue Training did not make.",
+                    "latest: the one trained last, without those that Continue Training made.",
                 )
             ],
             outputs=[sockets.Run.Output("run", tooltip="The run, for Progress Grid and Loss Plot.")],

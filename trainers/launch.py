@@ -68,7 +68,7 @@ def train(
     total = Job.read(run).settings.steps
     progress(0, total, "starting the trainer")
     before = _stamp(run)
-    follower = _Follower(run, total, progress, preview)
+    follower = _Follower(run, total, progress, preview, before)
     with open(run.path / "train.log", "ab") as log:
         start_of_log = log.tell()
         process = subprocess.Popen(
@@ -139,10 +139,12 @@ def _kill_all(process: subprocess.Popen) -> None:
 
 
 class _Follower:
-    """Reads what the trainer writes and tells it on."""
+    """Reads what the trainer writes and tells it on; `before` is the stamp of what an earlier trainer said last."""
 
-    def __init__(self, run: Run, total: int, progress: Progress, preview: Callable[[Path], Image] | None) -> None:
-        self.run, self.total, self.progress, self.preview = run, total, progress, preview
+    def __init__(
+        self, run: Run, total: int, progress: Progress, preview: Callable[[Path], Image] | None, before: int = 0
+    ) -> None:
+        self.run, self.total, self.progress, self.preview, self.before = run, total, progress, preview, before
         self.offset = 0
         self.seconds: list[float] = []
         self.shown: Path | None = None
@@ -156,7 +158,8 @@ class _Follower:
             if record.get("held_out_loss", self.best[0]) < self.best[0]:
                 self.best = record["held_out_loss"], record["step"]
             if "held_out_loss" in record:
-                logger.info("%s: %s", self.run.id, self.text())
+                measured = (record["step"], record["held_out_loss"], *self.best)
+                logger.info("%s: step %d, held-out loss %.4f (best %.4f at step %d)", self.run.id, *measured)
             if "seconds" in record:
                 self.seconds = [*self.seconds[-19:], record["seconds"]]
         self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
@@ -179,8 +182,10 @@ class _Follower:
         return records
 
     def text(self) -> str:
-        if "loss" not in self.last:
-            status = self.run.status()
+        """How far training is, or what is done before it begins and what it will need."""
+        # What the files hold before this trainer's first word is told by the one before it.
+        status = {"state": "starting"} if _stamp(self.run) == self.before else self.run.status()
+        if "loss" not in self.last or status.get("state") == "starting":
             return "\n".join(filter(None, [status.get("doing") or "starting the trainer", status.get("plan")]))
         text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
         if "held_out_loss" in self.last:

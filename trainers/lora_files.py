@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,7 @@ def convert(state: Mapping[str, torch.Tensor], format: str) -> Tensors:
     Raises:
         SettingsError: unknown format, or a DoRA that the format cannot hold.
     """
-    if format not in FORMATS:
-        raise SettingsError(f"There is no LoRA file format '{format}'. Choose one of: {', '.join(FORMATS)}.")
+    check_format(format)
     if format == "diffusers":
         return dict(state)
     layers: dict[str, Tensors] = {}
@@ -130,12 +130,35 @@ def convert(state: Mapping[str, torch.Tensor], format: str) -> Tensors:
     for module, parts in _fused_modules(_count_blocks(state)).items():
         present = {name: layers.pop(name) for name in parts if name in layers}
         if present:
-            _check_dora(format, module, parts, present)
+            if any(MAGNITUDE in part or DORA_SCALE in part for part in present.values()):
+                scaled = sum(DORA_SCALE in part for part in present.values())
+                _check_dora(format, module, whole=scaled == len(parts))
             name = FORMATS[format] + (module.replace(".", "_") if format == "kohya" else module)
             converted |= {f"{name}{ending}": tensor for ending, tensor in _fuse(parts, present).items()}
     if layers:
         raise SettingsError(f"The LoRA has the layer '{next(iter(layers))}', which FLUX.1 does not have.")
     return converted
+
+
+def check_format(format: str, dora: bool = False, targets: Sequence[str] = ()) -> None:
+    """Refuse a format that cannot hold what is to be trained.
+
+    Args:
+        format: a name in `FORMATS`.
+        dora: whether it is to be a DoRA.
+        targets: patterns of the modules that get a LoRA, as `adapter.TARGETS` has them.
+
+    Raises:
+        SettingsError: unknown format, or a DoRA that the format cannot hold.
+    """
+    if format not in FORMATS:
+        raise SettingsError(f"There is no LoRA file format '{format}'. Choose one of: {', '.join(FORMATS)}.")
+    if not dora or format == "diffusers":
+        return
+    for module, parts in _fused_modules(1).items():
+        trained = [name for name in parts if any(fnmatchcase(name, pattern) for pattern in targets)]
+        if trained:
+            _check_dora(format, module, whole=len(trained) == len(parts))
 
 
 def export(source: Path, target: Path, format: str) -> None:
@@ -148,6 +171,18 @@ def export(source: Path, target: Path, format: str) -> None:
 
     tensors, metadata = _load(source)
     save_file(convert(tensors, format), target, metadata)
+
+
+def format_of(path: Path) -> str:
+    """The format, by the names of its keys, of a file that was written here; "" for other files, or none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            first = next(iter(file.keys()), "")
+    except (FileNotFoundError, SafetensorError):
+        return ""
+    return next((name for name, prefix in FORMATS.items() if first.startswith(prefix)), "")
 
 
 @lru_cache(maxsize=4)
@@ -281,12 +316,11 @@ def _scale(layer: Mapping[str, torch.Tensor]) -> float:
     return layer[ALPHA].item() / len(layer[LORA_A])
 
 
-def _check_dora(format: str, module: str, parts: Mapping[str, Rows], present: Mapping[str, Tensors]) -> None:
-    if not any(MAGNITUDE in part or DORA_SCALE in part for part in present.values()):
-        return
+def _check_dora(format: str, module: str, whole: bool) -> None:
+    """Refuse a DoRA's layer in BFL's layout; `whole` says whether all of its parts are trained."""
     if format == "kohya":
         raise SettingsError("sd-scripts has no DoRA, so the LoRA format kohya cannot hold one. Choose diffusers.")
-    if len(present) < len(parts) or not all(DORA_SCALE in part for part in present.values()):
+    if not whole:
         raise SettingsError(
             f"The DoRA has magnitudes for only a part of '{module}', which is one layer in the LoRA format {format}. "
             "Choose the format diffusers, or LoRA targets that cover the whole layer, such as 'all linear'."

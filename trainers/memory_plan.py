@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import SettingsError
 from ..hardware.memory import AllocatedTensors
 from . import adapter, flux_weights, objective, quantisation
-from .optimizers import STATE_NUMBERS
+from .optimizers import STATE_NUMBERS, install_command, is_installed
 from .presets import PRESETS
 from .sharding import GATHERED
 from .streaming import RING, block_names, streamed_indices
@@ -145,7 +145,7 @@ def choose(settings: Settings, budget: Budget) -> Settings:
         raise SettingsError(
             f"precision auto and streamed_blocks -1 go by the free memory, which PyTorch does not tell on this device "
             f"({budget.device_type}). Set both yourself in Training Memory Settings: precision to one of "
-            f"{', '.join(SMALLER_PRECISIONS)}, and streamed_blocks to 0, or higher where memory runs out."
+            f"{', '.join(_usable(SMALLER_PRECISIONS))}, and streamed_blocks to 0, or higher where memory runs out."
         )
     settled = _settled(settings, budget)
     if settled is None:
@@ -210,9 +210,21 @@ def remedy(settings: Settings, budget: Budget) -> str:
         least = plan(*state)
         return (
             f"Even the least that can be set needs {_gigabytes(least.peak)}. Free memory on the device, or train on "
-            "another."
+            f"another.{_by_installing(*state)}"
         )
-    return _needed(made, settings, budget)
+    return _needed(made, settings, budget) + _by_installing(settings, budget)
+
+
+def _by_installing(settings: Settings, budget: Budget) -> str:
+    """A sentence where nf4 alone would fit, but is left out because what it needs is not installed; else ""."""
+    smaller = dataclasses.replace(settings, precision="nf4")
+    if _usable(("nf4",)) or _size(settings.precision) <= _size("nf4") or not fits(smaller, budget):
+        return ""
+    need = _gigabytes(plan(smaller, budget).peak)
+    return (
+        f" Or install bitsandbytes into ComfyUI's Python with {install_command('bitsandbytes')}: it allows precision "
+        f"nf4, which needs {need}."
+    )
 
 
 def after_running_out(settings: Settings, budget: Budget) -> str:
@@ -246,9 +258,10 @@ def _changes(settings: Settings, budget: Budget) -> Iterator[tuple[_Change, ...]
         yield (_Change("gradient_checkpointing to on", everything),)
     elif settings.checkpointing_interval > 1:
         yield (_Change("checkpointing_interval to 1", (("checkpointing_interval", 1),)),)
-    if STATE_NUMBERS[settings.optimizer] > STATE_NUMBERS["adamw8bit"] and budget.device_type != "cpu":
+    larger = STATE_NUMBERS[settings.optimizer] > STATE_NUMBERS["adamw8bit"]
+    if larger and budget.device_type != "cpu" and is_installed("bitsandbytes"):
         yield (_Change("optimizer to adamw8bit", (("optimizer", "adamw8bit"),)),)
-    if smaller := [name for name in SMALLER_PRECISIONS if _size(name) < _size(settings.precision)]:
+    if smaller := [name for name in _usable(SMALLER_PRECISIONS) if _size(name) < _size(settings.precision)]:
         yield tuple(_Change(f"precision to {name}", (("precision", name),)) for name in smaller)
     total = _total_blocks(budget.architecture)
     if _can_stream(budget) and settings.streamed_blocks < total:
@@ -310,7 +323,7 @@ def _settled(settings: Settings, budget: Budget) -> Settings | None:
 
 def _candidates(settings: Settings, budget: Budget) -> Iterator[Settings]:
     """The settings with what they leave open filled in, from what is liked best to what needs least."""
-    precisions = PRECISIONS["cpu" if budget.device_type == "cpu" else "accelerator"]
+    precisions = _usable(PRECISIONS["cpu" if budget.device_type == "cpu" else "accelerator"])
     precisions = precisions if settings.precision == "auto" else (settings.precision,)
     streamable = settings.streamed_blocks < 0
     for precision in precisions:
@@ -320,6 +333,11 @@ def _candidates(settings: Settings, budget: Budget) -> Iterator[Settings]:
     if streamable and _can_stream(budget):
         for count in range(RING + 1, _total_blocks(budget.architecture) + 1):
             yield dataclasses.replace(settings, precision=precisions[-1], streamed_blocks=count)
+
+
+def _usable(precisions: Sequence[str]) -> tuple[str, ...]:
+    """Those of `precisions` whose library is installed."""
+    return tuple(name for name in precisions if name != "nf4" or is_installed("bitsandbytes"))
 
 
 def _can_stream(budget: Budget) -> bool:

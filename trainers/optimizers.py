@@ -65,11 +65,21 @@ def check_installed(settings: Settings) -> None:
     if settings.tracker != "none":
         asked[f"The tracker {settings.tracker}"] = settings.tracker
     for what, package in asked.items():
-        if importlib.util.find_spec(package) is None:
+        if not is_installed(package):
             raise TrainingError(
                 f"{what} needs {package}, which is not installed. Install it into ComfyUI's Python with "
-                f"'{sys.executable} -m pip install {package}', or choose another."
+                f"{install_command(package)}, or choose another."
             )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def install_command(package: str) -> str:
+    """What installs a package into this Python, in quotes."""
+    return f"'{sys.executable} -m pip install {package}'"
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: Settings) -> torch.optim.Optimizer:

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ImpastoError, TrainingError
-from ..files import appearing, content_hash, read_jsonl, write_whole
-from ..names import MAX_NAME_LENGTH, child_of
+from ..errors import ImpastoError, NameRefused, TrainingError
+from ..files import ABANDONED, appearing, content_hash, read_jsonl, remove_partials, write_whole
+from ..names import MAX_NAME_LENGTH, checked_name, child_of
 from . import checkpoints, flux_weights, lora_files
 from .checkpoints import ADAPTER_FILE
 from .features import DATASET_CONFIG, Features, warms_up_by_share
+from .planning import file_hash
 from .settings import FIXED, Settings
 
 LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
@@ -141,7 +142,7 @@ class Job:
         inputs = dataclasses.asdict(self)
         document = {"name": inputs.pop("name"), "inputs": inputs, "training": self.settings.to_dict()}
         del inputs["settings"]
-        write_whole(run.path / "settings.toml", tomlkit.dumps(document))
+        _write_changed(run.path / "settings.toml", tomlkit.dumps(document).encode())
 
     def check_places(self) -> None:
         """Refuse other contents where a person has set the places of a copied run anew.
@@ -204,7 +205,7 @@ def create_run(runs_root: Path, job: Job) -> Run:
         )
     run.path.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # features that something else made
-        write_whole(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
+        _write_changed(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
     job.write(run)
     return run
 
@@ -259,13 +260,22 @@ def continue_run(
 
 
 def list_runs(runs_root: Path) -> list[str]:
-    """Ids of the runs in `runs_root`, the newest first."""
-    settings = sorted(runs_root.glob("*/settings.toml"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.parent.name for path in settings]
+    """Ids of the runs in `runs_root`: that which was trained last first, those never trained behind all others."""
+    folders = (path.parent for path in runs_root.glob("*/settings.toml"))
+    return [folder.name for folder in sorted(folders, key=_last_trained, reverse=True)]
+
+
+def _last_trained(run_folder: Path) -> tuple[int, int]:
+    """When a trainer last said something of a run, and when the run was last asked for something new."""
+    status, settings = run_folder / "status.json", run_folder / "settings.toml"
+    return status.stat().st_mtime_ns if status.exists() else 0, settings.stat().st_mtime_ns
 
 
 def find_run(runs_root: Path, run_id: str) -> Run:
-    """The run with this id; for `LATEST` the newest that continues no other, so that continuing it twice is one run.
+    """The run with this id; for `LATEST` the one trained last of those that continue no other.
+
+    Asking for a finished run again does not train it. Continued runs are left out so that continuing the latest twice
+    is one run.
 
     Raises:
         NameRefused: `run_id` is not a plain name.
@@ -336,47 +346,66 @@ def lora_folder(loras_root: Path, name: str) -> Path:
 def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORMAT) -> Path | None:
     """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
 
-    The finished one is the last, or the best by held-out loss if the run was to stop early. Beside it lie the run's
-    settings, dataset config and workflow. A LoRA of that name made by another run is kept, renamed to
-    `<stem>.<its run>.safetensors`.
+    The finished one is the last, or the best by held-out loss if the run was to stop early. It lies there a second
+    time, as `<run id>-<step>.safetensors`: ComfyUI's loaders keep what they read under a file's name, so that another
+    LoRA needs another name. What the first two names held of another run or step is kept under its name of that kind.
+    Beside the finished one lie the run's settings, dataset config and workflow.
 
     Args:
         format: a name in `lora_files.FORMATS`.
 
     Returns:
-        The finished LoRA's path, or None as long as the run is not finished.
+        The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
     """
     folder = lora_folder(loras_root, name)
+    remove_partials(folder, ABANDONED)  # ComfyUI would list them; another server may be publishing there
     trained = run.checkpoints()
-    for step, checkpoint in trained.items():
-        _publish_file(run, checkpoint / ADAPTER_FILE, folder / f"{folder.name}-{step:06d}.safetensors", format)
+    files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
+    for step, file in files.items():
+        _publish_file(trained[step] / ADAPTER_FILE, file, format)
     if not run.finished or not trained:
         return None
     chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
-    final = folder / f"{folder.name}.safetensors"
-    _publish_file(run, trained.get(chosen, trained[max(trained)]) / ADAPTER_FILE, final, format)
+    source = files.get(chosen, files[max(files)])
+    final = source.with_name(_own_name(source))
+    for target in (final, folder / f"{folder.name}.safetensors"):
+        _publish_file(source, target, format)
     for file in BESIDE_THE_LORA:
         if (run.path / file).is_file():
-            _copy_if_other(run.path / file, folder / f"{folder.name}.{file}")
+            _write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
     return final
 
 
-def _publish_file(run: Run, source: Path, target: Path, format: str) -> None:
-    linked = format == CHECKPOINT_FORMAT
-    if linked and target.exists() and target.samefile(source):
+def _publish_file(source: Path, target: Path, format: str) -> None:
+    """Have at `target` the LoRA of `source`, which is in our form or in `format`; nothing is written that is there."""
+    wanted, present = _described(source), _described(target)
+    if present == (*wanted[:2], format) and target.stat().st_mtime >= source.stat().st_mtime:
         return
     with appearing(target) as temporary:
-        if linked:
+        if wanted[2] == format:
             _link_or_copy(source, temporary)
         else:
             lora_files.export(source, temporary, format)
-        other = lora_metadata(target).get("impasto_run", "other") if target.exists() else run.id
-        if other != run.id:
-            os.replace(target, target.with_name(f"{target.stem}.{other}{target.suffix}"))
+        if target.exists() and present[:2] != wanted[:2]:
+            os.replace(target, target.with_name(_own_name(target)))
 
 
-def _copy_if_other(source: Path, target: Path) -> None:
-    content = source.read_bytes()
+def _described(lora: Path) -> tuple[str, str, str]:
+    """Run, step and format of a LoRA file, by what it says of itself; "" for what it does not say."""
+    metadata = lora_metadata(lora)
+    return metadata.get("impasto_run", ""), metadata.get("impasto_step", ""), lora_files.format_of(lora)
+
+
+def _own_name(lora: Path) -> str:
+    """A file name that is no other LoRA's: of its run and step, or where it was not trained here, of its content."""
+    run, step, _ = _described(lora)
+    try:
+        return f"{checked_name(run, longest=MAX_RUN_ID_LENGTH)}-{int(step):06d}.safetensors"
+    except (NameRefused, ValueError):
+        return f"{lora.stem}.{file_hash(lora)[:8]}.safetensors"
+
+
+def _write_changed(target: Path, content: bytes) -> None:
     if not target.is_file() or target.read_bytes() != content:
         write_whole(target, content)
 
@@ -389,11 +418,11 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 def lora_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; empty if there is none or the file is not safetensors."""
+    """The metadata in a safetensors file's header; empty if there is none, or no such file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
-    except SafetensorError:
+    except (FileNotFoundError, SafetensorError):
         return {}

@@ -158,6 +158,7 @@ def export_texts(
     from pyarrow.parquet import ParquetWriter
 
     loaded = features.load(encoded)
+    files.remove_partials(path.parent, files.ABANDONED)  # another server may be writing to the dataset
     texts = {
         (sample.image, text.caption): text.path
         for sample in loaded.samples

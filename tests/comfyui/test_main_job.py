@@ -128,7 +128,8 @@ def test_the_job_ends_in_a_lora_with_its_checkpoints(server: ComfyServer, finish
     files = sorted(path.name for path in lora_folder(server, "quickstart").iterdir())
     steps = [f"quickstart-{step:06d}.safetensors" for step in range(EVERY, STEPS + 1, EVERY)]
     beside = [f"quickstart.{file}" for file in ("dataset.toml", "settings.toml", "workflow.json")]
-    assert files == sorted([*steps, "quickstart.safetensors", *beside])
+    own = f"{run_folder(server, 'quickstart').name}-{STEPS:06d}.safetensors"
+    assert files == sorted([*steps, "quickstart.safetensors", own, *beside])
     assert all(value.abs().max() > 0 for key, value in weights(server, "quickstart").items() if "lora_B" in key)
 
 
@@ -219,6 +220,76 @@ def test_cancel_saves_the_step_it_is_in_and_queueing_again_goes_on(
 
     server.queue(prompt)
     assert same(weights(server, "cancelled"), weights(server, "quickstart"))
+
+
+SLOWLY, FAST = 1e-3, 1e-2  # learning rates
+
+
+@pytest.fixture(scope="session")
+def retrained(server: ComfyServer, shipped: dict) -> dict[float, Result]:
+    """By learning rate: what one graph gave, queued with the first, then with the second."""
+    return {
+        rate: server.queue(trained_and_applied(shipped, rate, f"at {rate}"), timeout=240) for rate in (SLOWLY, FAST)
+    }
+
+
+def trained_and_applied(shipped: dict, rate: float, saved: str) -> dict:
+    """Training, then core's own loader, and the model saved with the LoRA on it."""
+    prompt = only_training(shipped, "retrained")
+    prompt[node_of(prompt, "ImpastoTrainingSettings")]["inputs"] |= {"steps": 2, "learning_rate": rate}
+    trainer = node_of(prompt, "ImpastoFluxLoraTrainer")
+    applied = {"model": prompt[trainer]["inputs"]["model"], "lora_name": [trainer, 3], "strength_model": 1.0}
+    prompt["apply"] = {"class_type": "LoraLoaderModelOnly", "inputs": applied}
+    saving = {"model": ["apply", 0], "filename_prefix": f"retrained/{saved}"}
+    prompt["save"] = {"class_type": "ModelSave", "inputs": saving}
+    return prompt
+
+
+def difference(server: ComfyServer, *saved: str) -> float:
+    """Mean difference of the weights of two saved models."""
+    files = [next((server.base / "output" / "retrained").glob(f"{name}_*.safetensors")) for name in saved]
+    one, other = map(load_file, files)
+    return sum((one[key] - other[key]).abs().mean().item() for key in one)
+
+
+def test_after_another_setting_core_s_loader_applies_the_lora_that_was_trained_with_it(
+    server: ComfyServer, shipped: dict, retrained: dict[float, Result]
+):
+    names = {result.outputs["show"]["text"][0] for result in retrained.values()}
+    runs = [path.name for path in (server.base / "output" / "impasto" / "runs").glob("retrained-*")]
+    assert len(runs) == 2 and names == {f"retrained/{run}-000002.safetensors" for run in runs}
+    server.queue(trained_and_applied(shipped, SLOWLY, "back"))
+    for rate in (SLOWLY, FAST):  # by a loader that has read nothing before
+        forget_outputs(server)
+        server.queue(trained_and_applied(shipped, rate, f"fresh at {rate}"))
+    apart = difference(server, f"fresh at {SLOWLY}", f"fresh at {FAST}")
+    assert difference(server, f"at {FAST}", f"fresh at {FAST}") < apart / 1000
+    assert difference(server, "back", f"fresh at {SLOWLY}") < apart / 1000
+
+
+def forget_outputs(server: ComfyServer) -> None:
+    """Have the server keep no outputs and no nodes, as after a restart."""
+    actions = {"unload_models": False, "empty_caches": False, "collect_garbage": False, "return_heap": False}
+    values = {"value": ["some", 0], "drop_outputs": True, "only_above": 0} | actions
+    some = {"class_type": "ImpastoTrainingRunLoader", "inputs": {"run_id": "latest"}}
+    shown = {"class_type": "PreviewAny", "inputs": {"source": ["clean", 1]}}
+    server.queue({"some": some, "clean": {"class_type": "ImpastoMemoryCleanup", "inputs": values}, "show": shown})
+
+
+def test_the_latest_run_is_that_trained_last_whether_an_earlier_graph_is_kept_or_run_again(
+    server: ComfyServer, shipped: dict, retrained: dict[float, Result]
+):
+    latest = {"class_type": "ImpastoTrainingRunLoader", "inputs": {"run_id": "latest"}}
+    graph = trained_and_applied(shipped, SLOWLY, "once more") | {"latest": latest}
+    graph["show latest"] = {"class_type": "PreviewAny", "inputs": {"source": ["latest", 0]}}
+    trainer = node_of(graph, "ImpastoFluxLoraTrainer")
+    server.queue(graph)
+    kept = server.queue(graph)
+    forget_outputs(server)
+    again = server.queue(graph)
+    assert trainer in kept.cached and trainer not in again.cached
+    newest = retrained[FAST].outputs["show"]["text"][0].removeprefix("retrained/").removesuffix("-000002.safetensors")
+    assert all(f"'{newest}'" in result.outputs["show latest"]["text"][0] for result in (kept, again))
 
 
 def test_the_trainer_killed_at_any_moment_is_explained_and_ends_at_the_same_weights(

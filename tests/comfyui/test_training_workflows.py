@@ -166,7 +166,7 @@ def test_continue_run_trains_the_latest_run_for_longer_and_shows_the_whole_way(
     assert (job.continued_from, job.first_step, job.settings.steps) == (wikiart.run.id, STEPS, STEPS + MORE)
     assert [record["step"] for record in continued.run.metrics() if "loss" in record] == [*range(1, STEPS + MORE + 1)]
     assert wikiart.run.status()["total"] == STEPS
-    assert continued.text("The LoRA") == "wikiart-impressionism/wikiart-impressionism.safetensors"
+    assert continued.text("The LoRA") == f"wikiart-impressionism/{continued.run.id}-{STEPS + MORE:06d}.safetensors"
     grid = continued.picture(server, "Save the progress grid")
     assert grid.width > 3 * 64  # the base, the last step of the earlier run, the last of this one
 

@@ -130,6 +130,16 @@ def test_memory_settings_and_how_often_is_saved_may_change_without_starting_anew
     assert make_run(**QUICK, learning_rate=2e-3) != first
 
 
+def test_a_finished_run_that_is_queued_again_is_not_the_latest_until_it_is_trained_further(make_run, tmp_path):
+    older, newer = (make_run(**QUICK, steps=1, seed=seed) for seed in (1, 2))
+    assert train(older) and train(newer)
+    # A server that was restarted, or has dropped what it kept, asks for the run once more.
+    assert train(make_run(**QUICK, steps=1, seed=1))
+    assert runs.find_run(tmp_path / "runs", runs.LATEST) == newer
+    assert train(make_run(**QUICK, steps=2, seed=1))
+    assert runs.find_run(tmp_path / "runs", runs.LATEST) == older
+
+
 def test_fewer_steps_than_are_done_are_refused_with_what_to_do(make_run):
     assert train(make_run(**QUICK, steps=4))
     with pytest.raises(TrainingError, match=r"already been trained for 4 steps, more than the 2 asked for.*steps to 4"):

@@ -1,10 +1,13 @@
 """LoRA files of a FLUX.1 with 8 channels: their names, and that a LoRA does the same in every format."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 import torch
 from impasto.errors import SettingsError, TrainingError
 from impasto.trainers import lora_files
-from impasto.trainers.lora_files import convert, read
+from impasto.trainers.adapter import TARGETS
+from impasto.trainers.lora_files import FORMATS, PREFIX, check_format, convert, read
 from safetensors.torch import save_file
 
 HIDDEN = 8
@@ -220,6 +223,32 @@ def test_a_dora_s_scale_is_in_comfyui_s_layout_row_by_row(tmp_path):
 def test_what_a_format_cannot_hold_is_refused(state, format, named):
     with pytest.raises(SettingsError, match=named):
         convert(state, format)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_dora_is_refused_before_training_exactly_where_the_format_could_not_hold_it_after(format, targets):
+    parts = {name: rows for parts in lora_files._fused_modules(1).values() for name, rows in parts.items()}
+    trained = {
+        f"{PREFIX}{name}": sum(stop - start for start, stop in rows)
+        for name, rows in parts.items()
+        if any(fnmatchcase(name, pattern) for pattern in TARGETS[targets])
+    }
+    before = refusal(check_format, format, True, TARGETS[targets])
+    assert before == refusal(convert, with_dora(layers(trained)), format)
+    check_format(format, False, TARGETS[targets])
+
+
+def refusal(check, *arguments) -> str | None:
+    try:
+        check(*arguments)
+    except SettingsError as error:
+        return str(error)
+
+
+def test_a_format_is_refused_before_training_by_its_name():
+    with pytest.raises(SettingsError, match="no LoRA file format 'safetensors'.*kohya"):
+        check_format("safetensors")
 
 
 def test_an_exported_file_keeps_its_metadata(tmp_path):

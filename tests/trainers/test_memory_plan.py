@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import re
 
 import pytest
@@ -8,7 +9,7 @@ from impasto.errors import SettingsError
 from impasto.trainers import adapter, flux_weights, objective
 from impasto.trainers.failure import explained
 from impasto.trainers.memory_plan import BatchShape, Budget, choose, fits, plan, preflight, remedy, simulate
-from impasto.trainers.optimizers import make_optimizer
+from impasto.trainers.optimizers import check_installed, make_optimizer
 from impasto.trainers.presets import PRESETS
 from impasto.trainers.recipe import VelocityModel
 from impasto.trainers.settings import Settings
@@ -180,6 +181,31 @@ def test_a_remedy_names_together_what_helps_only_together():
 
 def test_where_nothing_helps_this_is_said():
     assert "Even the least that can be set needs" in remedy(Settings(precision="bf16"), card(0.5))
+
+
+@pytest.fixture
+def no_bitsandbytes(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+
+
+def test_auto_leaves_nf4_out_where_bitsandbytes_is_not_installed_and_streams_int8(no_bitsandbytes):
+    chosen = choose(Settings(streamed_blocks=-1), card(9))
+    assert (chosen.precision, chosen.streamed_blocks > 0) == ("int8", True)
+    check_installed(chosen)
+
+
+def test_without_bitsandbytes_the_refusal_names_what_fits_and_what_installing_it_would_allow(no_bitsandbytes):
+    remedy = r"int8 needs .*Set streamed_blocks to \d+: that needs .*pip install bitsandbytes': it allows precision nf4"
+    with pytest.raises(SettingsError, match=remedy):
+        choose(Settings(), card(9))
+
+
+def test_a_remedy_asks_for_nothing_that_is_not_installed(no_bitsandbytes):
+    least = remedy(Settings(precision="bf16", optimizer="prodigy", rank=128), card(3.2, BatchShape(1024, 1024, 4, 512)))
+    assert "adamw8bit" not in least and "precision to int8" in least and "bitsandbytes" not in least
+    everything = remedy(Settings(precision="bf16"), card(0.5))
+    assert everything.endswith("or train on another.")
 
 
 def test_planning_works_where_comfyui_runs_its_nodes():

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,23 @@ def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/mode
 
 def save_checkpoint(run, step, value):
     lora = {"transformer.x.lora_A.weight": torch.full((2, 2), float(value))}
-    return checkpoints.save(run.path / "checkpoints", step, lora, {"impasto_run": run.id}, {"optimizer": {}})
+    return checkpoints.save(run.path / "checkpoints", step, lora, made_by(run, step), {"optimizer": {}})
+
+
+def made_by(run, step):
+    return {"impasto_run": run.id, "impasto_step": str(step)}
+
+
+def layer(rank=2, alpha=3.0):
+    """A LoRA of one layer that all formats know."""
+    name = "transformer.transformer_blocks.0.attn.to_out.0"
+    state = {f"{name}.lora_A.weight": torch.randn(rank, 128), f"{name}.lora_B.weight": torch.randn(128, rank)}
+    return state | {f"{name}.alpha": torch.tensor(alpha)}
+
+
+def written(folder):
+    """When each file of a folder was written, and which file it is."""
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
 
 
 def finish(run):
@@ -107,16 +124,25 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
         runs.find_run(tmp_path, "monet-00000000")
 
 
-def test_the_latest_run_is_the_one_begun_last_whatever_continues_it(tmp_path):
+def test_the_latest_run_is_the_one_trained_last_that_continues_no_other(tmp_path):
     older, newer = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
     save_checkpoint(newer, 10, 1)
     longer = runs.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
-    for age, run in enumerate((longer, newer, older)):
-        (run.path / "status.json").write_text("{}")
-        os.utime(run.path / "settings.toml", (1000 - age, 1000 - age))
+    for run in (older, newer, longer):
+        finish(run)
+        time.sleep(0.02)  # longer than a tick of the file system's clock
+    never = make_run(tmp_path, settings=Settings(rank=4))
+    assert runs.list_runs(tmp_path) == [longer.id, newer.id, older.id, never.id]
     assert runs.find_run(tmp_path, runs.LATEST) == newer
     assert runs.state_of(tmp_path, runs.LATEST) == runs.state_of(tmp_path, newer.id)
     assert runs.state_of(tmp_path, newer.id) != runs.state_of(tmp_path, older.id)
+
+
+def test_asking_for_a_run_again_writes_nothing(tmp_path):
+    (Path(FEATURES.folder) / "dataset.toml").write_text("[[datasets]]\n")
+    run = make_run(tmp_path)
+    before = written(run.path)
+    assert make_run(tmp_path) == run and len(before) == 2 and written(run.path) == before
 
 
 def test_the_latest_of_no_runs_is_told_to_be_none(tmp_path):
@@ -138,18 +164,121 @@ def test_a_second_run_of_the_same_name_keeps_the_first_ones_files(tmp_path):
         save_checkpoint(run, 10, value)
         finish(run)
         assert first_value(runs.publish(run, "monet", loras)) == value
-    assert first_value(loras / "monet" / f"monet.{first.id}.safetensors") == 0
-    assert first_value(loras / "monet" / f"monet-000010.{first.id}.safetensors") == 0
+    assert first_value(loras / "monet" / f"{first.id}-000010.safetensors") == 0
+    names = ("monet", "monet-000010", f"{first.id}-000010", f"{second.id}-000010")
+    assert {path.stem for path in (loras / "monet").glob("*.safetensors")} == set(names)
 
 
-def test_publishing_twice_changes_nothing(tmp_path):
+def test_each_finished_lora_has_a_name_that_no_other_content_gets(tmp_path):
+    """Another run, the same run with more steps, and back: what a loader keeps under a name stays true."""
+    loras, held = tmp_path / "loras", {}
+    for rank, steps in ((16, 10), (8, 10), (16, 20), (8, 10)):
+        run = make_run(tmp_path / "runs", settings=Settings(rank=rank, steps=steps))
+        if steps not in run.checkpoints():
+            save_checkpoint(run, steps, rank + steps)
+        finish(run)
+        final = runs.publish(run, "monet", loras)
+        assert final.name == f"{run.id}-{steps:06d}.safetensors"
+        assert first_value(final) == first_value(loras / "monet" / "monet.safetensors") == rank + steps
+        held[final] = rank + steps
+    assert len(held) == 3 and all(first_value(path) == value for path, value in held.items())
+
+
+def test_loras_that_were_trained_elsewhere_are_all_kept(tmp_path):
+    from safetensors.torch import save_file
+
+    run, folder = make_run(tmp_path / "runs"), tmp_path / "loras" / "monet"
+    folder.mkdir(parents=True)
+    save_checkpoint(run, 10, 1)
+    finish(run)
+    for metadata in (None, {"impasto_run": "../../escaped", "impasto_step": "10"}, {"impasto_run": "a", "x": "b"}):
+        save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, folder / "monet.safetensors", metadata)
+        runs.publish(run, "monet", folder.parent)
+    assert len(list(folder.glob("monet.????????.safetensors"))) == 3
+    assert not list(tmp_path.glob("escaped*"))
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya", "comfyui"])
+def test_publishing_twice_changes_nothing(tmp_path, monkeypatch, format):
+    from impasto.trainers import lora_files
+
+    run = make_run(tmp_path / "runs")
+    checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
+    finish(run)
+    final = runs.publish(run, "monet", tmp_path / "loras", format)
+    before = written(final.parent)
+    monkeypatch.delattr(lora_files, "export")
+    assert runs.publish(run, "monet", tmp_path / "loras", format) == final and written(final.parent) == before
+
+
+def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError("not on this file system")
+
+    monkeypatch.setattr(os, "link", no_links)
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
     finish(run)
     final = runs.publish(run, "monet", tmp_path / "loras")
-    before = {path: path.stat().st_mtime_ns for path in final.parent.iterdir()}
-    runs.publish(run, "monet", tmp_path / "loras")
-    assert {path: path.stat().st_mtime_ns for path in final.parent.iterdir()} == before
+    before = written(final.parent)
+    assert runs.publish(run, "monet", tmp_path / "loras") == final and written(final.parent) == before
+
+
+def test_what_was_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(tmp_path, monkeypatch):
+    run, folder = make_run(tmp_path / "runs"), tmp_path / "loras" / "monet"
+    folder.mkdir(parents=True)
+    torso, link = folder / ".partial-12345678-monet.safetensors", folder / ".partial-87654321-monet.safetensors"
+    torso.write_bytes(b"half")
+    checkpoint = save_checkpoint(run, 10, 1).folder / checkpoints.ADAPTER_FILE
+    os.utime(checkpoint, (0, 0))  # trained long ago
+    os.link(checkpoint, link)
+    runs.publish(run, "monet", folder.parent)
+    assert torso.exists() and link.exists()  # as far as can be seen, another server is publishing
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    runs.publish(run, "monet", folder.parent)
+    assert [path.name for path in folder.iterdir()] == ["monet-000010.safetensors"]
+
+
+def test_a_checkpoint_written_anew_is_published_anew(tmp_path):
+    run = make_run(tmp_path / "runs")
+    for value in (1, 2):
+        checkpoints.save(run.path / "checkpoints", 10, layer(alpha=value), made_by(run, 10), {"optimizer": {}})
+        finish(run)
+        final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
+    assert alpha_of(final) == alpha_of(final.with_name("monet.safetensors")) == 2
+
+
+def first_key(path):
+    from safetensors.torch import load_file
+
+    return next(iter(load_file(path)))
+
+
+def alpha_of(path):
+    from safetensors.torch import load_file
+
+    return next(value.item() for key, value in load_file(path).items() if key.endswith(".alpha"))
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya"])
+def test_a_continued_run_leaves_the_files_of_the_one_before_it_as_they_are(tmp_path, format):
+    root, loras = tmp_path / "runs", tmp_path / "loras"
+    run = make_run(root, settings=Settings(steps=10))
+    checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
+    finish(run)
+    first = runs.publish(run, "monet", loras, format)
+    before = written(first.parent)
+    longer = runs.continue_run(root, run, 5, "/models/flux.safetensors", "f1")
+    checkpoints.save(longer.path / "checkpoints", 15, layer(), made_by(longer, 15), {"optimizer": {}})
+    finish(longer)
+    for _ in range(2):
+        second = runs.publish(longer, "monet", loras, format)
+    assert (first.name, second.name) == (f"{run.id}-000010.safetensors", f"{longer.id}-000015.safetensors")
+    files = {path.name for path in first.parent.glob("*.safetensors")}
+    assert files == {first.name, second.name, *(f"monet{step}.safetensors" for step in ("", "-000010", "-000015"))}
+    after = written(first.parent)
+    assert all(after[name] == before[name] for name in (first.name, "monet-000010.safetensors"))
 
 
 def test_metrics_keep_the_last_word_on_each_step_and_leave_torn_lines_out(tmp_path):
@@ -185,10 +314,8 @@ def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(
     from safetensors.torch import load_file
 
     run = make_run(tmp_path / "runs")
-    name = "transformer.transformer_blocks.0.attn.to_out.0"
-    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
-    state[f"{name}.alpha"] = torch.tensor(3.0)
-    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    state = layer()
+    checkpoints.save(run.path / "checkpoints", 10, state, made_by(run, 10), {"optimizer": {}})
     finish(run)
     final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
     assert all(key.startswith("lora_unet_double_blocks_0_") for key in load_file(final))
@@ -209,18 +336,13 @@ def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
 
 
 def test_another_format_replaces_the_runs_own_files_and_leaves_no_second_copy(tmp_path):
-    from safetensors.torch import load_file
-
     run = make_run(tmp_path / "runs")
-    name = "transformer.transformer_blocks.0.attn.to_out.0"
-    state = {f"{name}.lora_A.weight": torch.randn(2, 128), f"{name}.lora_B.weight": torch.randn(128, 2)}
-    state[f"{name}.alpha"] = torch.tensor(2.0)
-    checkpoints.save(run.path / "checkpoints", 10, state, {"impasto_run": run.id}, {"optimizer": {}})
+    checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
     finish(run)
     for format, prefix in (("diffusers", "transformer."), ("kohya", "lora_unet_"), ("diffusers", "transformer.")):
         final = runs.publish(run, "monet", tmp_path / "loras", format)
-        assert all(key.startswith(prefix) for key in load_file(final))
-        assert len(list(final.parent.glob("*.safetensors"))) == 2
+        assert {path.stem for path in final.parent.glob("*.safetensors")} == {"monet", "monet-000010", final.stem}
+        assert all(first_key(path).startswith(prefix) for path in final.parent.glob("*.safetensors"))
 
 
 def test_a_folder_that_only_looks_like_a_checkpoint_is_none(tmp_path):

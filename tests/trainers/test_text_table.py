@@ -1,6 +1,7 @@
 """Text embeddings as one Parquet file: in the form of diffusers' QLoRA example, and back without loss."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import numpy
@@ -130,6 +131,18 @@ def test_numbers_too_large_for_float16_are_refused_and_no_file_appears(config):
     with pytest.raises(FeatureError, match="Use float32"):
         export(found, float_type="float16")
     assert not list(config.parent.glob("*.parquet")) and not list(config.parent.glob(".partial-*"))
+
+
+def test_an_export_that_was_killed_is_cleared_away_by_a_later_one(config, monkeypatch):
+    found = encode(config)
+    torso = config.parent / ".partial-12345678-texts.parquet"
+    torso.write_bytes(b"PAR1")
+    export(found)
+    assert torso.exists()  # as far as can be seen, another server is exporting
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    export(found)
+    assert not torso.exists()
 
 
 def test_embeddings_that_came_from_bf16_take_little_more_than_half(config):

@@ -137,11 +137,28 @@ def test_cancel_saves_the_step_it_is_in_and_queueing_again_ends_at_the_same_weig
         launch.train(run, cpu=True, progress=cancel_at(3))
     status, saved = run.status(), list(run.checkpoints())
     assert status["state"] == "stopped" and saved == [status["step"]] and 3 <= status["step"] < 24
-    launch.train(run, cpu=True, progress=silent)
+    told = []
+    launch.train(run, cpu=True, progress=lambda done, total, text="", preview=None: told.append(text))
+    assert told[1] == "starting the trainer"  # not how far the one before it came
     assert same(final_adapter(run), final_adapter(uninterrupted))
     assert list(run.checkpoints()) == [8, 16, 24]
     losses = [{record["step"]: record.get("loss") for record in r.metrics()} for r in (run, uninterrupted)]
     assert losses[0] == losses[1]
+
+
+def test_while_a_resumed_run_loads_it_is_told_what_is_done_and_what_is_needed(make_run):
+    run = make_run()
+    records = [{"step": step, "loss": 0.3, "seconds": 2.0, "held_out_loss": 0.2} for step in range(5)]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    loading = {"state": "starting", "doing": "Loading the base model: 40 %", "plan": "Training in nf4 needs 14.2 GB"}
+    (run.path / "status.json").write_text(json.dumps(loading))
+    told = []
+    follower = launch._Follower(run, 8, lambda done, total, text="", preview=None: told.append((done, text)), None)
+    follower.look()
+    (run.path / "status.json").write_text(json.dumps(loading | {"state": "training", "doing": ""}))
+    follower.look()
+    assert told[0] == (4, "Loading the base model: 40 %\nTraining in nf4 needs 14.2 GB")
+    assert told[1][1].startswith("step 4/8   loss 0.3000")
 
 
 def trainer_pid(run) -> int:

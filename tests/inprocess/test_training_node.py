@@ -1,0 +1,114 @@
+"""FLUX LoRA Trainer in the test's own process: what it refuses before it gives up memory, and how a training ends.
+
+What a whole training gives is seen on a real server: see tests/comfyui/test_main_job.py.
+"""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from impasto.errors import SettingsError
+from impasto.trainers import checkpoints
+from impasto.trainers.features import Features
+from impasto.trainers.settings import Settings
+from safetensors.torch import save_file
+
+DORA = {"dora": True, "targets": "image attention"}
+
+
+@pytest.fixture
+def node(comfyui):
+    """The node's class with the hidden inputs that ComfyUI gives it."""
+    from impasto.nodes.training import FluxLoraTrainer
+
+    class Node(FluxLoraTrainer):
+        hidden = SimpleNamespace(extra_pnginfo=None, prompt=None)
+
+    return Node
+
+
+@pytest.fixture
+def model(comfyui):
+    from impasto.nodes.embedded import TinyFluxLoader
+
+    return TinyFluxLoader.execute(seed=0).args[0]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """What was asked to unload and to train; neither is done."""
+    from impasto.nodes import host, training
+
+    asked = []
+    monkeypatch.setattr(host, "unload_models", lambda: asked.append("unload"))
+    monkeypatch.setattr(training.launch, "train", lambda *_: asked.append("train"))
+    return asked
+
+
+def train(node, model, name, folder, lora_format="diffusers", **settings):
+    (folder / "index.json").write_text('{"samples": []}')
+    return node.execute(model, Features(str(folder), "abc"), Settings(**settings), name, lora_format=lora_format)
+
+
+@pytest.mark.parametrize(
+    ("lora_format", "named"), [("kohya", "sd-scripts has no DoRA"), ("comfyui", "only a part of"), ("pt", "no LoRA")]
+)
+def test_a_format_that_cannot_hold_the_lora_is_refused_before_anything_is_unloaded(
+    node, model, held, tmp_path, lora_format, named
+):
+    from impasto.nodes import host
+
+    with pytest.raises(SettingsError, match=named):
+        train(node, model, "refused", tmp_path, lora_format, **DORA)
+    assert not held and not list(host.runs_root().glob("refused-*"))
+
+
+def test_what_goes_wrong_with_the_files_does_not_replace_cancel(node, model, held, tmp_path, monkeypatch, caplog):
+    from comfy.model_management import InterruptProcessingException
+    from impasto.nodes import training
+
+    def cancelled(run, *_):
+        lora = {"transformer.x.lora_A.weight": torch.zeros(2, 2)}
+        checkpoints.save(run.path / "checkpoints", 10, lora, {}, {})
+        raise InterruptProcessingException
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.launch, "train", cancelled)
+    monkeypatch.setattr(training.runs, "publish", full)
+    with pytest.raises(InterruptProcessingException):
+        train(node, model, "cancelled", tmp_path)
+    assert held == ["unload"] and "No space left on device" in caplog.text and "checkpoints" in caplog.text
+
+
+def test_another_lora_under_the_name_of_the_one_to_start_from_is_another_input(node):
+    import folder_paths
+    from impasto.nodes.training import NEW_LORA
+
+    file = Path(folder_paths.get_folder_paths("loras")[0]) / "start.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    seen = {node.fingerprint_inputs(start_from="start.safetensors", name="a")}  # no such file yet
+    for value in (0.0, 1.0, 1.0):
+        save_file({"transformer.x.lora_A.weight": torch.full((2, 2), value)}, file)
+        seen.add(node.fingerprint_inputs(start_from=file.name, name="a"))
+    assert len(seen) == 3
+    assert node.fingerprint_inputs(name="a") == node.fingerprint_inputs(start_from=NEW_LORA, name="b") == ""
+
+
+def test_a_model_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(model, monkeypatch):
+    from impasto.nodes import host
+
+    patched = model.clone()
+    patched.cached_patcher_init = None  # no file behind it
+    torso = host.pack_models_root() / "baked" / ".partial-12345678-model.safetensors"
+    torso.parent.mkdir(parents=True, exist_ok=True)
+    torso.write_bytes(b"half")
+    baked = host.flux_weights_file(patched)
+    assert torso.exists()  # as far as can be seen, another server is writing it
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert host.flux_weights_file(patched) == baked
+    assert list(torso.parent.iterdir()) == [baked]
