@@ -9,6 +9,8 @@ from comfy_api.latest import io
 from ..prompting.seeds import MAX_SEED
 from . import host
 
+AS_BEFORE = "as before"  # of what a node may leave as an earlier one set it
+
 
 def field_input(settings: Any, kind: type[io.ComfyTypeIO], name: str, tooltip: str, **options: Any) -> io.Input:
     """An input of `kind` for the field `name`, with the value that the field has in `settings` as its default."""

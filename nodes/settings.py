@@ -21,10 +21,9 @@ from ..trainers.settings import (
     Settings,
 )
 from . import sockets
-from .inputs import field_input, seed_input
+from .inputs import AS_BEFORE, field_input, seed_input
 
 CATEGORY = "Impasto/Training"
-AS_BEFORE = "as before"
 _SWITCHES = {AS_BEFORE: None, "on": True, "off": False}
 _field = functools.partial(field_input, Settings())
 _switch = functools.partial(_field, io.Boolean)

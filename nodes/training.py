@@ -15,12 +15,12 @@ from ..trainers.adapter import TARGETS
 from ..trainers.optimizers import check_installed
 from ..trainers.settings import SCHEDULERS, Settings
 from . import host, sockets
+from .inputs import AS_BEFORE
 
 logger = logging.getLogger(__name__)
 
 CATEGORY = "Impasto/Training"
 NEW_LORA = "a new LoRA"
-AS_BEFORE = "as before"
 
 
 def _lora_format() -> io.Combo.Input:

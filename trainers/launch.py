@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainingError
+from ..files import appearing
+from ..progress import duration
 from .failure import killed
 from .profiles import SINGLE_PROCESS
 from .runs import Job, Run
@@ -30,6 +32,7 @@ CHILD = Path(__file__).with_name("child.py")
 DEFAULT_LAUNCHER = ("--config_file", str(SINGLE_PROCESS))  # one process
 POLL_SECONDS = 0.1
 STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
+PREVIEW = "preview.png"  # beside a sample's latents
 LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
 
 
@@ -147,7 +150,7 @@ class _Follower:
         self.run, self.total, self.progress, self.preview, self.before = run, total, progress, preview, before
         self.offset = 0
         self.seconds: list[float] = []
-        self.shown: Path | None = None
+        self.shown: set[Path] = set()
         self.last: dict[str, Any] = {}
         self.best = math.inf, 0  # held-out loss and its step
 
@@ -191,24 +194,19 @@ class _Follower:
         if "held_out_loss" in self.last:
             text += f"   held-out {self.last['held_out_loss']:.4f} (best {self.best[0]:.4f} at step {self.best[1]})"
         if self.seconds:
-            text += f"   {_duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
-        return text
+            text += f"   {duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
+        return "\n".join(filter(None, [text, status.get("warning")]))
 
     def new_preview(self) -> Image | None:
-        if not self.preview:
-            return None
-        newest = next(reversed(self.run.samples().values()), None)
-        if newest in (None, self.shown):
-            return None
-        self.shown = newest
-        return self.preview(newest)
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+        """The picture of the newest sample, if there is a new one; each is kept beside its sample."""
+        picture = None
+        for sample in self.run.samples().values() if self.preview else ():
+            if sample not in self.shown:
+                self.shown.add(sample)
+                picture = self.preview(sample)
+                try:
+                    with appearing(sample.with_name(PREVIEW)) as temporary:
+                        picture.save(temporary, "PNG")
+                except OSError as error:  # a full disk is the trainer's to tell of
+                    logger.warning("The preview of %s was not kept: %s", sample, error)
+        return picture

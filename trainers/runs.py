@@ -18,12 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImpastoError, NameRefused, TrainingError
-from ..files import ABANDONED, appearing, content_hash, read_jsonl, remove_partials, write_whole
+from ..files import (
+    ABANDONED,
+    appearing,
+    content_hash,
+    file_hash,
+    link_or_copy,
+    read_jsonl,
+    remove_partials,
+    write_changed,
+    write_whole,
+)
 from ..names import MAX_NAME_LENGTH, checked_name, child_of
 from . import checkpoints, flux_weights, lora_files
 from .checkpoints import ADAPTER_FILE
 from .features import DATASET_CONFIG, Features, warms_up_by_share
-from .planning import file_hash
 from .settings import FIXED, Settings
 
 LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
@@ -142,7 +151,7 @@ class Job:
         inputs = dataclasses.asdict(self)
         document = {"name": inputs.pop("name"), "inputs": inputs, "training": self.settings.to_dict()}
         del inputs["settings"]
-        _write_changed(run.path / "settings.toml", tomlkit.dumps(document).encode())
+        write_changed(run.path / "settings.toml", tomlkit.dumps(document).encode())
 
     def check_places(self) -> None:
         """Refuse other contents where a person has set the places of a copied run anew.
@@ -205,7 +214,7 @@ def create_run(runs_root: Path, job: Job) -> Run:
         )
     run.path.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):  # features that something else made
-        _write_changed(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
+        write_changed(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
     job.write(run)
     return run
 
@@ -255,7 +264,7 @@ def continue_run(
         records = [record for record in earlier.metrics() if record["step"] <= step]
         write_whole(run.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
         with appearing(target) as temporary:
-            shutil.copytree(earlier.checkpoints()[step], temporary, copy_function=_link_or_copy)
+            shutil.copytree(earlier.checkpoints()[step], temporary, copy_function=link_or_copy)
     return run
 
 
@@ -372,7 +381,7 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         _publish_file(source, target, format)
     for file in BESIDE_THE_LORA:
         if (run.path / file).is_file():
-            _write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
+            write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
     return final
 
 
@@ -383,7 +392,7 @@ def _publish_file(source: Path, target: Path, format: str) -> None:
         return
     with appearing(target) as temporary:
         if wanted[2] == format:
-            _link_or_copy(source, temporary)
+            link_or_copy(source, temporary)
         else:
             lora_files.export(source, temporary, format)
         if target.exists() and present[:2] != wanted[:2]:
@@ -403,18 +412,6 @@ def _own_name(lora: Path) -> str:
         return f"{checked_name(run, longest=MAX_RUN_ID_LENGTH)}-{int(step):06d}.safetensors"
     except (NameRefused, ValueError):
         return f"{lora.stem}.{file_hash(lora)[:8]}.safetensors"
-
-
-def _write_changed(target: Path, content: bytes) -> None:
-    if not target.is_file() or target.read_bytes() != content:
-        write_whole(target, content)
-
-
-def _link_or_copy(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)  # no second copy on disk where the file system can
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def lora_metadata(path: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from impasto.errors import TrainingError
 from impasto.progress import silent
 from impasto.trainers import launch
 from impasto.trainers.recipe import train_run
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 
@@ -159,6 +160,32 @@ def test_while_a_resumed_run_loads_it_is_told_what_is_done_and_what_is_needed(ma
     follower.look()
     assert told[0] == (4, "Loading the base model: 40 %\nTraining in nf4 needs 14.2 GB")
     assert told[1][1].startswith("step 4/8   loss 0.3000")
+
+
+def test_what_went_wrong_beside_the_training_stands_below_how_far_it_is(make_run):
+    run = make_run()
+    (run.path / "metrics.jsonl").write_text(json.dumps({"step": 2, "loss": 0.5, "seconds": 1.0}) + "\n")
+    (run.path / "status.json").write_text(json.dumps({"state": "training", "warning": "No memory for the samples."}))
+    told = []
+    launch._Follower(run, 8, lambda done, total, text="", preview=None: told.append(text), None).look()
+    assert told == ["step 2/8   loss 0.5000   6 s left\nNo memory for the samples."]
+
+
+def test_the_preview_of_every_sample_is_shown_once_and_kept_beside_it(make_run):
+    run = make_run(steps=2, checkpoint_every=1)
+    assert train_here(run)
+    shown = []
+
+    def preview(sample):
+        return Image.new("RGB", (4, 4), (int(sample.parent.name[-1]), 0, 0))
+
+    follower = launch._Follower(run, 2, lambda done, total, text="", preview=None: shown.append(preview), preview)
+    follower.look()
+    follower.look()
+    assert shown[0].getpixel((0, 0)) == (2, 0, 0) and shown[1] is None
+    for step, sample in run.samples().items():
+        with Image.open(sample.with_name("preview.png")) as kept:
+            assert kept.getpixel((0, 0)) == (step, 0, 0)
 
 
 def trainer_pid(run) -> int:
