@@ -4,6 +4,7 @@
     .impasto/venv/bin/python benchmarks/train_step.py --sets precision     some of it, beside the two alternatives
     .impasto/venv/bin/python benchmarks/train_step.py --full-size          as large as FLUX.1-dev; needs a CUDA device
     .impasto/venv/bin/python benchmarks/train_step.py --cap 8 12 16 24     the presets on smaller cards, simulated
+    .impasto/venv/bin/python benchmarks/train_step.py --profile            where our time goes, by PyTorch's profiler
     .impasto/venv/bin/python benchmarks/train_step.py --quick              a minute; shows that it runs, no more
 
 All train a LoRA of the same rank on the same seeded weights, latents and texts, LoRA in float32, AdamW. Every
@@ -41,6 +42,7 @@ PAGE = 4096  # bytes; what the kernel counts in, and the least that a ratio is m
 IMPASTO, COMFYUI, DIFFUSERS = "Impasto", "TrainLoraNode", "diffusers + PEFT"
 POOLED_WIDTH = 768  # CLIP-L's
 PICTURES = 4
+OPERATORS = 20  # rows of a profile
 # Side of the matrices, how many products: on a card some seconds of them, after which its clock is that of training.
 RATE_SIZES = {"cuda": (8192, 1000), "cpu": (2048, 3), "quick": (256, 3)}
 AIMS = {COMFYUI: (0.6, 0.5), DIFFUSERS: (1.05, 1.05)}  # at most this ratio in time and in memory
@@ -124,6 +126,7 @@ class Work:
         attention: ComfyUI's; "pytorch" as on a CUDA device, or "default", which on the CPU is sub-quadratic.
         features_key: of the features in `folder`.
         cap: gigabytes of the card that is simulated; 0 for the card as it is.
+        profile: whether to profile the measured steps, which makes them slower.
     """
 
     folder: str
@@ -141,6 +144,7 @@ class Work:
     attention: str
     features_key: str = ""
     cap: int = 0
+    profile: bool = False
 
     @property
     def weights(self) -> Path:
@@ -282,6 +286,7 @@ class Meter:
         self.imported = 0 if self.cuda else resident_memory("VmRSS")
         reset_peak_memory()
         self.peak_before = self.reserved_before = 0
+        self.profiler = torch.profiler.profile() if work.profile else None
 
     def step_done(self) -> None:
         import torch
@@ -292,6 +297,16 @@ class Meter:
         if len(self.marks) == self.warmup:
             self.peak_before, self.reserved_before = peak_memory(), reserved_memory()
             reset_peak_memory()
+            if self.profiler:
+                self.profiler.start()
+        elif self.profiler and len(self.marks) == self.last:
+            self.profiler.stop()
+
+    def operators(self) -> str:
+        """A table of the operators that took most of the device's time; of the processor's where it is the device."""
+        order = "self_device_time_total" if self.cuda else "self_cpu_time_total"
+        averages = self.profiler.key_averages()
+        return averages.table(sort_by=order, row_limit=OPERATORS, max_name_column_width=60)
 
     def result(self) -> dict[str, Any]:
         in_steps = peak_memory()
@@ -308,7 +323,7 @@ class Meter:
             "peak": max(self.peak_before, in_steps),
             "peak_in_steps": in_steps,
             "reserved": max(self.reserved_before, reserved_memory()),
-        }
+        } | ({"operators": self.operators()} if self.profiler else {})
 
 
 def resident_memory(field: str) -> int:
@@ -735,6 +750,7 @@ def main() -> int:
     parser.add_argument("--full-size", action="store_true", help="FLUX.1-dev's size, at 512 and 1024 px, batch 1 and 4")
     parser.add_argument("--cap", nargs="+", type=int, metavar="GB", help="all presets, on cards of so many gigabytes")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="with --cap, some of the presets only")
+    parser.add_argument("--profile", action="store_true", help="our modes in the chosen sets, by operators")
     parser.add_argument("--folder", type=Path, help="where weights go meanwhile; 24 GB at full size (default: /tmp)")
     parser.add_argument("--weights", type=Path, help="keep the weights in this file, and use them if it is there")
     parser.add_argument("--hidden-size", type=int, default=768, help="a multiple of 128 (default: 768)")
@@ -756,7 +772,9 @@ def main() -> int:
         return 0
     if not sys.platform.startswith("linux"):
         parser.error("this benchmark reads memory from /proc, which only Linux has")
-    if not (comfyui_folder() / "comfy_extras" / "nodes_train.py").is_file() and not arguments.cap:
+    if not (comfyui_folder() / "comfy_extras" / "nodes_train.py").is_file() and not (
+        arguments.cap or arguments.profile
+    ):
         parser.error(f"there is no ComfyUI in {comfyui_folder()}: run ./quickstart.sh, or set COMFYUI_PATH")
     # Before torch is imported, here and in the measuring processes.
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
@@ -771,7 +789,7 @@ def main() -> int:
             work.weights.symlink_to(arguments.weights.resolve())
         if not work.weights.exists():
             write_weights(work)
-        found = (caps if arguments.cap else benchmark)(arguments, work)
+        found = (caps if arguments.cap else profiles if arguments.profile else benchmark)(arguments, work)
     print(machine(), found, sep="\n\n")
     return 0
 
@@ -801,16 +819,10 @@ def benchmark(arguments: argparse.Namespace, work: Work) -> str:
     """Every contender at every size that is asked for."""
     import torch
 
-    quick, full_size = arguments.quick, arguments.full_size
-    sides = [64] if quick else arguments.resolutions or ([512, 1024] if full_size else [256])
-    batches = arguments.batches or ([1, 4] if full_size else [1])
+    quick = arguments.quick
     contenders = [Contender(IMPASTO), *ALTERNATIVES]
     contenders += [one for name in arguments.sets for one in SETS[name] if one not in contenders]
-    cells = [
-        with_features(dataclasses.replace(work, width=side, height=side, batch=batch))
-        for side in sides
-        for batch in batches
-    ]
+    cells = sizes(arguments, work)
     measurements = [compare(contenders, cell, quick, 1 if quick else arguments.rounds) for cell in cells]
     if arguments.json:
         arguments.json.write_text(json.dumps(measurements, indent=1))
@@ -823,6 +835,31 @@ def benchmark(arguments: argparse.Namespace, work: Work) -> str:
         ]
         reports.append(report(cell, rows, rate))
     return "\n\n".join(reports)
+
+
+def sizes(arguments: argparse.Namespace, work: Work) -> list[Work]:
+    """The work at every size of pictures and batches that is asked for."""
+    full_size = arguments.full_size
+    sides = [64] if arguments.quick else arguments.resolutions or ([512, 1024] if full_size else [256])
+    batches = arguments.batches or ([1, 4] if full_size else [1])
+    return [
+        with_features(dataclasses.replace(work, width=side, height=side, batch=batch))
+        for side in sides
+        for batch in batches
+    ]
+
+
+def profiles(arguments: argparse.Namespace, work: Work) -> str:
+    """Where the time of our steps goes, for each of our modes and at every size that is asked for."""
+    modes = [one for name in arguments.sets for one in SETS[name] if one.trainer == IMPASTO]
+    found = []
+    for cell in sizes(arguments, dataclasses.replace(work, profile=True)):
+        for contender in modes:
+            (result,) = run_in_child([contender], cell)
+            tell("profile", result)
+            title = f"{contender.name}, checkpointing: {contender.state}; {cell.width} px, batch {cell.batch}"
+            found.append(f"{title}\n\n{result.get('operators') or result['failure']}")
+    return "\n\n".join(found)
 
 
 def compare(contenders: Sequence[Contender], work: Work, quick: bool, rounds: int) -> list[dict[str, Any]]:

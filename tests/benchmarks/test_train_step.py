@@ -155,6 +155,12 @@ def test_a_preset_on_a_simulated_card_has_what_was_planned_and_what_was_taken():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_profile_names_the_operators_that_take_the_time():
+    printed = benchmark("--profile", "--sets", "checkpointing")
+    assert "Impasto, checkpointing: 1 in 2; 64 px, batch 1" in printed
+    assert "aten::addmm" in printed and "Self CPU %" in printed
+
+
 def test_the_full_size_is_refused_where_it_cannot_be_measured():
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "train_step.py"), "--full-size"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
