@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -75,7 +76,8 @@ class FluxLoraTrainer(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="my-style",
-                    tooltip="Name of the LoRA: its files appear as output/loras/<name>/<name>.safetensors.",
+                    tooltip="Name of the LoRA: its files appear as output/loras/<name>/<name>.safetensors. Another "
+                    "name is another run, trained from the start; to rename a finished LoRA, copy its file.",
                 ),
                 io.Combo.Input(
                     "start_from",
@@ -92,8 +94,18 @@ class FluxLoraTrainer(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_from: str = "", launch_profile: str = "") -> bool:
-        return True  # both answer for themselves: they also know what was put there after this list was made
+    def validate_inputs(
+        cls, name: str | None = None, start_from: str | None = None, launch_profile: str | None = None
+    ) -> bool | str:
+        """Refuse before anything runs what `execute` would refuse after hours of encoding.
+
+        Their lists are not asked: they are older than what was put into the folders since.
+        """
+        return _refused(
+            (name, lambda: runs.lora_folder(host.loras_root(), name)),
+            (start_from, lambda: start_from == NEW_LORA or _start_file(start_from, name)),
+            (launch_profile, lambda: profiles.launch_arguments(launch_profile, host.launch_profiles_folder())),
+        )
 
     @classmethod
     def fingerprint_inputs(cls, start_from: str | None = None, **others: object) -> str:
@@ -116,11 +128,11 @@ class FluxLoraTrainer(io.ComfyNode):
         lora_format=runs.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
-        folder = runs.lora_folder(host.loras_root(), name)
+        runs.lora_folder(host.loras_root(), name)  # refused before the model is written out
         check_installed(training)
         _check_format(lora_format, training)
         weights, fingerprint = _base(model)
-        start = "" if start_from == NEW_LORA else _start(start_from, folder)
+        start = "" if start_from == NEW_LORA else _start(start_from, name)
         run = runs.create_run(
             host.runs_root(),
             runs.Job(
@@ -180,8 +192,10 @@ class ContinueTraining(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, launch_profile: str = "") -> bool:
-        return True
+    def validate_inputs(cls, launch_profile: str | None = None) -> bool | str:
+        return _refused(
+            (launch_profile, lambda: profiles.launch_arguments(launch_profile, host.launch_profiles_folder()))
+        )
 
     @classmethod
     def execute(
@@ -201,6 +215,25 @@ class ContinueTraining(io.ComfyNode):
         return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
 
 
+def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
+    """What is wrong with the values of widgets, as `validate_inputs` says it: True, or all texts together.
+
+    Args:
+        checks: a value, None where it comes over a link, and what raises if the value cannot be used.
+    """
+    said = []
+    for value, check in checks:
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            return f"{value!r} is given where a name is wanted."
+        try:
+            check()
+        except ImpastoError as error:
+            said.append(str(error))
+    return " ".join(dict.fromkeys(said)) or True
+
+
 def _check_format(lora_format: str, settings: Settings) -> None:
     """Refused before anything is unloaded or trained: a format that cannot hold the LoRA."""
     lora_files.check_format(lora_format, settings.dora, TARGETS[settings.targets])
@@ -213,16 +246,22 @@ def _base(model) -> tuple[Path, str]:
     return weights, flux_weights.fingerprint(weights)
 
 
-def _start(lora: str, own_folder: Path) -> str:
+def _start(lora: str, name: str) -> str:
     """The file of the LoRA to start from; one that cannot be used is refused before any memory is given up."""
+    file = _start_file(lora, name)
+    lora_files.read(file)
+    return str(file)
+
+
+def _start_file(lora: str, name: str | None) -> Path:
+    """Where the LoRA to start from lies; `name` is that of the new one, None as long as it is not known."""
     file = host.lora_path(lora).resolve()
-    if file.is_relative_to(own_folder.resolve()):
+    if name is not None and file.is_relative_to(runs.lora_folder(host.loras_root(), name)):
         raise SettingsError(
             f"start_from is {lora}, which this node would write over as soon as it is done, and then begin anew from "
             "that. Give the new LoRA another name, or use Continue Training to go on with this one."
         )
-    lora_files.read(file)
-    return str(file)
+    return file
 
 
 def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
@@ -273,15 +312,16 @@ class TrainingRunLoader(io.ComfyNode):
                     "run_id",
                     options=[runs.LATEST, *runs.list_runs(host.runs_root())],
                     tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it. "
-                    "latest: the one trained last, without those that Continue Training made.",
+                    "latest: the one trained last for at least one step, without those that Continue Training made.",
                 )
             ],
             outputs=[sockets.Run.Output("run", tooltip="The run, for Progress Grid and Loss Plot.")],
         )
 
     @classmethod
-    def validate_inputs(cls, run_id: str) -> bool:
-        return True  # find_run answers for itself: it also knows runs made after this list was
+    def validate_inputs(cls, run_id: str | None = None) -> bool | str:
+        """Accept runs made after the list was; the latest may be one that this graph is about to train."""
+        return run_id == runs.LATEST or _refused((run_id, lambda: runs.find_run(host.runs_root(), run_id)))
 
     @classmethod
     def fingerprint_inputs(cls, run_id: str) -> str:

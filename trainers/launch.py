@@ -86,11 +86,15 @@ def train(
             start_new_session=True,
         )
         try:
-            while process.poll() is None:
-                follower.look()
-                time.sleep(POLL_SECONDS)
-        finally:
-            stop(process, at_once=_stamp(run) == before or run.status().get("state") == "starting")
+            try:
+                while process.poll() is None:
+                    follower.look()
+                    time.sleep(POLL_SECONDS)
+            finally:
+                stop(process, at_once=_stamp(run) == before or run.status().get("state") == "starting")
+        except BaseException:
+            follower.say_stopped()
+            raise
     follower.look()
     if run.finished:
         return
@@ -166,6 +170,13 @@ class _Follower:
             if "seconds" in record:
                 self.seconds = [*self.seconds[-19:], record["seconds"]]
         self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
+
+    def say_stopped(self) -> None:
+        """Leave on the node what became of the run in place of how long it would have taken."""
+        saved = max(self.run.checkpoints(), default=0)
+        text = f"stopped at step {saved}, saved; queue again to go on" if saved else "stopped before the first step"
+        with contextlib.suppress(BaseException):  # Cancel was pressed twice: the first is already being told
+            self.progress(saved, self.total, text)
 
     def new_records(self) -> list[dict[str, Any]]:
         try:

@@ -36,8 +36,9 @@ def launch_arguments(profile: str, folder: Path) -> list[str]:
         return [*single, *kind, "--num_processes", str(count)] if count > 1 else single
     file = child_of(folder, profile, what="launch profile")
     if not file.is_file():
+        known = ", ".join(f"'{name}'" for name in names(folder))
         raise TrainingError(
-            f"There is no launch profile '{profile}' in {folder}. Choose one of: {', '.join(names(folder))}; or "
-            f"make it with 'accelerate config --config_file {file}'."
+            f"There is no launch profile '{profile}' in {folder}. Choose one of: {known}; or make it with: "
+            f'accelerate config --config_file "{file}"'
         )
     return ["--config_file", str(file)]

@@ -10,9 +10,10 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ class Run:
         if status.get("state") != "finished" or status["total"] != settings.steps:
             return False
         return status["step"] == settings.steps or status["patience"] == settings.early_stop_patience
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has come to its first step."""
+        return bool(self.checkpoints()) or any("loss" in record for record in self.metrics())
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
@@ -281,10 +287,10 @@ def _last_trained(run_folder: Path) -> tuple[int, int]:
 
 
 def find_run(runs_root: Path, run_id: str) -> Run:
-    """The run with this id; for `LATEST` the one trained last of those that continue no other.
+    """The run with this id; for `LATEST` the one trained last, for a step at least, of those that continue no other.
 
     Asking for a finished run again does not train it. Continued runs are left out so that continuing the latest twice
-    is one run.
+    is one run, and runs that failed before their first step because there is nothing to plot or to continue.
 
     Raises:
         NameRefused: `run_id` is not a plain name.
@@ -292,10 +298,15 @@ def find_run(runs_root: Path, run_id: str) -> Run:
     """
     if run_id == LATEST:
         runs = (find_run(runs_root, known) for known in list_runs(runs_root))
-        run_id = next((run.id for run in runs if not Job.read(run).continued_from), LATEST)
+        run_id = next((run.id for run in runs if run.begun and not Job.read(run).continued_from), LATEST)
     folder = child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
     if not (folder / "settings.toml").is_file():
         known = list_runs(runs_root)
+        if run_id == LATEST and known:
+            raise TrainingError(
+                f"None of the runs in {runs_root} is one that FLUX LoRA Trainer has trained for a step. Queue it, or "
+                f"choose a run by its name: {', '.join(known)}."
+            )
         raise TrainingError(
             f"There is no training run '{run_id}' in {runs_root}. "
             + (f"There are: {', '.join(known)}." if known else "No run has been started yet: queue FLUX LoRA Trainer.")
@@ -357,8 +368,9 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
 
     The finished one is the last, or the best by held-out loss if the run was to stop early. It lies there a second
     time, as `<run id>-<step>.safetensors`: ComfyUI's loaders keep what they read under a file's name, so that another
-    LoRA needs another name. What the first two names held of another run or step is kept under its name of that kind.
-    Beside the finished one lie the run's settings, dataset config and workflow.
+    LoRA needs another name. What the first two names held of another run or step is kept under its name of that kind,
+    and so is every step of another run. Only a finished run takes `<name>.safetensors` from the one that finished
+    before it. Beside it lie its run's settings, dataset config and workflow.
 
     Args:
         format: a name in `lora_files.FORMATS`.
@@ -372,6 +384,8 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():
         _publish_file(trained[step] / ADAPTER_FILE, file, format)
+    if trained:
+        _set_aside_others(run, folder, files.values())
     if not run.finished or not trained:
         return None
     chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
@@ -383,6 +397,18 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         if (run.path / file).is_file():
             write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
     return final
+
+
+def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
+    """Give the steps of other runs their own names, so that a series of step numbers is one run's.
+
+    Files that do not say which run they are of were not trained here, and stay.
+    """
+    step_file = re.compile(re.escape(folder.name) + r"-\d{6,}\.safetensors")
+    for file in set(folder.iterdir()).difference(own):
+        if step_file.fullmatch(file.name) and _described(file)[0] not in ("", run.id):
+            os.replace(file, file.with_name(_own_name(file)))
+            file.unlink(missing_ok=True)  # POSIX renames nothing where both names are already the same file's
 
 
 def _publish_file(source: Path, target: Path, format: str) -> None:

@@ -51,6 +51,12 @@ def drawn_samples(run: Run) -> tuple[Tensor, list[int]]:
     from safetensors.torch import load_file
 
     found = {step: load_file(file)["latents"] for step, file in run.samples().items()}
+    if not found and run.finished:
+        raise TrainingError(
+            f"The run '{run.id}' has no samples, and a finished run draws none afterwards: use Progress Grid. For "
+            "samples of further steps, set sample_steps above 0 in Training Settings, queue FLUX LoRA Trainer, and "
+            "then train for longer with Continue Training."
+        )
     if not found:
         raise TrainingError(
             f"The run '{run.id}' has no samples. Set sample_steps above 0 in Training Settings, and train to its first "

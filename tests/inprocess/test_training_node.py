@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from impasto.errors import SettingsError
+from impasto.errors import ImpastoError, SettingsError
 from impasto.trainers import checkpoints
 from impasto.trainers.features import Features
 from impasto.trainers.settings import Settings
@@ -112,3 +112,53 @@ def test_a_model_left_half_written_is_cleared_away_once_nobody_can_be_writing_it
     monkeypatch.setattr(time, "time", lambda: now + 3600)
     assert host.flux_weights_file(patched) == baked
     assert list(torso.parent.iterdir()) == [baked]
+
+
+UNUSABLE = {
+    "name": ["", "a/b", "../loras"],
+    "start_from": ["gone.safetensors", "../../secret.safetensors"],
+    "launch_profile": ["gone.yaml", "../gone.yaml"],
+}
+
+
+@pytest.mark.parametrize(("widget", "value"), [(key, value) for key, values in UNUSABLE.items() for value in values])
+def test_a_mistake_in_a_widget_is_told_before_the_graph_runs_as_it_would_be_when_it_has_run(
+    node, model, held, tmp_path, widget, value
+):
+    widgets = {"name": "checked", widget: value}
+    assert isinstance(node.validate_inputs(**widgets), str)
+    (tmp_path / "index.json").write_text('{"samples": []}')
+    with pytest.raises(ImpastoError) as raised:
+        node.execute(model, Features(str(tmp_path), "abc"), Settings(), **widgets)
+    assert node.validate_inputs(**widgets) == str(raised.value) and not held
+
+
+def test_what_comes_over_a_link_is_not_judged_before_it_is_there(node):
+    from impasto.nodes.training import NEW_LORA, ContinueTraining
+
+    assert node.validate_inputs(name=None, start_from=None, launch_profile=None) is True
+    assert node.validate_inputs(name="checked", start_from=NEW_LORA, launch_profile="this GPU") is True
+    assert ContinueTraining.validate_inputs(launch_profile=None) is True
+    assert isinstance(node.validate_inputs(name="checked", start_from=["a"]), str)  # a widget may hold anything
+
+
+def test_continuing_and_finding_a_run_refuse_their_widgets_before_the_graph_runs_too(comfyui):
+    from impasto.nodes.training import ContinueTraining, TrainingRunLoader
+
+    assert "no launch profile 'gone.yaml'" in ContinueTraining.validate_inputs(launch_profile="gone.yaml")
+    assert "no training run 'gone-00000000'" in TrainingRunLoader.validate_inputs(run_id="gone-00000000")
+    assert TrainingRunLoader.validate_inputs(run_id="latest") is True  # this graph may be about to train it
+
+
+def test_a_lora_that_would_be_written_over_is_refused_before_the_graph_runs(node, monkeypatch):
+    import folder_paths
+    from impasto.nodes import host
+
+    listed = ([str(host.loras_root())], {".safetensors"})  # as main.py has it
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", listed)
+    file = host.loras_root() / "own" / "own.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, file)
+    chosen = str(file.relative_to(file.parent.parent))
+    assert "would write over" in node.validate_inputs(name="own", start_from=chosen)
+    assert node.validate_inputs(name="other", start_from=chosen) is True

@@ -391,6 +391,17 @@ def test_a_run_without_samples_says_how_to_get_some(make_run):
         sampling.drawn_samples(make_run(**QUICK))
 
 
+def test_a_finished_run_without_samples_says_how_further_steps_get_some(make_run):
+    run = make_run(**QUICK)
+    assert train(run)
+    with pytest.raises(TrainingError, match="finished run draws none.*Progress Grid.*sample_steps.*Continue Training"):
+        sampling.drawn_samples(run)
+    assert make_run(**QUICK | {"sample_steps": 1}) == run and run.finished
+    job = Job.read(run)
+    longer = runs.continue_run(Path(run.folder).parent, run, 2, Path(job.weights), job.fingerprint)
+    assert train(longer) and sampling.drawn_samples(longer)[1] == [10]
+
+
 def test_a_run_may_start_from_a_lora_and_then_does_what_it_did(make_run, tiny_features, tiny_weights):
     first = make_run("first", **QUICK)
     assert train(first)

@@ -1,5 +1,7 @@
 """Launch profiles: built in, or a file that the server's owner has put where a graph can only name it."""
 
+import shlex
+
 import pytest
 import torch
 from impasto.errors import NameRefused, TrainingError
@@ -68,5 +70,9 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path, name):
 
 
 def test_a_missing_profile_is_answered_with_those_there_are_and_how_to_make_it(tmp_path):
-    with pytest.raises(TrainingError, match=r"no launch profile 'four.yaml'.*this GPU.*accelerate config"):
-        launch_arguments("four.yaml", tmp_path)
+    folder = tmp_path / "my profiles"
+    with pytest.raises(TrainingError, match=r"no launch profile 'four.yaml'") as raised:
+        launch_arguments("four.yaml", folder)
+    listed, _, command = str(raised.value).partition(" or make it with: ")
+    assert f"'{ONE}', '{ALL}', '{SHARDED}';" in listed
+    assert shlex.split(command) == ["accelerate", "config", "--config_file", str(folder / "four.yaml")]

@@ -65,6 +65,10 @@ def first_value(path):
     return load_file(path)["transformer.x.lora_A.weight"][0, 0].item()
 
 
+def no_links(*_):
+    raise OSError("not on this file system")
+
+
 def test_the_same_inputs_are_the_same_run_wherever_the_model_lies(tmp_path):
     assert make_run(tmp_path) == make_run(tmp_path, weights="/elsewhere/flux.safetensors")
 
@@ -138,6 +142,20 @@ def test_the_latest_run_is_the_one_trained_last_that_continues_no_other(tmp_path
     assert runs.state_of(tmp_path, newer.id) != runs.state_of(tmp_path, older.id)
 
 
+def test_a_run_that_failed_before_its_first_step_is_not_the_latest(tmp_path):
+    trained, failed = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
+    (failed.path / "metrics.jsonl").write_text('{"step": 0, "held_out_loss": 0.3}\n')
+    for run in (trained, failed):
+        (run.path / "status.json").write_text(json.dumps({"state": "failed"}))
+        time.sleep(0.02)
+    with pytest.raises(TrainingError, match=f"None of the runs.*by its name: {failed.id}, {trained.id}"):
+        runs.find_run(tmp_path, runs.LATEST)
+    (trained.path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.3}\n')
+    assert runs.find_run(tmp_path, runs.LATEST) == trained
+    save_checkpoint(failed, 1, 1)
+    assert runs.find_run(tmp_path, runs.LATEST) == failed
+
+
 def test_asking_for_a_run_again_writes_nothing(tmp_path):
     (Path(FEATURES.folder) / "dataset.toml").write_text("[[datasets]]\n")
     run = make_run(tmp_path)
@@ -167,6 +185,46 @@ def test_a_second_run_of_the_same_name_keeps_the_first_ones_files(tmp_path):
     assert first_value(loras / "monet" / f"{first.id}-000010.safetensors") == 0
     names = ("monet", "monet-000010", f"{first.id}-000010", f"{second.id}-000010")
     assert {path.stem for path in (loras / "monet").glob("*.safetensors")} == set(names)
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["links", "copies"])
+def test_step_names_are_one_runs_and_the_finished_lora_stays_until_another_finishes(tmp_path, monkeypatch, linked):
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    folder = tmp_path / "loras" / "monet"
+    first, cancelled, last = (make_run(tmp_path / "runs", settings=Settings(rank=rank, steps=10)) for rank in (1, 2, 3))
+    for run, steps in ((first, (5, 10)), (cancelled, (7,)), (last, (4, 10))):
+        for step in steps:
+            save_checkpoint(run, step, step)
+        if run != cancelled:
+            finish(run)
+
+    def published(run):
+        runs.publish(run, "monet", folder.parent)
+        return {path.stem for path in folder.glob("*.safetensors")}
+
+    kept = {"monet", f"{first.id}-000010"}
+    assert published(first) == kept | {"monet-000005", "monet-000010"}
+    kept |= {f"{first.id}-000005"}
+    assert published(cancelled) == kept | {"monet-000007"}
+    assert runs.lora_metadata(folder / "monet.safetensors") == made_by(first, 10)
+    kept |= {f"{cancelled.id}-000007", f"{last.id}-000010"}
+    assert published(last) == kept | {"monet-000004", "monet-000010"}
+    assert runs.lora_metadata(folder / "monet.safetensors") == made_by(last, 10)
+    for run, step in ((first, 5), (first, 10), (cancelled, 7)):
+        file = folder / f"{run.id}-{step:06d}.safetensors"
+        assert runs.lora_metadata(file) == made_by(run, step) and first_value(file) == step
+
+
+def test_a_step_file_that_was_not_trained_here_stays(tmp_path):
+    from safetensors.torch import save_file
+
+    run, folder = make_run(tmp_path / "runs"), tmp_path / "loras" / "monet"
+    folder.mkdir(parents=True)
+    save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, folder / "monet-000003.safetensors")
+    save_checkpoint(run, 10, 1)
+    runs.publish(run, "monet", folder.parent)
+    assert {path.name for path in folder.iterdir()} == {"monet-000003.safetensors", "monet-000010.safetensors"}
 
 
 def test_each_finished_lora_has_a_name_that_no_other_content_gets(tmp_path):
@@ -212,9 +270,6 @@ def test_publishing_twice_changes_nothing(tmp_path, monkeypatch, format):
 
 
 def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path, monkeypatch):
-    def no_links(*_):
-        raise OSError("not on this file system")
-
     monkeypatch.setattr(os, "link", no_links)
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)

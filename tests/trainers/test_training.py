@@ -29,9 +29,15 @@ class Cancelled(BaseException):
     """As ComfyUI's interrupt, not an Exception."""
 
 
-def cancel_at(step: int):
+def cancel_at(step: int, told: list[str]):
+    """Cancel pressed at a step; what is said afterwards goes into `told`."""
+    pressed = []
+
     def progress(done, total, text="", preview=None):
-        if done >= step:
+        if pressed:
+            told.append(text)
+        elif done >= step:
+            pressed.append(True)
             raise Cancelled
 
     return progress
@@ -134,9 +140,11 @@ def test_a_finished_run_is_returned_without_starting_a_process(uninterrupted, mo
 
 def test_cancel_saves_the_step_it_is_in_and_queueing_again_ends_at_the_same_weights(make_run, uninterrupted):
     run = make_run(**LONG)
+    last_words = []
     with pytest.raises(Cancelled):
-        launch.train(run, cpu=True, progress=cancel_at(3))
+        launch.train(run, cpu=True, progress=cancel_at(3, last_words))
     status, saved = run.status(), list(run.checkpoints())
+    assert last_words == [f"stopped at step {status['step']}, saved; queue again to go on"]
     assert status["state"] == "stopped" and saved == [status["step"]] and 3 <= status["step"] < 24
     told = []
     launch.train(run, cpu=True, progress=lambda done, total, text="", preview=None: told.append(text))
@@ -145,6 +153,13 @@ def test_cancel_saves_the_step_it_is_in_and_queueing_again_ends_at_the_same_weig
     assert list(run.checkpoints()) == [8, 16, 24]
     losses = [{record["step"]: record.get("loss") for record in r.metrics()} for r in (run, uninterrupted)]
     assert losses[0] == losses[1]
+
+
+def test_cancel_pressed_again_while_the_last_words_are_said_changes_nothing(make_run):
+    def progress(done, total, text="", preview=None):
+        raise Cancelled(text)
+
+    launch._Follower(make_run(), 8, progress, None).say_stopped()
 
 
 def test_while_a_resumed_run_loads_it_is_told_what_is_done_and_what_is_needed(make_run):
