@@ -11,8 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
-from ..trainers import flux_weights, launch, lora_files, profiles, runs, sampling
-from ..trainers.adapter import TARGETS
+from ..trainers import adapter, flux_weights, launch, lora_files, profiles, runs, sampling
 from ..trainers.optimizers import check_installed
 from ..trainers.settings import SCHEDULERS, Settings
 from . import host, sockets
@@ -131,8 +130,9 @@ class FluxLoraTrainer(io.ComfyNode):
         runs.lora_folder(host.loras_root(), name)  # refused before the model is written out
         check_installed(training)
         _check_format(lora_format, training)
+        start = "" if start_from == NEW_LORA else str(_start_file(start_from, name))
         weights, fingerprint = _base(model)
-        start = "" if start_from == NEW_LORA else _start(start_from, name)
+        _check_lora(weights, training, start)
         run = runs.create_run(
             host.runs_root(),
             runs.Job(
@@ -236,7 +236,7 @@ def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
 
 def _check_format(lora_format: str, settings: Settings) -> None:
     """Refused before anything is unloaded or trained: a format that cannot hold the LoRA."""
-    lora_files.check_format(lora_format, settings.dora, TARGETS[settings.targets])
+    lora_files.check_format(lora_format, settings.dora, adapter.TARGETS[settings.targets])
 
 
 def _base(model) -> tuple[Path, str]:
@@ -246,11 +246,14 @@ def _base(model) -> tuple[Path, str]:
     return weights, flux_weights.fingerprint(weights)
 
 
-def _start(lora: str, name: str) -> str:
-    """The file of the LoRA to start from; one that cannot be used is refused before any memory is given up."""
-    file = _start_file(lora, name)
-    lora_files.read(file)
-    return str(file)
+def _check_lora(weights: Path, settings: Settings, start: str) -> None:
+    """Refused before any memory is given up: blocks that the model lacks, and a LoRA to start from that does not fit.
+
+    Args:
+        start: file of that LoRA; "" for none.
+    """
+    empty = flux_weights.empty_transformer(flux_weights.inspect(weights))
+    adapter.check(empty, settings.rank, settings.targets, settings.dora, settings.block_ranks, start)
 
 
 def _start_file(lora: str, name: str | None) -> Path:

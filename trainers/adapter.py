@@ -106,21 +106,35 @@ def add_lora(
         SettingsError: unknown targets, or rank, alpha, dropout or block_ranks out of range, or no module matched.
     """
     _check_settings(rank, alpha, dropout)
-    ranks = ranks_by_block(transformer, block_ranks, rank)
-    modules = [name for name in target_modules(transformer, targets) if ranks[_block_of(name)]]
-    if not modules:
-        raise SettingsError(
-            f"block_ranks '{block_ranks}' gives rank 0 to every layer of the LoRA targets '{targets}'. "
-            "Give at least one of their blocks a rank."
-        )
     scale = alpha / math.sqrt(rank) if rslora else alpha / rank
-    _insert(transformer, modules, {block: own for block, own in ranks.items() if own}, rank, scale, dropout)
+    _insert(transformer, rank, scale, targets, dropout, block_ranks)
     generator = torch.Generator().manual_seed(seed)
     for layer in _layers(transformer).values():
         _start(layer, generator)
         if dora:
             _add_magnitude(layer)
     return lora_parameters(transformer)
+
+
+def check(
+    empty: FluxTransformer2DModel, rank: int, targets: str, dora: bool, block_ranks: str, start_lora: str = ""
+) -> None:
+    """Refuse what `add_lora` and `load_existing` would refuse once the base model is loaded.
+
+    Args:
+        empty: from `flux_weights.empty_transformer`, on the meta device; of no further use.
+        start_lora: file of the LoRA to start from; "" for none.
+
+    Raises:
+        SettingsError: as for `add_lora`.
+        TrainingError: as for `load_existing`.
+    """
+    with torch.device("meta"):
+        _insert(empty, rank, 1.0, targets, 0.0, block_ranks)
+        for layer in _layers(empty).values() if dora else ():
+            _add_magnitude(layer)
+    if start_lora:
+        _read_fitting(start_lora, _layers(empty))
 
 
 def target_modules(transformer: FluxTransformer2DModel, targets: str) -> list[str]:
@@ -251,8 +265,15 @@ def load_existing(transformer: FluxTransformer2DModel, path: str | Path) -> None
     Raises:
         TrainingError: unreadable, or the file has what this adapter cannot hold; the text says what, and the remedy.
     """
-    state = lora_files.read(path)
     layers = _layers(transformer)
+    state, names = _read_fitting(path, layers)
+    for name in names:
+        _start_from(layers[name], f"{PREFIX}{name}", state)
+
+
+def _read_fitting(path: str | Path, layers: Mapping[str, Any]) -> tuple[lora_files.Tensors, list[str]]:
+    """A LoRA file in our form and the names of its layers, all of which `layers` can hold."""
+    state = lora_files.read(path)
     names = list(dict.fromkeys(key.removeprefix(PREFIX).removesuffix(LORA_A) for key in state if key.endswith(LORA_A)))
     outside = [name for name in names if name not in layers]
     if outside:
@@ -262,8 +283,7 @@ def load_existing(transformer: FluxTransformer2DModel, path: str | Path) -> None
         )
     for name in names:
         _check_fits(path, name, layers[name], state)
-    for name in names:
-        _start_from(layers[name], f"{PREFIX}{name}", state)
+    return state, names
 
 
 class _FollowingLinear(torch.nn.Linear):
@@ -362,18 +382,20 @@ def _parse_rule(text: str, position: int) -> Iterator[BlockRank]:
 
 
 def _insert(
-    transformer: FluxTransformer2DModel,
-    modules: list[str],
-    ranks: dict[str, int],
-    rank: int,
-    scale: float,
-    dropout: float,
+    transformer: FluxTransformer2DModel, rank: int, scale: float, targets: str, dropout: float, block_ranks: str
 ) -> None:
-    """Let PEFT wrap `modules`; their A and B are still what PEFT draws."""
+    """Let PEFT wrap the layers that get a rank; their A and B are still what PEFT draws."""
     from peft import LoraConfig
 
+    ranks = ranks_by_block(transformer, block_ranks, rank)
+    modules = [name for name in target_modules(transformer, targets) if ranks[_block_of(name)]]
+    if not modules:
+        raise SettingsError(
+            f"block_ranks '{block_ranks}' gives rank 0 to every layer of the LoRA targets '{targets}'. "
+            "Give at least one of their blocks a rank."
+        )
     # One pattern per block of another rank: PEFT searches them for every layer.
-    patterns = {rf"{re.escape(block)}\..*": own for block, own in ranks.items() if own != rank}
+    patterns = {rf"{re.escape(block)}\..*": own for block, own in ranks.items() if own not in (0, rank)}
     config = LoraConfig(
         r=rank,
         lora_alpha=scale * rank,

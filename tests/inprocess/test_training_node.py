@@ -162,3 +162,31 @@ def test_a_lora_that_would_be_written_over_is_refused_before_the_graph_runs(node
     chosen = str(file.relative_to(file.parent.parent))
     assert "would write over" in node.validate_inputs(name="own", start_from=chosen)
     assert node.validate_inputs(name="other", start_from=chosen) is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"block_ranks": "double 90: 4"}, "there is no double block 90"),
+        ({"block_ranks": "rest: 0"}, "gives rank 0 to every layer"),
+        ({"rank": 2, "targets": "all linear"}, "Set the rank to 4 or more"),
+        ({"rank": 4, "targets": "single blocks"}, "changes 1 layers that this run does not train"),
+        ({"rank": 4, "targets": "all linear"}, "is for another model"),
+    ],
+)
+def test_what_the_model_or_the_lora_to_start_from_cannot_hold_is_refused_before_anything_is_unloaded(
+    node, model, held, tmp_path, settings, named
+):
+    import folder_paths
+    from impasto.nodes import host
+
+    width = model.model.diffusion_model.hidden_size + (64 if "another model" in named else 0)
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    lora = {f"{layer}.lora_A.weight": torch.ones(4, width), f"{layer}.lora_B.weight": torch.ones(width, 4)}
+    file = Path(folder_paths.get_folder_paths("loras")[0]) / f"rank-4-{width}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(lora, file)
+    (tmp_path / "index.json").write_text('{"samples": []}')
+    with pytest.raises(ImpastoError, match=named):
+        node.execute(model, Features(str(tmp_path), "abc"), Settings(**settings), "unfit", start_from=file.name)
+    assert not held and not list(host.runs_root().glob("unfit-*"))
