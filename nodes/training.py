@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
-from ..trainers import adapter, flux_weights, launch, lora_files, profiles, runs, sampling
+from ..trainers import adapter, flux_weights, launch, lora_files, profiles, recipe, runs, sampling
 from ..trainers.optimizers import check_installed
 from ..trainers.settings import SCHEDULERS, Settings
 from . import host, sockets
@@ -256,6 +256,13 @@ def _check_lora(weights: Path, settings: Settings, start: str) -> None:
     adapter.check(empty, settings.rank, settings.targets, settings.dora, settings.block_ranks, start)
 
 
+def _check_data(run: runs.Run) -> None:
+    """Refused before any memory is given up: training data that the trainer would refuse as the first thing it does."""
+    trainer = recipe.FluxLoraRecipe(run, host.on_cpu(), stop_requested=lambda: False)
+    trainer.load_features()
+    trainer.check_widths(flux_weights.inspect(trainer.job.weights))
+
+
 def _start_file(lora: str, name: str | None) -> Path:
     """Where the LoRA to start from lies; `name` is that of the new one, None as long as it is not known."""
     file = host.lora_path(lora).resolve()
@@ -270,6 +277,7 @@ def _start_file(lora: str, name: str | None) -> Path:
 def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
     launcher = profiles.launch_arguments(launch_profile, host.launch_profiles_folder())
     if not run.finished:
+        _check_data(run)
         # The graph as the browser sent it, else as the API did: the run says how it was made.
         workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
         write_whole(run.path / "workflow.json", json.dumps(workflow))

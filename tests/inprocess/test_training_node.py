@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from impasto.errors import ImpastoError, SettingsError
+from impasto.errors import ImpastoError, SettingsError, TrainingError
 from impasto.trainers import checkpoints
-from impasto.trainers.features import Features
+from impasto.trainers.features import Encoder, Features, encode
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
+
+from ..trainers.small_datasets import make_dataset, raw_latent
 
 DORA = {"dora": True, "targets": "image attention"}
 
@@ -48,8 +50,16 @@ def held(monkeypatch):
 
 
 def train(node, model, name, folder, lora_format="diffusers", **settings):
-    (folder / "index.json").write_text('{"samples": []}')
-    return node.execute(model, Features(str(folder), "abc"), Settings(**settings), name, lora_format=lora_format)
+    return node.execute(model, encoded(model, folder), Settings(**settings), name, lora_format=lora_format)
+
+
+def encoded(model, folder, narrower=0):
+    """Features of two pictures, none held out; their texts are as wide as the model takes them, or narrower."""
+    flux = model.model.diffusion_model
+    text = torch.zeros(16, flux.params.context_in_dim - narrower), torch.zeros(flux.params.vec_in_dim)
+    clip = Encoder("clip", lambda _: text)
+    config = make_dataset(folder, sizes=[(128, 128)] * 2)
+    return encode(config, Encoder("vae", raw_latent), clip)
 
 
 @pytest.mark.parametrize(
@@ -190,3 +200,11 @@ def test_what_the_model_or_the_lora_to_start_from_cannot_hold_is_refused_before_
     with pytest.raises(ImpastoError, match=named):
         node.execute(model, Features(str(tmp_path), "abc"), Settings(**settings), "unfit", start_from=file.name)
     assert not held and not list(host.runs_root().glob("unfit-*"))
+
+
+def test_training_data_that_cannot_be_trained_on_is_refused_before_anything_is_unloaded(node, model, held, tmp_path):
+    with pytest.raises(TrainingError, match="early_stop_patience is 2, but no picture is held out"):
+        train(node, model, "never stops", tmp_path / "whole", early_stop_patience=2)
+    with pytest.raises(TrainingError, match="Encode the training data with the CLIP that belongs to this model"):
+        node.execute(model, encoded(model, tmp_path / "narrow", narrower=8), Settings(), "narrow")
+    assert not held
