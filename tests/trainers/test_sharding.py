@@ -23,8 +23,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate's l
 @pytest.mark.parametrize(
     "settings",
     [
-        {"precision": "fp32", "gradient_checkpointing": False},
-        {"precision": "nf4"},
+        {"precision": "nf4", "gradient_checkpointing": False},
         {"precision": "fp8", "dora": True},
     ],
     ids=lambda settings: "-".join(str(value) for value in settings.values()),
