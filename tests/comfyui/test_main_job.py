@@ -341,10 +341,25 @@ def test_a_server_killed_at_any_moment_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/b", ""])
 def test_a_lora_name_that_leaves_its_folder_is_refused(server: ComfyServer, shipped: dict, finished: Result, name: str):
-    with pytest.raises(NodeFailed, match="LoRA name") as refusal:
-        server.queue(only_training(shipped, name))
-    assert refusal.value.node_type == "ImpastoFluxLoraTrainer"
+    prompt = only_training(shipped, name)
+    assert "LoRA name" in refused_trainer(server, prompt)
     assert not list(server.base.rglob("escaped*"))
+
+
+def refused_trainer(server: ComfyServer, prompt: dict) -> str:
+    """What ComfyUI shows at the trainer's node when the prompt is queued; nothing has run then."""
+    with pytest.raises(PromptRefused) as refusal:
+        server.queue(prompt)
+    return json.dumps(refusal.value.node_errors[node_of(prompt, "ImpastoFluxLoraTrainer")])
+
+
+def test_a_launch_profile_or_a_lora_to_start_from_that_is_not_there_is_told_at_the_trainer_before_anything_runs(
+    server: ComfyServer, shipped: dict, finished: Result
+):
+    prompt = only_training(shipped, "not there")
+    prompt[node_of(prompt, "ImpastoFluxLoraTrainer")]["inputs"] |= {"launch_profile": "gone.yaml", "start_from": "gone"}
+    said = refused_trainer(server, prompt)
+    assert "no launch profile 'gone.yaml'" in said and "knows no LoRA 'gone'" in said
 
 
 def test_a_model_that_is_not_flux_1_is_named(server: ComfyServer, shipped: dict, finished: Result):
