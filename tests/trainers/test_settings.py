@@ -32,6 +32,13 @@ def test_more_warmup_than_steps_is_refused():
         Settings(steps=10, warmup_steps=20)
 
 
+@pytest.mark.parametrize("rate", [1e-4, 0.0099])
+def test_prodigy_with_a_learning_rate_that_trains_next_to_nothing_is_refused_with_the_remedy(rate):
+    with pytest.raises(SettingsError, match=f"learning_rate is {rate:g}.*prodigy.*Set learning_rate to 1"):
+        Settings(optimizer="prodigy", learning_rate=rate)
+    assert Settings(optimizer="prodigy", learning_rate=0.01).learning_rate == 0.01
+
+
 def test_settings_survive_toml_with_the_largest_seed():
     settings = Settings(seed=2**64 - 1, learning_rate=3.14e-5, targets="attention")
     assert Settings.from_dict(tomlkit.parse(tomlkit.dumps(settings.to_dict())).unwrap()) == settings
