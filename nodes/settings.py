@@ -8,7 +8,7 @@ import functools
 from comfy_api.latest import io
 
 from ..trainers import adapter
-from ..trainers.optimizers import check_installed
+from ..trainers.optimizers import check_installed, check_learning_rate
 from ..trainers.presets import PRESETS
 from ..trainers.settings import (
     LOSS_WEIGHTINGS,
@@ -55,6 +55,7 @@ def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Inpu
 def _settings(settings: Settings, *more) -> io.NodeOutput:
     """What the nodes here give; a library that is missing is named before anything is encoded."""
     check_installed(settings)
+    check_learning_rate(settings)
     return io.NodeOutput(settings, *more)
 
 

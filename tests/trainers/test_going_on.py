@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from .conftest import encode_image, encode_text
 
 QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
-RATES = {"prodigy": 1.0}  # it refuses the 1e-3 of the others
+RATES = {"prodigy": 1.0}  # it finds the learning rate itself
 
 
 def train(run, stop_at: int | None = None) -> bool:

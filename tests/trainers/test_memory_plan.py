@@ -163,7 +163,8 @@ def test_what_does_not_fit_is_refused_with_the_cheapest_setting_that_does():
     ("changes", "gigabytes", "expected"),
     [
         ({"precision": "bf16", "checkpointing_interval": 4}, 26, "checkpointing_interval to 1"),
-        ({"precision": "int8", "rank": 128, **PRODIGY}, 18, "optimizer to adamw8bit"),
+        ({"precision": "int8", "rank": 128, "optimizer": "adamw"}, 17, "optimizer to adamw8bit"),
+        ({"precision": "int8", "rank": 128, **PRODIGY}, 19, "precision to nf4"),  # its learning rate is no other's
         ({"precision": "bf16"}, 15, "precision to int8"),
         ({"precision": "bf16"}, 9, "precision to nf4"),
         ({"precision": "nf4", "optimizer": "adamw8bit"}, 6, "streamed_blocks to"),

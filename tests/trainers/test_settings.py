@@ -10,7 +10,7 @@ from impasto.errors import SettingsError
 from impasto.files import content_hash
 from impasto.trainers import objective
 from impasto.trainers.adapter import TARGETS
-from impasto.trainers.optimizers import make_optimizer, make_scheduler
+from impasto.trainers.optimizers import check_learning_rate, make_optimizer, make_scheduler
 from impasto.trainers.presets import PRESETS
 from impasto.trainers.settings import (
     LOSS_WEIGHTINGS,
@@ -53,8 +53,8 @@ def test_more_warmup_than_steps_is_refused():
 @pytest.mark.parametrize("rate", [1e-4, 0.0099])
 def test_prodigy_with_a_learning_rate_that_trains_next_to_nothing_is_refused_with_the_remedy(rate):
     with pytest.raises(SettingsError, match=f"learning_rate is {rate:g}.*prodigy.*Set learning_rate to 1"):
-        Settings(optimizer="prodigy", learning_rate=rate)
-    assert Settings(optimizer="prodigy", learning_rate=0.01).learning_rate == 0.01
+        check_learning_rate(Settings(optimizer="prodigy", learning_rate=rate))
+    check_learning_rate(Settings(optimizer="prodigy", learning_rate=0.01))
 
 
 def test_settings_survive_toml_with_the_largest_seed():
