@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this prefix and may be removed
-ABANDONED = 600.0  # seconds: nothing is written while 24 GB are flushed to a slow disk, which takes some minutes
+ABANDONED = 3600.0  # seconds: nothing is written while 24 GB are flushed to a slow disk, which takes many minutes
+READERS_NEED = 2.0  # seconds: who follows a run opens its small files for some microseconds, ten times a second
+_WINDOWS = os.name == "nt"
 
 
 @contextlib.contextmanager
@@ -36,7 +38,7 @@ def appearing(path: str | Path) -> Iterator[Path]:
             os.rename(temporary, final)
             shutil.rmtree(discarded, ignore_errors=True)
         else:
-            os.replace(temporary, final)
+            _replace(temporary, final)
         _flush_folder(final.parent)
     finally:
         remove(temporary)
@@ -138,6 +140,18 @@ def content_hash(value: Any, length: int = 16) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
 
+def _replace(temporary: Path, final: Path) -> None:
+    """`os.replace`; on Windows again and again while somebody is reading the old file, which it refuses to replace."""
+    last_try = time.monotonic() + (READERS_NEED if _WINDOWS else 0.0)
+    while True:
+        try:
+            return os.replace(temporary, final)
+        except PermissionError:
+            if time.monotonic() >= last_try:
+                raise
+            time.sleep(0.02)
+
+
 def _flush(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else (path,):
         if file.is_file():
@@ -149,7 +163,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder for flushing; its renames are journaled
+    if _WINDOWS:  # it cannot open a folder for flushing; its renames are journaled
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -97,7 +97,7 @@ def _charts(losses: Series, smooth: list[float], held_out: Series, rates: Series
     if rates[0]:
         _draw_rates(axes[1], rates)
     axes[-1].set_xlabel("step", color=QUIET, fontsize=9)
-    first, last = losses[0][0], losses[0][-1]
+    first, last = min(losses[0][:1] + held_out[0][:1]), losses[0][-1]  # the base model alone is measured as step 0
     axes[-1].set_xlim(*((first, last) if first < last else (first - 1, last + 1)))
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     content = io.BytesIO()

@@ -19,6 +19,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_IN_WORDS = tuple(f"os error {number})" for number in (*_FULL, 112))  # safetensors; 112 is Windows' own
 SAID = "impasto: "  # begins a line of the log that is meant for the person
 QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
+QUEUE_WITH_LESS = (
+    "Queue again: training goes on from the last checkpoint, unless it is precision, optimizer, batch_size, resolution "
+    "or rank that you set: that is another run, which begins at step 0."
+)
+_LOST = ("DistBackendError", "DistNetworkError", "DistStoreError")  # of torch.distributed, which not every build has
 
 
 def explained(error: Exception, settings: Settings, budget: Budget | None = None) -> str:
@@ -31,7 +36,7 @@ def explained(error: Exception, settings: Settings, budget: Budget | None = None
         # They hold tensors, and the checkpoint that the block failed in: its hooks would still take what the plan
         # below keeps for its backward pass, and there compute the real block again.
         traceback.clear_frames(error.__traceback__)
-        return f"Out of memory while training: {first_line(error)} {cheaper(settings, budget)} {QUEUE_AGAIN}"
+        return f"Out of memory while training: {first_line(error)} {cheaper(settings, budget)} {QUEUE_WITH_LESS}"
     return f"Training failed: {type(error).__name__}: {first_line(error)}. The full report is in the run's train.log."
 
 
@@ -40,6 +45,11 @@ def is_full_disk(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL
     return any(words in str(error) for words in _FULL_IN_WORDS)
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether another of several processes is gone: why, that one has said."""
+    return type(error).__name__ in _LOST or "gloo/transport" in str(error)
 
 
 def killed(log: str) -> str:

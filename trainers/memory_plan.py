@@ -142,10 +142,14 @@ def choose(settings: Settings, budget: Budget) -> Settings:
             open and the free memory is not known.
     """
     if budget.free is None and not is_settled(settings):
+        open_ones = {
+            f"precision to one of {', '.join(_usable(SMALLER_PRECISIONS))}": settings.precision == "auto",
+            "streamed_blocks to 0, or higher where memory runs out": settings.streamed_blocks < 0,
+        }
         raise SettingsError(
             f"precision auto and streamed_blocks -1 go by the free memory, which PyTorch does not tell on this device "
-            f"({budget.device_type}). Set both yourself in Training Memory Settings: precision to one of "
-            f"{', '.join(_usable(SMALLER_PRECISIONS))}, and streamed_blocks to 0, or higher where memory runs out."
+            f"({budget.device_type}). In Training Memory Settings, set "
+            f"{', and '.join(text for text, is_open in open_ones.items() if is_open)}."
         )
     settled = _settled(settings, budget)
     if settled is None:

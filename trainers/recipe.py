@@ -24,7 +24,7 @@ from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
 from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling, sharding
 from .batches import Batch, prefetched
-from .failure import SAID, cheaper, explained, first_line
+from .failure import SAID, cheaper, explained, first_line, is_lost_process
 from .memory_plan import BatchShape, Budget
 from .metrics import Metrics
 from .optimizers import STATE_NUMBERS, averaged, check_installed, make_optimizer, make_scheduler
@@ -61,6 +61,8 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
         recipe.train()
     except Exception as error:
         logger.exception("Training failed")
+        if is_lost_process(error):
+            return False
         said = explained(error, recipe.settings, recipe.budget)
         try:
             recipe.report("failed", error=said)
@@ -73,7 +75,7 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
 
 
 class VelocityModel(torch.nn.Module):
-    """The transformer behind one `forward`, which is what accelerate wraps for several GPUs."""
+    """The transformer behind one `forward`, which is what is sharded and distributed over several processes."""
 
     def __init__(self, transformer: torch.nn.Module, settings: Settings, streamed: StreamedBlocks | None) -> None:
         super().__init__()
@@ -95,7 +97,8 @@ class FluxLoraRecipe:
     Args:
         run: the run's folder, holding `settings.toml`.
         cpu: train on the CPU whatever accelerators there are.
-        stop_requested: asked after every step; when it says True, the step is saved and training ends.
+        stop_requested: asked after every step and while a milestone is measured; when it says True, training ends with
+            the step saved.
     """
 
     def __init__(self, run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> None:
@@ -330,17 +333,27 @@ class FluxLoraRecipe:
         logger.info("Going on from step %d", self.step)
 
     def check_disk(self) -> None:
-        """Refuse to start where not even one checkpoint has room; say how many have."""
+        """Refuse to start where not even one checkpoint has room; warn where those that are to be kept have none."""
+        settings, lora = self.settings, sum(parameter.nbytes for parameter in self.parameters)
         # The LoRA as it is saved and as it is trained, with the optimiser's state and the moving average.
-        copies = 2 + STATE_NUMBERS[self.settings.optimizer] + bool(self.ema)
-        size = sum(parameter.nbytes for parameter in self.parameters) * copies
+        size = lora * (2 + STATE_NUMBERS[settings.optimizer] + bool(self.ema))
+        kept = sum(map(self.is_milestone, range(self.step + 1, settings.steps + 1)))
+        kept = min(kept, settings.keep_checkpoints or kept)
+        needed = size + lora * max(kept - 1, 0)  # of all but the newest, the LoRA alone is kept
         free = shutil.disk_usage(self.run.path).free
-        logger.info("A checkpoint takes about %.0f MB; %.0f MB are free", size / 1e6, free / 1e6)
+        says = f"{self.run.path} has {free / 1e6:,.0f} MB free"
+        logger.info("A checkpoint takes about %.0f MB, all %d %.0f MB; %s", size / 1e6, kept, needed / 1e6, says)
         if free < size:
             raise TrainingError(
-                f"A checkpoint takes about {size / 1e6:.0f} MB, but {self.run.path} has {free / 1e6:.0f} MB free. "
+                f"A checkpoint takes about {size / 1e6:,.0f} MB, but {says}. "
                 "Free some space and queue again, or choose a smaller rank."
             )
+        if free < needed:
+            self.warning = (
+                f"{kept} checkpoints are to be kept and take about {needed / 1e6:,.0f} MB, but {says}. Free some "
+                "space, or set keep_checkpoints in Checkpoint Settings: that makes no other run."
+            )
+            logger.warning(self.warning)
 
     def train(self) -> None:
         """Train to the last step, or to the one at which it is asked to stop; that step is saved.

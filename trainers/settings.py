@@ -90,6 +90,7 @@ USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "timestep_shift": ("timestep_sampling", ("shift",)),
     "mode_scale": ("timestep_sampling", ("mode",)),
 }
+PRODIGY_LEAST = 0.01  # it multiplies its own estimate by the learning rate, which its README leaves at 1
 # What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
 FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
 
@@ -142,7 +143,7 @@ class Settings:
         preset: name in `presets.PRESETS` of what these settings began as; "" for none.
 
     Raises:
-        SettingsError: a value is out of its range or not one of its choices.
+        SettingsError: a value is out of its range, not one of its choices, or none that works with another.
     """
 
     steps: int = 1000
@@ -200,6 +201,11 @@ class Settings:
             raise SettingsError(
                 f"warmup_steps is {self.warmup_steps}, but the run has only {self.steps} steps. "
                 "Set fewer warm-up steps than steps."
+            )
+        if self.optimizer == "prodigy" and self.learning_rate < PRODIGY_LEAST:
+            raise SettingsError(
+                f"learning_rate is {self.learning_rate:g}, but the optimizer prodigy finds the learning rate itself "
+                f"and multiplies it by this: below {PRODIGY_LEAST:g} it trains next to nothing. Set learning_rate to 1."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -29,6 +29,14 @@ def test_the_trend_and_the_held_out_loss_are_drawn_in_their_colours():
     assert ImageColor.getrgb(TREND) in without and ImageColor.getrgb(HELD_OUT) not in without
 
 
+def test_the_base_models_held_out_loss_lies_within_the_axes():
+    rows = [{"step": 0, "held_out_loss": 0.3}, *metrics(8, lambda step: 0.5, held_out_every=8)]
+    picture = loss_plot(rows, "run")
+    chart = picture.crop((0, picture.height // 4, picture.width, picture.height))  # without the legend
+    points = [at % chart.width for at, color in enumerate(chart.getdata()) if color == ImageColor.getrgb(HELD_OUT)]
+    assert 0.06 < min(points) / chart.width < 0.09  # the axes begin at 0.075
+
+
 def test_the_picture_has_the_size_that_the_node_tells():
     assert loss_plot(metrics(3), "run").size == (1600, 1000)
 

@@ -60,8 +60,8 @@ def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **setting
         compile_blocks(recipe.transformer, device)
     optimizer = make_optimizer(recipe.parameters, recipe.settings)
     recipe.ema = EMAModel(recipe.parameters, decay=0.9, foreach=True) if recipe.settings.ema_decay else None
-    model = VelocityModel(recipe.transformer, recipe.settings, ring)
-    recipe.model, recipe.optimizer = recipe.accelerator.prepare(model, optimizer, device_placement=[False, False])
+    recipe.model = recipe.distributed(VelocityModel(recipe.transformer, recipe.settings, ring))
+    recipe.optimizer = recipe.accelerator.prepare(optimizer, device_placement=[False])
     recipe.model.train()
     recipe.optimizer.train()
     return recipe
@@ -124,7 +124,7 @@ def test_the_stand_in_notices_a_question_for_a_number():
 
 
 @pytest.mark.parametrize("name", ["adamw8bit", "lion8bit"])
-def test_an_8_bit_optimiser_that_does_not_wait_steps_as_bitsandbytes_does(name):
+def test_an_8_bit_optimiser_does_not_wait_and_steps_as_bitsandbytes_does(name, monkeypatch):
     plain = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "lion8bit": bitsandbytes.optim.Lion8bit}[name]
     settings = Settings(optimizer=name, learning_rate=1e-2, weight_decay=0.1)
     start = [torch.randn(64, 128), torch.randn(7)]
@@ -137,11 +137,14 @@ def test_an_8_bit_optimiser_that_does_not_wait_steps_as_bitsandbytes_does(name):
             if queued
             else plain(parameters, **{key: own.defaults[key] for key in ("lr", "betas")}, weight_decay=0.1)
         )
+        waits = []
+        monkeypatch.setattr(bitsandbytes.optim.optimizer, "sync_gpu", waits.append)
         for seed in range(3):
             random = torch.Generator().manual_seed(seed)
             for parameter in parameters[:2]:
                 parameter.grad = torch.randn(parameter.shape, generator=random)
             optimizer.step()
+        assert queued is not bool(waits)
         trained.append((parameters, optimizer.state_dict()))
     (ours, our_state), (theirs, their_state) = trained
     assert not torch.equal(ours[0], start[0])
