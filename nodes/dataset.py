@@ -187,7 +187,7 @@ class QualityFilter(io.ComfyNode):
                     default=2.0,
                     min=1.0,
                     max=100.0,
-                    step=0.1,
+                    step=0.01,
                     tooltip="Greatest ratio of the longer side to the shorter.",
                 ),
                 io.Float.Input(

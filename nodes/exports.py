@@ -52,7 +52,7 @@ class DatasetExport(io.ComfyNode):
                     default=defaults.caption_dropout_rate,
                     min=0.0,
                     max=1.0,
-                    step=0.01,
+                    step=0.001,
                     tooltip="Share of pictures trained with an empty caption. For SimpleTuner the note says where to "
                     "set it. Not for imagefolder.",
                 ),

@@ -8,7 +8,7 @@ import functools
 from comfy_api.latest import io
 
 from ..trainers import adapter
-from ..trainers.optimizers import check_installed
+from ..trainers.optimizers import check_installed, check_learning_rate
 from ..trainers.presets import PRESETS
 from ..trainers.settings import (
     LOSS_WEIGHTINGS,
@@ -29,11 +29,12 @@ _field = functools.partial(field_input, Settings())
 _switch = functools.partial(_field, io.Boolean)
 
 _PRECISION = (
-    "Of the frozen base model; the LoRA is always fp32. auto: the best that fits the memory that is free, on the CPU "
-    "fp32. nf4 needs bitsandbytes."
+    "Of the frozen base model; the LoRA is always fp32. auto: the first of bf16, int8 and nf4 that fits the memory "
+    "that is free; on the CPU fp32 or, where that does not fit, bf16. nf4 needs bitsandbytes."
 )
 _SEED = "Decides the initial weights, the order, the noise and the caption dropout. Another seed, another run."
 _CHECKPOINTING = "Recompute each block in the backward pass: far less memory, about a third more time."
+_REPLACES = "Every value on this node replaces what came before it, unless it says 'as before'."
 
 
 def _int(name: str, tooltip: str, **more) -> io.Input:
@@ -42,6 +43,7 @@ def _int(name: str, tooltip: str, **more) -> io.Input:
 
 
 def _float(name: str, tooltip: str, step: float, **more) -> io.Input:
+    """A number; ComfyUI's page rounds what is typed to the digits of `step`, so it is the finest that is useful."""
     low, high = RANGES[name]
     return _field(io.Float, name, tooltip, min=low, max=high, step=step, **more)
 
@@ -53,6 +55,7 @@ def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Inpu
 def _settings(settings: Settings, *more) -> io.NodeOutput:
     """What the nodes here give; a library that is missing is named before anything is encoded."""
     check_installed(settings)
+    check_learning_rate(settings)
     return io.NodeOutput(settings, *more)
 
 
@@ -68,9 +71,13 @@ class TrainingSettings(io.ComfyNode):
             search_aliases=["hyperparameters", "learning rate", "lora rank", "train settings", "steps"],
             inputs=[
                 _int("steps", "Optimiser steps in all. Style LoRAs usually need 1,000 to 2,000."),
-                _float("learning_rate", "Peak learning rate, reached after the warm-up. 1e-4 suits AdamW.", 1e-6),
+                _float(
+                    "learning_rate",
+                    "Peak learning rate, reached after the warm-up. 1e-4 suits AdamW; prodigy needs 1.",
+                    1e-7,
+                ),
                 _int("rank", "Rank of the LoRA matrices: how much it can learn, and how large the file is."),
-                _float("alpha", "The LoRA is scaled by alpha / rank. Keep it equal to the rank for scale 1.", 0.5),
+                _float("alpha", "The LoRA is scaled by alpha / rank. Keep it equal to the rank for scale 1.", 0.001),
                 _combo("targets", tuple(adapter.TARGETS), "Which linear layers of the transformer get a LoRA."),
                 _combo(
                     "optimizer",
@@ -86,20 +93,20 @@ class TrainingSettings(io.ComfyNode):
                     "Which noise levels are trained: sigmoid favours the middle ones, flux_shift follows FLUX's "
                     "sampler at this resolution.",
                 ),
-                _float("caption_dropout", "Share of batches trained with an empty caption.", 0.01),
+                _float("caption_dropout", "Share of batches trained with an empty caption.", 0.001),
                 _int("checkpoint_every", "Steps between checkpoints. Each becomes a LoRA file and a grid column."),
                 seed_input(_SEED),
                 _combo("precision", PRECISIONS, _PRECISION, advanced=True),
                 _switch("gradient_checkpointing", _CHECKPOINTING, advanced=True),
                 _int("gradient_accumulation", "Batches per optimiser step.", advanced=True),
-                _float("weight_decay", "Decoupled weight decay of AdamW.", 0.001, advanced=True),
+                _float("weight_decay", "Decoupled weight decay of AdamW.", 1e-5, advanced=True),
                 _float(
                     "max_grad_norm",
                     "Gradients are clipped to this norm; 0 switches that off.",
-                    0.1,
+                    0.001,
                     advanced=True,
                 ),
-                _float("guidance", "Guidance embedding while training: 1.0 for FLUX.1-dev.", 0.1, advanced=True),
+                _float("guidance", "Guidance embedding while training: 1.0 for FLUX.1-dev.", 0.01, advanced=True),
                 _int("sample_steps", "Sampling steps of the preview at each checkpoint; 0 for none.", advanced=True),
             ],
             outputs=[sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer.")],
@@ -117,8 +124,8 @@ class TrainingPreset(io.ComfyNode):
             node_id="ImpastoTrainingPreset",
             display_name="Training Preset",
             category=CATEGORY,
-            description="Settings that belong together: for a style, or for what a card holds. Says where they come "
-            "from, and what to set in Dataset TOML Writer.",
+            description="Settings that belong together: for a style, or for what a card holds. Says what they are, "
+            "where they come from, and what to set in Dataset TOML Writer.",
             search_aliases=["preset", "qlora", "8 GB", "12 GB", "16 GB", "24 GB", "low vram training", "mucha"],
             inputs=[
                 io.Combo.Input("preset", options=list(PRESETS), tooltip="A style, or the memory of your card."),
@@ -127,13 +134,15 @@ class TrainingPreset(io.ComfyNode):
                     default=0,
                     min=0,
                     max=int(RANGES["steps"][1]),
-                    tooltip="Optimiser steps in all; 0 for the preset's.",
+                    tooltip="Optimiser steps in all; 0 takes the preset's.",
                 ),
                 seed_input(_SEED),
             ],
             outputs=[
                 sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer."),
-                io.String.Output("notes", tooltip="The dataset settings that go with them, and the source."),
+                io.String.Output(
+                    "notes", tooltip="What the preset sets, the dataset settings that go with it, and the source."
+                ),
             ],
         )
 
@@ -142,11 +151,11 @@ class TrainingPreset(io.ComfyNode):
         chosen = PRESETS[preset]
         changes = {"steps": steps or chosen.settings.steps, "seed": seed, "preset": preset}
         settings = dataclasses.replace(chosen.settings, **changes)
-        return _settings(settings, chosen.describe())
+        return _settings(settings, dataclasses.replace(chosen, settings=settings).describe())
 
 
 class _Change(io.ComfyNode):
-    """A node that changes one theme of the settings it is given."""
+    """A node that changes one theme of the settings it is given; what says "as before" it leaves."""
 
     @classmethod
     def schema(cls, node_id: str, name: str, description: str, aliases: list[str], inputs: list) -> io.Schema:
@@ -167,7 +176,8 @@ class _Change(io.ComfyNode):
 
     @classmethod
     def execute(cls, training, **changes) -> io.NodeOutput:
-        return _settings(dataclasses.replace(training, **changes))
+        changed = {name: value for name, value in changes.items() if value != AS_BEFORE}
+        return _settings(dataclasses.replace(training, **changed))
 
 
 class LoraSettings(_Change):
@@ -176,12 +186,13 @@ class LoraSettings(_Change):
         return cls.schema(
             node_id="ImpastoLoraSettings",
             name="LoRA Settings",
-            description="Variants of the LoRA: DoRA, rank-stabilised scaling, dropout, other ranks for some blocks.",
+            description="Variants of the LoRA: DoRA, rank-stabilised scaling, dropout, other ranks for some blocks. "
+            "Every value on this node replaces what came before it.",
             aliases=["dora", "rslora", "block weight", "block rank", "lora dropout"],
             inputs=[
                 _switch("dora", "Learn each weight's magnitude beside its direction. Slower, and larger in memory."),
                 _switch("rslora", "Scale by alpha / sqrt(rank): high ranks then learn as fast as low ones."),
-                _float("lora_dropout", "Probability of dropping each input of the LoRA in training.", 0.01),
+                _float("lora_dropout", "Probability of dropping each input of the LoRA in training.", 0.001),
                 _field(
                     io.String,
                     "block_ranks",
@@ -198,16 +209,26 @@ class NoiseSettings(_Change):
         return cls.schema(
             node_id="ImpastoNoiseSettings",
             name="Noise Settings",
-            description="Which noise levels are trained how often, and how much each counts.",
+            description=f"Which noise levels are trained how often, and how much each counts. {_REPLACES}",
             aliases=["timestep sampling", "logit normal", "sigma", "discrete flow shift", "loss weighting", "min snr"],
             inputs=[
-                _combo("timestep_sampling", TIMESTEP_SAMPLINGS, "The distribution of the noise levels."),
-                _float("timestep_mean", "Of sigmoid, shift and flux_shift: above 0 trains more noise.", 0.1),
-                _float("timestep_scale", "Of sigmoid, shift and flux_shift: below 1 keeps to the middle.", 0.1),
-                _float("timestep_shift", "Of shift; 3.1582 is FLUX's own at 1024 pixels.", 0.1),
-                _float("mode_scale", "Of mode: above 0 favours the middle.", 0.1),
-                _combo("loss_weighting", LOSS_WEIGHTINGS, "How much the loss at a noise level counts."),
-                _float("prior_loss_weight", "How much the loss of regularisation pictures counts.", 0.1),
+                _combo(
+                    "timestep_sampling",
+                    (*TIMESTEP_SAMPLINGS, AS_BEFORE),
+                    "The distribution of the noise levels. It replaces that of Training Settings or of a preset; "
+                    "as before: leave it.",
+                ),
+                _float("timestep_mean", "Of sigmoid, shift and flux_shift: above 0 trains more noise.", 0.01),
+                _float("timestep_scale", "Of sigmoid, shift and flux_shift: below 1 keeps to the middle.", 0.01),
+                _float("timestep_shift", "Of shift; 3.1582 is FLUX's own at 1024 pixels.", 0.0001),
+                _float("mode_scale", "Of mode: above 0 favours the middle.", 0.01),
+                _combo(
+                    "loss_weighting",
+                    (*LOSS_WEIGHTINGS, AS_BEFORE),
+                    "How much the loss at a noise level counts: none, all alike; sigma_sqrt, little noise far more; "
+                    "cosmap, the middle up to twice as much. as before: leave it.",
+                ),
+                _float("prior_loss_weight", "How much the loss of regularisation pictures counts.", 0.001),
             ],
         )
 
@@ -252,7 +273,7 @@ class MemorySettings(_Change):
         cls, training, precision, gradient_checkpointing, checkpointing_interval, streamed_blocks, compile
     ) -> io.NodeOutput:
         changes = {
-            "precision": None if precision == AS_BEFORE else precision,
+            "precision": precision,
             "gradient_checkpointing": _SWITCHES[gradient_checkpointing],
             "checkpointing_interval": checkpointing_interval or None,
             "streamed_blocks": None if streamed_blocks == -2 else streamed_blocks,
@@ -267,7 +288,8 @@ class CheckpointSettings(_Change):
         return cls.schema(
             node_id="ImpastoCheckpointSettings",
             name="Checkpoint Settings",
-            description="What is kept, when training stops by itself, the moving average, and who is told.",
+            description="What is kept, when training stops by itself, the moving average, and who is told. "
+            f"{_REPLACES}",
             aliases=["ema", "early stopping", "save every epoch", "rotation", "tensorboard", "wandb", "restarts"],
             inputs=[
                 _int("keep_checkpoints", "How many of the latest are kept, besides the best; 0 keeps all."),
@@ -276,8 +298,16 @@ class CheckpointSettings(_Change):
                     "early_stop_patience",
                     "Stop after so many checkpoints without a better held-out loss, and publish the best; 0: never.",
                 ),
-                _float("ema_decay", "Save a moving average of the LoRA, such as 0.99; 0 for none.", 0.001),
-                _int("scheduler_cycles", "Of the scheduler cosine_with_restarts."),
+                _float(
+                    "ema_decay",
+                    "Save a moving average of the LoRA, such as 0.99; 0 for none. Another value, another run.",
+                    1e-5,
+                ),
+                _int(
+                    "scheduler_cycles",
+                    "How often the scheduler cosine_with_restarts falls; without effect with others. Another value, "
+                    "another run.",
+                ),
                 _combo(
                     "tracker", TRACKERS, "Where the metrics go besides metrics.jsonl; what is named must be installed."
                 ),

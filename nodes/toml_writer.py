@@ -128,7 +128,7 @@ def _held_out_inputs() -> list[io.Input]:
             default=0.1,
             min=0.0,
             max=0.9,
-            step=0.01,
+            step=0.001,
             tooltip="Share of the pictures held out from training to measure the loss on. 0 holds out none.",
         ),
         _field(

@@ -262,7 +262,8 @@ def _changes(settings: Settings, budget: Budget) -> Iterator[tuple[_Change, ...]
         yield (_Change("gradient_checkpointing to on", everything),)
     elif settings.checkpointing_interval > 1:
         yield (_Change("checkpointing_interval to 1", (("checkpointing_interval", 1),)),)
-    larger = STATE_NUMBERS[settings.optimizer] > STATE_NUMBERS["adamw8bit"]
+    # Not of prodigy, whose learning rate of 1 would tear the weights apart.
+    larger = settings.optimizer != "prodigy" and STATE_NUMBERS[settings.optimizer] > STATE_NUMBERS["adamw8bit"]
     if larger and budget.device_type != "cpu" and is_installed("bitsandbytes"):
         yield (_Change("optimizer to adamw8bit", (("optimizer", "adamw8bit"),)),)
     if smaller := [name for name in _usable(SMALLER_PRECISIONS) if _size(name) < _size(settings.precision)]:

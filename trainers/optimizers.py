@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TrainingError
+from ..errors import SettingsError, TrainingError
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -40,6 +40,8 @@ _CLASSES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 # bitsandbytes' own step waits for the device after each parameter, which is a thousand times for a LoRA of FLUX. Only
 # paged state, which host and device share, asks for that.
 _QUEUED = ("adamw8bit", "lion8bit")
+
+PRODIGY_LEAST = 0.01  # it multiplies its own estimate by the learning rate, which its README leaves at 1
 
 # What each keeps per trained number, in 32-bit numbers.
 STATE_NUMBERS = {
@@ -70,6 +72,19 @@ def check_installed(settings: Settings) -> None:
                 f"{what} needs {package}, which is not installed. Install it into ComfyUI's Python with "
                 f"{install_command(package)}, or choose another."
             )
+
+
+def check_learning_rate(settings: Settings) -> None:
+    """Refuse one that the optimiser would train next to nothing with.
+
+    Raises:
+        SettingsError: the optimiser is Prodigy, and the learning rate one for others.
+    """
+    if settings.optimizer == "prodigy" and settings.learning_rate < PRODIGY_LEAST:
+        raise SettingsError(
+            f"learning_rate is {settings.learning_rate:g}, but the optimizer prodigy finds the learning rate itself "
+            f"and multiplies it by this: below {PRODIGY_LEAST:g} it trains next to nothing. Set learning_rate to 1."
+        )
 
 
 def is_installed(package: str) -> bool:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+import numpy
+
 from .settings import Settings
+
+# Said of every preset; of the other settings, those that differ from Training Settings' defaults.
+_ALWAYS_SAID = ("steps", "rank", "alpha", "learning_rate", "targets", "precision", "optimizer", "checkpoint_every")
+_NEVER_SAID = ("seed", "preset")
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,27 @@ class Preset:
     source: str
 
     def describe(self) -> str:
-        """What to set in Dataset TOML Writer, and the source."""
+        """What the preset sets, what to set in Dataset TOML Writer, and the source."""
         return (
+            f"Sets: {_in_words(self.settings)}.\n"
             f"In Dataset TOML Writer: resolution {self.width} x {self.height}, batch_size {self.batch_size}.\n"
             f"Source: {self.source}."
         )
+
+
+def _in_words(settings: Settings) -> str:
+    rate = numpy.format_float_scientific(settings.learning_rate, trim="-", exp_digits=1)
+    others = [
+        f"{field.name} {getattr(settings, field.name)}"
+        for field in dataclasses.fields(Settings)
+        if field.name not in (*_ALWAYS_SAID, *_NEVER_SAID) and getattr(settings, field.name) != field.default
+    ]
+    said = (
+        f"{settings.steps:,} steps, rank {settings.rank}, alpha {settings.alpha:g}, learning rate {rate}, targets "
+        f"{settings.targets}, precision {settings.precision}, optimizer {settings.optimizer}, a checkpoint every "
+        f"{settings.checkpoint_every:,} steps"
+    )
+    return ", ".join([said, *others])
 
 
 _LITTLE_MEMORY = {"optimizer": "adamw8bit", "gradient_checkpointing": True}

@@ -142,7 +142,7 @@ class Settings:
         preset: name in `presets.PRESETS` of what these settings began as; "" for none.
 
     Raises:
-        SettingsError: a value is out of its range or not one of its choices.
+        SettingsError: a value is out of its range, not one of its choices, or none that works with another.
     """
 
     steps: int = 1000

@@ -30,6 +30,7 @@ FLUX_DEV = flux_weights.FluxArchitecture(
 )
 SMALL = BatchShape(256, 256, 1, 64)
 WIDE = BatchShape(256, 384, 2, 40)
+PRODIGY = {"optimizer": "prodigy", "learning_rate": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def measured(path, settings, shape) -> tuple[int, int]:
         ({"precision": "fp32", "gradient_checkpointing": False}, WIDE),
         ({"precision": "bf16", "gradient_checkpointing": False, "lora_dropout": 0.1}, SMALL),
         ({"precision": "bf16", "checkpointing_interval": 2, "targets": "attention"}, WIDE),
-        ({"precision": "fp32", "checkpointing_interval": 3, "rank": 64, "optimizer": "prodigy"}, SMALL),
+        ({"precision": "fp32", "checkpointing_interval": 3, "rank": 64, **PRODIGY}, SMALL),
         ({"precision": "fp32", "targets": "single blocks", "gradient_checkpointing": False}, SMALL),
         ({"precision": "bf16", "targets": "all linear", "rank": 32, "gradient_accumulation": 2}, SMALL),
         ({"precision": "int8", "optimizer": "adafactor"}, SMALL),
@@ -162,7 +163,8 @@ def test_what_does_not_fit_is_refused_with_the_cheapest_setting_that_does():
     ("changes", "gigabytes", "expected"),
     [
         ({"precision": "bf16", "checkpointing_interval": 4}, 26, "checkpointing_interval to 1"),
-        ({"precision": "int8", "optimizer": "prodigy", "rank": 128}, 18, "optimizer to adamw8bit"),
+        ({"precision": "int8", "rank": 128, "optimizer": "adamw"}, 17, "optimizer to adamw8bit"),
+        ({"precision": "int8", "rank": 128, **PRODIGY}, 19, "precision to nf4"),  # its learning rate is no other's
         ({"precision": "bf16"}, 15, "precision to int8"),
         ({"precision": "bf16"}, 9, "precision to nf4"),
         ({"precision": "nf4", "optimizer": "adamw8bit"}, 6, "streamed_blocks to"),
@@ -202,7 +204,7 @@ def test_without_bitsandbytes_the_refusal_names_what_fits_and_what_installing_it
 
 
 def test_a_remedy_asks_for_nothing_that_is_not_installed(no_bitsandbytes):
-    least = remedy(Settings(precision="bf16", optimizer="prodigy", rank=128), card(3.2, BatchShape(1024, 1024, 4, 512)))
+    least = remedy(Settings(precision="bf16", rank=128, **PRODIGY), card(3.2, BatchShape(1024, 1024, 4, 512)))
     assert "adamw8bit" not in least and "precision to int8" in least and "bitsandbytes" not in least
     everything = remedy(Settings(precision="bf16"), card(0.5))
     assert everything.endswith("or train on another.")

@@ -1,6 +1,7 @@
 """Settings are validated where they enter, and what is refused is named with its value and its range."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import tomlkit
@@ -8,8 +9,25 @@ import torch
 from impasto.errors import SettingsError
 from impasto.files import content_hash
 from impasto.trainers import objective
-from impasto.trainers.optimizers import make_optimizer, make_scheduler
-from impasto.trainers.settings import RANGES, SCHEDULERS, Settings
+from impasto.trainers.adapter import TARGETS
+from impasto.trainers.optimizers import check_learning_rate, make_optimizer, make_scheduler
+from impasto.trainers.presets import PRESETS
+from impasto.trainers.settings import (
+    LOSS_WEIGHTINGS,
+    OPTIMIZERS,
+    RANGES,
+    SCHEDULERS,
+    TIMESTEP_SAMPLINGS,
+    Settings,
+)
+
+HELP = Path(__file__).resolve().parents[2] / "web" / "docs"
+
+
+def explained(page: str) -> list[list[str]]:
+    """The cells of each row of the tables on a help page."""
+    lines = (HELP / f"Impasto{page}.md").read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -30,6 +48,13 @@ def test_an_unknown_choice_is_refused_with_the_choices_there_are(name):
 def test_more_warmup_than_steps_is_refused():
     with pytest.raises(SettingsError, match="warmup_steps is 20, but the run has only 10 steps"):
         Settings(steps=10, warmup_steps=20)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.0099])
+def test_prodigy_with_a_learning_rate_that_trains_next_to_nothing_is_refused_with_the_remedy(rate):
+    with pytest.raises(SettingsError, match=f"learning_rate is {rate:g}.*prodigy.*Set learning_rate to 1"):
+        check_learning_rate(Settings(optimizer="prodigy", learning_rate=rate))
+    check_learning_rate(Settings(optimizer="prodigy", learning_rate=0.01))
 
 
 def test_settings_survive_toml_with_the_largest_seed():
@@ -91,3 +116,29 @@ def test_the_preset_that_settings_began_as_does_not_decide():
 
 def test_a_run_of_default_settings_has_the_id_that_it_always_had():
     assert content_hash(Settings().deciding(), 8) == "67a37391"
+
+
+@pytest.mark.parametrize(
+    ("page", "choices"),
+    [
+        ("TrainingSettings", (*TARGETS, *SCHEDULERS, *OPTIMIZERS)),
+        ("NoiseSettings", (*TIMESTEP_SAMPLINGS, *LOSS_WEIGHTINGS)),
+    ],
+)
+def test_the_help_page_explains_every_choice(page, choices):
+    assert not set(choices) - {name.strip() for row in explained(page) for name in row[0].split(",")}
+
+
+def test_the_help_page_says_of_every_preset_what_it_sets():
+    said = {row[0]: row[2:] for row in explained("TrainingPreset") if row[0] in PRESETS}
+    assert said == {
+        name: [
+            f"{preset.settings.steps:,}",
+            f"{preset.settings.rank}",
+            preset.settings.precision,
+            preset.settings.targets,
+            f"{preset.width} × {preset.height}",
+        ]
+        for name, preset in PRESETS.items()
+    }
+    assert all(preset.settings.alpha == preset.settings.rank for preset in PRESETS.values())
