@@ -174,9 +174,9 @@ class _Follower:
     def say_stopped(self) -> None:
         """Leave on the node what became of the run in place of how long it would have taken."""
         saved = max(self.run.checkpoints(), default=0)
-        text = f"stopped at step {saved}, saved; queue again to go on" if saved else "stopped before the first step"
+        where = f"stopped at step {saved}, saved" if saved else "stopped, with no step saved yet"
         with contextlib.suppress(BaseException):  # Cancel was pressed twice: the first is already being told
-            self.progress(saved, self.total, text)
+            self.progress(saved, self.total, f"{where}; queue again to go on")
 
     def new_records(self) -> list[dict[str, Any]]:
         try:

@@ -162,6 +162,12 @@ def test_cancel_pressed_again_while_the_last_words_are_said_changes_nothing(make
     launch._Follower(make_run(), 8, progress, None).say_stopped()
 
 
+def test_a_run_cancelled_while_it_loads_is_told_to_have_nothing_saved(make_run):
+    told = []
+    launch._Follower(make_run(), 8, lambda done, total, text: told.append((done, text)), None).say_stopped()
+    assert told == [(0, "stopped, with no step saved yet; queue again to go on")]
+
+
 def test_while_a_resumed_run_loads_it_is_told_what_is_done_and_what_is_needed(make_run):
     run = make_run()
     records = [{"step": step, "loss": 0.3, "seconds": 2.0, "held_out_loss": 0.2} for step in range(5)]
