@@ -430,15 +430,17 @@ def load_lora(path: Path) -> dict[str, torch.Tensor]:
 
 
 def latents_preview(path: Path) -> Image:
-    """A small picture of scaled FLUX latents in a safetensors file, by ComfyUI's own latent-to-RGB factors."""
+    """Small pictures of scaled FLUX latents in a safetensors file, side by side, by ComfyUI's latent-to-RGB factors."""
     import comfy.latent_formats
+    import numpy
     from latent_preview import Latent2RGBPreviewer
 
     latents = comfy.utils.load_torch_file(str(path))["latents"]
     flux = comfy.latent_formats.Flux()
     previewer = Latent2RGBPreviewer(flux.latent_rgb_factors, flux.latent_rgb_factors_bias)
-    picture = previewer.decode_latent_to_preview(latents)
-    return picture.resize((picture.width * 4, picture.height * 4))
+    pictures = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
+    sheet = fromarray(numpy.concatenate([numpy.asarray(picture) for picture in pictures], axis=1))
+    return sheet.resize((sheet.width * 4, sheet.height * 4))
 
 
 def model_identity(patcher: ModelPatcher) -> str:

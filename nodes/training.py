@@ -175,7 +175,7 @@ class ContinueTraining(io.ComfyNode):
                     default=0.0,
                     min=0.0,
                     max=1.0,
-                    step=1e-6,
+                    step=1e-7,
                     tooltip="Peak learning rate of these steps; 0 for the run's own.",
                 ),
                 io.Combo.Input(

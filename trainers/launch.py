@@ -212,12 +212,15 @@ class _Follower:
         """The picture of the newest sample, if there is a new one; each is kept beside its sample."""
         picture = None
         for sample in self.run.samples().values() if self.preview else ():
-            if sample not in self.shown:
-                self.shown.add(sample)
-                picture = self.preview(sample)
-                try:
-                    with appearing(sample.with_name(PREVIEW)) as temporary:
+            if sample in self.shown:
+                continue
+            self.shown.add(sample)
+            kept = sample.with_name(PREVIEW)
+            try:
+                if not kept.exists():
+                    picture = self.preview(sample)
+                    with appearing(kept) as temporary:
                         picture.save(temporary, "PNG")
-                except OSError as error:  # a full disk is the trainer's to tell of
-                    logger.warning("The preview of %s was not kept: %s", sample, error)
+            except Exception as error:  # of a damaged sample or a full disk; training does not depend on it
+                logger.warning("There is no preview of %s: %s", sample, error)
         return picture

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ImpastoError, NameRefused, TrainingError
+from ..errors import FeatureError, ImpastoError, NameRefused, TrainingError
 from ..files import (
     ABANDONED,
     appearing,
@@ -136,12 +136,10 @@ class Job:
     prompts: str = ""
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the final weights depend on: contents, not places.
-
-        Raises:
-            FeatureError: the features' index is missing or damaged.
-        """
-        steps = warms_up_by_share(Features(self.features_folder, self.features_key))
+        """Everything that the final weights depend on: contents, not places."""
+        steps = False
+        with contextlib.suppress(FeatureError):  # a finished run is found all the same; no other can do without them
+            steps = warms_up_by_share(Features(self.features_folder, self.features_key))
         return {
             "version": RUN_VERSION,
             "settings": self.settings.deciding(steps),

@@ -208,3 +208,15 @@ def test_training_data_that_cannot_be_trained_on_is_refused_before_anything_is_u
     with pytest.raises(TrainingError, match="Encode the training data with the CLIP that belongs to this model"):
         node.execute(model, encoded(model, tmp_path / "narrow", narrower=8), Settings(), "narrow")
     assert not held
+
+
+def test_the_preview_of_a_sample_has_its_prompts_side_by_side(comfyui, tmp_path):
+    import torch
+    from impasto.nodes import host
+    from safetensors.torch import save_file
+
+    latents = torch.stack([torch.full((16, 8, 6), 2.0), torch.full((16, 8, 6), -2.0)])
+    save_file({"latents": latents}, tmp_path / "latents.safetensors")
+    picture = host.latents_preview(tmp_path / "latents.safetensors")
+    assert picture.size == (2 * 6 * 4, 8 * 4)
+    assert picture.getpixel((4, 4)) != picture.getpixel((30, 4))

@@ -209,6 +209,18 @@ def test_the_preview_of_every_sample_is_shown_once_and_kept_beside_it(make_run):
             assert kept.getpixel((0, 0)) == (step, 0, 0)
 
 
+def test_a_damaged_sample_costs_its_preview_and_nothing_else(make_run):
+    run = make_run(steps=1, sample_steps=1)
+    assert train_here(run)
+
+    def preview(sample):
+        raise ValueError("not a safetensors file")
+
+    shown = []
+    launch._Follower(run, 1, lambda done, total, text="", preview=None: shown.append(preview), preview).look()
+    assert shown == [None] and not list(run.path.glob("samples/*/preview.png"))
+
+
 def trainer_pid(run) -> int:
     """The process that trains (not accelerate's launcher), by its command line."""
     found = subprocess.run(["pgrep", "-f", f"child.py {run.folder}"], capture_output=True, text=True).stdout.split()
