@@ -327,7 +327,7 @@ def test_what_the_blocks_multiply_by_is_quantised_and_nothing_else(ordinary, pre
     quantised = {name for name, module in linears.items() if isinstance(module, quantisation.QuantisedLinear)}
     assert quantised == {name for name in linears if name.split(".")[0].endswith("transformer_blocks")}
     assert {linears[name].values.dtype for name in quantised} == {torch.int8 if precision == "int8" else torch.uint8}
-    stored = {id(tensor) for name in quantised for tensor in linears[name]._stored()}
+    stored = {id(linears[name].get_parameter(part)) for name in quantised for part in linears[name].stored_dtypes}
     assert {tensor.dtype for tensor in transformer.parameters() if id(tensor) not in stored} == {torch.bfloat16}
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in transformer.parameters())
 
