@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up everything under .impasto/, then checks the style and runs the tests.
-#   ./test.sh                    all that finishes within about 20 minutes on 2 cores
+#   ./test.sh                    all that finishes within half an hour on 2 cores
 #   ./test.sh --long             also the rest: more kills, more sizes
 #   ./test.sh tests/nodes -q     arguments are pytest's
 set -euo pipefail
