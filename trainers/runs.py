@@ -203,7 +203,6 @@ def create_run(runs_root: Path, job: Job) -> Run:
 
     Raises:
         NameRefused: the name is not plain.
-        FeatureError: the features' index is missing or damaged.
         TrainingError: the run has been trained for more steps than it is now asked for.
     """
     child_of(runs_root, job.name, what="LoRA name")

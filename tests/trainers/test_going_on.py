@@ -554,6 +554,20 @@ def test_checkpoints_that_will_not_all_fit_are_told_of_before_the_first_step(mak
     assert re.search(r"8 checkpoints are to be kept .* keep_checkpoints", run.status()["warning"])
 
 
+def test_a_finished_continued_run_is_returned_also_when_its_training_data_is_gone(make_run, tmp_path):
+    run = make_run(**QUICK, steps=1)
+    assert train(run)
+    job = Job.read(run)
+
+    def continued():
+        return runs.continue_run(Path(run.folder).parent, run, 1, Path(job.weights), job.fingerprint)
+
+    longer = continued()
+    assert train(longer) and longer.finished
+    dataclasses.replace(job, features_folder=str(tmp_path / "gone" / job.features_key)).write(run)
+    assert continued() == longer and longer.finished
+
+
 def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
     run = make_run(**QUICK)
     predict, calls = recipe.predict_velocity, []
