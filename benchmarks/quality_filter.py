@@ -74,8 +74,8 @@ def load_pack() -> None:
 def make_dataset(folder: Path, count: int, side: int):
     import io
 
-    from impasto.curation.pictures import store_picture
-    from impasto.curation.records import Record, write_manifest
+    from impasto.dataset.pictures import store_picture
+    from impasto.dataset.records import Record, write_manifest
     from impasto.embedded.paintings import KINDS, paint, scene
     from PIL import ImageEnhance
 

@@ -191,7 +191,7 @@ def with_features(work: Work) -> Work:
 def encode_features(work: Work) -> str:
     """Encode pictures of noise with stand-ins for VAE and CLIP: for time and memory only the shapes matter."""
     import torch
-    from impasto.trainers import features
+    from impasto.trainers.features import encoding as features
     from PIL import Image
 
     def encode_image(pixels: torch.Tensor) -> torch.Tensor:
@@ -217,9 +217,9 @@ def encode_features(work: Work) -> str:
 
 def samples(work: Work) -> list[tuple[Any, Any, Any]]:
     """(latent, T5, pooled) of every picture, each with a batch axis of 1."""
-    from impasto.trainers import features
+    from impasto.trainers.features.index import Features, load
 
-    loaded = features.load(features.Features(str(work.features_folder), work.features_key))
+    loaded = load(Features(str(work.features_folder), work.features_key))
     return [
         (loaded.load_latent(sample)[None], *(text[None] for text in loaded.load_text(sample.text_path)))
         for sample in loaded.samples
@@ -232,7 +232,8 @@ def step_flops(work: Work) -> int:
     Neither what is recomputed nor the LoRA counts: it is what a step needs at least, the same for every trainer.
     """
     import torch
-    from impasto.trainers import flux_weights, velocity
+    from impasto.trainers.flux import forward as velocity
+    from impasto.trainers.flux import weights as flux_weights
     from torch.utils.flop_counter import FlopCounterMode
 
     flux = flux_weights.inspect(work.weights)
@@ -375,7 +376,7 @@ def measure(contender: Contender, work: Work) -> dict[str, Any]:
 def simulate_card(gigabytes: int) -> None:
     """Leave PyTorch what a card of this size has free when nothing else uses it; on the CPU, all."""
     import torch
-    from impasto.trainers.memory_plan import GIGABYTE, TAKEN
+    from impasto.trainers.memory.estimate import GIGABYTE, TAKEN
 
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
@@ -389,7 +390,10 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     import peft  # noqa: F401
     import torch
     from diffusers import FluxTransformer2DModel  # noqa: F401
-    from impasto.trainers import features, flux_weights, recipe, runs
+    from impasto.trainers import recipe
+    from impasto.trainers.features import index as features_index
+    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.run import folder as runs
     from impasto.trainers.settings import Settings
     from safetensors.torch import load_file
 
@@ -405,7 +409,7 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     }
     kept = {"steps": steps, "checkpoint_every": steps, "sample_steps": 0, "checkpoint_epochs": 0}
     settings = Settings.from_dict(everyones | contender.settings | kept)
-    data = features.Features(str(work.features_folder), work.features_key)
+    data = features_index.Features(str(work.features_folder), work.features_key)
     with tempfile.TemporaryDirectory(dir=work.folder) as runs_root:
         fingerprint = flux_weights.fingerprint(work.weights)
         job = runs.Job("benchmark", settings, data.folder, data.key, str(work.weights), fingerprint)
@@ -432,7 +436,9 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     """The shortest correct loop: diffusers' model and forward pass, PEFT's LoRA on the same layers, torch's AdamW."""
     import torch
     from diffusers import FluxTransformer2DModel  # noqa: F401
-    from impasto.trainers import adapter, flux_weights, velocity
+    from impasto.trainers.flux import forward as velocity
+    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.lora import adapter
     from peft import LoraConfig
 
     meter = Meter(work)
@@ -506,7 +512,7 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
     nodes_train = import_comfyui(work)
     import comfy.sd
     import torch
-    from impasto.trainers.features import FLUX_LATENT_SCALE, FLUX_LATENT_SHIFT
+    from impasto.trainers.features.encoding import FLUX_LATENT_SCALE, FLUX_LATENT_SHIFT
 
     meter = Meter(work)
 
@@ -698,7 +704,7 @@ def verdict(ratio: float, aim: float) -> str:
 
 def report(work: Work, rows: Sequence[Row], rate: float) -> str:
     import torch
-    from impasto.trainers import flux_weights
+    from impasto.trainers.flux import weights as flux_weights
 
     cuda = torch.cuda.is_available()
     precision = "bf16" if cuda else "fp32"
@@ -881,7 +887,8 @@ def tell(where: str, result: dict[str, Any]) -> None:
 
 def caps(arguments: argparse.Namespace, work: Work) -> str:
     """Every preset on every card that is simulated, as the planner would have it run there."""
-    from impasto.trainers import flux_weights, memory_plan
+    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.memory import estimate as memory_plan
     from impasto.trainers.presets import PRESETS
 
     flux = flux_weights.inspect(work.weights)

@@ -20,7 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import errors, own_process
+from .. import errors
+from .. import worker as own_process
 from ..errors import CaptionError, ImpastoError
 from ..files import content_hash
 from ..progress import Progress, silent

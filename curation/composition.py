@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..dataset.labels import label_key
+from ..dataset.records import Dataset, Record, write_manifest
 from ..errors import DatasetError, SettingsError
-from .labels import label_key
-from .quotas import Filled, Quota, parse_quotas, table
-from .records import Dataset, Record, write_manifest
-from .selection import in_turn
-from .wikiart import available_in_source
+from ..sources.availability import available_in_source
+from ..sources.quotas import Filled, Quota, parse_quotas, table
+from ..sources.selection import in_turn
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
+from ..dataset.records import Dataset, Record
 from ..errors import SettingsError
-from .records import Dataset, Record
 
 LONGEST_TABLE = 30  # rows; what is rarer is summed up in one more
 # The Hub's own classes, https://github.com/huggingface/hub-docs/blob/main/datasetcard.md

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..dataset.config_writer import CAPTION_EXTENSION, link_picture, write_training_files
+from ..dataset.records import Dataset, Record
 from ..errors import SettingsError
 from ..files import appearing, content_hash, remove_partials, write_changed
 from ..progress import Progress, silent
 from .dataset_card import dataset_card
-from .records import Dataset, Record
-from .toml import CAPTION_EXTENSION, link_picture, write_training_files
 
 CARD = "README.md"  # the name that the Hub looks for
 

@@ -14,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..dataset.pictures import PictureRefused, strict_decoding
+from ..dataset.records import Dataset, Record
 from ..files import append_lines, read_jsonl
 from ..progress import Progress, silent
 from .measures import Measures, jpeg_quality, measure
-from .pictures import PictureRefused, strict_decoding
-from .records import Dataset, Record
 
 VERSION = 1  # raised when the same picture would measure otherwise
 SAVE_EVERY = 2.0  # seconds: what a kill can cost

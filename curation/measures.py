@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from .pictures import whole
+from ..dataset.pictures import whole
 
 DECODED_SIDE = 256  # pixels: a JPEG is shrunk by 2, 4 or 8 while it is decoded, down to no less than this
 REDUCED_SIDE = 384  # pixels of the longer side on which everything is measured

@@ -16,17 +16,17 @@ from dataclasses import dataclass, fields, replace
 
 from PIL import Image
 
+from ..dataset.labels import is_unknown, label_key
+from ..dataset.pictures import JPEG_QUALITY, PictureRefused, store_picture, whole
+from ..dataset.records import Dataset, Record, Refusal, write_manifest, write_refusals
+from ..drawing.contact_sheet import contact_sheet
+from ..drawing.histograms import Histogram, histograms
 from ..errors import DatasetError, SettingsError
 from ..progress import Progress, silent
-from .contact_sheet import contact_sheet
 from .duplicates import GREATEST_DISTANCE, bits_apart, near_duplicates
-from .histograms import Histogram, histograms
-from .labels import is_unknown, label_key
 from .measurements import jpeg_qualities, measures
 from .measures import Measures
-from .pictures import JPEG_QUALITY, PictureRefused, store_picture, whole
-from .records import Dataset, Record, Refusal, write_manifest, write_refusals
-from .style import PictureEncoder, style_outliers, style_similarities
+from .style_similarity import PictureEncoder, style_outliers, style_similarities
 
 SKETCHES = "sketch_and_study"  # WikiArt's genre
 LEAST_CROP = 0.01  # share of the area: less border than this is not worth another JPEG compression

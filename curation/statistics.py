@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ..dataset.pictures import PictureRefused
+from ..dataset.records import Dataset, Record
+from ..drawing.charts import BLUE, HAIRLINE, LONGEST_LABEL, QUIET, RUST, as_picture, calm, new_figure, plain
+from ..drawing.contact_sheet import MOST_CELLS, contact_sheet
 from ..progress import Progress, silent
-from .charts import BLUE, HAIRLINE, LONGEST_LABEL, QUIET, RUST, as_picture, calm, new_figure, plain
-from .contact_sheet import MOST_CELLS, contact_sheet
 from .measurements import measures
-from .pictures import PictureRefused
-from .records import Dataset, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

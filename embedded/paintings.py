@@ -14,11 +14,11 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
+from ..dataset.wikiart_labels import ARTISTS, STYLES
+from ..dataset.wikiart_labels import GENRES as GENRE_LABELS
 from ..errors import SettingsError
 from ..files import appearing, content_hash, write_whole
 from ..progress import Progress, silent
-from ..wikiart_labels import ARTISTS, STYLES
-from ..wikiart_labels import GENRES as GENRE_LABELS
 from . import cityscapes, landscapes, portraits, still_lifes
 from .canvas import Canvas
 from .finishes import impressionist, plain

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..names import child_of
+from ..paths import child_of
 from ..prompting.prompt_set import crossed
 from ..rendering.batches import Batch, Memory, paint_all
 from ..rendering.cells import Sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..curation.composition import Composition, compose
-from ..curation.quotas import KINDS
+from ..sources.quotas import KINDS
 from . import host, sockets
 from .dataset import MOST_SPARE
 from .inputs import max_per_artist_input, seed_input

@@ -7,13 +7,13 @@ import functools
 from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
-from ..curation.labels import ANY
-from ..curation.plan import AUTO, CHEAP, EVEN, Request
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
-from ..curation.wikiart import load_paintings, source_fingerprint
+from ..dataset.labels import ANY
+from ..dataset.wikiart_labels import GENRES, STYLES
 from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
-from ..wikiart_labels import GENRES, STYLES
+from ..sources.plan import AUTO, CHEAP, EVEN, Request
+from ..sources.wikiart import load_paintings, source_fingerprint
 from . import host, sockets
 from .inputs import field_input, max_per_artist_input, seed_input
 

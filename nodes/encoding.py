@@ -4,9 +4,10 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..names import child_of
-from ..trainers import features, text_table
-from ..trainers.caption_variants import DEFAULT_VARIANTS, MOST_VARIANTS
+from ..dataset.caption_variants import DEFAULT_VARIANTS, MOST_VARIANTS
+from ..paths import child_of
+from ..trainers.features import encoding as features
+from ..trainers.features import index, text_table
 from . import host, sockets
 
 CATEGORY = "Impasto/Training"
@@ -72,7 +73,7 @@ class EncodeTrainingData(io.ComfyNode):
             [(prompt.text, prompt.seed) for prompt in prompts or ()],
             table,
         )
-        return io.NodeOutput(encoded, features.report(encoded))
+        return io.NodeOutput(encoded, index.report(encoded))
 
 
 class ExportTextFeatures(io.ComfyNode):

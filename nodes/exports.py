@@ -7,10 +7,10 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..curation.exports import FORMATS, ExportSettings, export_dataset
-from ..curation.toml import TARGETS
-from ..curation.written_toml import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
+from ..dataset import config_reader as dataset_config
+from ..dataset.config_editor import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
+from ..dataset.config_writer import TARGETS
 from ..errors import ImpastoError
-from ..trainers import dataset_config
 from . import host, sockets
 
 CATEGORY = "Impasto/Dataset"

@@ -26,14 +26,14 @@ from PIL.Image import fromarray
 from server import PromptServer
 
 from ..captioners.florence import Florence, activation_bytes, load_florence
-from ..curation.style import PictureEncoder
+from ..curation.style_similarity import PictureEncoder
 from ..errors import ModelError
 from ..files import ABANDONED, appearing, remove_partials
 from ..hardware.cleanup import DeviceMemory, HeldModel, MemoryState
 from ..hardware.device_memory import empty_cache, reserved_memory
 from ..hardware.host_memory import host_memory, resident_memory
-from ..trainers.features import Encoder
-from ..trainers.samples import LATENT_CHANNELS
+from ..trainers.features.encoding import Encoder
+from ..trainers.features.feature_set import LATENT_CHANNELS
 
 if TYPE_CHECKING:
     import numpy

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..errors import SettingsError
 from ..files import content_hash
-from ..names import child_of
+from ..paths import child_of
 from ..prompting.dynamic import read_wildcards
 from ..prompting.flux_prompt import AS_WRITTEN, EXPANSIONS, expanded, flux_prompt
 from ..prompting.library import Library, SavedPrompt, chosen, split_tags

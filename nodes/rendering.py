@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..rendering.cells import Grid, Sampling, columns_of, render
 from ..rendering.loss_plot import loss_plot
-from ..trainers.checkpoints import ADAPTER_FILE
+from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import host, sockets
 from .inputs import picture_size_inputs, sampler_inputs
 

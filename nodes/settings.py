@@ -7,7 +7,7 @@ import functools
 
 from comfy_api.latest import io
 
-from ..trainers import adapter
+from ..trainers.lora import adapter
 from ..trainers.optimizers import check_installed, check_learning_rate
 from ..trainers.presets import PRESETS
 from ..trainers.settings import (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..curation.fetch import Fetcher, allowed_hosts
-from ..curation.folders import folder_fingerprint, load_folder
-from ..curation.normalise import JPEG, PNG
-from ..curation.urls import list_file, load_urls, read_list
+from ..dataset.normalise import JPEG, PNG
 from ..errors import ImpastoError
+from ..sources.download import Fetcher, allowed_hosts
+from ..sources.folder import folder_fingerprint, load_folder
+from ..sources.urls import list_file, load_urls, read_list
 from . import host, sockets
 
 CATEGORY = "Impasto/Dataset"

@@ -8,7 +8,7 @@ import json
 from comfy_api.latest import io
 
 from ..curation.statistics import draw, sheet, statistics
-from ..trainers.buckets import Buckets, assign
+from ..dataset.buckets import Buckets, assign
 from . import host, sockets
 from .captions import token_counts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..curation.toml import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
+from ..dataset.config_writer import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
 from . import host, sockets
 from .inputs import field_input
 

@@ -11,8 +11,15 @@ from comfy_api.latest import io
 
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
-from ..trainers import adapter, flux_weights, launch, lora_files, profiles, recipe, runs, sampling
+from ..trainers import preview as sampling
+from ..trainers import recipe
+from ..trainers.flux import weights as flux_weights
+from ..trainers.lora import adapter
+from ..trainers.lora import file_formats as lora_files
 from ..trainers.optimizers import check_installed
+from ..trainers.run import folder as runs
+from ..trainers.run import launch
+from ..trainers.run import launch_profiles as profiles
 from ..trainers.settings import SCHEDULERS, Settings
 from . import host, sockets
 from .inputs import AS_BEFORE

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .lettering import LINE_HEIGHT, draw_text, shortened, text_width, wrap
-from .palette import ABSENT, HAIRLINE, HATCHING, INK, PAPER, QUIET
+from ..drawing.lettering import LINE_HEIGHT, draw_text, shortened, text_width, wrap
+from ..drawing.palette import ABSENT, HAIRLINE, HATCHING, INK, PAPER, QUIET
 
 MIN_LETTER = 13  # pixels: smaller is hard to read
 MAX_SIDE = 8192  # pixels of a whole grid; as a ComfyUI IMAGE a square one then takes 0.8 GB

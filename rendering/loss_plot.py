@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
+from ..drawing.lettering import draw_text, shortened
+from ..drawing.palette import HAIRLINE, HELD_OUT, INK, PAPER, QUIET, THIN, TREND
 from ..errors import TrainingError
-from .lettering import draw_text, shortened
-from .palette import HAIRLINE, HELD_OUT, INK, PAPER, QUIET, THIN, TREND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

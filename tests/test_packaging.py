@@ -20,7 +20,12 @@ IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
     *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"),
     *("psutil", "safetensors", "yaml"),  # of its requirements.txt
 }
-PACKAGES = {file.parent.name for file in REPOSITORY.glob("*/__init__.py")} - {"setup", "tests", "benchmarks"}
+PACKAGES = {  # dotted, from the repository root
+    ".".join(file.parent.relative_to(REPOSITORY).parts)
+    for pattern in ("*/__init__.py", "*/*/__init__.py")
+    for file in REPOSITORY.glob(pattern)
+    if file.relative_to(REPOSITORY).parts[0] not in {"setup", "tests", "benchmarks", ".impasto"}
+}
 NODE_IDS = [
     match[1]
     for file in sorted((REPOSITORY / "nodes").glob("*.py"))
@@ -55,7 +60,9 @@ def imported(file: Path) -> set[str]:
 def test_every_imported_package_is_required_or_comes_with_comfyui():
     extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
     named = {re.split(r"[<>=~;\[ ]", line)[0].replace("-", "_") for line in PROJECT["dependencies"] + extras}
-    ours = [file for folder in PACKAGES for file in (REPOSITORY / folder).glob("*.py")] + [*REPOSITORY.glob("*.py")]
+    ours = [file for folder in PACKAGES for file in (REPOSITORY / folder.replace(".", "/")).glob("*.py")] + [
+        *REPOSITORY.glob("*.py")
+    ]
     assert not set().union(*map(imported, ours)) - named - IMPORTED_FROM_COMFYUI - {"google", "httpx", "httpx2"}
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from .child import main
+from .run.process import main
 
 sys.exit(main())

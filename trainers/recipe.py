@@ -22,23 +22,31 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import TrainingError
 from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
-from . import adapter, checkpoints, features, flux_weights, memory_plan, objective, provenance, sampling, sharding
+from . import objective
+from . import preview as sampling
 from .batches import Batch, prefetched
-from .failure import SAID, cheaper, explained, first_line, is_lost_process
-from .memory_plan import BatchShape, Budget
-from .metrics import Metrics
+from .features import index as features_index
+from .features.feature_set import epoch_batches
+from .flux import sharding
+from .flux import weights as flux_weights
+from .flux.forward import compile_blocks, predict_velocity
+from .flux.streaming import StreamedBlocks, block_names, streamed_indices
+from .lora import adapter
+from .lora import metadata as provenance
+from .memory import estimate as memory_plan
+from .memory.estimate import BatchShape, Budget
+from .memory.remedy import SAID, cheaper, explained, first_line, is_lost_process
 from .optimizers import STATE_NUMBERS, averaged, check_installed, make_optimizer, make_scheduler
-from .runs import Job, Run
-from .samples import epoch_batches
-from .streaming import StreamedBlocks, block_names, streamed_indices
-from .velocity import compile_blocks, predict_velocity
+from .run import checkpoints
+from .run.folder import Job, Run
+from .run.metrics import Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .checkpoints import Checkpoint
-    from .flux_weights import FluxArchitecture
-    from .samples import Sample
+    from .features.feature_set import Sample
+    from .flux.weights import FluxArchitecture
+    from .run.checkpoints import Checkpoint
     from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -184,7 +192,7 @@ class FluxLoraRecipe:
     def load_features(self) -> None:
         job = self.job
         job.check_places()
-        self.features = features.load(features.Features(job.features_folder, job.features_key, job.prompts))
+        self.features = features_index.load(features_index.Features(job.features_folder, job.features_key, job.prompts))
         self.training_samples = tuple(sample for sample in self.features.samples if not sample.held_out)
         self.held_out = tuple(sample for sample in self.features.samples if sample.held_out)[:HELD_OUT_PICTURES]
         if not self.training_samples:

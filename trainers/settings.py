@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
-from .adapter import TARGETS, parse_block_ranks
+from .lora.adapter import TARGETS, parse_block_ranks
 
 OPTIMIZERS = (
     "adamw",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers import flux_weights
-from impasto.trainers.velocity import predict_velocity
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux.forward import predict_velocity
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

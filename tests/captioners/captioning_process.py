@@ -10,7 +10,7 @@ from impasto.captioners.apart import ask_apart
 from impasto.captioners.clock import Clock
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.runner import caption_dataset
-from impasto.curation.records import Dataset
+from impasto.dataset.records import Dataset
 
 if __name__ == "__main__":
     folder, revision, user, start, scale, timeout = sys.argv[1:]

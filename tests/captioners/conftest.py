@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from impasto.curation.records import Dataset, Record, write_manifest
+from impasto.dataset.records import Dataset, Record, write_manifest
 from PIL import Image
 
 

@@ -18,7 +18,7 @@ from impasto.captioners.editing import (
     read_replacements,
     table,
 )
-from impasto.curation.records import Dataset, Record
+from impasto.dataset.records import Dataset, Record
 from impasto.errors import SettingsError
 from PIL import Image
 

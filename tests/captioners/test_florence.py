@@ -26,8 +26,8 @@ from impasto.captioners.florence import (
 )
 from impasto.captioners.florence_checkpoints import Checkpoint
 from impasto.captioners.runner import caption_dataset
-from impasto.curation.pictures import store_picture
-from impasto.curation.records import Record, write_manifest
+from impasto.dataset.pictures import store_picture
+from impasto.dataset.records import Record, write_manifest
 from impasto.errors import ModelError, SettingsError
 from impasto.files import content_hash
 from PIL import Image

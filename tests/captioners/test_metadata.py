@@ -7,10 +7,10 @@ from impasto.captioners.captioner import Kind, Refusal
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.metadata import MetadataCaptioner, label_caption
 from impasto.captioners.runner import caption_dataset
-from impasto.curation.records import Dataset, Record, write_manifest
+from impasto.dataset.records import Dataset, Record, write_manifest
+from impasto.dataset.wikiart_labels import GENRES
 from impasto.errors import SettingsError
 from impasto.progress import silent
-from impasto.wikiart_labels import GENRES
 
 
 @pytest.fixture

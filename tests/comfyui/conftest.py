@@ -10,7 +10,7 @@ import impasto
 import pytest
 from impasto.setup.serving import ComfyServer
 
-from ..curation.loopback_hub import LoopbackHub
+from ..sources.loopback_hub import LoopbackHub
 
 REPOSITORY = Path(impasto.__file__).resolve().parent
 # The CPU repeats bit for bit. ComfyUI's partner nodes are left out: they cost seconds and want the internet.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from impasto.setup.serving import ComfyServer, NodeFailed
 
-from ..curation.conftest import Painting, picture_bytes, write_shard
+from ..small_sources import Painting, picture_bytes, write_shard
 
 
 @pytest.fixture

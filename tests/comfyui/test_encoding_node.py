@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from impasto.setup.serving import ComfyServer, Execution, Interrupted, NodeFailed, ServerFailed
 
-from ..curation.conftest import Painting, picture_bytes, write_shard
+from ..small_sources import Painting, picture_bytes, write_shard
 
 PICTURES = 8
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed
 
-from ..curation.conftest import Painting, picture_bytes, write_shard
+from ..small_sources import Painting, picture_bytes, write_shard
 
 MODEL = "LLM/Florence-2-tiny"
 PICTURES = 60

@@ -17,7 +17,7 @@ from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed
 
 from ..captioners.gemini_server import GeminiServer, serving
 from ..captioners.test_gemini import KEYS, PLENTY, write_keys
-from ..curation.conftest import Painting, picture_bytes, write_shard
+from ..small_sources import Painting, picture_bytes, write_shard
 
 MODEL = "LLM/Florence-2-fallback"
 PICTURES = 8

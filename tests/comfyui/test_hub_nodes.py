@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pytest
-from impasto.curation.records import Dataset, Record
+from impasto.dataset.records import Dataset, Record
 from impasto.setup.serving import ComfyServer, NodeFailed
 
-from ..curation.conftest import Painting, picture_bytes, write_shard
-from ..curation.loopback_hub import LoopbackHub, serving
+from ..small_sources import Painting, picture_bytes, write_shard
+from ..sources.loopback_hub import LoopbackHub, serving
 
 TOKEN = "hf_onlyForThisTest"
 GOOD, SMALL = (600, 520), (300, 260)

@@ -95,8 +95,10 @@ def status(server: ComfyServer, name: str) -> dict:
 
 def trainer_processes(name: str) -> list[int]:
     """The trainer's own process, not accelerate's launcher, whose command line holds its own module too."""
-    found = subprocess.run(["pgrep", "-af", f"child.py .*/{name}-"], capture_output=True, text=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in found if "accelerate" not in line]
+    found = subprocess.run(
+        ["pgrep", "-af", f"process.py .*/{name}-"], capture_output=True, text=True
+    ).stdout.splitlines()
+    return [int(line.split()[0]) for line in found.splitlines() if "accelerate" not in line]
 
 
 def wait_for_step(server: ComfyServer, name: str, step: int, execution: Execution, seconds: float = 240) -> None:

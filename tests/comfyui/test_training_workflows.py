@@ -14,7 +14,7 @@ import pytest
 import torch
 from impasto.embedded.paintings import paint, scene, write_wikiart_shards
 from impasto.setup.serving import ComfyServer, Result
-from impasto.trainers.runs import Job, Run
+from impasto.trainers.run.folder import Job, Run
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -6,16 +6,16 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from impasto.curation.labels import label_key
-from impasto.curation.records import Dataset
+from impasto.dataset.config_reader import pictures, read
+from impasto.dataset.labels import label_key
+from impasto.dataset.records import Dataset
 from impasto.embedded.paintings import write_wikiart_shards
 from impasto.setup import comfy_cli
 from impasto.setup.environment import HOME
 from impasto.setup.serving import ComfyServer, Result
-from impasto.trainers.dataset_config import pictures, read
 from PIL import Image
 
-from ..curation.loopback_hub import LoopbackHub, serving
+from ..sources.loopback_hub import LoopbackHub, serving
 from .conftest import REPOSITORY
 
 WORKFLOW = REPOSITORY / "workflows" / "wikiart_dataset.json"

@@ -18,11 +18,11 @@ runpy.run_path(str(Path(__file__).resolve().parents[1] / "conftest.py"))  # make
 from impasto.curation.composition import Composition, compose  # noqa: E402
 from impasto.curation.measurements import VERSION  # noqa: E402
 from impasto.curation.measures import Measures  # noqa: E402
-from impasto.curation.parquet import Row  # noqa: E402
-from impasto.curation.plan import Request, plan_cells, planned  # noqa: E402
 from impasto.curation.quality import Thresholds, filter_quality  # noqa: E402
-from impasto.curation.records import Dataset, Record, write_manifest  # noqa: E402
 from impasto.curation.statistics import draw, statistics  # noqa: E402
+from impasto.dataset.records import Dataset, Record, write_manifest  # noqa: E402
+from impasto.sources.parquet import Row  # noqa: E402
+from impasto.sources.plan import Request, plan_cells, planned  # noqa: E402
 
 GENRES = ("landscape", "portrait", "cityscape", "still_life", "")
 MOST_PER_ARTIST = 200

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from impasto.curation.composition import Composition, compose
-from impasto.curation.plan import Request
-from impasto.curation.quotas import Quota, parse_quotas
-from impasto.curation.records import Dataset, Record, Refusal, write_manifest
-from impasto.curation.wikiart import load_paintings
+from impasto.dataset.records import Dataset, Record, Refusal, write_manifest
 from impasto.errors import DatasetError, SettingsError
+from impasto.sources.plan import Request
+from impasto.sources.quotas import Quota, parse_quotas
+from impasto.sources.wikiart import load_paintings
 
 
 def record(number: int, genre: str = "landscape", artist: str = "Claude Monet", text: str = "") -> Record:

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from impasto.curation.dataset_card import dataset_card
 from impasto.curation.exports import FORMATS, ExportSettings, export_dataset
-from impasto.curation.pictures import store_picture
-from impasto.curation.records import Dataset, Record, Refusal, write_manifest
+from impasto.dataset.pictures import store_picture
+from impasto.dataset.records import Dataset, Record, Refusal, write_manifest
 from impasto.errors import DatasetError, SettingsError
 
-from .conftest import picture_bytes
+from ..small_sources import picture_bytes
 
 CAPTIONS = ['mntgrdn, a "quoted" [view]: #1', "two\nlines\u2028three", "übergroß 山水 \\ 'x'"]
 AWKWARD = 'l\'été "1872" #1: 山'

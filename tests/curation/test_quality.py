@@ -10,14 +10,14 @@ import pytest
 from impasto.curation import measurements
 from impasto.curation.duplicates import bits_apart, near_duplicates
 from impasto.curation.measures import jpeg_quality, measure
-from impasto.curation.pictures import PictureRefused, store_picture
 from impasto.curation.quality import Thresholds, filter_quality
-from impasto.curation.records import Dataset, Record, write_manifest
+from impasto.dataset.pictures import PictureRefused, store_picture
+from impasto.dataset.records import Dataset, Record, write_manifest
 from impasto.embedded.paintings import paint, scene
 from impasto.errors import DatasetError, SettingsError
 from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageOps
 
-from .conftest import picture_bytes
+from ..small_sources import picture_bytes
 
 LOOSE = Thresholds(min_side=0, max_aspect=100, min_bytes_per_pixel=0)
 KINDS = ("landscape", "portrait", "cityscape", "still life")

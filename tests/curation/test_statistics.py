@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy
 import pytest
-from impasto.curation.records import Dataset, Record, write_manifest
 from impasto.curation.statistics import draw, sheet, statistics
+from impasto.dataset.records import Dataset, Record, write_manifest
 
-from .conftest import picture_bytes
+from ..small_sources import picture_bytes
 from .test_quality import dataset_of
 
 

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from impasto.dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from impasto.embedded import paintings
 from impasto.embedded.scenes import KINDS, caption, compositions, scene
 from impasto.errors import SettingsError
-from impasto.wikiart_labels import ARTISTS, GENRES, STYLES
 from PIL import Image, ImageFilter
 
 EVERY_COMPOSITION = [(kind, seed) for kind in KINDS for seed in range(len(compositions(kind)))]

@@ -48,10 +48,10 @@ def execute(config, tiny_flux, **optional):
 
 
 def encode(config, tiny_flux, **optional):
-    from impasto.trainers import features
+    from impasto.trainers.features import index
 
     found, report = execute(config, tiny_flux, **optional)
-    return features.load(found), report
+    return index.load(found), report
 
 
 def with_lora(clip, strength, seed=0):
@@ -70,8 +70,8 @@ def with_lora(clip, strength, seed=0):
 def test_the_latents_are_what_the_sampler_would_be_given(config, tiny_flux):
     """Core's VAEEncode, and the latent format that core applies before the model sees a latent."""
     import comfy.latent_formats
+    from impasto.dataset.buckets import fit, read_picture
     from impasto.nodes import host
-    from impasto.trainers.buckets import fit, read_picture
 
     from nodes import VAEEncode
 
@@ -127,7 +127,7 @@ def test_captions_that_vary_become_as_many_texts_as_the_widget_says(config, tiny
 
 def test_texts_go_out_and_in_as_one_file_in_the_datasets_folder(config, tiny_flux):
     from impasto.nodes.encoding import ExportTextFeatures
-    from impasto.trainers import features
+    from impasto.trainers.features import index
 
     found, _ = execute(config, tiny_flux)
     name, report = ExportTextFeatures.execute(found, "my texts", "float32").args
@@ -135,7 +135,7 @@ def test_texts_go_out_and_in_as_one_file_in_the_datasets_folder(config, tiny_flu
 
     imported, _ = execute(config, tiny_flux, text_features=name)
     assert imported.key != found.key
-    before, after = features.load(found), features.load(imported)
+    before, after = index.load(found), index.load(imported)
     for one, other in zip(before.samples, after.samples, strict=True):
         assert torch.equal(before.load_text(one.text_path)[0], after.load_text(other.text_path)[0])
 

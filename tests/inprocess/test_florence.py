@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.captioners.captioner import Picture
-from impasto.curation.pictures import store_picture
-from impasto.curation.records import Record, write_manifest
+from impasto.dataset.pictures import store_picture
+from impasto.dataset.records import Record, write_manifest
 from impasto.errors import ModelError
 from PIL import Image
 

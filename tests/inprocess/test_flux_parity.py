@@ -6,8 +6,9 @@ import logging
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers import adapter, flux_weights
-from impasto.trainers.velocity import patchify, position_ids, predict_velocity, unpatchify
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux.forward import patchify, position_ids, predict_velocity, unpatchify
+from impasto.trainers.lora import adapter
 from safetensors.torch import load_file, save_file
 
 SMALL = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 3, "context_width": 96, "pooled_width": 40}

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from impasto.embedded.paintings import Scene, caption, paint, scene
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers import features, flux_weights, planning, recipe, runs
+from impasto.trainers import recipe
+from impasto.trainers.features import encoding as features
+from impasto.trainers.features import index
+from impasto.trainers.features import plan as planning
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
 
@@ -41,7 +46,7 @@ def scenes_of(kind: str, composition: str, light: str) -> list[Scene]:
 
 
 @pytest.fixture(scope="module")
-def encoded(comfyui, tmp_path_factory) -> dict[str, features.Features]:
+def encoded(comfyui, tmp_path_factory) -> dict[str, index.Features]:
     """The same pictures twice: with their captions, and with those of the training pictures dealt out anew."""
     from impasto.nodes import host
     from impasto.nodes.embedded import TinyFluxLoader
@@ -58,13 +63,13 @@ def encoded(comfyui, tmp_path_factory) -> dict[str, features.Features]:
         '[[datasets.subsets]]\nimage_dir = "."\ncaption_extension = ".txt"\n'
     )
 
-    def encode(captions: dict[Path, str]) -> features.Features:
+    def encode(captions: dict[Path, str]) -> index.Features:
         for picture, text in captions.items():
             picture.with_suffix(".txt").write_text(text)
         return features.encode(folder / "dataset.toml", host.autoencoder(vae), host.text_encoder(clip))
 
     theirs = encode(captions)
-    trained = {sample.image for sample in features.load(theirs).samples if not sample.held_out}
+    trained = {sample.image for sample in index.load(theirs).samples if not sample.held_out}
     pictures = [picture for picture in captions if planning.file_hash(picture) in trained]
     dealt = [captions[picture] for picture in pictures]
     random.Random(0).shuffle(dealt)
@@ -97,7 +102,7 @@ def proper(learnt) -> float:
 
 def test_the_pictures_are_the_same_and_only_captions_of_training_pictures_change_places(encoded):
     theirs, shuffled = (
-        {sample.image: (sample.caption, sample.held_out) for sample in features.load(found).samples}
+        {sample.image: (sample.caption, sample.held_out) for sample in index.load(found).samples}
         for found in encoded.values()
     )
     assert sorted(theirs.values()) == sorted(shuffled.values())

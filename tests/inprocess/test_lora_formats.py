@@ -5,7 +5,9 @@ import logging
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers import adapter, flux_weights, lora_files
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.lora import adapter
+from impasto.trainers.lora import file_formats as lora_files
 from safetensors.torch import load_file, save_file
 
 SIZE = {"hidden_size": 128, "double_blocks": 2, "single_blocks": 2, "context_width": 96, "pooled_width": 40}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from impasto.errors import ModelError, TrainingError
 from impasto.prompting.prompt_set import prompt_set
-from impasto.trainers.runs import Run
+from impasto.trainers.run.folder import Run
 from safetensors.torch import load_file, save_file
 
 SIZE, STEPS = 64, 2

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ..curation.conftest import picture_bytes
+from ..small_sources import picture_bytes
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def test_statistics_count_buckets_at_any_resolution(comfyui, folder, resolution)
 
 
 def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comfyui, monkeypatch):
-    from impasto.curation import fetch
     from impasto.errors import DatasetError, NameRefused
     from impasto.nodes import host
     from impasto.nodes.sources import ImageURLLoader
+    from impasto.sources import download as fetch
 
     def never(*arguments):
         raise AssertionError(f"the network was asked for {arguments}")

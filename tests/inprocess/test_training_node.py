@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from impasto.errors import ImpastoError, SettingsError, TrainingError
-from impasto.trainers import checkpoints
-from impasto.trainers.features import Encoder, Features, encode
+from impasto.trainers.features.encoding import Encoder, encode
+from impasto.trainers.features.index import Features
+from impasto.trainers.run import checkpoints
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
 

@@ -1,7 +1,7 @@
 import pytest
+from impasto.drawing.lettering import text_width, wrap
+from impasto.drawing.palette import ABSENT, HATCHING, PAPER
 from impasto.rendering.grid import MAX_SIDE, Label, progress_grid
-from impasto.rendering.lettering import text_width, wrap
-from impasto.rendering.palette import ABSENT, HATCHING, PAPER
 from PIL import Image, ImageChops, ImageColor
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 60), (40, 60, 190)

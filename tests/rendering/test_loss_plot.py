@@ -3,10 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from impasto.drawing.palette import HELD_OUT, TREND
 from impasto.errors import TrainingError
 from impasto.rendering import loss_plot as module
 from impasto.rendering.loss_plot import loss_plot, trend
-from impasto.rendering.palette import HELD_OUT, TREND
 from PIL import ImageColor
 
 

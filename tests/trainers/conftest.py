@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers import features, flux_weights, runs
+from impasto.trainers.features import encoding as features
+from impasto.trainers.features import index
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 from PIL import Image
 from safetensors.torch import save_file
@@ -26,7 +29,7 @@ def encode_text(text: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def tiny_features(tmp_path_factory) -> features.Features:
+def tiny_features(tmp_path_factory) -> index.Features:
     """Twelve pictures in two buckets, two of them held out."""
     folder = tmp_path_factory.mktemp("dataset")
     pictures = folder / "train"

@@ -2,8 +2,8 @@
 
 import numpy
 import torch
-from impasto.trainers import features
-from impasto.trainers.features import Encoder
+from impasto.trainers.features import encoding as features
+from impasto.trainers.features.encoding import Encoder
 from PIL import Image
 
 SIZES = [(192, 128), (128, 192), (192, 128), (128, 128), (400, 100), (192, 130)]

@@ -14,7 +14,7 @@ from .. import conftest  # noqa: F401 (makes `impasto` importable)
 
 def main(folder: str) -> None:
     from impasto.trainers.recipe import FluxLoraRecipe
-    from impasto.trainers.runs import Run
+    from impasto.trainers.run.folder import Run
 
     run = Run(Path(folder).name, folder)
     last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1

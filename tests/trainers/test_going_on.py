@@ -14,10 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.errors import TrainingError
-from impasto.trainers import features, flux_weights, memory_plan, objective, recipe, runs, sampling
-from impasto.trainers.launch import CHILD
+from impasto.trainers import objective, recipe
+from impasto.trainers import preview as sampling
+from impasto.trainers.features import encoding as features
+from impasto.trainers.features import index
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.memory import estimate as memory_plan
 from impasto.trainers.recipe import train_run
-from impasto.trainers.runs import Job
+from impasto.trainers.run import folder as runs
+from impasto.trainers.run.folder import Job
+from impasto.trainers.run.launch import CHILD
 from impasto.trainers.settings import OPTIMIZERS
 from PIL import Image
 from safetensors.torch import load_file
@@ -374,7 +380,7 @@ def test_a_device_that_does_not_tell_its_free_memory_trains_what_was_set_by_hand
 
 
 def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint(make_run, tiny_features):
-    text = next(iter(features.load(tiny_features).samples)).text_path
+    text = next(iter(index.load(tiny_features).samples)).text_path
     listed = [{"text": "a pond", "seed": seed, "file": os.path.relpath(text, tiny_features.folder)} for seed in (1, 2)]
     (Path(tiny_features.folder) / "prompts-1.json").write_text(json.dumps(listed))
     run = make_run(**QUICK | {"sample_steps": 2})
@@ -426,7 +432,7 @@ def job_here(make_run, tiny_features, tiny_weights, tmp_path):
     here = tmp_path / "here"
     folder = here / "features" / tiny_features.key
     shutil.copytree(Path(tiny_features.folder).parent, folder.parent)
-    text = os.path.relpath(features.load(tiny_features).samples[0].text_path, tiny_features.folder)
+    text = os.path.relpath(index.load(tiny_features).samples[0].text_path, tiny_features.folder)
     (folder / "prompts-1.json").write_text(json.dumps([{"text": "a pond", "seed": 1, "file": text}]))
     first = make_run("first", **QUICK, steps=1)
     assert train(first)

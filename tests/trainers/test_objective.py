@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from impasto.trainers import objective, sampling
+from impasto.trainers import objective
+from impasto.trainers import preview as sampling
 from impasto.trainers.settings import TIMESTEP_SAMPLINGS, Settings
 
 

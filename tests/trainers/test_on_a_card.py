@@ -14,13 +14,16 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers import adapter, batches, flux_weights, quantisation
+from impasto.trainers import batches
 from impasto.trainers.batches import Batch
+from impasto.trainers.flux import quantisation
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux.forward import compile_blocks
+from impasto.trainers.flux.streaming import StreamedBlocks, block_names
+from impasto.trainers.lora import adapter
 from impasto.trainers.optimizers import averaged, make_optimizer
 from impasto.trainers.recipe import FluxLoraRecipe, VelocityModel
 from impasto.trainers.settings import Settings
-from impasto.trainers.streaming import StreamedBlocks, block_names
-from impasto.trainers.velocity import compile_blocks
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 

@@ -9,17 +9,10 @@ import torch
 from impasto.errors import SettingsError
 from impasto.files import content_hash
 from impasto.trainers import objective
-from impasto.trainers.adapter import TARGETS
+from impasto.trainers.lora.adapter import TARGETS
 from impasto.trainers.optimizers import check_learning_rate, make_optimizer, make_scheduler
 from impasto.trainers.presets import PRESETS
-from impasto.trainers.settings import (
-    LOSS_WEIGHTINGS,
-    OPTIMIZERS,
-    RANGES,
-    SCHEDULERS,
-    TIMESTEP_SAMPLINGS,
-    Settings,
-)
+from impasto.trainers.settings import LOSS_WEIGHTINGS, OPTIMIZERS, RANGES, SCHEDULERS, TIMESTEP_SAMPLINGS, Settings
 
 HELP = Path(__file__).resolve().parents[2] / "web" / "docs"
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from impasto.errors import TrainingError
 from impasto.progress import silent
-from impasto.trainers import launch
 from impasto.trainers.recipe import train_run
+from impasto.trainers.run import launch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -55,7 +55,8 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, tiny_features, tiny_weights):
     """The run that others are compared with: 24 steps in one go."""
-    from impasto.trainers import flux_weights, runs
+    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.run import folder as runs
     from impasto.trainers.settings import Settings
 
     settings = Settings(steps=24, checkpoint_every=8, rank=4, alpha=4.0, learning_rate=1e-3, sample_steps=2)
@@ -223,7 +224,7 @@ def test_a_damaged_sample_costs_its_preview_and_nothing_else(make_run):
 
 def trainer_pid(run) -> int:
     """The process that trains (not accelerate's launcher), by its command line."""
-    found = subprocess.run(["pgrep", "-f", f"child.py {run.folder}"], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(["pgrep", "-f", f"process.py {run.folder}"], capture_output=True, text=True).stdout.split()
     return max(int(pid) for pid in found)
 
 
@@ -309,7 +310,7 @@ def test_gradient_accumulation_takes_more_batches_per_step(make_run):
 
 
 def test_the_lora_file_says_what_made_it(uninterrupted):
-    from impasto.trainers.runs import lora_metadata
+    from impasto.trainers.run.folder import lora_metadata
 
     metadata = lora_metadata(uninterrupted.checkpoints()[24] / "adapter.safetensors")
     assert metadata["impasto_run"] == uninterrupted.id and metadata["impasto_step"] == "24"
@@ -317,7 +318,7 @@ def test_the_lora_file_says_what_made_it(uninterrupted):
 
 
 def test_the_alpha_that_the_lora_file_names_is_that_of_its_tensors(make_run):
-    from impasto.trainers.runs import lora_metadata
+    from impasto.trainers.run.folder import lora_metadata
 
     run = make_run(steps=1, sample_steps=0, alpha=2.0, rslora=True)
     assert train_here(run)

@@ -1,0 +1,1 @@
+"""A dataset on disk: records, labels, pictures, and the config that trainers read."""

@@ -1,0 +1,423 @@
+"""The dataset TOML of kohya sd-scripts, and the folder of pictures with captions that it points to.
+
+Rules: sd-scripts `library/config_util.py` (scopes, types, defaults) and `library/train_util.py` (buckets, caching).
+What they would assert on later, in training, is refused here with the reason. TOMLs that people wrote are for
+`written_toml`, the formats of other trainers for `exports`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import DatasetError, SettingsError
+from ..files import appearing, content_hash, link_or_copy, remove_partials, write_changed
+from ..progress import Progress, silent
+from .config_keys import MoreKeys, read_more_keys
+from .normalise import PNG_SIGNATURE, for_trainers
+from .pictures import PictureRefused
+from .records import Dataset, Record
+
+STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
+CAPTION_EXTENSION = ".txt"  # written out, because sd-scripts' own default is ".caption"
+FLUX_PIXELS_PER_TOKEN = 16  # 8 of the autoencoder, 2 of the transformer's patches
+SD_SCRIPTS = "sd-scripts"
+FLUX_TRAINER = "FluxTrainer"
+TARGETS = (SD_SCRIPTS, FLUX_TRAINER)
+# Keys that came to sd-scripts after February 2025, whose copy kijai's ComfyUI-FluxTrainer carries; it refuses them.
+NEWER_KEYS = ("validation_split", "validation_seed", "resize_interpolation", "skip_image_resolution")
+INTERPOLATIONS = ("lanczos", "area", "box", "bicubic", "bilinear", "nearest")
+FLUX_BUCKET_STEP = 32  # sd-scripts flux_train_network.py: bucket_reso_steps must be divisible by it
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """A dataset TOML on disk."""
+
+    path: str  # absolute
+    hash: str  # of the pictures, captions and settings; of a dataset of ours the same wherever the file lies
+
+
+# What sd-scripts cannot do from a cache (train_util.py, is_text_encoder_output_cacheable and is_latent_cacheable). It
+# asserts on most; wildcards and dropped epochs it would freeze or pass over without a word. flip_aug is cached twice.
+_CHANGE_CAPTIONS = (
+    "caption_dropout_rate",
+    "caption_dropout_every_n_epochs",
+    "caption_tag_dropout_rate",
+    "shuffle_caption",
+    "token_warmup_step",
+    "enable_wildcard",
+)
+_CHANGE_PICTURES = ("color_aug", "random_crop")
+_SAME_IN_A_BATCH = ("flip_aug", "random_crop", "alpha_mask")
+_OF_A_SUBSET = (
+    *("caption_prefix", "caption_suffix", "caption_separator", "keep_tokens", "keep_tokens_separator"),
+    *("secondary_separator", "token_warmup_min", *_CHANGE_CAPTIONS, "flip_aug", *_CHANGE_PICTURES),
+)
+
+
+@dataclass(frozen=True)
+class TomlSettings:
+    """The settings of sd-scripts' schema that this dataset is written with, in its own names.
+
+    Raises:
+        SettingsError: a value is out of range, or sd-scripts would refuse the combination.
+    """
+
+    resolution: int = 512  # pixels: the area of a bucket is at most its square
+    batch_size: int = 1
+    num_repeats: int = 1  # times each picture is shown in an epoch
+    enable_bucket: bool = True
+    min_bucket_reso: int = 256  # pixels
+    max_bucket_reso: int = 1024  # pixels
+    bucket_reso_steps: int = 64  # pixels
+    bucket_no_upscale: bool = False
+    validation_split: float = 0.0  # share of the pictures held out; 0 is not written, because sd-scripts refuses it
+    validation_seed: int = 0
+    target: str = SD_SCRIPTS  # one of TARGETS: who is to read the file
+    cached_text: bool = True  # trained from cached text encoder outputs, as FLUX normally is
+    cached_latents: bool = True
+    resolution_height: int = 0  # pixels; 0 is the same as `resolution`, which is then the width
+    resize_interpolation: str = ""  # one of INTERPOLATIONS; "" leaves it to the trainer
+    caption_prefix: str = ""
+    caption_suffix: str = ""
+    caption_separator: str = ","  # between the parts of a caption that are shuffled and dropped
+    shuffle_caption: bool = False
+    keep_tokens: int = 0  # first parts of a caption that are neither shuffled nor dropped
+    keep_tokens_separator: str = ""  # what stands before it in a caption is kept, in place of `keep_tokens`
+    secondary_separator: str = ""  # parts joined by it are shuffled and dropped together
+    enable_wildcard: bool = False  # {a|b} in captions
+    caption_dropout_rate: float = 0.0  # share of pictures trained with an empty caption
+    caption_dropout_every_n_epochs: int = 0
+    caption_tag_dropout_rate: float = 0.0  # share of a caption's parts left out
+    token_warmup_min: int = 1  # parts of a caption that the first step is trained with
+    token_warmup_step: float = 0.0  # step from which whole captions are used; under 1 it is a share of all steps
+    flip_aug: bool = False
+    color_aug: bool = False
+    random_crop: bool = False
+    regularisation_repeats: int = 1  # `num_repeats` of the regularisation pictures, where there are any
+    more_keys: str = ""  # lines of TOML, as `read_more_keys` takes them
+
+    @property
+    def more(self) -> MoreKeys:
+        return read_more_keys(self.more_keys, [field.name for field in fields(self)])
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.resolution, self.resolution_height or self.resolution
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "num_repeats",
+            "regularisation_repeats",
+            "resolution",
+            "min_bucket_reso",
+            "max_bucket_reso",
+            "bucket_reso_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least 1.")
+        if not math.isfinite(self.validation_split) or not 0 <= self.validation_split < 1:
+            raise SettingsError(
+                f"validation_split is {self.validation_split}. It is the share of pictures held out: "
+                "0 for none, and less than 1."
+            )
+        self._check_target()
+        self._check_captions()
+        self._check_caches()
+        self._check_more_keys()
+        if self.enable_bucket:
+            self._check_buckets()
+            return
+        for side in self.sides:
+            if side % FLUX_PIXELS_PER_TOKEN:
+                raise SettingsError(
+                    f"resolution is {side}. Without buckets it is the training size itself, so it must be a "
+                    f"multiple of {FLUX_PIXELS_PER_TOKEN}: use {_nearest(side, FLUX_PIXELS_PER_TOKEN)}, "
+                    "or switch enable_bucket on."
+                )
+
+    def _check_target(self) -> None:
+        if self.target not in TARGETS:
+            raise SettingsError(f"target is '{self.target}'. Choose one of: {', '.join(TARGETS)}.")
+        if self.resize_interpolation not in ("", *INTERPOLATIONS):
+            raise SettingsError(
+                f"resize_interpolation is '{self.resize_interpolation}'. Choose one of: {', '.join(INTERPOLATIONS)}."
+            )
+        if self.resolution_height < 0:
+            raise SettingsError(f"resolution_height is {self.resolution_height}. It is in pixels, 0 for a square.")
+        newer = [name for name in ("validation_split", "resize_interpolation") if getattr(self, name)]
+        if self.target == FLUX_TRAINER and newer:
+            raise SettingsError(
+                f"{newer[0]} is {getattr(self, newer[0])}, but the sd-scripts of February 2025 that FluxTrainer "
+                "carries does not know that key and would refuse the file. Set validation_split to 0 and "
+                "resize_interpolation to the trainer's own, or choose the target sd-scripts."
+            )
+
+    def _check_captions(self) -> None:
+        for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
+            if not 0 <= getattr(self, name) <= 1:  # refuses NaN too
+                raise SettingsError(f"{name} is {getattr(self, name)}. It is a share, from 0 to 1.")
+        for name, least in (("keep_tokens", 0), ("caption_dropout_every_n_epochs", 0), ("token_warmup_min", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least {least}.")
+        if not math.isfinite(self.token_warmup_step) or self.token_warmup_step < 0:
+            raise SettingsError(f"token_warmup_step is {self.token_warmup_step}. It must be at least 0.")
+        for name in ("caption_prefix", "caption_suffix", *(name for name in _OF_A_SUBSET if "separator" in name)):
+            if any("\ud800" <= letter <= "\udfff" for letter in getattr(self, name)):
+                raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
+        if self.shuffle_caption and not self.caption_separator:
+            raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
+
+    def _check_caches(self) -> None:
+        for caches, names, meaning in (
+            ("cached_text", _CHANGE_CAPTIONS, "encoding every caption only once"),
+            ("cached_latents", _CHANGE_PICTURES, "encoding every picture only once"),
+        ):
+            asked = [name for name in names if getattr(self, name)]
+            if getattr(self, caches) and asked:
+                raise SettingsError(
+                    f"{asked[0]} is {getattr(self, asked[0])}, but {caches} means {meaning}, so it could not change "
+                    f"from step to step and sd-scripts would stop or pass it over. Set {asked[0]} back, or switch "
+                    f"{caches} off and train without that cache."
+                )
+        if not (self.cached_latents or self.enable_bucket or self.random_crop):
+            # train_util.py, __getitem__: what is not cached is scaled to a bucket only
+            width, height = self.sides
+            raise SettingsError(
+                f"enable_bucket and cached_latents are both off, where sd-scripts scales no picture and stops at the "
+                f"first that is not exactly {width} x {height}. Switch enable_bucket on, or cached_latents."
+            )
+
+    def _check_more_keys(self) -> None:
+        if self.more.of_subset.get("cache_info") and self.validation_split:
+            # train_util.py, load_dreambooth_dir: the pictures are split, the captions of its cache are not
+            raise SettingsError(
+                f"cache_info = true in more_keys and validation_split {self.validation_split} do not go together: "
+                "sd-scripts would give pictures the captions of others. Remove cache_info, or set validation_split to "
+                "0."
+            )
+
+    def _check_buckets(self) -> None:
+        steps = self.bucket_reso_steps
+        if steps % FLUX_BUCKET_STEP:
+            raise SettingsError(
+                f"bucket_reso_steps is {steps}. FLUX needs a multiple of {FLUX_BUCKET_STEP}: use "
+                f"{_nearest(steps, FLUX_BUCKET_STEP)}."
+            )
+        for name in ("min_bucket_reso", "max_bucket_reso"):
+            if getattr(self, name) % steps:
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)}. It must be a multiple of bucket_reso_steps ({steps}), because "
+                    f"bucket sides are counted in steps from it: use {_nearest(getattr(self, name), steps)}."
+                )
+        shorter, longer = sorted(self.sides)
+        if shorter < self.min_bucket_reso:
+            raise SettingsError(
+                f"resolution {shorter} is under min_bucket_reso {self.min_bucket_reso}. "
+                f"Lower min_bucket_reso to {shorter // steps * steps or steps} or raise the resolution."
+            )
+        if longer > self.max_bucket_reso:
+            raise SettingsError(
+                f"resolution {longer} is over max_bucket_reso {self.max_bucket_reso}. "
+                f"Raise max_bucket_reso to {-(-longer // steps) * steps} or lower the resolution."
+            )
+
+
+def write_dataset_toml(
+    dataset: Dataset, settings: TomlSettings, progress: Progress = silent, regularisation: Dataset | None = None
+) -> DatasetConfig:
+    """Write `train/<revision>/` (picture and caption side by side) and `<revision>-<settings>.toml` beside it.
+
+    What is there already and whole is left alone, so that the same call again changes no file. Pictures for
+    `regularisation` (prior preservation) get a `train` folder in their own dataset, a subset with `is_reg`, and their
+    revision in the name of the TOML.
+
+    Raises:
+        DatasetError: a picture has no caption or its file is missing, or both datasets are the same.
+    """
+    more = settings.more.of_subset
+    alpha = more.get("alpha_mask", False)
+    train = write_training_files(dataset, progress, more.get("class_tokens", ""), alpha)
+    of_subsets = {train: _subset_keys(settings)}
+    written: dict[str, Any] = _dataset_keys(settings) | of_subsets[train]
+    revisions = [dataset.revision]
+    if regularisation is not None:
+        _refuse_the_same(dataset, regularisation)
+        own_train = write_training_files(regularisation, progress, keep_alpha=alpha)
+        of_subsets[own_train] = _regularisation_keys(settings)
+        revisions.append(regularisation.revision)
+        written["regularisation"] = {"revision": regularisation.revision} | of_subsets[own_train]
+    path = Path(dataset.folder) / f"{'-'.join(revisions)}-{content_hash(written, 8)}.toml"
+    text = _toml_text(dataset, settings, of_subsets)
+    write_changed(path, text)
+    return DatasetConfig(str(path), content_hash({"revision": dataset.revision, "settings": written}))
+
+
+def _refuse_the_same(dataset: Dataset, regularisation: Dataset) -> None:
+    if (dataset.folder, dataset.revision) == (regularisation.folder, regularisation.revision):
+        raise DatasetError(
+            f"The dataset '{dataset.name}' is connected as regularisation too, and sd-scripts reads a folder only "
+            "once. Connect other pictures as regularisation, of what the base model paints without the LoRA."
+        )
+
+
+def write_training_files(
+    dataset: Dataset, progress: Progress = silent, class_tokens: str = "", keep_alpha: bool = False
+) -> Path:
+    """Fill `train/<revision>/` with each picture and its caption, `<stem>.txt`, and return that folder.
+
+    Pictures are hard links where possible. Those that trainers would read differently are written anew: upright, sRGB,
+    opaque, 8 bits, as JPEG or PNG.
+
+    Args:
+        class_tokens: the caption that trainers take for pictures without one, which then get no caption file.
+        keep_alpha: leave transparent pictures transparent, for trainers that mask by it; the folder is
+            `train/<revision>-alpha/`.
+
+    Raises:
+        DatasetError: a picture has no caption or its file is missing.
+    """
+    records = dataset.records()
+    if not class_tokens:
+        _refuse_uncaptioned(dataset, records)
+    train = Path(dataset.folder) / "train" / f"{dataset.revision}{'-alpha' * keep_alpha}"
+    _write_training_files(dataset, records, train, keep_alpha, progress)
+    return train
+
+
+def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
+    bare = [record for record in records if not _one_line(record.text)]
+    if bare:
+        raise DatasetError(
+            f"{len(bare)} of the {len(records)} pictures of dataset '{dataset.name}' have no caption (the first is "
+            f"{bare[0].file_name}). Run a captioner first, for example Metadata Captioner."
+        )
+
+
+def _one_line(caption: str) -> str:
+    """As a caption file has it: sd-scripts reads the first line only, and would keep a byte order mark as a letter.
+    JSON can give half a character (a lone surrogate), which no file can."""
+    return " ".join(caption.encode(errors="ignore").decode().replace("\ufeff", "").split())
+
+
+def _write_training_files(
+    dataset: Dataset, records: Sequence[Record], train: Path, keep_alpha: bool, progress: Progress
+) -> None:
+    """Fill the folder at once, or leave one alone that has every file."""
+    stems = {record.sha256[:STEM_LENGTH]: record for record in records}
+    there = list(train.iterdir()) if train.is_dir() else []
+    captions = {path.stem for path in there if path.suffix == CAPTION_EXTENSION}
+    captioned = {stem for stem, record in stems.items() if _one_line(record.text)}
+    pictures = {path.stem for path in there if path.suffix != CAPTION_EXTENSION}
+    if captioned <= captions and stems.keys() <= pictures:
+        return
+    remove_partials(train.parent)
+    with appearing(train) as folder:
+        folder.mkdir(parents=True)
+        for done, (stem, record) in enumerate(stems.items(), start=1):
+            _put_picture(dataset, record, folder / stem, keep_alpha)
+            if stem in captioned:
+                caption = f"{_one_line(record.text)}\n"
+                (folder / stem).with_suffix(CAPTION_EXTENSION).write_text(caption, encoding="utf-8", newline="\n")
+            progress(done, len(stems), f"Training file {done} of {len(stems)}")
+
+
+def _put_picture(dataset: Dataset, record: Record, target: Path, keep_alpha: bool) -> None:
+    """Put a picture at `target` with its extension: the stored file, or a copy that every trainer reads the same."""
+    image = _stored(dataset, record)
+    try:
+        written = for_trainers(image, keep_alpha)
+    except (
+        PictureRefused,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:  # the last three are Pillow's, of damaged headers
+        raise DatasetError(
+            f"The picture {image} of dataset '{dataset.name}' cannot be read ({error}). Run Quality Filter first."
+        ) from error
+    if written is None:
+        link_picture(dataset, record, target.with_suffix(image.suffix))
+    else:
+        target.with_suffix(".png" if written.startswith(PNG_SIGNATURE) else ".jpg").write_bytes(written)
+
+
+def link_picture(dataset: Dataset, record: Record, target: Path) -> None:
+    """Put a picture at `target`, as a hard link where the file system has them, else as a copy."""
+    link_or_copy(_stored(dataset, record), target)
+
+
+def _stored(dataset: Dataset, record: Record) -> Path:
+    image = dataset.image_path(record)
+    if not image.is_file():
+        raise DatasetError(
+            f"The picture {image} of dataset '{dataset.name}' is missing. "
+            f"Load it from its source ({record.source}) again."
+        )
+    return image
+
+
+def _toml_text(dataset: Dataset, settings: TomlSettings, of_subsets: Mapping[Path, dict[str, Any]]) -> str:
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(
+        tomlkit.comment(f"Dataset {dataset.name}, revision {dataset.revision}. Written by Impasto in the schema of")
+    )
+    document.add(
+        tomlkit.comment("kohya-ss/sd-scripts, docs/config_README-en.md; any trainer that reads it can be used.")
+    )
+    document.add(tomlkit.nl())
+    table = tomlkit.table()
+    table.update(_dataset_keys(settings))
+    table.add(tomlkit.nl())
+    table.add("subsets", tomlkit.aot())
+    for train, keys in of_subsets.items():
+        subset = tomlkit.table()
+        # forward slashes work on Windows too, where backslashes would be escapes
+        subset.update({"image_dir": train.as_posix()} | keys)
+        table["subsets"].append(subset)
+    document.add("datasets", tomlkit.aot())
+    document["datasets"].append(table)
+    return tomlkit.dumps(document)
+
+
+def _dataset_keys(settings: TomlSettings) -> dict[str, Any]:
+    """The keys of sd-scripts' `datasets` scope."""
+    names = ("batch_size", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+    # FluxTrainer reads the resolution itself, and only as a list
+    pair = settings.target == FLUX_TRAINER or len(set(settings.sides)) > 1
+    keys: dict[str, Any] = {"resolution": list(settings.sides) if pair else settings.resolution}
+    keys |= {name: getattr(settings, name) for name in (*names, "bucket_no_upscale")}
+    if settings.validation_split:
+        keys |= {"validation_split": settings.validation_split, "validation_seed": settings.validation_seed}
+    if settings.resize_interpolation:
+        keys["resize_interpolation"] = settings.resize_interpolation
+    return keys | settings.more.of_dataset
+
+
+def _subset_keys(settings: TomlSettings) -> dict[str, Any]:
+    """The keys of sd-scripts' `subsets` scope except `image_dir`; where its default is wanted, the key is left out."""
+    defaults = {field.name: field.default for field in fields(TomlSettings)}
+    asked = {name: getattr(settings, name) for name in _OF_A_SUBSET if getattr(settings, name) != defaults[name]}
+    return (
+        {"num_repeats": settings.num_repeats, "caption_extension": CAPTION_EXTENSION} | asked | settings.more.of_subset
+    )
+
+
+def _regularisation_keys(settings: TomlSettings) -> dict[str, Any]:
+    """Of the other subset's keys only those that sd-scripts asserts to be the same in a batch (train_util.py,
+    get_item_for_caching): a trigger word in caption_prefix, for one, is not for regularisation pictures."""
+    shared = {name: value for name, value in _subset_keys(settings).items() if name in _SAME_IN_A_BATCH}
+    own = {"num_repeats": settings.regularisation_repeats, "caption_extension": CAPTION_EXTENSION, "is_reg": True}
+    return own | shared
+
+
+def _nearest(value: int, step: int) -> int:
+    return max(step, round(value / step) * step)

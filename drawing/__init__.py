@@ -1,0 +1,1 @@
+"""How the house draws: palette, lettering, charts, histograms, contact sheets. Knows nothing of what is drawn."""

@@ -1,0 +1,34 @@
+"""How many paintings of each label a source had for a dataset: kept with it, for whoever composes further on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dataset.labels import artist_name, label_key
+from ..files import write_changed
+from .plan import Cell
+from .quotas import Quota
+
+AVAILABLE = "available.json"  # in the dataset's folder
+
+
+def write_available(folder: Path, cells: Sequence[Cell]) -> None:
+    """Keep how many paintings of each style, genre and artist the source had to offer."""
+    counts = Counter((row.style, row.genre, artist_name(row.artist)) for row in {row for c in cells for row in c.pool})
+    content = json.dumps(sorted([*labels, count] for labels, count in counts.items()))
+    write_changed(folder / AVAILABLE, content)
+
+
+def available_in_source(folder: Path, quota: Quota) -> int | None:
+    """How many paintings the source of a dataset had for a quota; None where nobody knows (captions, other loaders)."""
+    if quota.kind == "caption":
+        return None
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        place = ("style", "genre", "artist").index(quota.kind)
+        cells = json.loads((folder / AVAILABLE).read_text(encoding="utf-8"))
+        return sum(cell[3] for cell in cells if label_key(cell[place]) == label_key(quota.label))
+    return None

@@ -1,0 +1,146 @@
+"""A dataset from a folder of pictures, with the captions that lie beside them.
+
+Understood are `picture.txt` or `.caption` beside `picture.jpg`, Hugging Face's `metadata.jsonl`, and kohya's folders
+`<repeats>_<words>`, whose words are the caption of pictures that have none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..dataset.normalise import normalised
+from ..dataset.pictures import PictureRefused, store_picture
+from ..dataset.records import Dataset
+from ..errors import DatasetError, NameRefused
+from ..files import content_hash, read_jsonl, remove_partials
+from ..paths import child_of
+from ..progress import Progress, silent
+from .import_pictures import Incoming, IncomingRefused, dataset_folder, described, stored_as_dataset
+
+PICTURES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm"),
+    *(".qoi", ".psd", ".mpo"),
+}
+CAPTIONS = (".txt", ".caption")
+LARGEST_FILE = 512_000_000  # bytes; more is no picture of at most `pictures.MAX_PIXELS`
+LONGEST_CAPTION = 100_000  # bytes
+KOHYA = re.compile(r"(\d{1,5})_(.+)")
+
+
+def find_folder(root: Path, folder: str) -> Path:
+    """A folder under `root`, by names with slashes between them.
+
+    Raises:
+        NameRefused: a name is not plain, or a link leads out of the root.
+        DatasetError: there is no such folder.
+    """
+    path = child_of(root, *folder.strip().rstrip("/").split("/"), what="folder")
+    if not path.is_dir():
+        others = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+        remedy = f"Choose one of these: {', '.join(others[:40])}." if others else "There is none there yet."
+        raise DatasetError(f"There is no folder '{folder}' under {root}. {remedy}")
+    return path
+
+
+def folder_fingerprint(root: Path, folder: str) -> str:
+    """Changes when a picture or a caption is added, removed or rewritten. Raises what `find_folder` raises."""
+    states = ((str(path), path.stat()) for path in _files(find_folder(root, folder)))
+    return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
+
+
+def load_folder(
+    datasets_root: Path, root: Path, folder: str, name: str, kind: str, progress: Progress = silent
+) -> tuple[Dataset, str]:
+    """Store the pictures of a folder and of the folders directly in it; the folder stays as it is.
+
+    Returns:
+        The dataset in the order of the files' names, and a report.
+
+    Raises:
+        NameRefused: a name is not plain, the dataset's is a source's, or it is that of the folder itself.
+        DatasetError: there is no such folder, or no picture in it.
+    """
+    source, target = find_folder(root, folder), dataset_folder(datasets_root, name)
+    if source == target or target.is_relative_to(source):
+        raise NameRefused(
+            f"The dataset name '{name}' would put the dataset into the folder that it is made from, {source}. "
+            "Choose another name."
+        )
+    files = [path for path in _files(source) if path.suffix.lower() in PICTURES]
+    if not files:
+        raise DatasetError(
+            f"The folder {source} and the folders in it hold no pictures. Put some in, or choose another."
+        )
+    remove_partials(target / "images")
+    metadata = _metadata(source)
+    outcome: list[Incoming | IncomingRefused] = []
+    for done, path in enumerate(files, start=1):
+        place = path.relative_to(source).as_posix()
+        try:
+            data, changes = normalised(_bytes(path, source), kind)
+            words = _words(path, metadata.get(place, {}))
+            outcome.append(Incoming(f"{source.name}/{place}", store_picture(target, data), words, changes))
+        except PictureRefused as refused:
+            outcome.append(IncomingRefused(f"{source.name}/{place}", refused))
+        progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
+    return stored_as_dataset(target, outcome, "files", _repeats(files))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files in the folder and in those directly in it, in the order of their names."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from sorted(file for file in entry.iterdir() if file.is_file() and not file.name.startswith("."))
+        elif entry.is_file():
+            yield entry
+
+
+def _bytes(path: Path, folder: Path) -> bytes:
+    if not Path(os.path.realpath(path)).is_relative_to(folder):
+        raise PictureRefused("address", "a link that leads out of the folder")
+    if path.stat().st_size > LARGEST_FILE:
+        raise PictureRefused("too_large", f"more than {LARGEST_FILE / 1e6:g} MB")
+    return path.read_bytes()
+
+
+def _metadata(folder: Path) -> Mapping[str, dict[str, str]]:
+    """By path from the folder: what `metadata.jsonl` there, or in a folder in it, says of the pictures beside it."""
+    found = {}
+    for file in (path for path in _files(folder) if path.name == "metadata.jsonl"):
+        if Path(os.path.realpath(file)).is_relative_to(folder):
+            beside = file.parent.relative_to(folder)
+            for line in read_jsonl(file):
+                found[(beside / str(line.get("file_name", ""))).as_posix()] = described(line)
+    return found
+
+
+def _words(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What is known of a picture; a caption file counts more than `metadata.jsonl`, the folder's name least."""
+    words = dict(metadata)
+    for extension in CAPTIONS:
+        beside = path.with_suffix(extension)
+        if beside.is_file() and not beside.is_symlink():
+            with open(beside, "rb") as file:
+                text = " ".join(file.read(LONGEST_CAPTION).decode("utf-8-sig", "replace").split())
+            if text:
+                return words | {"text": text}
+    kohya = KOHYA.fullmatch(path.parent.name)
+    if kohya and not words.get("text"):
+        words["text"] = " ".join(kohya[2].split())
+    return words
+
+
+def _repeats(files: list[Path]) -> list[str]:
+    """A note on kohya's repeats, which a dataset does not have: they belong to the training config."""
+    folders = {path.parent.name: int(kohya[1]) for path in files if (kohya := KOHYA.fullmatch(path.parent.name))}
+    if not folders:
+        return []
+    counts = ", ".join(f"{name} {count}" for name, count in folders.items())
+    if len(set(folders.values())) == 1:
+        return [f"Repeats by the folders' names: {counts}. Set num_repeats in Dataset TOML Writer."]
+    return [f"Repeats by the folders' names: {counts}. A dataset has one number: load each folder by itself."]

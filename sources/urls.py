@@ -1,0 +1,186 @@
+"""A dataset from a list of URLs: plain, CSV, or JSON lines with captions. How one is fetched is for `fetch`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..dataset.normalise import normalised
+from ..dataset.pictures import PictureRefused, StoredPicture, store_picture
+from ..dataset.records import Dataset
+from ..errors import DatasetError
+from ..files import append_line, content_hash, read_jsonl, remove_partials
+from ..paths import child_of
+from ..progress import Progress, silent
+from .download import Fetcher
+from .import_pictures import Incoming, IncomingRefused, dataset_folder, described, stored_as_dataset
+from .selection import in_turn
+
+AT_ONCE = 8  # fetches, over all hosts
+MOST_URLS = 20_000
+LARGEST_LIST = 16_000_000  # bytes
+WAKE_EVERY = 0.2  # seconds between two looks at Cancel
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of the list."""
+
+    url: str
+    words: dict[str, str] = field(default_factory=dict, hash=False)  # of `incoming.COLUMNS`
+
+
+def list_file(root: Path, name: str) -> str:
+    """The text of a list in the folder `root`; "" where no name is given.
+
+    Raises:
+        NameRefused: the name is not plain.
+        DatasetError: there is no such list, or it is no text or over 16 MB.
+    """
+    if not name.strip():
+        return ""
+    path = child_of(root, name, what="file of URLs")
+    if path.suffix.lower() not in (".txt", ".csv", ".jsonl") or not path.is_file():
+        raise DatasetError(f"There is no list '{name}' in {root}. Put a .txt, .csv or .jsonl file of that name there.")
+    if path.stat().st_size > LARGEST_LIST:
+        raise DatasetError(f"The list {path} has more than {LARGEST_LIST:,} bytes. Split it.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"The list {path} is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+
+
+def read_list(*texts: str) -> list[Listed]:
+    """The URLs of lists, each once, in order: plain lines, CSV with a column `url`, or JSON lines with a key `url`.
+
+    Empty lines and those that begin with # are left out.
+
+    Raises:
+        DatasetError: nothing in them, too much in them, or a line that is none of the three.
+    """
+    listed: dict[str, Listed] = {}
+    for row in (row for text in texts for row in _rows(text)):
+        url = str(row.get("url") or "").strip()
+        if url:
+            listed.setdefault(url, Listed(url, described(row)))
+    if not listed:
+        raise DatasetError("The list of URLs is empty. Write one https URL a line, or name a file of the input folder.")
+    if len(listed) > MOST_URLS:
+        raise DatasetError(f"The list has {len(listed):,} URLs. Write at most {MOST_URLS:,}.")
+    return list(listed.values())
+
+
+def _rows(text: str) -> list[dict[str, object]]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not lines:
+        return []
+    if lines[0].lstrip().startswith("{"):
+        return [_json_row(number, line) for number, line in enumerate(lines, start=1)]
+    try:
+        header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]))]
+        if "url" not in header:
+            return [{"url": line} for line in lines]
+        # from the header on as written, because a quoted caption may go over several lines
+        table = list(csv.reader(io.StringIO(text[text.index(lines[0]) :]), skipinitialspace=True))[1:]
+    except csv.Error as error:
+        raise DatasetError(f"The list of URLs is not CSV ({error}). Mend it.") from None
+    return [dict(zip(header, cells, strict=False)) for cells in table if not cells[:1] or cells[0][:1] != "#"]
+
+
+def _json_row(number: int, line: str) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DatasetError(
+            f"Line {number} of the list of URLs is not JSON ({error}). Mend it, or take it out."
+        ) from None
+    return row if isinstance(row, dict) else {}
+
+
+def load_urls(
+    datasets_root: Path, name: str, listed: Sequence[Listed], kind: str, fetcher: Fetcher, progress: Progress = silent
+) -> tuple[Dataset, str]:
+    """Fetch, normalise and store the pictures; what fails is refused with its reason, and the rest goes on.
+
+    What an earlier call has fetched is not fetched again, so that a call that was killed goes on where it stopped.
+
+    Returns:
+        The dataset, its pictures in the order of the list, and a report with a line for each URL that failed.
+
+    Raises:
+        NameRefused: the name is not plain, or that of a source.
+        DatasetError: no picture could be fetched; the text says why.
+    """
+    folder = dataset_folder(datasets_root, name)
+    remove_partials(folder / "images")
+    ledger = folder / "fetched.jsonl"
+    outcome: dict[Listed, Incoming | IncomingRefused] = {}
+    for item, line in _fetched_before(folder, ledger, listed, kind):
+        picture = StoredPicture(*(line[key] for key in ("file_name", "sha256", "width", "height", "size")))
+        outcome[item] = Incoming(item.url, picture, item.words, tuple(line["changes"]))
+
+    def fetch(item: Listed) -> Incoming | IncomingRefused:
+        try:
+            data, changes = normalised(fetcher.fetch(item.url), kind)
+            return Incoming(item.url, store_picture(folder, data), item.words, changes)
+        except PictureRefused as refused:
+            return IncomingRefused(item.url, refused)
+
+    waiting = [item for item in listed if item not in outcome]
+    progress(len(outcome), len(listed), f"{len(outcome)} of {len(listed)} are there already")
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        running = {pool.submit(fetch, item): item for item in _spread(waiting)}
+        while running:
+            # not longer, so that Cancel need not wait for a slow host
+            for future in wait(running, WAKE_EVERY, FIRST_COMPLETED).done:
+                item = running.pop(future)
+                result = outcome[item] = future.result()
+                if isinstance(result, Incoming):
+                    append_line(ledger, json.dumps(_ledger_line(result, kind)))
+            progress(len(outcome), len(listed), f"Fetched {len(outcome)} of {len(listed)}")
+    finally:
+        fetcher.stop()
+        pool.shutdown(wait=False, cancel_futures=True)
+    return stored_as_dataset(folder, [outcome[item] for item in listed], "URLs")
+
+
+def _spread(items: Sequence[Listed]) -> list[Listed]:
+    """Hosts in turn, so that a slow one does not hold all the places."""
+    by_host: dict[str, list[Listed]] = {}
+    for item in items:
+        by_host.setdefault("/".join(item.url.split("/", 3)[:3]), []).append(item)
+    return in_turn(by_host.values())
+
+
+def _fetched_before(
+    folder: Path, ledger: Path, listed: Sequence[Listed], kind: str
+) -> Iterator[tuple[Listed, dict[str, Any]]]:
+    """What the ledger says of the listed URLs whose pictures are still there."""
+    known = {line.get("key"): line for line in read_jsonl(ledger)}
+    for item in listed:
+        line = known.get(content_hash([item.url, kind]))
+        if line:
+            path = folder / "images" / Path(line["file_name"]).name
+            if path.is_file() and path.stat().st_size == line["size"]:
+                yield item, line
+
+
+def _ledger_line(incoming: Incoming, kind: str) -> dict[str, object]:
+    picture = incoming.picture
+    return {
+        "key": content_hash([incoming.source, kind]),
+        "url": incoming.source,
+        "file_name": picture.file_name,
+        "sha256": picture.sha256,
+        "width": picture.width,
+        "height": picture.height,
+        "size": picture.size,
+        "changes": list(incoming.changes),
+    }

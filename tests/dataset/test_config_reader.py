@@ -1,0 +1,301 @@
+"""Dataset configs of sd-scripts: its inheritance and defaults, its captions, and nothing passed over in silence."""
+
+import json
+
+import pytest
+from impasto.dataset import config_reader as dataset_config
+from impasto.dataset.caption_variants import CaptionRules
+from impasto.errors import DatasetError
+from PIL import Image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures with captions in `paintings/`, and the same in `others/`."""
+    for directory in ("paintings", "others"):
+        (tmp_path / directory).mkdir()
+        for name in ("boats", "garden"):
+            Image.new("RGB", (64, 64)).save(tmp_path / directory / f"{name}.png")
+            (tmp_path / directory / f"{name}.txt").write_text(f"a {name} picture\nsecond line\n", encoding="utf-8")
+    return tmp_path
+
+
+def write(folder, text):
+    path = folder / "dataset.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+MINIMAL = """
+[[datasets]]
+resolution = 512
+  [[datasets.subsets]]
+  image_dir = "paintings"
+"""
+
+
+def test_a_minimal_config_gets_the_defaults_of_sd_scripts(folder):
+    (dataset,) = dataset_config.read(write(folder, MINIMAL)).datasets
+    (subset,) = dataset.subsets
+
+    assert dataset.batch_size == 1
+    assert dataset.buckets.resolution == (512, 512)
+    assert not dataset.buckets.enable_bucket
+    assert not dataset.buckets.bucket_no_upscale
+    assert (dataset.buckets.min_bucket_reso, dataset.buckets.max_bucket_reso) == (256, 1024)
+    assert dataset.buckets.bucket_reso_steps == 64
+    assert dataset.validation_split == 0
+    assert subset.num_repeats == 1
+    assert subset.caption_extension == ".caption"
+    assert subset.image_dir == folder / "paintings"
+    assert subset.captions == CaptionRules()
+    assert subset.caption_dropout_rate is None  # left to the run, as to sd-scripts' command line
+    assert not (subset.flip_aug or subset.is_reg or subset.alpha_mask or subset.caption_dropout_every_n_epochs)
+
+
+def test_a_subset_overrides_its_dataset_and_a_dataset_the_general_table(folder):
+    path = write(
+        folder,
+        """
+[general]
+resolution = [640, 512]
+enable_bucket = true
+num_repeats = 2
+caption_extension = ".txt"
+[[datasets]]
+batch_size = 4
+  [[datasets.subsets]]
+  image_dir = "paintings"
+[[datasets]]
+resolution = 768
+batch_size = 2
+num_repeats = 3
+  [[datasets.subsets]]
+  image_dir = "paintings"
+  [[datasets.subsets]]
+  image_dir = "others"
+  num_repeats = 5
+  caption_extension = ".cap"
+""",
+    )
+    first, second = dataset_config.read(path).datasets
+
+    assert first.buckets.resolution == (640, 512)
+    assert second.buckets.resolution == (768, 768)
+    assert (first.batch_size, second.batch_size) == (4, 2)
+    assert first.buckets.enable_bucket and second.buckets.enable_bucket
+    assert [subset.num_repeats for subset in first.subsets + second.subsets] == [2, 3, 5]
+    assert [subset.caption_extension for subset in second.subsets] == [".txt", ".cap"]
+
+
+def test_pictures_come_by_name_with_the_first_line_of_their_caption(folder):
+    (folder / "paintings" / ".partial-1-boats.png").write_bytes(b"torn")
+    (folder / "paintings" / "notes.md").write_text("not a picture")
+    path = write(folder, MINIMAL + 'caption_extension = ".txt"\nnum_repeats = 3\n')
+    pictures = dataset_config.pictures(dataset_config.read(path))
+
+    assert [(picture.path.name, picture.caption, picture.repeats) for picture in pictures] == [
+        ("boats.png", "a boats picture", 3),
+        ("garden.png", "a garden picture", 3),
+    ]
+
+
+def test_prefix_and_suffix_go_around_every_caption(folder):
+    text = MINIMAL + 'caption_extension = ".txt"\ncaption_prefix = "m0net,"\ncaption_suffix = "in oil"\n'
+    picture = dataset_config.pictures(dataset_config.read(write(folder, text)))[0]
+    assert picture.caption == "m0net, a boats picture in oil"
+
+
+def test_class_tokens_stand_in_for_a_missing_caption(folder):
+    (folder / "paintings" / "boats.txt").unlink()
+    text = MINIMAL + 'caption_extension = ".txt"\nclass_tokens = "a painting"\n'
+    pictures = dataset_config.pictures(dataset_config.read(write(folder, text)))
+    assert [picture.caption for picture in pictures] == ["a painting", "a garden picture"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"   \nsecond", b"\xff\xfe\x00a"])
+def test_an_unusable_caption_is_named_with_its_file(folder, content):
+    (folder / "paintings" / "boats.txt").write_bytes(content)
+    path = write(folder, MINIMAL + 'caption_extension = ".txt"\nclass_tokens = "a painting"\n')
+    with pytest.raises(DatasetError, match="boats.txt"):
+        dataset_config.pictures(dataset_config.read(path))
+
+
+def test_a_missing_caption_is_named_with_the_file_that_was_looked_for(folder):
+    with pytest.raises(DatasetError, match=r"boats\.caption.*class_tokens"):
+        dataset_config.pictures(dataset_config.read(write(folder, MINIMAL)))
+
+
+@pytest.mark.parametrize("directory", ["nowhere", "empty"])
+def test_a_folder_without_pictures_is_named(folder, directory):
+    (folder / "empty").mkdir()
+    path = write(folder, MINIMAL.replace("paintings", directory))
+    with pytest.raises(DatasetError, match=directory):
+        dataset_config.pictures(dataset_config.read(path))
+
+
+@pytest.mark.parametrize(
+    "line, named",
+    [
+        ("learning_rate = 1.0", "learning_rate"),
+        ("color_aug = true", "color_aug"),
+        ("random_crop = true", "random_crop"),
+        ("face_crop_aug_range = [1.0, 2.0]", "face_crop_aug_range"),
+        ("is_reg = true", "only regularisation pictures"),
+        ('metadata_file = "meta.json"\nis_reg = true', "is_reg"),
+        ('metadata_file = "meta.json"\ncaption_extension = ".txt"', "caption_extension"),
+        ('conditioning_data_dir = "masks"', "alpha_mask"),
+        ('resize_interpolation = "area"', "Lanczos"),
+        ("caption_dropout_rate = 1.5", "caption_dropout_rate"),
+        ("caption_tag_dropout_rate = -0.1", "caption_tag_dropout_rate"),
+        ("caption_dropout_every_n_epochs = -1", "caption_dropout_every_n_epochs"),
+        ("keep_tokens = -1", "keep_tokens"),
+        ("token_warmup_min = 0", "token_warmup_min"),
+        ("token_warmup_step = nan", "token_warmup_step"),
+        ('caption_separator = ""', "caption_separator"),
+        ("batch_size = 2", "batch_size.*another level"),
+        ("num_repeats = 0", "num_repeats"),
+        ("num_repeats = 1.5", "num_repeats"),
+        ('num_repeats = "3"', "num_repeats"),
+    ],
+)
+def test_what_would_train_otherwise_is_refused_by_key_and_file(folder, line, named):
+    with pytest.raises(DatasetError, match=named) as refused:
+        dataset_config.read(write(folder, MINIMAL + line))
+    assert "dataset.toml" in str(refused.value)
+
+
+def test_a_supported_value_of_an_unsupported_key_changes_nothing(folder):
+    harmless = (
+        'color_aug = false\nrandom_crop = false\nresize_interpolation = "lanczos"\ncache_info = true\n'
+        "custom_attributes = {}\n"
+    )
+    assert dataset_config.read(write(folder, MINIMAL + harmless)) == dataset_config.read(write(folder, MINIMAL))
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("", "datasets"),
+        ("[[datasets]]\nresolution = 512\n", "subsets"),
+        ("[[datasets]]\nresolution = 512\n[[datasets.subsets]]\n", "image_dir"),
+        (MINIMAL.replace("resolution = 512", ""), "resolution"),
+        (MINIMAL.replace("512", "[512]"), "resolution"),
+        (MINIMAL.replace("512", "500"), "500 x 500"),
+        (MINIMAL.replace("512", "512.0"), "resolution"),
+        (MINIMAL.replace("512", "512\nbatch_size = 0"), "batch_size"),
+        (MINIMAL.replace("512", "512\nvalidation_split = 1.0"), "validation_split"),
+        (MINIMAL.replace("512", "512\nnetwork_multiplier = 0.5"), "network_multiplier"),
+        (MINIMAL + '[[datasets.subsets]]\nimage_dir = "paintings"\n', "2 subsets of one .* read .*paintings"),
+        (MINIMAL + '[[datasets.subsets]]\nmetadata_file = "meta.json"\n', "mixes subsets"),
+        ("[datasets", "cannot be read"),
+        ("[train]\n", "train"),
+        ("datasets = [1]\n", "datasets"),
+    ],
+)
+def test_a_config_that_cannot_be_used_says_why(folder, text, named):
+    with pytest.raises(DatasetError, match=named) as refused:
+        dataset_config.read(write(folder, text))
+    assert "dataset.toml" in str(refused.value)
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(DatasetError, match="nowhere.toml"):
+        dataset_config.read(tmp_path / "nowhere.toml")
+
+
+def test_every_key_of_a_subset_is_read_from_its_own_level_or_one_above(folder):
+    text = """
+# written by hand
+[general]
+shuffle_caption = true
+keep_tokens = 1
+caption_extension = 'txt'   # sd-scripts adds the dot
+flip_aug = true
+caption_dropout_rate = 0.1
+
+[[datasets]]
+resolution = 512
+enable_wildcard = true
+
+  [[datasets.subsets]]
+  image_dir = 'paintings'
+  alpha_mask = true
+  caption_dropout_rate = 0
+  caption_dropout_every_n_epochs = 3
+
+  [[datasets.subsets]]
+  image_dir = 'others'
+  is_reg = true
+  flip_aug = false
+  token_warmup_step = 0.5
+"""
+    (dataset,) = dataset_config.read(write(folder, text)).datasets
+    first, second = dataset.subsets
+
+    assert first.captions == CaptionRules(shuffle_caption=True, keep_tokens=1, enable_wildcard=True)
+    assert second.captions == CaptionRules(True, keep_tokens=1, enable_wildcard=True, token_warmup_step=0.5)
+    assert (first.caption_dropout_rate, second.caption_dropout_rate) == (0.0, 0.1)
+    assert (first.caption_dropout_every_n_epochs, second.caption_dropout_every_n_epochs) == (3, 0)
+    assert (first.flip_aug, second.flip_aug) == (True, False)
+    assert (first.is_reg, second.is_reg) == (False, True)
+    assert (first.alpha_mask, second.alpha_mask) == (True, False)
+    assert first.caption_extension == ".txt"
+
+
+def test_with_wildcards_a_caption_has_all_its_lines_each_with_prefix_and_suffix(folder):
+    (folder / "paintings" / "boats.txt").write_text("one\n\n two \n", encoding="utf-8")
+    text = MINIMAL + 'caption_extension = ".txt"\nenable_wildcard = true\ncaption_prefix = "m0net,"\n'
+    picture = dataset_config.pictures(dataset_config.read(write(folder, text)))[0]
+    assert picture.caption == "m0net, one\nm0net, two"
+
+
+METADATA = {
+    "boats.png": {"caption": "boats at sea\nboats on waves", "tags": "boat, sea", "image_size": [64, 64]},
+    "garden.png": {"tags": "garden"},
+}
+
+
+def listed(folder, name, content, lines=""):
+    (folder / name).write_text(content, encoding="utf-8")
+    text = MINIMAL + f'metadata_file = "{name}"\n{lines}'
+    return [
+        (picture.path.name, picture.caption)
+        for picture in dataset_config.pictures(dataset_config.read(write(folder, text)))
+    ]
+
+
+def test_a_metadata_file_gives_pictures_and_captions_with_their_tags(folder):
+    lines = [{"image_path": name} | entry for name, entry in METADATA.items()]
+    for name, content in (
+        ("meta.json", json.dumps(METADATA)),
+        ("meta.jsonl", "\n".join(json.dumps(line) for line in lines)),
+    ):
+        assert listed(folder, name, content) == [("boats.png", "boats at sea,boat, sea"), ("garden.png", "garden")]
+        with_lines = listed(folder, name, content, "enable_wildcard = true")
+        assert with_lines[0][1] == "boats at sea,boat, sea\nboats on waves,boat, sea"
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        ("", "cannot be read"),
+        ("[]", "cannot be read"),
+        ("{}", "one caption for each picture"),
+        ('{"boats.png": "a caption"}', "cannot be read"),
+        ('{"boats.png": {"caption": 3}}', "one caption for each picture"),
+        ('{"boats.png": {"caption": " "}}', "no caption for boats.png"),
+        ('{"boats": {"caption": "a"}}', "boats, which is not there"),
+    ],
+)
+def test_a_metadata_file_that_cannot_be_used_says_why(folder, content, named):
+    with pytest.raises(DatasetError, match=named) as refused:
+        listed(folder, "meta.json", content)
+    assert "meta.json" in str(refused.value)
+
+
+def test_relative_names_of_a_metadata_file_need_an_image_dir(folder):
+    (folder / "meta.json").write_text(json.dumps(METADATA), encoding="utf-8")
+    text = '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nmetadata_file = "meta.json"\n'
+    with pytest.raises(DatasetError, match="Give image_dir"):
+        dataset_config.pictures(dataset_config.read(write(folder, text)))

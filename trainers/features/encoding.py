@@ -1,0 +1,300 @@
+"""Latents and text embeddings on disk: encoded once, each file keyed by all that decides it, read by the trainer.
+
+Beside the dataset config lies `features/`: `latents/<key>.safetensors`, `masks/` and `texts/`, shared by all revisions,
+so that a changed caption costs one text and no picture, and `<key>/index.json`, which lists the files of one revision
+and is written last. What encodes is not known here: it comes in as two `Encoder`s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import files
+from ...dataset import buckets
+from ...dataset import config_reader as dataset_config
+from ...dataset.caption_variants import DEFAULT_VARIANTS
+from ...errors import FeatureError, ModelError
+from ...progress import Progress, silent
+from .feature_set import PIXELS_PER_LATENT, latent_shape, read_tensors, token_count
+from .index import DATASET_CONFIG, INDEX, VERSION, Features, inside
+from .plan import Planned, plan
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from .text_table import TextTable
+
+FLUX_LATENT_SHIFT = 0.1159  # black-forest-labs/flux util.py, ae_params.shift_factor
+FLUX_LATENT_SCALE = 0.3611  # black-forest-labs/flux util.py, ae_params.scale_factor
+PREVIEW_EVERY = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An autoencoder or a pair of text encoders.
+
+    Attributes:
+        identity: a hash of all that decides what `encode` returns; the same after a restart.
+        encode: for pictures, float `(height, width, 3)` in 0…1 to the raw latent `(16, height/8, width/8)`; for texts,
+            a string to T5's hidden states `(tokens, width)` and CLIP's pooled output `(width,)`.
+    """
+
+    identity: str
+    encode: Callable[[Any], Any]
+
+
+def scale_latent(raw: Tensor) -> Tensor:
+    """The autoencoder's raw latent as the transformer sees it. The only place where this is done."""
+    return (raw - FLUX_LATENT_SHIFT) * FLUX_LATENT_SCALE
+
+
+def unscale_latent(scaled: Tensor) -> Tensor:
+    """The inverse of `scale_latent`."""
+    return scaled / FLUX_LATENT_SCALE + FLUX_LATENT_SHIFT
+
+
+def encode(
+    config_path: str | Path,
+    autoencoder: Encoder,
+    text_encoder: Encoder,
+    progress: Progress = silent,
+    caption_variants: int = DEFAULT_VARIANTS,
+    prompts: Sequence[tuple[str, int]] = (),
+    text_table: TextTable | None = None,
+) -> Features:
+    """Encode what the dataset config names and what is not yet encoded; texts first, so that each model is loaded once.
+
+    Each file appears whole, so that a stopped or killed call goes on where it was; with nothing missing no encoder is
+    called.
+
+    Args:
+        config_path: the dataset config.
+        autoencoder: for the pictures.
+        text_encoder: for the captions.
+        progress: told of every picture and text.
+        caption_variants: how many texts a caption becomes that sd-scripts would change at random at every step.
+        prompts: text and seed of samples during training; encoded too, but no part of the features' key.
+        text_table: gives the captions' embeddings in place of the text encoder.
+
+    Raises:
+        DatasetError: the config, a picture or a caption cannot be used; the text names the file.
+        ModelError: an encoder is not FLUX's.
+        FeatureError: an encoder's result is not finite, or a file cannot be read or written.
+    """
+    group = dataset_config.read(config_path)
+    planned = plan(dataset_config.pictures(group), caption_variants, progress)
+    named = _Names(autoencoder.identity, text_encoder.identity, text_table.identity if text_table else None)
+    batch_size = group.datasets[0].batch_size
+    index = {
+        "version": VERSION,
+        "batch_size": batch_size,
+        "samples": [_entry(sample, named, batch_size) for sample in planned],
+        "empty_text": named.text(""),
+    }
+    key = files.content_hash(index)
+    folder = Path(os.path.abspath(config_path)).parent / "features" / key
+    for place in (folder, *(folder.parent / kind for kind in ("texts", "latents", "masks"))):
+        files.remove_partials(place)
+    captions = {inside(folder, named.text(text, sample)): (sample, text) for sample in planned for text in sample.texts}
+    texts = {inside(folder, named.text(text)): text for text in ("", *(text for text, _ in prompts))}
+    if not text_table:
+        texts |= {path: text for path, (_, text) in captions.items()}
+    latents = {
+        inside(folder, file): (kind, sample) for sample in planned for kind, file in named.of_picture(sample).items()
+    }
+    _encode_missing(texts, latents, autoencoder, text_encoder, progress)
+    if text_table:
+        _import_missing(text_table, captions, inside(folder, index["empty_text"]), progress)
+    # For whoever asks later what these features were made from; the trainer's run keeps a copy.
+    _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
+    listed = _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
+    if not (folder / INDEX).is_file():
+        _write_index(folder, index)
+    return Features(str(folder), key, listed)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The file of everything encoded, relative to the index's folder: a hash of all that decides its content.
+
+    Attributes:
+        autoencoder: its identity.
+        text_encoder: its identity.
+        table: identity of the Parquet file that the captions come from, if they do.
+    """
+
+    autoencoder: str
+    text_encoder: str
+    table: str | None
+
+    def text(self, text: str, sample: Planned | None = None) -> str:
+        """Of a text, which is a caption of `sample` or else is always encoded here."""
+        source = [self.table, sample.image] if self.table and sample else [self.text_encoder]
+        return f"../texts/{files.content_hash([VERSION, *source, text], 32)}.safetensors"
+
+    def of_picture(self, sample: Planned) -> dict[str, str]:
+        """Those that come from the picture alone, by their kind."""
+        options = dict(sample.options)
+        made = {"latent": [VERSION, self.autoencoder, sample.image, sample.size]}
+        if "flip_aug" in options:
+            made["flipped"] = [VERSION, self.autoencoder, sample.image, sample.size, "flipped"]
+        if "alpha_mask" in options:
+            made["mask"] = [VERSION, sample.image, sample.size]
+        return {
+            kind: f"../{'masks' if kind == 'mask' else 'latents'}/{files.content_hash(parts, 32)}.safetensors"
+            for kind, parts in made.items()
+        }
+
+
+def _entry(sample: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
+    """A sample as the index lists it; what a plain subset does not ask for is left out."""
+    entry = {
+        "id": sample.id,
+        "image": sample.image,
+        "caption": sample.caption,
+        **named.of_picture(sample),
+        "text": named.text(sample.caption, sample),
+        "width": sample.size[0],
+        "height": sample.size[1],
+        "repeats": sample.repeats,
+        "held_out": sample.held_out,
+    }
+    entry |= {name: value for name, value in sample.options if name not in ("flip_aug", "alpha_mask")}
+    if len(sample.texts) > 1:
+        entry["captions"] = sample.stages
+        entry["texts"] = [[named.text(text, sample) for text in stage] for stage in sample.stages]
+    if sample.batch_size != batch_size:
+        entry["batch_size"] = sample.batch_size
+    return entry
+
+
+def _write_index(folder: Path, index: dict[str, Any]) -> None:
+    """List the files of this revision, with the T5 lengths of its texts."""
+    for entry in index["samples"]:
+        entry["tokens"] = token_count(inside(folder, entry["text"]))
+        if "texts" in entry:
+            entry["text_tokens"] = [[token_count(inside(folder, file)) for file in stage] for stage in entry["texts"]]
+    _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+
+
+def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> str:
+    """List the prompts of samples during training in a file named by their hash, which never changes; its name."""
+    if not prompts:
+        return ""
+    name = f"prompts-{files.content_hash(prompts)}.json"
+    _write(folder / name, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
+    return name
+
+
+def _encode_missing(
+    texts: Mapping[Path, str],
+    latents: Mapping[Path, tuple[str, Planned]],
+    autoencoder: Encoder,
+    text_encoder: Encoder,
+    progress: Progress,
+) -> None:
+    missing_texts = {path: text for path, text in texts.items() if not path.is_file()}
+    missing_latents = {path: job for path, job in latents.items() if not path.is_file()}
+    total = len(missing_texts) + len(missing_latents)
+    for done, (path, text) in enumerate(missing_texts.items()):
+        progress(done, total, f"Encoding caption {done + 1} of {len(missing_texts)}")
+        _write(path, _encoded_text(text, text_encoder))
+    shown = -math.inf
+    for done, (path, (kind, sample)) in enumerate(missing_latents.items()):
+        picture = buckets.fit(
+            buckets.read_alpha(sample.path) if kind == "mask" else buckets.read_picture(sample.path), sample.size
+        )
+        due = time.monotonic() - shown >= PREVIEW_EVERY
+        shown = time.monotonic() if due else shown
+        progress(
+            len(missing_texts) + done,
+            total,
+            f"Encoding picture {done + 1} of {len(missing_latents)}: {sample.path.name}",
+            picture if due else None,
+        )
+        _write(path, _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, sample, autoencoder))
+    progress(max(total, 1), max(total, 1), "Encoded")
+
+
+def _import_missing(
+    table: TextTable, captions: Mapping[Path, tuple[Planned, str]], empty_text: Path, progress: Progress
+) -> None:
+    """Take the captions' embeddings that are not there yet from a Parquet file; the empty text tells their widths."""
+    missing = {(sample.image, text): path for path, (sample, text) in captions.items() if not path.is_file()}
+    if not missing:
+        return
+    t5, pooled = read_tensors(empty_text, "t5", "pooled")
+    pictures = {sample.image: sample.path for sample, _ in captions.values()}
+    for image, text, *embeddings in table.rows(missing, pictures, (t5.shape[-1], len(pooled)), progress):
+        if not all(tensor.isfinite().all() for tensor in embeddings):
+            raise FeatureError(f"The embedding of '{text[:60]}' in {table.path} is not finite. Export it again.")
+        _write(missing[image, text], _serialised(t5=embeddings[0], pooled=embeddings[1]))
+
+
+def _encoded_text(text: str, text_encoder: Encoder) -> bytes:
+    """In the dtype that the encoder gave, which loses nothing."""
+    t5, pooled = text_encoder.encode(text)
+    if t5.ndim != 2 or pooled.ndim != 1:
+        raise ModelError(
+            f"The CLIP gave embeddings of shape {tuple(t5.shape)} and {tuple(pooled.shape)} instead of (tokens, width) "
+            "and (width,). Load FLUX's two text encoders with DualCLIPLoader, type flux."
+        )
+    _check_finite(f"caption '{text[:60]}'", "--fp32-text-enc", t5, pooled)
+    return _serialised(t5=t5, pooled=pooled)
+
+
+def _encoded_latent(picture: Image, kind: str, sample: Planned, autoencoder: Encoder) -> bytes:
+    import numpy
+    import torch
+
+    pixels = numpy.asarray(picture, dtype=numpy.float32) / 255
+    if kind == "flipped":
+        pixels = numpy.ascontiguousarray(pixels[:, ::-1])
+    raw = autoencoder.encode(torch.from_numpy(pixels))
+    expected = latent_shape(*sample.size)
+    if tuple(raw.shape) != expected:
+        raise ModelError(
+            f"The VAE gave a latent of shape {tuple(raw.shape)} instead of {expected}: it is not FLUX's. "
+            "Load FLUX's autoencoder (ae.safetensors) with Load VAE."
+        )
+    _check_finite(f"picture {sample.path}", "--fp32-vae", raw)
+    return _serialised(latent=scale_latent(raw.float()))
+
+
+def _mask(alpha: Image) -> bytes:
+    """The mean of each 8 x 8 pixels, which is how sd-scripts brings masks to the latent's size (mode "area")."""
+    import numpy
+    import torch
+
+    values = numpy.asarray(alpha, dtype=numpy.float32) / 255
+    height, width = (side // PIXELS_PER_LATENT for side in values.shape)
+    means = values.reshape(height, PIXELS_PER_LATENT, width, PIXELS_PER_LATENT).mean((1, 3))
+    return _serialised(mask=torch.from_numpy(means)[None])
+
+
+def _check_finite(what: str, option: str, *tensors: Tensor) -> None:
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise FeatureError(f"Encoding the {what} gave values that are not finite. Start ComfyUI with {option}.")
+
+
+def _serialised(**tensors: Tensor) -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        files.write_changed(path, content)
+    except OSError as error:
+        raise FeatureError(
+            f"{path} could not be written ({error}). Make room or mend that, then queue again: what is encoded stays."
+        ) from error

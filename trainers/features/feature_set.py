@@ -1,0 +1,340 @@
+"""Encoded samples as the trainer reads them: the batches of an epoch, and what is drawn for one batch.
+
+All of it are pure functions of the files, the seed and the place in the run, so that a resumed run goes on as if it had
+never stopped, and a thread can read ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ... import files
+from ...errors import FeatureError
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
+    from torch import Generator, Tensor
+
+LATENT_CHANNELS = 16
+PIXELS_PER_LATENT = 8  # the FLUX autoencoder's downscaling of each side
+# Merely queueing again would give the cached result of a node whose inputs are the same.
+REMEDY = (
+    "Choose 'Unload Models and Execution Cache' in ComfyUI's menu, or restart it, and queue Encode Training Data again."
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """An encoded text: read with `FeatureSet.load_text`, its T5 embedding `tokens` long."""
+
+    caption: str
+    path: Path
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its caption, as the trainer sees it. What a plain subset does not ask for has its default.
+
+    Attributes:
+        id: a hash of the picture's content, the caption and the bucket; never a position.
+        caption: the text behind `text_path`.
+        latent_path: read with `FeatureSet.load_latent`.
+        text_path: read with `FeatureSet.load_text`.
+        width: of the bucket, in pixels.
+        height: of the bucket, in pixels.
+        tokens: length of the T5 embedding; 256, and more for a longer caption.
+        repeats: how often it comes in an epoch.
+        held_out: never trained on; for measuring the loss.
+        batch_size: of its dataset.
+        texts: where there are several, the equally likely ones of each stage of the token warm-up and, last, of the
+            rest of the run; `text_path` is the first of the last.
+        token_warmup_step: optimiser step at which the warm-up is over; under 1 it is a share of all steps.
+        flipped_path: the latent of the mirrored picture, which stands in for the other half of the time.
+        mask_path: read with `FeatureSet.load_mask`.
+        is_reg: a regularisation picture, whose loss has a weight of its own.
+        caption_dropout_rate: share of empty captions; None leaves it to the run.
+        caption_dropout_every_n_epochs: every n-th epoch has only empty captions; 0 for none.
+        image: SHA-256 of the picture's file.
+    """
+
+    id: str
+    caption: str
+    latent_path: Path
+    text_path: Path
+    width: int
+    height: int
+    tokens: int
+    repeats: int
+    held_out: bool
+    batch_size: int = 1
+    texts: tuple[tuple[Text, ...], ...] = ()
+    token_warmup_step: float = 0
+    flipped_path: Path | None = None
+    mask_path: Path | None = None
+    is_reg: bool = False
+    caption_dropout_rate: float | None = None
+    caption_dropout_every_n_epochs: int = 0
+    image: str = ""
+
+    @property
+    def varies(self) -> bool:
+        """Whether more is drawn for it than the run's own caption dropout."""
+        return bool(self.texts or self.flipped_path or self.caption_dropout_rate is not None)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Samples of equal shape can share a batch, whichever of their texts are drawn and dropped in an epoch."""
+        lengths = tuple(tuple(sorted({text.tokens for text in stage})) for stage in self.stages)
+        schedule = self.token_warmup_step, self.caption_dropout_every_n_epochs
+        return self.width, self.height, self.batch_size, lengths, schedule
+
+    @property
+    def stages(self) -> tuple[tuple[Text, ...], ...]:
+        """Its texts as `texts` has them, also where it has one."""
+        return self.texts or ((Text(self.caption, self.text_path, self.tokens),),)
+
+    def texts_at(self, step: int, steps: int) -> tuple[Text, ...]:
+        """The texts that may be drawn at an optimiser step, of `steps` in all."""
+        warmup = self.token_warmup_step
+        warmup = math.floor(warmup * steps) if warmup < 1 else warmup
+        stages = self.stages
+        return stages[math.floor(step * (len(stages) - 1) / warmup)] if step < warmup else stages[-1]
+
+    @property
+    def files(self) -> Iterator[Path]:
+        yield from filter(None, (self.latent_path, self.text_path, self.flipped_path, self.mask_path))
+        yield from (text.path for stage in self.texts for text in stage)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one batch is trained on.
+
+    Attributes:
+        latents: float32 `(batch, 16, height/8, width/8)`, scaled.
+        t5: float32 `(batch, tokens, width)`.
+        pooled: float32 `(batch, width)`.
+        mask: weights of the loss in 0…1, float32 `(batch, 1, height/8, width/8)`; None where no picture has a mask.
+        weights: of each picture's loss, float32 `(batch,)`; None without regularisation pictures.
+        dropped: of each picture, whether it got the empty caption.
+    """
+
+    latents: Tensor
+    t5: Tensor
+    pooled: Tensor
+    mask: Tensor | None
+    weights: Tensor | None
+    dropped: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What `load` found.
+
+    Attributes:
+        samples: every picture, those held out too.
+        empty_text_path: the embedding of the empty caption, for caption dropout.
+        empty_tokens: the length of its T5 embedding.
+        prompts: text, seed and embedding of each prompt for samples during training.
+    """
+
+    samples: tuple[Sample, ...]
+    empty_text_path: Path
+    empty_tokens: int
+    prompts: tuple[tuple[str, int, Path], ...] = ()
+
+    def load_latent(self, sample: Sample, flipped: bool = False) -> Tensor:
+        """The scaled latent of `sample`, or of its mirror image: float32 `(16, height/8, width/8)`, on the CPU.
+
+        Raises:
+            FeatureError: the file is missing, damaged or of another shape.
+        """
+        return _read_tensor(
+            sample.flipped_path if flipped else sample.latent_path, "latent", latent_shape(sample.width, sample.height)
+        )
+
+    def load_mask(self, sample: Sample) -> Tensor:
+        """Weights of the loss in 0…1, float32 `(1, height/8, width/8)`; ones where the sample has no mask.
+
+        Raises:
+            FeatureError: the file is missing, damaged or of another shape.
+        """
+        shape = (1, *latent_shape(sample.width, sample.height)[1:])
+        if sample.mask_path:
+            return _read_tensor(sample.mask_path, "mask", shape)
+        return torch.ones(shape)
+
+    def load_text(self, path: str | Path) -> tuple[Tensor, Tensor]:
+        """T5's hidden states `(tokens, width)` and CLIP's pooled output `(width,)`: float32, on the CPU.
+
+        Raises:
+            FeatureError: the file is missing, damaged or of another shape.
+        """
+        t5, pooled = read_tensors(path, "t5", "pooled")
+        if t5.ndim != 2 or pooled.ndim != 1:
+            shapes = f"{tuple(t5.shape)} and {tuple(pooled.shape)}"
+            raise FeatureError(f"{path} has shapes {shapes}, not (tokens, width) and (width,). Delete it. {REMEDY}")
+        return t5.float(), pooled.float()
+
+    def draw(
+        self,
+        batch: Sequence[Sample],
+        random: Generator,
+        *,
+        epoch: int,
+        step: int,
+        steps: int,
+        caption_dropout: float,
+        prior_loss_weight: float,
+    ) -> Draw:
+        """What `batch` is trained on. A pure function of its arguments and the files.
+
+        From `random` come, in this order: one number for the whole batch, which drops its captions by
+        `caption_dropout`; and, only where a sample `varies`, one number for each sample's flip, then one for each
+        sample's own dropout, then one for each sample's text.
+
+        Args:
+            batch: samples of one shape, as `epoch_batches` gives them.
+            epoch: counted from 0.
+            step: optimiser steps done, for the token warm-up.
+            steps: optimiser steps of the run.
+            caption_dropout: share of empty captions where the dataset config names none.
+            prior_loss_weight: weight of the loss of regularisation pictures.
+
+        Raises:
+            FeatureError: a file is missing, damaged or of another shape.
+        """
+        together = torch.rand((), generator=random)
+        varies = any(sample.varies for sample in batch)
+        flips, drops, choices = torch.rand(3, len(batch), generator=random) if varies else torch.zeros(3, len(batch))
+        texts = _chosen_texts([sample.texts_at(step, steps) for sample in batch], choices.tolist())
+        one_by_one = texts[0].tokens == self.empty_tokens
+        dropped = _dropped(batch, together, drops if one_by_one else None, epoch, caption_dropout)
+        paths = [self.empty_text_path if drop else text.path for drop, text in zip(dropped, texts, strict=True)]
+        t5, pooled = zip(*map(self.load_text, paths), strict=True)
+        flipped = [bool(sample.flipped_path and flip < 0.5) for sample, flip in zip(batch, flips, strict=True)]
+        mask = weights = None
+        if any(sample.mask_path for sample in batch):
+            masks = map(self.load_mask, batch)
+            mask = torch.stack([mask.flip(-1) if flip else mask for mask, flip in zip(masks, flipped, strict=True)])
+        if any(sample.is_reg for sample in batch):
+            weights = torch.tensor([prior_loss_weight if sample.is_reg else 1.0 for sample in batch])
+        latents = torch.stack(list(map(self.load_latent, batch, flipped)))
+        return Draw(latents, torch.stack(t5), torch.stack(pooled), mask, weights, dropped)
+
+
+def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -> list[Text]:
+    """One text for each sample, by numbers in 0…1; those after the first are of the first one's length."""
+    chosen: list[Text] = []
+    for texts, choice in zip(options, choices, strict=True):
+        fitting = [text for text in texts if not chosen or text.tokens == chosen[0].tokens]
+        chosen.append(fitting[int(choice * len(fitting))])
+    return chosen
+
+
+def _dropped(
+    batch: Sequence[Sample], together: Tensor, alone: Tensor | None, epoch: int, caption_dropout: float
+) -> tuple[bool, ...]:
+    """Which samples of a batch get the empty caption, by numbers in 0…1.
+
+    Args:
+        batch: the samples.
+        together: one number, for those whose rate is the run's.
+        alone: a number for each of those with a rate of their own. None where the batch's texts are longer than the
+            empty one: a batch has one length of text, so that all of it is dropped or nothing, by the mean rate.
+        epoch: counted from 0.
+        caption_dropout: the run's rate.
+    """
+    rates = [
+        caption_dropout if sample.caption_dropout_rate is None else sample.caption_dropout_rate for sample in batch
+    ]
+    if alone is None:
+        rates = [sum(rates) / len(rates)] * len(rates)
+    numbers = [
+        together if alone is None or sample.caption_dropout_rate is None else alone[place]
+        for place, sample in enumerate(batch)
+    ]
+    return tuple(
+        bool(number < rate) or _is_dropped_epoch(sample, epoch)
+        for sample, number, rate in zip(batch, numbers, rates, strict=True)
+    )
+
+
+def _is_dropped_epoch(sample: Sample, epoch: int) -> bool:
+    """sd-scripts counts epochs from 1 here (train_network.py)."""
+    every = sample.caption_dropout_every_n_epochs
+    return every > 0 and (epoch + 1) % every == 0
+
+
+def epoch_batches(samples: Sequence[Sample], seed: int, epoch: int) -> list[tuple[Sample, ...]]:
+    """The batches of one epoch: each sample `repeats` times, shuffled, every batch of one shape.
+
+    A pure function: the order is that of SHA-256 hashes of (seed, epoch, sample, repeat), the same on every machine and
+    Python, so that resuming needs no more than the step. Every epoch has as many batches. The last batch of a shape may
+    be smaller, as in sd-scripts.
+    """
+    shapes: dict[tuple[Any, ...], list[tuple[str, Sample]]] = defaultdict(list)
+    for sample in samples:
+        members = shapes[sample.shape]
+        for repeat in range(sample.repeats):
+            members.append((files.content_hash([seed, epoch, sample.id, repeat]), sample))
+    batches = []
+    for members in shapes.values():
+        members.sort(key=lambda member: member[0])
+        batch_size = members[0][1].batch_size
+        for start in range(0, len(members), batch_size):
+            ranks, batch = zip(*members[start : start + batch_size], strict=True)
+            batches.append((files.content_hash(ranks), batch))
+    return [batch for _, batch in sorted(batches, key=lambda ranked: ranked[0])]
+
+
+def latent_shape(width: int, height: int) -> tuple[int, int, int]:
+    """Of the latent of a picture of `width` x `height` pixels."""
+    return LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
+
+
+def _read_tensor(path: Path, name: str, expected: tuple[int, ...]) -> Tensor:
+    (tensor,) = read_tensors(path, name)
+    if tuple(tensor.shape) != expected:
+        raise FeatureError(f"{path} has shape {tuple(tensor.shape)}, not {expected}. Delete it. {REMEDY}")
+    return tensor
+
+
+def read_tensors(path: str | Path, *names: str) -> list[Tensor]:
+    """Tensors of an encoded file, by their names.
+
+    Raises:
+        FeatureError: the file is missing or damaged.
+    """
+    with _reading(path) as file:
+        return [file.get_tensor(name) for name in names]
+
+
+def token_count(path: Path) -> int:
+    """The length of an encoded text's T5 embedding; only the file's header is read.
+
+    Raises:
+        FeatureError: the file is missing or damaged.
+    """
+    with _reading(path) as file:
+        return file.get_slice("t5").get_shape()[0]
+
+
+@contextlib.contextmanager
+def _reading(path: str | Path) -> Iterator[safe_open]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise FeatureError(f"The encoded file {path} cannot be read ({error}). Delete it. {REMEDY}") from error

@@ -1,0 +1,23 @@
+"""The blocks of a FLUX in the order in which tokens pass them, and which of them are computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+
+def blocks(transformer: FluxTransformer2DModel) -> tuple[torch.nn.Module, ...]:
+    """List all blocks, double before single, in the order in which tokens pass them."""
+    return (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
+
+
+def recomputed(index: int, checkpointing: bool, interval: int, streamed: Collection[int] = ()) -> bool:
+    """Whether block `index` is recomputed in the backward pass.
+
+    A streamed block always is: what autograd keeps of a block includes views of its weights, which are gone by then.
+    """
+    return (checkpointing and index % interval == 0) or index in streamed

@@ -1,0 +1,327 @@
+"""LoRA files: reading the layouts that FLUX.1 LoRAs are published in, and writing three of them.
+
+Our own form, which a checkpoint holds and which is the format "diffusers", has for each linear layer of diffusers'
+model `transformer.<module>.lora_A.weight` (rank, inputs), `.lora_B.weight` (outputs, rank) and `.alpha` (scalar): the
+layer gets (alpha / rank) · B·A. The BFL layout, which ComfyUI and kohya's sd-scripts use, fuses q, k and v into one
+layer, and in single blocks the feed-forward's first layer too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...errors import SettingsError, TrainingError
+from ..flux.weights import FluxArchitecture, layout
+
+# Name -> what stands before each module's name.
+FORMATS = {
+    "diffusers": "transformer.",  # diffusers' own names
+    "kohya": "lora_unet_",  # BFL's names with underscores for dots, as sd-scripts writes them
+    "comfyui": "diffusion_model.",  # BFL's names, as ComfyUI's SaveLoRA writes them
+}
+PREFIX = FORMATS["diffusers"]  # of our form: diffusers' pipelines and ComfyUI's comfy.lora both know keys that start so
+LORA_A, LORA_B, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
+MAGNITUDE = ".lora_magnitude_vector"  # DoRA in diffusers and PEFT, (outputs,)
+DORA_SCALE = ".dora_scale"  # DoRA in ComfyUI and LyCORIS, (outputs, 1)
+
+# What programs write before a module's name.
+_PREFIXES = (
+    "base_model.model.transformer.",  # PEFT around a pipeline's transformer
+    "base_model.model.",  # PEFT's save_pretrained
+    "lora_transformer_",  # OneTrainer
+    "lycoris_",  # SimpleTuner
+    *FORMATS.values(),
+    "",
+)
+# What they write after it -> what that is in our form.
+_ENDINGS = {
+    ".lora_A.default.weight": LORA_A,
+    ".lora_B.default.weight": LORA_B,
+    LORA_A: LORA_A,
+    LORA_B: LORA_B,
+    ".lora_down.weight": LORA_A,
+    ".lora_up.weight": LORA_B,
+    ".lora.down.weight": LORA_A,
+    ".lora.up.weight": LORA_B,
+    ALPHA: ALPHA,
+    DORA_SCALE: DORA_SCALE,
+    f"{MAGNITUDE}.default.weight": MAGNITUDE,
+    f"{MAGNITUDE}.weight": MAGNITUDE,
+    MAGNITUDE: MAGNITUDE,
+}
+_TEXT_ENCODERS = ("lora_te", "text_encoder")  # kohya and OneTrainer; diffusers and ComfyUI
+# Part of a key -> what it says of the file, where that is something else than a LoRA of linear layers.
+_OTHER_KINDS = {
+    ".diff": "changed norms or biases, as ComfyUI's own trainer writes them",
+    ".lokr_": "a LoKr",
+    ".hada_": "a LoHa",
+    ".oft_": "an OFT",
+    ".lora_mid.": "a LoCon with a middle matrix",
+    ".lora_B.bias": "a LoRA with biases",
+}
+_PEFT_SETTINGS = "lora_adapter_metadata"  # where diffusers' save_lora_weights writes alpha
+_MOST_BLOCKS = 200  # of each kind that names are known for; FLUX.1 has 19 and 38
+_REMEDY = "Choose another LoRA; or load it onto the MODEL with ComfyUI's own node, and train a new one on top of it."
+
+Tensors = dict[str, torch.Tensor]
+Rows = tuple[tuple[int, int], ...]  # ranges (start, stop) of a fused layer's outputs, in units of the hidden size
+
+
+def read(path: str | Path) -> Tensors:
+    """Read a FLUX.1 transformer's LoRA file in any known layout, in our form, float32.
+
+    Fused layers are taken apart: each part gets its own rows of B, and the columns that are not zero there with their
+    rows of A. Nothing is approximated. A file without `.alpha` has the alpha of its PEFT settings, else its rank.
+
+    Raises:
+        TrainingError: no such file, not safetensors, not a FLUX.1 LoRA, incomplete, or with parts that no LoRA of the
+            transformer has (text encoders, changed biases, other kinds of adapter); the text names the first.
+    """
+    tensors, metadata = _load(Path(path))
+    modules: dict[str, Tensors] = {}
+    names = _known_names(_count_blocks(tensors))
+    for key, tensor in tensors.items():
+        module, ending = _split(path, key, names)
+        if ending in modules.setdefault(module, {}):
+            raise _given_twice(path, key)
+        modules[module][ending] = tensor.float()
+    state: Tensors = {}
+    for module, layer in modules.items():
+        _check_layer(path, module, layer)
+        alpha = _peft_alpha(metadata, module, len(layer[LORA_A]))
+        for name, part in _take_apart(names[module], {ALPHA: torch.tensor(alpha)} | layer).items():
+            if f"{PREFIX}{name}{ALPHA}" in state:
+                raise _given_twice(path, name)
+            state |= {f"{PREFIX}{name}{ending}": tensor.contiguous() for ending, tensor in part.items()}
+    return state
+
+
+def convert(state: Mapping[str, torch.Tensor], format: str) -> Tensors:
+    """Put a LoRA of our form into a named format.
+
+    In BFL's layout the parts of a fused layer become the blocks on the diagonal of one B, under one A that stacks
+    theirs: the rank is the sum of theirs, and alpha grows with it, so that alpha / rank stays. Parts that have the same
+    A share it.
+
+    Args:
+        state: as `adapter.lora_state_dict` and `read` give it.
+        format: a name in `FORMATS`.
+
+    Raises:
+        SettingsError: unknown format, or a DoRA that the format cannot hold.
+    """
+    check_format(format)
+    if format == "diffusers":
+        return dict(state)
+    layers: dict[str, Tensors] = {}
+    for key, tensor in state.items():
+        ending = next(ending for ending in _ENDINGS if key.endswith(ending))
+        layers.setdefault(key.removeprefix(PREFIX).removesuffix(ending), {})[ending] = tensor
+    converted = {}
+    for module, parts in _fused_modules(_count_blocks(state)).items():
+        present = {name: layers.pop(name) for name in parts if name in layers}
+        if present:
+            if any(MAGNITUDE in part or DORA_SCALE in part for part in present.values()):
+                scaled = sum(DORA_SCALE in part for part in present.values())
+                _check_dora(format, module, whole=scaled == len(parts))
+            name = FORMATS[format] + (module.replace(".", "_") if format == "kohya" else module)
+            converted |= {f"{name}{ending}": tensor for ending, tensor in _fuse(parts, present).items()}
+    if layers:
+        raise SettingsError(f"The LoRA has the layer '{next(iter(layers))}', which FLUX.1 does not have.")
+    return converted
+
+
+def check_format(format: str, dora: bool = False, targets: Sequence[str] = ()) -> None:
+    """Refuse a format that cannot hold what is to be trained.
+
+    Args:
+        format: a name in `FORMATS`.
+        dora: whether it is to be a DoRA.
+        targets: patterns of the modules that get a LoRA, as `adapter.TARGETS` has them.
+
+    Raises:
+        SettingsError: unknown format, or a DoRA that the format cannot hold.
+    """
+    if format not in FORMATS:
+        raise SettingsError(f"There is no LoRA file format '{format}'. Choose one of: {', '.join(FORMATS)}.")
+    if not dora or format == "diffusers":
+        return
+    for module, parts in _fused_modules(1).items():
+        trained = [name for name in parts if any(fnmatchcase(name, pattern) for pattern in targets)]
+        if trained:
+            _check_dora(format, module, whole=len(trained) == len(parts))
+
+
+def export(source: Path, target: Path, format: str) -> None:
+    """Write the LoRA file `source`, which is in our form, to `target` in a named format, with the same metadata.
+
+    Raises:
+        SettingsError: as for `convert`.
+    """
+    from safetensors.torch import save_file
+
+    tensors, metadata = _load(source)
+    save_file(convert(tensors, format), target, metadata)
+
+
+def format_of(path: Path) -> str:
+    """The format, by the names of its keys, of a file that was written here; "" for other files, or none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            first = next(iter(file.keys()), "")
+    except (FileNotFoundError, SafetensorError):
+        return ""
+    return next((name for name, prefix in FORMATS.items() if first.startswith(prefix)), "")
+
+
+@lru_cache(maxsize=4)
+def _fused_modules(blocks: int) -> dict[str, dict[str, Rows]]:
+    """BFL's linear modules -> the diffusers modules that each is made of, with the rows of each."""
+    # With a hidden size of 1, rows are in units of the hidden size.
+    sources = layout(FluxArchitecture(1, 1, blocks, blocks, 1, 1, 1, True, "", 0))
+    return {
+        source.key.removesuffix(".weight"): {
+            name.removesuffix(".weight"): rows for name, rows in source.parameters.items()
+        }
+        for source in sources
+        if source.key.endswith(".weight")
+    }
+
+
+@lru_cache(maxsize=4)
+def _known_names(blocks: int) -> dict[str, dict[str, Rows]]:
+    """Module names of both layouts, dotted and with underscores -> the diffusers modules that each is made of."""
+    names = dict(_fused_modules(blocks))
+    for parts in _fused_modules(blocks).values():
+        names |= {name: {name: ((0, 1),)} for name in parts}
+    return names | {name.replace(".", "_"): parts for name, parts in names.items()}
+
+
+def _count_blocks(keys: Mapping[str, Any]) -> int:
+    numbers = (int(number) for key in keys for number in re.findall(r"blocks[._](\d{1,6})[._]", key))
+    return min(1 + max(numbers, default=0), _MOST_BLOCKS)
+
+
+def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise TrainingError(f"There is no LoRA file {path}. Choose another LoRA, or put the file back.")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise TrainingError(
+            f"{path} is not a whole safetensors file ({error}). Copy it again, or choose another LoRA."
+        ) from error
+
+
+def _split(path: str | Path, key: str, names: Mapping[str, Any]) -> tuple[str, str]:
+    """A file's key as (name of the module, our ending)."""
+    ending = next((ending for ending in _ENDINGS if key.endswith(ending)), None)
+    if ending:
+        stem = key.removesuffix(ending)
+        for prefix in _PREFIXES:
+            if stem.startswith(prefix) and stem.removeprefix(prefix) in names:
+                return stem.removeprefix(prefix), _ENDINGS[ending]
+    if key.startswith(_TEXT_ENCODERS):
+        reason = "parts for a text encoder, which is not trained here"
+    else:
+        reason = next((kind for part, kind in _OTHER_KINDS.items() if part in key), "something that FLUX.1 lacks")
+    raise TrainingError(f"Training cannot start from the LoRA {path}: it has {reason} ('{key}'). {_REMEDY}")
+
+
+def _given_twice(path: str | Path, what: str) -> TrainingError:
+    return TrainingError(f"The LoRA {path} gives '{what}' twice, under two names. {_REMEDY}")
+
+
+def _check_layer(path: str | Path, module: str, layer: Mapping[str, torch.Tensor]) -> None:
+    lora_a, lora_b = layer.get(LORA_A), layer.get(LORA_B)
+    whole = lora_a is not None and lora_b is not None and lora_a.dim() == lora_b.dim() == 2
+    if not whole or not 0 < lora_a.shape[0] == lora_b.shape[1] or layer.get(ALPHA, torch.ones(())).numel() != 1:
+        raise TrainingError(f"The LoRA {path} is incomplete: its layer '{module}' has no A and B that fit. {_REMEDY}")
+    scale = layer.get(DORA_SCALE, layer.get(MAGNITUDE))
+    if scale is not None and (scale.numel() != lora_b.shape[0] or scale.shape[0] != lora_b.shape[0]):
+        raise TrainingError(
+            f"The LoRA {path} is a DoRA with a magnitude for each input of '{module}'; here each output has one. "
+            f"{_REMEDY}"
+        )
+    if not all(tensor.isfinite().all() for tensor in layer.values()):
+        raise TrainingError(f"The LoRA {path} has values in '{module}' that are not finite. {_REMEDY}")
+
+
+def _peft_alpha(metadata: Mapping[str, str], module: str, rank: int) -> float:
+    """alpha of a module by the settings that diffusers writes into the metadata; without them, its rank."""
+    try:
+        settings = json.loads(metadata[_PEFT_SETTINGS])
+        patterns = settings.get(f"{PREFIX}alpha_pattern") or {}
+        fitting = (value for name, value in patterns.items() if f".{module}".endswith(f".{name}"))
+        alpha = float(next(fitting, settings[f"{PREFIX}lora_alpha"]))
+        return alpha * math.sqrt(rank) if settings.get(f"{PREFIX}use_rslora") else alpha
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return float(rank)
+
+
+def _take_apart(parts: Mapping[str, Rows], layer: Mapping[str, torch.Tensor]) -> dict[str, Tensors]:
+    """Split a layer of a file into diffusers' modules; those whose B is all zero are left out of a fused one."""
+    lora_a, lora_b = layer[LORA_A], layer[LORA_B]
+    unit = len(lora_b) // max(stop for rows in parts.values() for _, stop in rows)
+    modules = {}
+    for name, rows in parts.items():
+        own = torch.cat([torch.arange(start * unit, stop * unit) for start, stop in rows])
+        part = {ending: tensor[own] for ending, tensor in layer.items() if ending in (LORA_B, DORA_SCALE, MAGNITUDE)}
+        used = part[LORA_B].any(dim=0) if len(parts) > 1 else torch.ones(len(lora_a), dtype=torch.bool)
+        if used.any():
+            part |= {LORA_A: lora_a[used], LORA_B: part[LORA_B][:, used]}
+            part[ALPHA] = layer[ALPHA].flatten()[0] * int(used.sum()) / len(lora_a)
+            modules[name] = part
+    return modules
+
+
+def _fuse(parts: Mapping[str, Rows], present: Mapping[str, Tensors]) -> Tensors:
+    """Make one layer of a file of diffusers' modules; parts that are missing get rows of zero."""
+    first_name, first = next(iter(present.items()))
+    unit = len(first[LORA_B]) // sum(stop - start for start, stop in parts[first_name])
+    outputs = unit * max(stop for rows in parts.values() for _, stop in rows)
+    shared = all(torch.equal(part[LORA_A], first[LORA_A]) for part in present.values())
+    lora_a = first[LORA_A] if shared else torch.cat([part[LORA_A] for part in present.values()])
+    lora_b, dora_scale = torch.zeros(outputs, len(lora_a)), torch.zeros(outputs, 1)
+    scale = _scale(first)
+    column = 0
+    for name, part in present.items():
+        own = torch.cat([torch.arange(start * unit, stop * unit) for start, stop in parts[name]])
+        rank = len(part[LORA_A])
+        # Parts of another alpha / rank than the first have the difference in B.
+        lora_b[own, column : column + rank] = part[LORA_B] * (_scale(part) / scale)
+        column += 0 if shared else rank
+        if DORA_SCALE in part:
+            dora_scale[own] = part[DORA_SCALE]
+    fused = {".lora_down.weight": lora_a.contiguous(), ".lora_up.weight": lora_b}
+    fused[ALPHA] = first[ALPHA] * len(lora_a) / len(first[LORA_A])
+    return fused | ({DORA_SCALE: dora_scale} if DORA_SCALE in first else {})
+
+
+def _scale(layer: Mapping[str, torch.Tensor]) -> float:
+    return layer[ALPHA].item() / len(layer[LORA_A])
+
+
+def _check_dora(format: str, module: str, whole: bool) -> None:
+    """Refuse a DoRA's layer in BFL's layout; `whole` says whether all of its parts are trained."""
+    if format == "kohya":
+        raise SettingsError("sd-scripts has no DoRA, so the LoRA format kohya cannot hold one. Choose diffusers.")
+    if not whole:
+        raise SettingsError(
+            f"The DoRA has magnitudes for only a part of '{module}', which is one layer in the LoRA format {format}. "
+            "Choose the format diffusers, or LoRA targets that cover the whole layer, such as 'all linear'."
+        )

@@ -1,0 +1,1 @@
+"""What training takes of memory, and what to do where that is too much."""

@@ -1,0 +1,66 @@
+"""A small Euler sampler for the live preview, so that the trainer's process needs neither ComfyUI nor a VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import TrainingError
+from .features.encoding import unscale_latent
+from .objective import resolution_shift, shifted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .run.folder import Run
+
+PREVIEW_GUIDANCE = 3.5  # what FLUX.1-dev is sampled with; training uses 1.0
+
+
+def schedule(steps: int, image_tokens: int) -> list[float]:
+    """`steps` + 1 sigmas from 1 to 0, shifted by resolution (flux/sampling.py `get_schedule`)."""
+    return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), resolution_shift(image_tokens)).tolist()
+
+
+@torch.no_grad()
+def sample(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Integrate dx/dsigma = velocity(x, sigma) from pure noise to the picture with Euler's method.
+
+    Args:
+        velocity: the model; takes latents `(batch, 16, h, w)` and one sigma, returns the same shape.
+        noise: `(batch, 16, h, w)`, fp32.
+
+    Returns:
+        Scaled latents of `noise`'s shape, as the model sees them; (x / 0.3611) + 0.1159 goes into a VAE.
+    """
+    latents = noise
+    sigmas = schedule(steps, noise.shape[-1] * noise.shape[-2] // 4)
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        latents = latents + (following - sigma) * velocity(latents, sigma)
+    return latents
+
+
+def drawn_samples(run: Run) -> tuple[Tensor, list[int]]:
+    """All samples of a run as raw latents `(samples, 16, h, w)`, which a VAE decodes, and the step of each.
+
+    Raises:
+        TrainingError: the run has drawn none.
+    """
+    from safetensors.torch import load_file
+
+    found = {step: load_file(file)["latents"] for step, file in run.samples().items()}
+    if not found and run.finished:
+        raise TrainingError(
+            f"The run '{run.id}' has no samples, and a finished run draws none afterwards: use Progress Grid. For "
+            "samples of further steps, set sample_steps above 0 in Training Settings, queue FLUX LoRA Trainer, and "
+            "then train for longer with Continue Training."
+        )
+    if not found:
+        raise TrainingError(
+            f"The run '{run.id}' has no samples. Set sample_steps above 0 in Training Settings, and train to its first "
+            "checkpoint."
+        )
+    steps = [step for step, latents in found.items() for _ in latents]
+    return unscale_latent(torch.cat(list(found.values()))), steps

@@ -1,0 +1,111 @@
+"""Checkpoints of a run: the adapter, and what is needed to go on from it as if nothing had happened.
+
+No random state is kept: order, noise and dropout are drawn from the seed and the step (see `objective.derived_seed`),
+so the step itself is the data position and the random state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import TrainingError
+from ...files import TEMPORARY_PREFIX, appearing, remove
+from ..memory.remedy import is_full_disk
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADAPTER_FILE = "adapter.safetensors"
+STATE_FILE = "state.pt"
+BY_STOP = "by-stop"  # an empty file in a checkpoint that is no milestone: a stop's, or one not measured yet
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    folder: Path
+
+    def state(self) -> dict[str, Any]:
+        """What `FluxLoraRecipe.save` gave: the trained weights, optimiser, schedule and moving average."""
+        import torch
+
+        return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
+
+
+def found(folder: Path) -> dict[int, Path]:
+    """Step -> checkpoint folder in `folder`, in order of steps."""
+    named = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
+    return {step: path for step, path in sorted((int(match[1]), path) for match, path in named if match)}
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder` with the most steps of those that training can go on from."""
+    whole = {step: path for step, path in found(folder).items() if (path / STATE_FILE).exists()}
+    return Checkpoint(max(whole), whole[max(whole)]) if whole else None
+
+
+def save(
+    folder: Path,
+    step: int,
+    adapter: dict[str, Tensor],
+    metadata: dict[str, str],
+    state: dict[str, Any],
+) -> Checkpoint:
+    """Write `step-<step>` into `folder` so that it is there whole or not at all; it is no milestone before `keep`.
+
+    Raises:
+        TrainingError: the disk is full; the checkpoints before this one are untouched.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    checkpoint = Checkpoint(step, folder / f"step-{step:06d}")
+    with appearing(checkpoint.folder) as temporary, _disk_full_explained(checkpoint):
+        temporary.mkdir()
+        save_file(adapter, temporary / ADAPTER_FILE, metadata)
+        torch.save(state, temporary / STATE_FILE)
+        (temporary / BY_STOP).touch()
+    return checkpoint
+
+
+def is_by_stop(checkpoint_folder: Path) -> bool:
+    return (checkpoint_folder / BY_STOP).exists()
+
+
+def keep(checkpoint_folder: Path) -> None:
+    """Make a milestone of a checkpoint."""
+    (checkpoint_folder / BY_STOP).unlink()
+
+
+def drop_state(checkpoint_folder: Path) -> None:
+    """Keep only the LoRA of a checkpoint that nothing goes on from."""
+    (checkpoint_folder / STATE_FILE).unlink(missing_ok=True)
+
+
+def discard(checkpoint_folder: Path) -> None:
+    """Remove a checkpoint; killed half-way, what is left does not look like one."""
+    leaving = checkpoint_folder.with_name(f"{TEMPORARY_PREFIX}{checkpoint_folder.name}")
+    checkpoint_folder.rename(leaving)
+    remove(leaving)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(checkpoint: Checkpoint):
+    """PyTorch reports a full disk as an error without a reason; the free space tells."""
+    try:
+        yield
+    except Exception as error:
+        folder = checkpoint.folder.parent
+        free = shutil.disk_usage(folder).free
+        if free > 1 << 20 and not is_full_disk(error):
+            raise
+        raise TrainingError(
+            f"The disk is full: the checkpoint of step {checkpoint.step} could not be written to {folder} "
+            f"({free / 1e6:.0f} MB free). The checkpoints before it are whole. "
+            "Free some space and queue again: training goes on from the last one."
+        ) from error

@@ -1,0 +1,226 @@
+"""Starts the trainer's process, follows it, and turns Cancel into: finish this step, save, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import TrainingError
+from ...files import appearing
+from ...progress import duration
+from ..memory.remedy import killed
+from .folder import Job, Run
+from .launch_profiles import SINGLE_PROCESS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...progress import Progress
+
+logger = logging.getLogger(__name__)
+
+PROCESS = Path(__file__).with_name("process.py")
+DEFAULT_LAUNCHER = ("--config_file", str(SINGLE_PROCESS))  # one process
+POLL_SECONDS = 0.1
+STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
+PREVIEW = "preview.png"  # beside a sample's latents
+LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
+
+
+def command(run: Run, cpu: bool, launcher: Sequence[str]) -> list[str]:
+    """The command line of the trainer's process.
+
+    Args:
+        launcher: arguments of `accelerate launch`, from `profiles.launch_arguments`.
+    """
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *(["--cpu"] if cpu else [])]
+    return [*accelerate, str(PROCESS), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
+
+
+def train(
+    run: Run,
+    cpu: bool,
+    progress: Progress,
+    preview: Callable[[Path], Image] | None = None,
+    launcher: Sequence[str] = DEFAULT_LAUNCHER,
+) -> None:
+    """Train `run` in a process of its own, until it is finished; returns at once when it already is.
+
+    Args:
+        run: made by `runs.create_run`.
+        cpu: train on the CPU whatever accelerators there are.
+        progress: told of every step; whatever it raises (Cancel) stops the training after the step it is in, with a
+            checkpoint, and is raised again.
+        preview: makes a picture of a sample's latents file.
+        launcher: as for `command`.
+
+    Raises:
+        TrainingError: the process failed or was killed; the text says why and what to do.
+    """
+    if run.finished:
+        return
+    total = Job.read(run).settings.steps
+    progress(0, total, "starting the trainer")
+    before = _stamp(run)
+    follower = _Follower(run, total, progress, preview, before)
+    with open(run.path / "train.log", "ab") as log:
+        start_of_log = log.tell()
+        process = subprocess.Popen(
+            command(run, cpu, launcher),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=run.folder,
+            # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
+            env=os.environ | ({"PYTHONNOUSERSITE": "1"} if sys.flags.no_user_site else {}),
+            # Ctrl-C in ComfyUI's terminal must reach the trainer as the end of its input, not as a signal.
+            start_new_session=True,
+        )
+        try:
+            try:
+                while process.poll() is None:
+                    follower.look()
+                    time.sleep(POLL_SECONDS)
+            finally:
+                stop(process, at_once=_stamp(run) == before or run.status().get("state") == "starting")
+        except BaseException:
+            follower.say_stopped()
+            raise
+    follower.look()
+    if run.finished:
+        return
+    status = run.status()
+    if status.get("state") == "failed" and _stamp(run) != before:
+        raise TrainingError(status["error"])
+    raise TrainingError(killed(_text_from(run.path / "train.log", start_of_log)))
+
+
+def _stamp(run: Run) -> int:
+    """Tells whether status.json was written anew: what an earlier trainer said is not this one's word."""
+    try:
+        return (run.path / "status.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _text_from(log: Path, start: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(max(start, file.seek(0, 2) - LOG_TAIL))
+        return file.read().decode(errors="replace")
+
+
+def stop(process: subprocess.Popen, at_once: bool = False) -> None:
+    """Ask the process to finish its step, save and end; after `STOP_SECONDS`, end it.
+
+    Args:
+        at_once: end it without waiting, because it has not begun to train and has nothing to save.
+    """
+    process.stdin.close()
+    try:
+        process.wait(0 if at_once else STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        if not at_once:
+            logger.warning("The trainer did not stop within %.0f s and is ended; its checkpoints stay", STOP_SECONDS)
+        _kill_all(process)
+
+
+def _kill_all(process: subprocess.Popen) -> None:
+    """End the launcher and what it has started, which would outlive it."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
+    process.wait()
+
+
+class _Follower:
+    """Reads what the trainer writes and tells it on; `before` is the stamp of what an earlier trainer said last."""
+
+    def __init__(
+        self, run: Run, total: int, progress: Progress, preview: Callable[[Path], Image] | None, before: int = 0
+    ) -> None:
+        self.run, self.total, self.progress, self.preview, self.before = run, total, progress, preview, before
+        self.offset = 0
+        self.seconds: list[float] = []
+        self.shown: set[Path] = set()
+        self.last: dict[str, Any] = {}
+        self.best = math.inf, 0  # held-out loss and its step
+
+    def look(self) -> None:
+        """Tell `progress` where the run is. Called also when nothing happened, so that Cancel is noticed at once."""
+        for record in self.new_records():
+            self.last |= record
+            if record.get("held_out_loss", self.best[0]) < self.best[0]:
+                self.best = record["held_out_loss"], record["step"]
+            if "held_out_loss" in record:
+                measured = (record["step"], record["held_out_loss"], *self.best)
+                logger.info("%s: step %d, held-out loss %.4f (best %.4f at step %d)", self.run.id, *measured)
+            if "seconds" in record:
+                self.seconds = [*self.seconds[-19:], record["seconds"]]
+        self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
+
+    def say_stopped(self) -> None:
+        """Leave on the node what became of the run in place of how long it would have taken."""
+        saved = max(self.run.checkpoints(), default=0)
+        where = f"stopped at step {saved}, saved" if saved else "stopped, with no step saved yet"
+        with contextlib.suppress(BaseException):  # Cancel was pressed twice: the first is already being told
+            self.progress(saved, self.total, f"{where}; queue again to go on")
+
+    def new_records(self) -> list[dict[str, Any]]:
+        try:
+            with open(self.run.path / "metrics.jsonl", "rb") as file:
+                if file.seek(0, 2) < self.offset:  # rewritten on resuming
+                    self.offset = 0
+                file.seek(self.offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        try:
+            records = [json.loads(line) for line in whole.splitlines()]
+        except ValueError:  # rewritten, and already longer than before
+            self.offset = 0
+            return []
+        self.offset += len(whole) + len(newline)
+        return records
+
+    def text(self) -> str:
+        """How far training is, or what is done before it begins and what it will need."""
+        # What the files hold before this trainer's first word is told by the one before it.
+        status = {"state": "starting"} if _stamp(self.run) == self.before else self.run.status()
+        if "loss" not in self.last or status.get("state") == "starting":
+            return "\n".join(filter(None, [status.get("doing") or "starting the trainer", status.get("plan")]))
+        text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
+        if "held_out_loss" in self.last:
+            text += f"   held-out {self.last['held_out_loss']:.4f} (best {self.best[0]:.4f} at step {self.best[1]})"
+        if self.seconds:
+            text += f"   {duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
+        return "\n".join(filter(None, [text, status.get("warning")]))
+
+    def new_preview(self) -> Image | None:
+        """The picture of the newest sample, if there is a new one; each is kept beside its sample."""
+        picture = None
+        for sample in self.run.samples().values() if self.preview else ():
+            if sample in self.shown:
+                continue
+            self.shown.add(sample)
+            kept = sample.with_name(PREVIEW)
+            try:
+                if not kept.exists():
+                    picture = self.preview(sample)
+                    with appearing(kept) as temporary:
+                        picture.save(temporary, "PNG")
+            except Exception as error:  # of a damaged sample or a full disk; training does not depend on it
+                logger.warning("There is no preview of %s: %s", sample, error)
+        return picture

@@ -1,0 +1,44 @@
+"""Launch profiles: on which processors a run trains. A profile beyond those built in is an accelerate configuration
+file that the server's owner has put into `user/impasto/accelerate`; a graph only names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ...errors import TrainingError
+from ...paths import child_of
+
+ONE, ALL, SHARDED = "this GPU", "all GPUs", "all GPUs, base sharded"
+SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
+
+
+def names(folder: Path) -> list[str]:
+    """Every profile there is: the built-in ones and the files in `folder`."""
+    return [ONE, ALL, SHARDED, *sorted(file.name for file in folder.glob("*.yaml"))]
+
+
+def launch_arguments(profile: str, folder: Path) -> list[str]:
+    """Arguments of `accelerate launch` for a profile.
+
+    Raises:
+        NameRefused: the profile is not a plain file name.
+        TrainingError: there is no such file.
+    """
+    # Never without a file: accelerate would take the one that the person may have made for another trainer.
+    single = ["--config_file", str(SINGLE_PROCESS)]
+    if profile == ONE:
+        return single
+    if profile in (ALL, SHARDED):
+        count = torch.cuda.device_count()
+        kind = ["--multi_gpu"] if profile == ALL else ["--use_fsdp", "--fsdp_version", "2"]
+        return [*single, *kind, "--num_processes", str(count)] if count > 1 else single
+    file = child_of(folder, profile, what="launch profile")
+    if not file.is_file():
+        known = ", ".join(f"'{name}'" for name in names(folder))
+        raise TrainingError(
+            f"There is no launch profile '{profile}' in {folder}. Choose one of: {known}; or make it with: "
+            f'accelerate config --config_file "{file}"'
+        )
+    return ["--config_file", str(file)]
