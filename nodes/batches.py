@@ -6,7 +6,9 @@ from ..paths import child_of
 from ..prompting.prompt_set import crossed
 from ..rendering.batches import Batch, Memory, paint_all
 from ..rendering.cells import Sampling
-from . import host, sockets
+from . import sockets
+from .host import execution, folders, identity, memory
+from .host import sampling as host_sampling
 from .inputs import picture_size_inputs, sampler_inputs
 
 
@@ -69,16 +71,18 @@ class BatchGenerator(io.ComfyNode):
     ) -> io.NodeOutput:
         sampling = Sampling(width, height, steps, guidance, sampler_name, scheduler)
         batch = Batch(
-            folder=child_of(host.batches_root(), name, what="batch name"),
+            folder=child_of(folders.batches_root(), name, what="batch name"),
             jobs=crossed(prompts, seeds),
             sampling=sampling,
-            models=host.sampling_identity(model, clip, vae),
+            models=identity.sampling_identity(model, clip, vae),
             size=at_a_time,
         )
-        painter = host.Painter(model, clip, vae, sampling, strength=1.0)
-        painted = paint_all(batch, painter, Memory(host.is_out_of_memory, host.empty_device_caches), host.progress())
+        painter = host_sampling.Painter(model, clip, vae, sampling, strength=1.0)
+        painted = paint_all(
+            batch, painter, Memory(memory.is_out_of_memory, memory.empty_device_caches), execution.progress()
+        )
         report = f"{len(batch.jobs)} pictures in {batch.folder}: {painted.found} were there, {painted.size} at a time."
-        return io.NodeOutput(host.image_batch(painted.pictures()), str(batch.manifest), report)
+        return io.NodeOutput(host_sampling.image_batch(painted.pictures()), str(batch.manifest), report)
 
 
 NODES = [BatchGenerator]

@@ -7,8 +7,9 @@ import json
 from comfy_api.latest import io
 
 from ..captioners.editing import EditRules, edit_captions, read_overrides, read_replacements, table
-from . import host, sockets
+from . import sockets
 from .captions import CATEGORY, token_counts
+from .host import execution, folders
 
 
 class CaptionEditor(io.ComfyNode):
@@ -78,7 +79,7 @@ class CaptionEditor(io.ComfyNode):
     ) -> io.NodeOutput:
         rules = EditRules(trigger_word, prefix, suffix, read_replacements(replacements), tuple(remove_tags.split(",")))
         edited, report, rows = edit_captions(
-            dataset, rules, read_overrides(overrides), host.progress(), host.thumbnails_folder(), token_counts
+            dataset, rules, read_overrides(overrides), execution.progress(), folders.thumbnails_folder(), token_counts
         )
         shown = table(rows)
         return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})

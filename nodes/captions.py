@@ -15,7 +15,8 @@ from ..captioners.gemini import SYSTEM_PROMPT
 from ..captioners.runner import caption_dataset
 from ..captioners.unfinished import leave_open
 from ..prompting.tokens import T5_LIMITS, flux_encoders
-from . import host, sockets
+from . import sockets
+from .host import encoders, execution, folders
 
 CATEGORY = "Impasto/Captions"
 REMOVED = {  # input -> what it takes out, in the order of `Rules`
@@ -124,7 +125,7 @@ def system_prompt_input() -> io.Input:
 
 def token_counts(text: str) -> tuple[int, int]:
     """Tokens of a text for FLUX's CLIP-L and T5, start and end included, by the tokenizers that ComfyUI ships."""
-    clip_l, t5 = flux_encoders(*host.token_counters(None), T5_LIMITS[0])
+    clip_l, t5 = flux_encoders(*encoders.token_counters(None), T5_LIMITS[0])
     return clip_l.count(text) + clip_l.extra, t5.count(text) + t5.extra
 
 
@@ -148,7 +149,7 @@ async def captioned(
     if dataset is None:
         return io.NodeOutput(None, "", captioner)
     rules = Rules(*(removed.get(name, True) for name in REMOVED), words=read_words(remove_words))
-    progress = host.progress()
+    progress = execution.progress()
     done = await caption_dataset(
         dataset,
         captioner,
@@ -161,7 +162,7 @@ async def captioned(
         count_tokens=token_counts,
     )
     if done.open:
-        leave_open(host.user_root(), captioner.name)
+        leave_open(folders.user_root(), captioner.name)
     remarks = getattr(captioner, "remarks", ())  # of a model in this process: what the run taught it
     report = "\n".join([before, done.report, *remarks]).strip()
     progress(1, 1, report)

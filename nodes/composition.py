@@ -6,8 +6,9 @@ from comfy_api.latest import io
 
 from ..curation.composition import Composition, compose
 from ..sources.quotas import KINDS
-from . import host, sockets
+from . import sockets
 from .dataset import MOST_SPARE
+from .host import execution
 from .inputs import max_per_artist_input, seed_input
 
 LOADER = "ImpastoWikiArtLoader"
@@ -63,9 +64,9 @@ class DatasetComposition(io.ComfyNode):
     def execute(cls, dataset, quotas: str, by: str, max_per_artist: int, seed: int, top_up: int = 0) -> io.NodeOutput:
         composed = compose(dataset, Composition(quotas, by, max_per_artist, seed))
         if composed.may_gain and top_up:
-            again = host.run_again(cls.hidden.dynprompt, cls.hidden.unique_id, LOADER, cls._more)
+            again = execution.run_again(cls.hidden.dynprompt, cls.hidden.unique_id, LOADER, cls._more)
             if again:
-                host.progress()(0, 1, f"{composed.missing} short: loading more")
+                execution.progress()(0, 1, f"{composed.missing} short: loading more")
                 return io.NodeOutput(*again.outputs(2), expand=again.graph)
         return io.NodeOutput(composed.write(), composed.report())
 

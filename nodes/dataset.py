@@ -14,7 +14,8 @@ from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
 from ..sources.plan import AUTO, CHEAP, EVEN, Request
 from ..sources.wikiart import load_paintings, source_fingerprint
-from . import host, sockets
+from . import sockets
+from .host import encoders, execution, folders, sampling
 from .inputs import field_input, max_per_artist_input, seed_input
 
 CATEGORY = "Impasto/Dataset"
@@ -54,16 +55,16 @@ class WikiArtLoader(io.ComfyNode):
     def fingerprint_inputs(cls, source: str, **others: object) -> str:
         """Choose again when the source's files have changed."""
         try:
-            return source_fingerprint(host.datasets_root(), source)
+            return source_fingerprint(folders.datasets_root(), source)
         except ImpastoError:  # `execute` will say what is wrong
             return ""
 
     @classmethod
     def execute(cls, plan_only: bool = False, **asked) -> io.NodeOutput:
         if asked["source"].strip() == EMBEDDED_SOURCE:
-            paint_embedded_source(host.datasets_root(), host.progress())
-        loaded = load_paintings(host.datasets_root(), Request(**asked), host.progress(), plan_only=plan_only)
-        return io.NodeOutput(loaded.dataset or host.blocked(), loaded.report)
+            paint_embedded_source(folders.datasets_root(), execution.progress())
+        loaded = load_paintings(folders.datasets_root(), Request(**asked), execution.progress(), plan_only=plan_only)
+        return io.NodeOutput(loaded.dataset or execution.blocked(), loaded.report)
 
 
 def _source_inputs() -> list[io.Input]:
@@ -216,9 +217,9 @@ class QualityFilter(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset, clip_vision=None, **thresholds) -> io.NodeOutput:
-        encoder = host.picture_encoder(clip_vision) if clip_vision else None
-        filtered = filter_quality(dataset, Thresholds(**thresholds), host.progress(), encoder)
-        pictures = [host.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
+        encoder = encoders.picture_encoder(clip_vision) if clip_vision else None
+        filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder)
+        pictures = [sampling.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
         return io.NodeOutput(filtered.dataset, pictures[0], filtered.report, pictures[1])
 
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..embedded.text_encoder_weights import CLIP_CONFIG, T5_CONFIG
 from ..embedded.tiny_flux import make_tiny_flux
-from . import host
+from .host import execution, folders, models
 
 
 class TinyFluxLoader(io.ComfyNode):
@@ -39,11 +39,11 @@ class TinyFluxLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed: int) -> io.NodeOutput:
-        family = make_tiny_flux(host.pack_models_root(), seed, host.progress())
+        family = make_tiny_flux(folders.pack_models_root(), seed, execution.progress())
         return io.NodeOutput(
-            host.load_diffusion_model(family.transformer),
-            host.load_flux_clip(family.clip_l, family.t5, CLIP_CONFIG, T5_CONFIG),
-            host.load_vae(family.autoencoder),
+            models.load_diffusion_model(family.transformer),
+            models.load_flux_clip(family.clip_l, family.t5, CLIP_CONFIG, T5_CONFIG),
+            models.load_vae(family.autoencoder),
         )
 
 

@@ -8,7 +8,8 @@ from ..dataset.caption_variants import DEFAULT_VARIANTS, MOST_VARIANTS
 from ..paths import child_of
 from ..trainers.features import encoding as features
 from ..trainers.features import index, text_table
-from . import host, sockets
+from . import sockets
+from .host import encoders, execution
 
 CATEGORY = "Impasto/Training"
 
@@ -66,9 +67,9 @@ class EncodeTrainingData(io.ComfyNode):
             table = text_table.import_texts(_table_path(Path(dataset_config.path).parent, text_features))
         encoded = features.encode(
             dataset_config.path,
-            host.autoencoder(vae),
-            host.text_encoder(clip),
-            host.progress(),
+            encoders.autoencoder(vae),
+            encoders.text_encoder(clip),
+            execution.progress(),
             caption_variants,
             [(prompt.text, prompt.seed) for prompt in prompts or ()],
             table,
@@ -105,7 +106,7 @@ class ExportTextFeatures(io.ComfyNode):
     @classmethod
     def execute(cls, features, name: str, float_type: str) -> io.NodeOutput:
         path = _table_path(Path(features.folder).parent.parent, name)
-        rows = text_table.export_texts(features, path, float_type, host.progress())
+        rows = text_table.export_texts(features, path, float_type, execution.progress())
         return io.NodeOutput(path.stem, f"{rows} rows in {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -11,7 +11,8 @@ from ..dataset import config_reader as dataset_config
 from ..dataset.config_editor import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
 from ..dataset.config_writer import TARGETS
 from ..errors import ImpastoError
-from . import host, sockets
+from . import sockets
+from .host import execution, folders
 
 CATEGORY = "Impasto/Dataset"
 
@@ -73,7 +74,7 @@ class DatasetExport(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset, format: str, **settings) -> io.NodeOutput:
-        export = export_dataset(dataset, format, ExportSettings(**settings), host.progress())
+        export = export_dataset(dataset, format, ExportSettings(**settings), execution.progress())
         texts = [Path(path).read_text(encoding="utf-8") for path in (export.config, Path(export.folder) / "README.md")]
         return io.NodeOutput(export.folder, *texts, export.note)
 
@@ -118,13 +119,13 @@ class DatasetTOMLLoader(io.ComfyNode):
     def fingerprint_inputs(cls, file: str, **others: object) -> str:
         """Load again when the file, or a picture or a caption that it leads to, has changed."""
         try:
-            return written_toml_fingerprint(find_toml(host.datasets_root(), file))
+            return written_toml_fingerprint(find_toml(folders.datasets_root(), file))
         except (ImpastoError, OSError) as error:
             return str(error)  # execute says it in full
 
     @classmethod
     def execute(cls, file: str, **changes) -> io.NodeOutput:
-        source = find_toml(host.datasets_root(), file)
+        source = find_toml(folders.datasets_root(), file)
         dataset_config.read(source)
         config = rewrite_dataset_toml(source, Changes(**changes))
         dataset_config.read(config.path)

@@ -14,8 +14,9 @@ from ..captioners.florence_checkpoints import (
     missing_checkpoint,
 )
 from ..captioners.unfinished import fingerprint
-from . import host
 from .captions import captioned, captioner_schema
+from .host import execution, folders
+from .host.florence import FlorencePlace
 
 
 class Florence2Captioner(io.ComfyNode):
@@ -96,7 +97,7 @@ class Florence2Captioner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:
         """Go on where the last run left pictures open: a service may be the fallback."""
-        return fingerprint(host.user_root(), florence.Florence2Captioner.name)
+        return fingerprint(folders.user_root(), florence.Florence2Captioner.name)
 
     @classmethod
     async def execute(
@@ -114,21 +115,21 @@ class Florence2Captioner(io.ComfyNode):
             _checkpoint(model, download),
             florence.Settings(task, num_beams, max_new_tokens),
             batch_size,
-            host.FlorencePlace(),
+            FlorencePlace(),
         )
         return await captioned(captioner, dataset, **common)
 
 
 def _found() -> tuple[Checkpoint, ...]:
-    return find_checkpoints(host.models_root(), host.model_folders())
+    return find_checkpoints(folders.models_root(), folders.model_folders())
 
 
 def _checkpoint(model: str, download: bool) -> Checkpoint:
     found = _found()
     checkpoint = choose_checkpoint(model, found)
     if checkpoint is None and not download:
-        raise missing_checkpoint(model, host.models_root(), found)
-    return checkpoint or download_checkpoint(model, host.models_root(), host.progress())
+        raise missing_checkpoint(model, folders.models_root(), found)
+    return checkpoint or download_checkpoint(model, folders.models_root(), execution.progress())
 
 
 NODES = [Florence2Captioner]

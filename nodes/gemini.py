@@ -9,8 +9,8 @@ from ..captioners.keys import names_in
 from ..captioners.quota import Limits
 from ..captioners.runner import unanswered
 from ..captioners.unfinished import fingerprint
-from . import host
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
+from .host import execution, folders
 
 
 class GeminiCaptioner(io.ComfyNode):
@@ -88,7 +88,7 @@ class GeminiCaptioner(io.ComfyNode):
         """Go on where the last run left pictures open, and estimate what is open now."""
         if estimate_only:
             return float("nan")  # differs from itself
-        return fingerprint(host.user_root(), gemini.GeminiCaptioner.name)
+        return fingerprint(folders.user_root(), gemini.GeminiCaptioner.name)
 
     @classmethod
     async def execute(
@@ -107,12 +107,12 @@ class GeminiCaptioner(io.ComfyNode):
     ) -> io.NodeOutput:
         limits = Limits(requests_per_minute, tokens_per_minute, requests_per_day)
         settings = gemini.GeminiSettings(names_in(projects), model.strip(), system_prompt, media_resolution, limits)
-        captioner = gemini.GeminiCaptioner(settings, host.user_root())
+        captioner = gemini.GeminiCaptioner(settings, folders.user_root())
         estimate = ""
         if dataset is not None:
             count = len(unanswered(dataset, captioner, ask_again))
             estimate = captioner.estimate(count) if count else "Every picture has been asked about already."
-            host.progress()(0, 1, estimate)
+            execution.progress()(0, 1, estimate)
         if estimate_only:
             return io.NodeOutput(dataset, estimate, captioner)
         return await captioned(captioner, dataset, ask_again=ask_again, before=estimate, **common)

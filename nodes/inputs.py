@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..prompting.seeds import MAX_SEED
-from . import host
+from .host import sampling
 
 AS_BEFORE = "as before"  # of what a node may leave as an earlier one set it
 
@@ -46,14 +46,14 @@ def sampler_inputs(remark: str = "") -> list[io.Input]:
     return [
         io.Combo.Input(
             "sampler_name",
-            options=host.sampler_names(),
+            options=sampling.sampler_names(),
             default="euler",
             tooltip=f"ComfyUI's sampler, as in KSampler.{remark}",
             advanced=True,
         ),
         io.Combo.Input(
             "scheduler",
-            options=host.scheduler_names(),
+            options=sampling.scheduler_names(),
             default="simple",
             tooltip="ComfyUI's noise schedule, as in KSampler.",
             advanced=True,

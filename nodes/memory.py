@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..hardware.cleanup import Step, clean, report, roomiest
 from ..hardware.host_memory import return_freed_heap, tensors_held
-from . import host
+from .host import execution, memory
 
 CATEGORY = "Impasto/Memory"
 TENSORS_SHOWN = 10
@@ -15,7 +15,7 @@ MOST_ROOM = "most room"
 
 
 def _drop_outputs() -> str:
-    host.drop_outputs_afterwards()
+    execution.drop_outputs_afterwards()
     return "when this prompt has ended, because until then the graph needs them"
 
 
@@ -85,14 +85,14 @@ class MemoryCleanup(io.ComfyNode):
         cls, value, unload_models, drop_outputs, empty_caches, collect_garbage, return_heap, only_above
     ) -> io.NodeOutput:
         chosen = (
-            (unload_models, Step("Unload models", host.unload_models)),
+            (unload_models, Step("Unload models", memory.unload_models)),
             (drop_outputs, Step("Drop cached outputs", _drop_outputs)),
             (collect_garbage, Step("Collect garbage", _collect_garbage)),
-            (empty_caches, Step("Empty device caches", host.empty_device_caches)),
+            (empty_caches, Step("Empty device caches", memory.empty_device_caches)),
             (return_heap, Step("Return freed heap", _return_heap)),
         )
-        told = clean([step for wanted, step in chosen if wanted], host.memory_state, only_above / 100)
-        host.progress()(1, 1, told)
+        told = clean([step for wanted, step in chosen if wanted], memory.memory_state, only_above / 100)
+        execution.progress()(1, 1, told)
         return io.NodeOutput(value, told)
 
 
@@ -129,15 +129,15 @@ class MemoryReport(io.ComfyNode):
     @classmethod
     def execute(cls, tensors, value=None) -> io.NodeOutput:
         held = tensors_held(TENSORS_SHOWN) if tensors else ()
-        told = report(host.memory_state(), held, sys.platform == "win32")
-        host.progress()(1, 1, told)
+        told = report(memory.memory_state(), held, sys.platform == "win32")
+        execution.progress()(1, 1, told)
         return io.NodeOutput(value, told, ui={"text": (told,)})
 
 
 class EncoderPlacement(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        devices = [MOST_ROOM, *host.device_options()]
+        devices = [MOST_ROOM, *memory.device_options()]
         return io.Schema(
             node_id="ImpastoEncoderPlacement",
             display_name="Encoder Placement",
@@ -173,20 +173,20 @@ class EncoderPlacement(io.ComfyNode):
     def execute(cls, clip_device, vae_device, clip=None, vae=None) -> io.NodeOutput:
         told = []
         if clip is not None:
-            clip = host.place_clip(clip, cls._chosen(clip_device))
+            clip = memory.place_clip(clip, cls._chosen(clip_device))
             told.append(f"CLIP on {clip.patcher.load_device}")
         if vae is not None:
-            vae = host.place_vae(vae, cls._chosen(vae_device))
+            vae = memory.place_vae(vae, cls._chosen(vae_device))
             told.append(f"VAE on {vae.patcher.load_device}")
         report = ", ".join(told) or "Nothing is connected to be placed."
-        host.progress()(1, 1, report)
+        execution.progress()(1, 1, report)
         return io.NodeOutput(clip, vae, report)
 
     @staticmethod
     def _chosen(device: str) -> str:
         if device != MOST_ROOM:
             return device
-        place = roomiest(host.memory_state().devices)
+        place = roomiest(memory.memory_state().devices)
         return "default" if place is None else f"gpu:{place}"
 
 

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..captioners import openai
 from ..captioners.unfinished import fingerprint
-from . import host
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
+from .host import folders
 
 
 class OpenAICaptioner(io.ComfyNode):
@@ -51,14 +51,14 @@ class OpenAICaptioner(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:
         """Go on where the last run left pictures open."""
-        return fingerprint(host.user_root(), openai.OpenAICaptioner.name)
+        return fingerprint(folders.user_root(), openai.OpenAICaptioner.name)
 
     @classmethod
     async def execute(
         cls, server: str, model: str, system_prompt: str, concurrency: int, dataset=None, **common
     ) -> io.NodeOutput:
         settings = openai.OpenAISettings(server.strip(), model.strip(), system_prompt, concurrency)
-        return await captioned(openai.OpenAICaptioner(settings, host.user_root()), dataset, **common)
+        return await captioned(openai.OpenAICaptioner(settings, folders.user_root()), dataset, **common)
 
 
 NODES = [OpenAICaptioner]

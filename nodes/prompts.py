@@ -17,7 +17,9 @@ from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.seed_book import SeedBook
 from ..prompting.text_file import read_text
 from ..prompting.tokens import T5_LIMITS, flux_encoders
-from . import host, sockets
+from . import sockets
+from .host import encoders as host_encoders
+from .host import execution, folders
 from .inputs import seed_input
 
 CATEGORY = "Impasto/Prompts"
@@ -27,15 +29,15 @@ SHOWN = 20  # found prompts in a report
 
 
 def _library() -> Library:
-    return Library(host.user_root() / "prompts.sqlite")
+    return Library(folders.user_root() / "prompts.sqlite")
 
 
 def _prompts_folder() -> Path:
-    return host.user_root() / "prompts"
+    return folders.user_root() / "prompts"
 
 
 def _wildcards() -> dict[str, tuple[str, ...]]:
-    return read_wildcards(host.user_root() / "wildcards")
+    return read_wildcards(folders.user_root() / "wildcards")
 
 
 def _wildcards_of(*texts: str | None) -> dict[str, tuple[str, ...]]:
@@ -143,12 +145,12 @@ class PromptManager(io.ComfyNode):
     ) -> io.NodeOutput:
         wildcards = {} if expansion == AS_WRITTEN else _wildcards_of(text, clip_l_text, negative)
         written = [expanded(each, expansion, seed, wildcards) for each in (text, clip_l_text, negative)]
-        encoders = flux_encoders(*host.token_counters(clip), int(t5_limit))
+        encoders = flux_encoders(*host_encoders.token_counters(clip), int(t5_limit))
         prompt = flux_prompt(*written, true_cfg, encoders, shorten)
         if remember and prompt.t5xxl:
             used = lora.strip() or loras_with(cls.hidden.prompt, str(cls.hidden.unique_id))
             _library().record(prompt.t5xxl, seed, used)
-        host.progress()(1, 1, prompt.report)
+        execution.progress()(1, 1, prompt.report)
         return io.NodeOutput(prompt.clip_l, prompt.t5xxl, prompt.negative, prompt.cfg, prompt.report)
 
 
@@ -191,7 +193,7 @@ class SavePrompt(io.ComfyNode):
         else:
             done = "Saved" if library.save([prompt]) else "Changed"
         told = f"{done}: {library.count():,} prompts in the library."
-        host.progress()(1, 1, told)
+        execution.progress()(1, 1, told)
         return io.NodeOutput(text, ui={"text": (told,)})
 
 
@@ -243,7 +245,7 @@ class FindPrompt(io.ComfyNode):
             prompt, report = chosen(library.queued(words, SHOWN, place), place, words)
         else:
             prompt, report = chosen(library.search(words, tag, favourites, SHOWN, place), place, words)
-        host.progress()(1, 1, report)
+        execution.progress()(1, 1, report)
         seed, lora = (prompt.seed, prompt.lora) if source == HISTORY else (0, "")
         return io.NodeOutput(prompt.text, seed, lora, report)
 
@@ -283,7 +285,7 @@ class PromptLibraryFile(io.ComfyNode):
     @classmethod
     def execute(cls, action, file) -> io.NodeOutput:
         told = cls._repaired() if action == REPAIR else cls._moved(action, file)
-        host.progress()(1, 1, told)
+        execution.progress()(1, 1, told)
         return io.NodeOutput(told, ui={"text": (told,)})
 
     @staticmethod
@@ -297,7 +299,7 @@ class PromptLibraryFile(io.ComfyNode):
 
     @staticmethod
     def _repaired() -> str:
-        kept = {"Prompt library": _library(), "Seed book": SeedBook(host.seed_book_file())}
+        kept = {"Prompt library": _library(), "Seed book": SeedBook(folders.seed_book_file())}
         return "\n".join(f"{name}: {each.repair() if each.path.exists() else 'none.'}" for name, each in kept.items())
 
 
@@ -418,7 +420,7 @@ class PromptSetExport(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts, name, width, height, steps, guidance) -> io.NodeOutput:
-        folder = child_of(host.prompts_output_root(), name, what="name of the export")
+        folder = child_of(folders.prompts_output_root(), name, what="name of the export")
         files = write_sample_formats(folder, prompts, SampleSettings(width, height, steps, guidance))
         told = "\n".join(map(str, files))
         return io.NodeOutput(told, ui={"text": (told,)})

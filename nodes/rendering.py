@@ -5,7 +5,8 @@ from comfy_api.latest import io
 from ..rendering.cells import Grid, Sampling, columns_of, render
 from ..rendering.loss_plot import loss_plot
 from ..trainers.run.checkpoints import ADAPTER_FILE
-from . import host, sockets
+from . import sockets
+from .host import execution, identity, sampling
 from .inputs import picture_size_inputs, sampler_inputs
 
 CATEGORY = "Impasto/Rendering"
@@ -72,11 +73,11 @@ class ProgressGrid(io.ComfyNode):
             prompts=prompts,
             sampling=Sampling(width, height, steps, guidance, sampler_name, scheduler),
             strength=strength,
-            models=host.sampling_identity(model, clip, vae),
+            models=identity.sampling_identity(model, clip, vae),
         )
-        cells = render(grid, host.Painter(model, clip, vae, grid.sampling, strength), host.progress())
+        cells = render(grid, sampling.Painter(model, clip, vae, grid.sampling, strength), execution.progress())
         pictures = [cells[place] for place in sorted(cells)]
-        return io.NodeOutput(host.image_batch([grid.picture(cells)]), host.image_batch(pictures))
+        return io.NodeOutput(sampling.image_batch([grid.picture(cells)]), sampling.image_batch(pictures))
 
 
 class LossPlot(io.ComfyNode):
@@ -94,7 +95,7 @@ class LossPlot(io.ComfyNode):
 
     @classmethod
     def execute(cls, run) -> io.NodeOutput:
-        return io.NodeOutput(host.image_batch([loss_plot(run.metrics(), run.id)]))
+        return io.NodeOutput(sampling.image_batch([loss_plot(run.metrics(), run.id)]))
 
 
 NODES = [ProgressGrid, LossPlot]

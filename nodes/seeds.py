@@ -16,7 +16,7 @@ from ..prompting.seeds import (
     seeds_at,
     written,
 )
-from . import host
+from .host import execution, folders
 
 HISTORY_SHOWN = 10  # entries in the report
 
@@ -106,15 +106,15 @@ class SeedManager(io.ComfyNode):
         if None in (profile, seed, text, count, replay):
             return float("nan")
         first = replayed(again, count)[0] if again else seeds_at(SeedSettings(profile, seed, text, count), 0)[0]
-        return "" if SeedBook(host.seed_book_file()).knows(first, save_as or "", note or "") else float("nan")
+        return "" if SeedBook(folders.seed_book_file()).knows(first, save_as or "", note or "") else float("nan")
 
     @classmethod
     def execute(cls, profile, seed, text, count, sequence, replay, save_as, note) -> io.NodeOutput:
         settings = SeedSettings(profile, seed, text, count)
-        book = SeedBook(host.seed_book_file())
-        book.complete(sequence, host.saved_files)
+        book = SeedBook(folders.seed_book_file())
+        book.complete(sequence, execution.saved_files)
         again = replay.strip()
-        seeds = replayed(again, count) if again else book.take(settings, sequence, host.prompt_id())
+        seeds = replayed(again, count) if again else book.take(settings, sequence, execution.prompt_id())
         if profile in CHANGING:
             cls._write_into_saved_graphs(written(seeds))
         if save_as.strip():
@@ -122,7 +122,7 @@ class SeedManager(io.ComfyNode):
         if note.strip():
             book.write_note(seeds[0], note)
         report = book.report(seeds, sequence, HISTORY_SHOWN)
-        host.progress()(1, 1, report)
+        execution.progress()(1, 1, report)
         companions = [further_seed(seeds[0], index) for index in (1, 2, 3)]
         return io.NodeOutput(seeds[0], *companions, list(seeds), written(seeds), report)
 

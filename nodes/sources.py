@@ -9,10 +9,11 @@ from ..errors import ImpastoError
 from ..sources.download import Fetcher, allowed_hosts
 from ..sources.folder import folder_fingerprint, load_folder
 from ..sources.urls import list_file, load_urls, read_list
-from . import host, sockets
+from . import sockets
+from .host import execution, folders
 
 CATEGORY = "Impasto/Dataset"
-_ROOTS = {"input": host.input_root, "datasets": host.datasets_root}
+_ROOTS = {"input": folders.input_root, "datasets": folders.datasets_root}
 
 
 def _format_input() -> io.Input:
@@ -73,7 +74,9 @@ class ImageFolderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, root: str, folder: str, name: str, format: str) -> io.NodeOutput:
-        return io.NodeOutput(*load_folder(host.datasets_root(), _ROOTS[root](), folder, name, format, host.progress()))
+        return io.NodeOutput(
+            *load_folder(folders.datasets_root(), _ROOTS[root](), folder, name, format, execution.progress())
+        )
 
 
 class ImageURLLoader(io.ComfyNode):
@@ -114,15 +117,15 @@ class ImageURLLoader(io.ComfyNode):
     def fingerprint_inputs(cls, file: str, **others: object) -> str:
         """Load again when the file has changed."""
         try:
-            return list_file(host.input_root(), file)
+            return list_file(folders.input_root(), file)
         except ImpastoError:  # `execute` will say what is wrong
             return ""
 
     @classmethod
     def execute(cls, urls: str, file: str, name: str, format: str) -> io.NodeOutput:
-        listed = read_list(list_file(host.input_root(), file), urls)
-        fetcher = Fetcher(allowed_hosts(host.allowed_hosts_file()))
-        return io.NodeOutput(*load_urls(host.datasets_root(), name, listed, format, fetcher, host.progress()))
+        listed = read_list(list_file(folders.input_root(), file), urls)
+        fetcher = Fetcher(allowed_hosts(folders.allowed_hosts_file()))
+        return io.NodeOutput(*load_urls(folders.datasets_root(), name, listed, format, fetcher, execution.progress()))
 
 
 NODES = [ImageFolderLoader, ImageURLLoader]

@@ -9,8 +9,9 @@ from comfy_api.latest import io
 
 from ..curation.statistics import draw, sheet, statistics
 from ..dataset.buckets import Buckets, assign
-from . import host, sockets
+from . import sockets
 from .captions import token_counts
+from .host import execution, sampling
 
 BUCKET_STEP = 64  # pixels; the defaults of Dataset TOML Writer
 SHORTEST_BUCKET = 256
@@ -57,8 +58,8 @@ class DatasetStatistics(io.ComfyNode):
             max_bucket_reso=max(LONGEST_BUCKET, 2 * resolution),
         )
         bucket = functools.partial(assign, buckets=buckets)
-        found = statistics(dataset, resolution, bucket, token_counts, host.progress())
-        pictures = [host.image_batch([picture]) for picture in (draw(found), sheet(dataset))]
+        found = statistics(dataset, resolution, bucket, token_counts, execution.progress())
+        pictures = [sampling.image_batch([picture]) for picture in (draw(found), sheet(dataset))]
         return io.NodeOutput(*pictures, json.dumps(found.as_json(), indent=2, ensure_ascii=False))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..dataset.config_writer import INTERPOLATIONS, TARGETS, TomlSettings, write_dataset_toml
-from . import host, sockets
+from . import sockets
+from .host import execution
 from .inputs import field_input
 
 TRAINERS_OWN = "trainer's own"
@@ -59,7 +60,7 @@ class DatasetTOMLWriter(io.ComfyNode):
     def execute(cls, dataset, regularisation=None, **settings) -> io.NodeOutput:
         if settings.get("resize_interpolation") == TRAINERS_OWN:
             settings["resize_interpolation"] = ""
-        config = write_dataset_toml(dataset, TomlSettings(**settings), host.progress(), regularisation)
+        config = write_dataset_toml(dataset, TomlSettings(**settings), execution.progress(), regularisation)
         return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
 
 

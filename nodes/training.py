@@ -11,8 +11,7 @@ from comfy_api.latest import io
 
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
-from ..trainers import preview as sampling
-from ..trainers import recipe
+from ..trainers import preview, recipe
 from ..trainers.flux import weights as flux_weights
 from ..trainers.lora import adapter
 from ..trainers.lora import file_formats as lora_files
@@ -21,7 +20,8 @@ from ..trainers.run import folder as runs
 from ..trainers.run import launch
 from ..trainers.run import launch_profiles as profiles
 from ..trainers.settings import SCHEDULERS, Settings
-from . import host, sockets
+from . import sockets
+from .host import execution, folders, memory, models, sampling
 from .inputs import AS_BEFORE
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def _lora_format() -> io.Combo.Input:
 def _launch_profile() -> io.Combo.Input:
     return io.Combo.Input(
         "launch_profile",
-        options=profiles.names(host.launch_profiles_folder()),
+        options=profiles.names(folders.launch_profiles_folder()),
         default=profiles.ONE,
         optional=True,
         advanced=True,
@@ -87,7 +87,7 @@ class FluxLoraTrainer(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "start_from",
-                    options=[NEW_LORA, *host.lora_names()],
+                    options=[NEW_LORA, *folders.lora_names()],
                     default=NEW_LORA,
                     optional=True,
                     tooltip="A LoRA to go on from, with the same layers and rank, instead of a new one.",
@@ -108,9 +108,9 @@ class FluxLoraTrainer(io.ComfyNode):
         Their lists are not asked: they are older than what was put into the folders since.
         """
         return _refused(
-            (name, lambda: runs.lora_folder(host.loras_root(), name)),
+            (name, lambda: runs.lora_folder(folders.loras_root(), name)),
             (start_from, lambda: start_from == NEW_LORA or _start_file(start_from, name)),
-            (launch_profile, lambda: profiles.launch_arguments(launch_profile, host.launch_profiles_folder())),
+            (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())),
         )
 
     @classmethod
@@ -119,7 +119,7 @@ class FluxLoraTrainer(io.ComfyNode):
         if start_from in (None, NEW_LORA):  # None: it comes over a link
             return ""
         try:
-            return flux_weights.fingerprint(host.lora_path(start_from))
+            return flux_weights.fingerprint(folders.lora_path(start_from))
         except (ImpastoError, OSError) as error:
             return str(error)  # execute says it in full
 
@@ -134,14 +134,14 @@ class FluxLoraTrainer(io.ComfyNode):
         lora_format=runs.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
-        runs.lora_folder(host.loras_root(), name)  # refused before the model is written out
+        runs.lora_folder(folders.loras_root(), name)  # refused before the model is written out
         check_installed(training)
         _check_format(lora_format, training)
         start = "" if start_from == NEW_LORA else str(_start_file(start_from, name))
         weights, fingerprint = _base(model)
         _check_lora(weights, training, start)
         run = runs.create_run(
-            host.runs_root(),
+            folders.runs_root(),
             runs.Job(
                 name,
                 training,
@@ -201,7 +201,7 @@ class ContinueTraining(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, launch_profile: str | None = None) -> bool | str:
         return _refused(
-            (launch_profile, lambda: profiles.launch_arguments(launch_profile, host.launch_profiles_folder()))
+            (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder()))
         )
 
     @classmethod
@@ -218,7 +218,7 @@ class ContinueTraining(io.ComfyNode):
         _check_format(lora_format, runs.Job.read(run).settings)
         changes = {"learning_rate": learning_rate} if learning_rate else {}
         changes |= {"scheduler": scheduler} if scheduler != AS_BEFORE else {}
-        longer = runs.continue_run(host.runs_root(), run, more_steps, *_base(model), **changes)
+        longer = runs.continue_run(folders.runs_root(), run, more_steps, *_base(model), **changes)
         return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
 
 
@@ -248,7 +248,7 @@ def _check_format(lora_format: str, settings: Settings) -> None:
 
 def _base(model) -> tuple[Path, str]:
     """The base model's file and what identifies its content; refused before any memory is given up for it."""
-    weights = host.flux_weights_file(model)
+    weights = models.flux_weights_file(model)
     flux_weights.inspect(weights)
     return weights, flux_weights.fingerprint(weights)
 
@@ -267,15 +267,15 @@ def _check_lora(weights: Path, settings: Settings, start: str) -> None:
 
 def _check_data(run: runs.Run) -> None:
     """Refused before any memory is given up: training data that the trainer would refuse as the first thing it does."""
-    trainer = recipe.FluxLoraRecipe(run, host.on_cpu(), stop_requested=lambda: False)
+    trainer = recipe.FluxLoraRecipe(run, memory.on_cpu(), stop_requested=lambda: False)
     trainer.load_features()
     trainer.check_widths(flux_weights.inspect(trainer.job.weights))
 
 
 def _start_file(lora: str, name: str | None) -> Path:
     """Where the LoRA to start from lies; `name` is that of the new one, None as long as it is not known."""
-    file = host.lora_path(lora).resolve()
-    if name is not None and file.is_relative_to(runs.lora_folder(host.loras_root(), name)):
+    file = folders.lora_path(lora).resolve()
+    if name is not None and file.is_relative_to(runs.lora_folder(folders.loras_root(), name)):
         raise SettingsError(
             f"start_from is {lora}, which this node would write over as soon as it is done, and then begin anew from "
             "that. Give the new LoRA another name, or use Continue Training to go on with this one."
@@ -284,37 +284,37 @@ def _start_file(lora: str, name: str | None) -> Path:
 
 
 def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
-    launcher = profiles.launch_arguments(launch_profile, host.launch_profiles_folder())
+    launcher = profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
     if not run.finished:
         _check_data(run)
         # The graph as the browser sent it, else as the API did: the run says how it was made.
         workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
         write_whole(run.path / "workflow.json", json.dumps(workflow))
-        host.unload_models()
+        memory.unload_models()
         try:
-            launch.train(run, host.on_cpu(), host.progress(), host.latents_preview, launcher)
+            launch.train(run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher)
         except BaseException:
             _publish_so_far(run, name, lora_format)
             raise
-    final = runs.publish(run, name, host.loras_root(), lora_format)
+    final = runs.publish(run, name, folders.loras_root(), lora_format)
     if final is None:
         raise TrainingError(
             f"The run '{run.id}' is finished, but its checkpoints are gone from {run.path}. Delete that folder "
             "to train it again."
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
-    return io.NodeOutput(run, host.load_lora(final), loss, f"{final.parent.name}/{final.name}")
+    return io.NodeOutput(run, models.load_lora(final), loss, f"{final.parent.name}/{final.name}")
 
 
 def _publish_so_far(run: runs.Run, name: str, lora_format: str) -> None:
     """What is trained so far is there to be used; what goes wrong with that must not hide why training ended."""
     try:
-        runs.publish(run, name, host.loras_root(), lora_format)
+        runs.publish(run, name, folders.loras_root(), lora_format)
     except Exception:
         logger.exception(
             "The LoRAs trained so far are in %s, but could not be put into %s",
             run.path / "checkpoints",
-            host.loras_root(),
+            folders.loras_root(),
         )
 
 
@@ -330,7 +330,7 @@ class TrainingRunLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "run_id",
-                    options=[runs.LATEST, *runs.list_runs(host.runs_root())],
+                    options=[runs.LATEST, *runs.list_runs(folders.runs_root())],
                     tooltip="A run in output/impasto/runs: the LoRA's name and a hash of everything that made it. "
                     "latest: the one trained last for at least one step, without those that Continue Training made.",
                 )
@@ -341,16 +341,16 @@ class TrainingRunLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_id: str | None = None) -> bool | str:
         """Accept runs made after the list was; the latest may be one that this graph is about to train."""
-        return run_id == runs.LATEST or _refused((run_id, lambda: runs.find_run(host.runs_root(), run_id)))
+        return run_id == runs.LATEST or _refused((run_id, lambda: runs.find_run(folders.runs_root(), run_id)))
 
     @classmethod
     def fingerprint_inputs(cls, run_id: str) -> str:
         """A run that has gone on is another output to ComfyUI, so that grids and plots of it are drawn anew."""
-        return runs.state_of(host.runs_root(), run_id)
+        return runs.state_of(folders.runs_root(), run_id)
 
     @classmethod
     def execute(cls, run_id) -> io.NodeOutput:
-        return io.NodeOutput(runs.find_run(host.runs_root(), run_id))
+        return io.NodeOutput(runs.find_run(folders.runs_root(), run_id))
 
 
 class TrainingSamples(io.ComfyNode):
@@ -371,7 +371,7 @@ class TrainingSamples(io.ComfyNode):
 
     @classmethod
     def execute(cls, run) -> io.NodeOutput:
-        latents, steps = sampling.drawn_samples(run)
+        latents, steps = preview.drawn_samples(run)
         return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)))
 
 

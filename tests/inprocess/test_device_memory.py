@@ -50,10 +50,10 @@ def test_the_report_has_the_device_as_comfyui_and_torch_tell(device: SimpleNames
 @pytest.mark.parametrize(("above", "acts"), [(58, True), (59, False)])
 def test_under_pressure_the_devices_fill_decides(device: SimpleNamespace, monkeypatch, above: int, acts: bool):
     """14 of its 24 GiB are taken; the host's memory is empty."""
-    from impasto.nodes import host
+    from impasto.nodes.host import memory
     from impasto.nodes.memory import MemoryCleanup
 
-    monkeypatch.setattr(host, "host_memory", lambda: (16 * GIB, 16 * GIB))
+    monkeypatch.setattr(memory, "host_memory", lambda: (16 * GIB, 16 * GIB))
     chosen = {"unload_models": False, "drop_outputs": False, "collect_garbage": False, "return_heap": False}
     MemoryCleanup.execute("anything", **chosen, empty_caches=True, only_above=above)
     assert bool(device.log) == acts

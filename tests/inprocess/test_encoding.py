@@ -71,14 +71,14 @@ def test_the_latents_are_what_the_sampler_would_be_given(config, tiny_flux):
     """Core's VAEEncode, and the latent format that core applies before the model sees a latent."""
     import comfy.latent_formats
     from impasto.dataset.buckets import fit, read_picture
-    from impasto.nodes import host
+    from impasto.nodes.host import sampling
 
     from nodes import VAEEncode
 
     loaded, report = encode(config, tiny_flux)
     boat = next(sample for sample in loaded.samples if sample.caption == CAPTION)
     picture = fit(read_picture(config.parent / "boat.png"), (boat.width, boat.height))
-    (latent,) = VAEEncode().encode(tiny_flux.vae, host.image_batch([picture]))
+    (latent,) = VAEEncode().encode(tiny_flux.vae, sampling.image_batch([picture]))
 
     assert (boat.width, boat.height) == (160, 96)
     expected = comfy.latent_formats.Flux().process_in(latent["samples"])[0]
@@ -153,74 +153,78 @@ def test_the_file_of_texts_cannot_lie_elsewhere(config, tiny_flux, name):
 
 
 def test_a_model_loaded_again_has_the_same_identity_and_another_family_another(tiny_flux):
-    from impasto.nodes import host
+
+    from impasto.nodes.host import encoders
 
     again, other = load_tiny_flux(0), load_tiny_flux(1)
-    for encoder, socket in ((host.text_encoder, "clip"), (host.autoencoder, "vae")):
+    for encoder, socket in ((encoders.text_encoder, "clip"), (encoders.autoencoder, "vae")):
         assert encoder(getattr(again, socket)).identity == encoder(getattr(tiny_flux, socket)).identity
-    assert host.text_encoder(other.clip).identity != host.text_encoder(tiny_flux.clip).identity
+    assert encoders.text_encoder(other.clip).identity != encoders.text_encoder(tiny_flux.clip).identity
     with torch.inference_mode():
         weight = next(other.vae.first_stage_model.parameters())
         weight.mul_(1.001)
-    assert host.autoencoder(other.vae).identity != host.autoencoder(tiny_flux.vae).identity
+    assert encoders.autoencoder(other.vae).identity != encoders.autoencoder(tiny_flux.vae).identity
 
 
 def test_a_lora_on_the_clip_is_part_of_its_identity_before_and_after_it_is_loaded(tiny_flux):
-    from impasto.nodes import host
+
+    from impasto.nodes.host import encoders
 
     clip = load_tiny_flux(0).clip
-    bare = host.text_encoder(clip).identity
-    identities = [host.text_encoder(with_lora(clip, *lora)).identity for lora in ((1.0, 0), (0.5, 0), (1.0, 1))]
+    bare = encoders.text_encoder(clip).identity
+    identities = [encoders.text_encoder(with_lora(clip, *lora)).identity for lora in ((1.0, 0), (0.5, 0), (1.0, 1))]
     assert len({bare, *identities}) == 4
 
     patched = with_lora(clip, 1.0, 0)
-    encoder = host.text_encoder(patched)
+    encoder = encoders.text_encoder(patched)
     assert encoder.identity == identities[0]
     changed = encoder.encode(CAPTION)[1]
-    assert not torch.equal(changed, host.text_encoder(tiny_flux.clip).encode(CAPTION)[1])
-    assert host.text_encoder(patched).identity == identities[0]  # the patch is now worked into the weights
-    assert host.text_encoder(clip).identity == bare
+    assert not torch.equal(changed, encoders.text_encoder(tiny_flux.clip).encode(CAPTION)[1])
+    assert encoders.text_encoder(patched).identity == identities[0]  # the patch is now worked into the weights
+    assert encoders.text_encoder(clip).identity == bare
 
 
 def test_the_layer_that_clip_stops_at_is_part_of_its_identity(tiny_flux):
-    from impasto.nodes import host
+
+    from impasto.nodes.host import encoders
 
     clip = tiny_flux.clip.clone()
     clip.clip_layer(-2)
-    assert host.text_encoder(clip).identity != host.text_encoder(tiny_flux.clip).identity
+    assert encoders.text_encoder(clip).identity != encoders.text_encoder(tiny_flux.clip).identity
 
 
 def test_what_cannot_be_recognised_again_is_refused(tiny_flux):
-    from impasto.nodes import host
+
+    from impasto.nodes.host import encoders
 
     clip = tiny_flux.clip.clone()
     clip.patcher.set_injections("bypass_lora", [object()])
     with pytest.raises(ModelError, match="injections"):
-        host.text_encoder(clip)
+        encoders.text_encoder(clip)
 
 
 def test_the_vae_of_another_model_is_refused(comfyui):
     import comfy.sd
     from comfy.taesd.taesd import TAESD
-    from impasto.nodes import host
+    from impasto.nodes.host import encoders
 
     vae = comfy.sd.VAE(sd=TAESD(latent_channels=4).state_dict())
     with pytest.raises(ModelError, match=r"4 latent channels.*ae\.safetensors"):
-        host.autoencoder(vae)
+        encoders.autoencoder(vae)
 
 
 def test_the_clip_of_another_model_is_refused(comfyui):
     from comfy.sdxl_clip import SDXLTokenizer
-    from impasto.nodes import host
+    from impasto.nodes.host import encoders
 
     clip = SimpleNamespace(tokenize=SDXLTokenizer().tokenize_with_weights)
     with pytest.raises(ModelError, match="g, l, but FLUX has l and t5xxl.*DualCLIPLoader"):
-        host.text_encoder(clip)
+        encoders.text_encoder(clip)
 
 
 def test_the_identity_of_t5_xxl_takes_under_a_second(comfyui):
     """On weights of T5-XXL's 4.7 billion parameters; the pages that are not looked at take no memory."""
-    from impasto.nodes import host
+    from impasto.nodes.host import identity
 
     def bf16(*shape):
         return torch.empty(shape, dtype=torch.bfloat16)
@@ -234,5 +238,5 @@ def test_the_identity_of_t5_xxl_takes_under_a_second(comfyui):
     model = SimpleNamespace(state_dict=lambda: weights)
 
     started = time.perf_counter()
-    host.model_identity(SimpleNamespace(model=model, backup={}, patches={}))
+    identity.model_identity(SimpleNamespace(model=model, backup={}, patches={}))
     assert time.perf_counter() - started < 1

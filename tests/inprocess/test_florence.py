@@ -120,7 +120,7 @@ def test_the_model_leaves_when_others_need_room_and_comes_back_for_the_next_batc
 
 def test_nothing_is_held_after_a_run(dataset, monkeypatch):
     import comfy.model_management
-    from impasto.nodes import host
+    from impasto.nodes.host import florence as host
 
     opened = []
     load = host.load_florence

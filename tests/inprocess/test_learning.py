@@ -48,8 +48,8 @@ def scenes_of(kind: str, composition: str, light: str) -> list[Scene]:
 @pytest.fixture(scope="module")
 def encoded(comfyui, tmp_path_factory) -> dict[str, index.Features]:
     """The same pictures twice: with their captions, and with those of the training pictures dealt out anew."""
-    from impasto.nodes import host
     from impasto.nodes.embedded import TinyFluxLoader
+    from impasto.nodes.host import encoders
 
     _, clip, vae = TinyFluxLoader.execute(seed=0).args
     folder = tmp_path_factory.mktemp("paintings")
@@ -66,7 +66,7 @@ def encoded(comfyui, tmp_path_factory) -> dict[str, index.Features]:
     def encode(captions: dict[Path, str]) -> index.Features:
         for picture, text in captions.items():
             picture.with_suffix(".txt").write_text(text)
-        return features.encode(folder / "dataset.toml", host.autoencoder(vae), host.text_encoder(clip))
+        return features.encode(folder / "dataset.toml", encoders.autoencoder(vae), encoders.text_encoder(clip))
 
     theirs = encode(captions)
     trained = {sample.image for sample in index.load(theirs).samples if not sample.held_out}

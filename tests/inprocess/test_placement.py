@@ -23,11 +23,11 @@ def loaded(comfyui):
 @pytest.fixture
 def two_cards(loaded, monkeypatch):
     import comfy.model_management
-    from impasto.nodes import host
+    from impasto.nodes.host import memory
 
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda *_: [FIRST, SECOND])
     cards = tuple(DeviceMemory(f"card {n}", 24, free, 0) for n, free in enumerate((5, 20)))
-    monkeypatch.setattr(host, "memory_state", lambda: MemoryState(cards, 0, 16, 8, ()))
+    monkeypatch.setattr(memory, "memory_state", lambda: MemoryState(cards, 0, 16, 8, ()))
 
 
 def place(**inputs):

@@ -130,23 +130,23 @@ def test_models_are_recognised_again_when_loaded_anew_and_so_nothing_is_sampled_
 
 def test_a_model_with_a_lora_on_it_or_another_schedule_is_another_model(run, tiny):
     from comfy_extras.nodes_model_advanced import ModelSamplingFlux
-    from impasto.nodes import host
+    from impasto.nodes.host import identity, models
 
     model, clip, vae = tiny
-    patched = host.with_lora(model, run.checkpoints()[20] / "adapter.safetensors", 1.0)
-    weaker = host.with_lora(model, run.checkpoints()[20] / "adapter.safetensors", 0.5)
+    patched = models.with_lora(model, run.checkpoints()[20] / "adapter.safetensors", 1.0)
+    weaker = models.with_lora(model, run.checkpoints()[20] / "adapter.safetensors", 0.5)
     shifted = ModelSamplingFlux().patch(model, 3.0, 0.5, 512, 512)[0]
-    identities = {host.sampling_identity(one, clip, vae) for one in (model, patched, weaker, shifted)}
+    identities = {identity.sampling_identity(one, clip, vae) for one in (model, patched, weaker, shifted)}
     assert len(identities) == 4
-    assert host.sampling_identity(model.clone(), clip, vae) == host.sampling_identity(model, clip, vae)
+    assert identity.sampling_identity(model.clone(), clip, vae) == identity.sampling_identity(model, clip, vae)
 
 
 def test_cancel_between_two_sampling_steps_keeps_the_pictures_done(run, tiny):
     import comfy.model_management
-    from impasto.nodes import host
+    from impasto.nodes.host import sampling
 
     asked = []
-    paint = host.Painter.paint
+    paint = sampling.Painter.paint
 
     def cancelled_in_the_third(self, text, seed, on_step):
         asked.append(text)
@@ -154,12 +154,12 @@ def test_cancel_between_two_sampling_steps_keeps_the_pictures_done(run, tiny):
             comfy.model_management.interrupt_current_processing()  # what ComfyUI's /interrupt does
         return paint(self, text, seed, on_step)
 
-    host.Painter.paint = cancelled_in_the_third
+    sampling.Painter.paint = cancelled_in_the_third
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             render(run, tiny)
     finally:
-        host.Painter.paint = paint
+        sampling.Painter.paint = paint
     assert len(asked) == 3 and len(kept(run)) == 2
     times = {path: path.stat().st_mtime_ns for path in (run.path / "grid").iterdir()}
     render(run, tiny)

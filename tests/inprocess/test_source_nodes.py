@@ -52,7 +52,7 @@ def test_statistics_count_buckets_at_any_resolution(comfyui, folder, resolution)
 
 def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comfyui, monkeypatch):
     from impasto.errors import DatasetError, NameRefused
-    from impasto.nodes import host
+    from impasto.nodes.host import folders
     from impasto.nodes.sources import ImageURLLoader
     from impasto.sources import download as fetch
 
@@ -71,7 +71,7 @@ def test_the_url_loader_fetches_from_no_host_that_the_server_does_not_allow(comf
     (comfyui.base / "input" / "list.csv").write_text("url,text\nhttps://listed.example/a.jpg,a barn\n")
     with pytest.raises(DatasetError, match="'listed.example' is not among"):
         ImageURLLoader.execute("", "list.csv", "web", "JPEG")
-    own = host.allowed_hosts_file()
+    own = folders.allowed_hosts_file()
     assert own == comfyui.base / "user" / "impasto" / "allowed_hosts.txt"
 
 

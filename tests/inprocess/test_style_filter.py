@@ -62,7 +62,7 @@ def dataset(comfyui, request):
 
 def expected(dataset, model) -> list[float]:
     """The same scores by core's own CLIP Vision Encode, a picture at a time."""
-    from impasto.nodes.host import image_batch
+    from impasto.nodes.host.sampling import image_batch
 
     from nodes import CLIPVisionEncode
 

@@ -20,9 +20,9 @@ def loaded(comfyui):
 
 @pytest.fixture(scope="module")
 def picture(comfyui):
-    from impasto.nodes import host
+    from impasto.nodes.host import sampling
 
-    return host.image_batch([paint(scene("landscape", 0), "impressionist", 384, 256)])
+    return sampling.image_batch([paint(scene("landscape", 0), "impressionist", 384, 256)])
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def tokenizers(comfyui):
 
 @pytest.fixture(scope="module")
 def counters(comfyui):
-    from impasto.nodes.host import token_counters
+    from impasto.nodes.host.encoders import token_counters
 
     return token_counters(None)
 
@@ -97,7 +97,7 @@ def test_a_flux_clip_counts_as_the_files_do(comfyui, counters):
     from types import SimpleNamespace
 
     from comfy.text_encoders.flux import FluxTokenizer
-    from impasto.nodes.host import token_counters
+    from impasto.nodes.host.encoders import token_counters
 
     from_clip = token_counters(SimpleNamespace(tokenizer=FluxTokenizer()))
     for text in prompts()[:50]:
@@ -108,7 +108,7 @@ def test_another_models_clip_is_refused(comfyui):
     from types import SimpleNamespace
 
     from impasto.errors import ModelError
-    from impasto.nodes.host import token_counters
+    from impasto.nodes.host.encoders import token_counters
 
     with pytest.raises(ModelError, match="SimpleNamespace.*not FLUX"):
         token_counters(SimpleNamespace(tokenizer=SimpleNamespace(clip_g=None)))

@@ -42,10 +42,11 @@ def model(comfyui):
 @pytest.fixture
 def held(monkeypatch):
     """What was asked to unload and to train; neither is done."""
-    from impasto.nodes import host, training
+    from impasto.nodes import training
+    from impasto.nodes.host import memory
 
     asked = []
-    monkeypatch.setattr(host, "unload_models", lambda: asked.append("unload"))
+    monkeypatch.setattr(memory, "unload_models", lambda: asked.append("unload"))
     monkeypatch.setattr(training.launch, "train", lambda *_: asked.append("train"))
     return asked
 
@@ -69,11 +70,12 @@ def encoded(model, folder, narrower=0):
 def test_a_format_that_cannot_hold_the_lora_is_refused_before_anything_is_unloaded(
     node, model, held, tmp_path, lora_format, named
 ):
-    from impasto.nodes import host
+
+    from impasto.nodes.host import folders
 
     with pytest.raises(SettingsError, match=named):
         train(node, model, "refused", tmp_path, lora_format, **DORA)
-    assert not held and not list(host.runs_root().glob("refused-*"))
+    assert not held and not list(folders.runs_root().glob("refused-*"))
 
 
 def test_what_goes_wrong_with_the_files_does_not_replace_cancel(node, model, held, tmp_path, monkeypatch, caplog):
@@ -110,18 +112,19 @@ def test_another_lora_under_the_name_of_the_one_to_start_from_is_another_input(n
 
 
 def test_a_model_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(model, monkeypatch):
-    from impasto.nodes import host
+
+    from impasto.nodes.host import folders, models
 
     patched = model.clone()
     patched.cached_patcher_init = None  # no file behind it
-    torso = host.pack_models_root() / "baked" / ".partial-12345678-model.safetensors"
+    torso = folders.pack_models_root() / "baked" / ".partial-12345678-model.safetensors"
     torso.parent.mkdir(parents=True, exist_ok=True)
     torso.write_bytes(b"half")
-    baked = host.flux_weights_file(patched)
+    baked = models.flux_weights_file(patched)
     assert torso.exists()  # as far as can be seen, another server is writing it
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
-    assert host.flux_weights_file(patched) == baked
+    assert models.flux_weights_file(patched) == baked
     assert list(torso.parent.iterdir()) == [baked]
 
 
@@ -163,11 +166,11 @@ def test_continuing_and_finding_a_run_refuse_their_widgets_before_the_graph_runs
 
 def test_a_lora_that_would_be_written_over_is_refused_before_the_graph_runs(node, monkeypatch):
     import folder_paths
-    from impasto.nodes import host
+    from impasto.nodes.host import folders
 
-    listed = ([str(host.loras_root())], {".safetensors"})  # as main.py has it
+    listed = ([str(folders.loras_root())], {".safetensors"})  # as main.py has it
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", listed)
-    file = host.loras_root() / "own" / "own.safetensors"
+    file = folders.loras_root() / "own" / "own.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, file)
     chosen = str(file.relative_to(file.parent.parent))
@@ -189,7 +192,7 @@ def test_what_the_model_or_the_lora_to_start_from_cannot_hold_is_refused_before_
     node, model, held, tmp_path, settings, named
 ):
     import folder_paths
-    from impasto.nodes import host
+    from impasto.nodes.host import folders
 
     width = model.model.diffusion_model.hidden_size + (64 if "another model" in named else 0)
     layer = "transformer.transformer_blocks.0.attn.to_q"
@@ -200,7 +203,7 @@ def test_what_the_model_or_the_lora_to_start_from_cannot_hold_is_refused_before_
     (tmp_path / "index.json").write_text('{"samples": []}')
     with pytest.raises(ImpastoError, match=named):
         node.execute(model, Features(str(tmp_path), "abc"), Settings(**settings), "unfit", start_from=file.name)
-    assert not held and not list(host.runs_root().glob("unfit-*"))
+    assert not held and not list(folders.runs_root().glob("unfit-*"))
 
 
 def test_training_data_that_cannot_be_trained_on_is_refused_before_anything_is_unloaded(node, model, held, tmp_path):
@@ -213,11 +216,11 @@ def test_training_data_that_cannot_be_trained_on_is_refused_before_anything_is_u
 
 def test_the_preview_of_a_sample_has_its_prompts_side_by_side(comfyui, tmp_path):
     import torch
-    from impasto.nodes import host
+    from impasto.nodes.host import sampling
     from safetensors.torch import save_file
 
     latents = torch.stack([torch.full((16, 8, 6), 2.0), torch.full((16, 8, 6), -2.0)])
     save_file({"latents": latents}, tmp_path / "latents.safetensors")
-    picture = host.latents_preview(tmp_path / "latents.safetensors")
+    picture = sampling.latents_preview(tmp_path / "latents.safetensors")
     assert picture.size == (2 * 6 * 4, 8 * 4)
     assert picture.getpixel((4, 4)) != picture.getpixel((30, 4))

@@ -8,9 +8,9 @@ import pytest
 @pytest.fixture
 def broken(comfyui, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A user folder with a wildcard file that is not UTF-8."""
-    from impasto.nodes import host
+    from impasto.nodes.host import folders
 
-    monkeypatch.setattr(host, "user_root", lambda: tmp_path)
+    monkeypatch.setattr(folders, "user_root", lambda: tmp_path)
     (tmp_path / "wildcards").mkdir()
     (tmp_path / "wildcards" / "colour.txt").write_bytes(b"\xff")
 

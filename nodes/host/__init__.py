@@ -1,0 +1,1 @@
+"""Every call into ComfyUI. Nodes import from here, not from comfy.*."""

@@ -1,0 +1,130 @@
+"""The graph that is being executed: progress, Cancel, blocked outputs, nodes run again, what was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.text_encoders.flux
+import comfy.utils
+import comfy.weight_adapter
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...progress import Progress
+
+PREVIEW_SIZE = 512  # pixels of the longer side of a live preview
+
+
+def raise_if_cancelled() -> None:
+    """Raise ComfyUI's `InterruptProcessingException` (a BaseException) if Cancel was pressed, and clear the flag."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def progress() -> Progress:
+    """A `Progress` that fills the executing node's bar, text and preview, and raises when Cancel was pressed.
+
+    To be made inside `execute`: the node it belongs to is taken from ComfyUI's executing context.
+    """
+    context = get_executing_context()
+    node_id = context.node_id if context else None
+    bar = comfy.utils.ProgressBar(1, node_id=node_id)
+    shown = ""
+
+    def report(done: int, total: int, text: str = "", preview: Image | None = None) -> None:
+        nonlocal shown
+        raise_if_cancelled()
+        bar.update_absolute(done, max(total, 1), ("JPEG", preview, PREVIEW_SIZE) if preview else None)
+        if text and text != shown and node_id is not None:
+            shown = text
+            server = PromptServer.instance
+            server.send_progress_text(text, node_id, server.client_id)
+
+    return report
+
+
+def blocked() -> ExecutionBlocker:
+    """An output that keeps every node connected to it from running, without an error."""
+    return ExecutionBlocker(None)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Nodes to run in place of one that has already run, the last of them with its outputs."""
+
+    graph: dict[str, Any]
+    node_id: str
+
+    def outputs(self, number: int) -> list[list[Any]]:
+        return [[self.node_id, index] for index in range(number)]
+
+
+def run_again(
+    dynprompt, node_id: str, source: str, change: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> Expansion | None:
+    """The nodes from `source` on that lead to this one, and this one, to be run a second time with other inputs.
+
+    Args:
+        dynprompt: the graph, from the hidden input of that name.
+        node_id: the node that asks.
+        source: class name of the nodes where the second run begins; what only leads to these is not run again.
+        change: given a node's class name and inputs, those of its inputs that are different the second time.
+
+    Returns:
+        None where no such node leads to this one.
+    """
+    builder = GraphBuilder()
+    copies: dict[str, Any] = {}
+
+    def copied(original: str):
+        if original not in copies:
+            node = dynprompt.get_node(original)
+            inputs = dict(node["inputs"])
+            if node["class_type"] != source:
+                links = {name: value for name, value in inputs.items() if is_link(value)}
+                again = {name: (copied(value[0]), value[1]) for name, value in links.items()}
+                inputs |= {name: copy.out(index) for name, (copy, index) in again.items() if copy is not None}
+                if all(copy is None for copy, _ in again.values()):
+                    copies[original] = None
+                    return None
+            copies[original] = builder.node(node["class_type"], original, **inputs | change(node["class_type"], inputs))
+        return copies[original]
+
+    last = copied(node_id)
+    return last and Expansion(builder.finalize(), last.id)
+
+
+def drop_outputs_afterwards() -> None:
+    """Have ComfyUI forget all cached outputs once the running prompt has ended, as its POST /free does."""
+    queue = PromptServer.instance.prompt_queue
+    queue.set_flag("free_memory", True)
+    if not queue.get_flags(reset=False).get("unload_models"):
+        queue.set_flag("unload_models", False)  # else free_memory unloads the models as well
+
+
+def prompt_id() -> str:
+    """ComfyUI's id of the prompt that is being executed; empty outside of one."""
+    context = get_executing_context()
+    return context.prompt_id if context else ""
+
+
+def saved_files(prompt: str) -> list[str]:
+    """Files that an ended prompt saved to the output folder, as far as this server remembers it."""
+    entry = PromptServer.instance.prompt_queue.get_history(prompt_id=prompt).get(prompt, {})
+    shown = [item for node in entry.get("outputs", {}).values() for items in node.values() for item in items]
+    return [
+        "/".join(filter(None, (item["subfolder"], item["filename"])))
+        for item in shown
+        if isinstance(item, dict) and item.get("type") == "output"
+    ]

@@ -1,0 +1,98 @@
+"""ComfyUI's folders, and the pack's own places in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import folder_paths
+
+from ...errors import ModelError
+
+if TYPE_CHECKING:
+    pass
+
+NOT_MODELS = {"custom_nodes", "datasets", "configs"}  # folder keys of ComfyUI under which no weights lie
+
+
+def datasets_root() -> Path:
+    """ComfyUI's first "datasets" folder; every dataset and every local source lies directly under it."""
+    return Path(folder_paths.get_folder_paths("datasets")[0])
+
+
+def batches_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "batches"
+
+
+def runs_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "runs"
+
+
+def loras_root() -> Path:
+    """`output/loras`, which ComfyUI lists among its LoRA folders."""
+    return Path(folder_paths.get_output_directory()) / "loras"
+
+
+def prompts_output_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "prompts"
+
+
+def user_root() -> Path:
+    """What outlives an update of the pack: prompts, seeds and wildcards, and what was sent to services; of the server's
+    owner, and written by no node: keys and addresses of services, allowed hosts, launch profiles.
+    """
+    return Path(folder_paths.get_user_directory()) / "impasto"
+
+
+def seed_book_file() -> Path:
+    return user_root() / "seeds.sqlite"
+
+
+def pack_models_root() -> Path:
+    """Models that the pack makes for itself; no ComfyUI loader lists them."""
+    return Path(folder_paths.models_dir) / "impasto"
+
+
+def input_root() -> Path:
+    """ComfyUI's input folder, where people upload files."""
+    return Path(folder_paths.get_input_directory())
+
+
+def allowed_hosts_file() -> Path:
+    """The list of hosts that the owner of the server may have put under `user`; no request can write there."""
+    return user_root() / "allowed_hosts.txt"
+
+
+def launch_profiles_folder() -> Path:
+    """Where the owner of the server keeps accelerate configurations (several GPUs or machines)."""
+    return user_root() / "accelerate"
+
+
+def thumbnails_folder() -> Path:
+    """Under ComfyUI's temp folder, from where its page gets pictures: /view?type=temp&subfolder=impasto/thumbnails."""
+    return Path(folder_paths.get_temp_directory()) / "impasto" / "thumbnails"
+
+
+def models_root() -> Path:
+    """ComfyUI's own models folder."""
+    return Path(folder_paths.models_dir)
+
+
+def model_folders() -> list[Path]:
+    """Every folder that ComfyUI looks for models in, those of extra_model_paths.yaml included."""
+    listed = {key: paths for key, (paths, _) in folder_paths.folder_names_and_paths.items()}
+    return [Path(path) for key in sorted(listed.keys() - NOT_MODELS) for path in listed[key]]
+
+
+def lora_names() -> list[str]:
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """
+    Raises:
+        ModelError: ComfyUI lists no LoRA of that name.
+    """
+    if name not in lora_names():
+        raise ModelError(f"ComfyUI knows no LoRA '{name}'. Choose one of its list, or put the file into models/loras.")
+    return Path(folder_paths.get_full_path_or_raise("loras", name))

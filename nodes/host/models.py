@@ -1,0 +1,104 @@
+"""Models from files, and the files behind models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.text_encoders.flux
+import comfy.utils
+import comfy.weight_adapter
+import folder_paths
+import torch
+
+from ...errors import ModelError
+from ...files import ABANDONED, appearing, remove_partials
+from .folders import pack_models_root
+from .identity import model_identity
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
+
+def flux_weights_file(model) -> Path:
+    """The file behind a MODEL socket. A model without one, or with patches on it (a LoRA), is written out first.
+
+    Raises:
+        ModelError: the model is not FLUX.1.
+    """
+    if type(model.model) is not comfy.model_base.Flux:
+        raise ModelError(
+            f"The model is {type(model.model).__name__}, not FLUX.1. Load a FLUX.1 model (dev, schnell, Krea or "
+            "Kontext) with Load Diffusion Model and connect it."
+        )
+    loader, arguments = (model.cached_patcher_init or (None, ()))[:2]
+    if loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config) and not model.patches:
+        return Path(arguments[0])
+    target = pack_models_root() / "baked" / f"{model_identity(model)}.safetensors"
+    remove_partials(target.parent, ABANDONED)  # of the size of the model; other servers may have the same models folder
+    if not target.exists():
+        with appearing(target) as temporary:
+            comfy.sd.save_checkpoint(str(temporary), model)
+    return target
+
+
+def load_diffusion_model(path: Path) -> ModelPatcher:
+    """A MODEL from one file, as core's UNETLoader gives it; it remembers the file it came from."""
+    return comfy.sd.load_diffusion_model(str(path))
+
+
+def load_flux_clip(clip_l: Path, t5: Path, clip_config: dict[str, Any], t5_config: dict[str, Any]) -> CLIP:
+    """A CLIP of ComfyUI's own FLUX class from a CLIP-L and a T5 file whose sizes differ from the real ones.
+
+    In float32 on every device, so that a prompt has the same embedding everywhere.
+    """
+    # "model_config" is the CLIP-L's: comfy/text_encoders/long_clipl.py adds the token count and hands it on.
+    options = {"model_config": dict(clip_config), "t5xxl_model_config": dict(t5_config), "dtype": torch.float32}
+    return comfy.sd.load_clip(
+        [str(clip_l), str(t5)], folder_paths.get_folder_paths("embeddings"), comfy.sd.CLIPType.FLUX, options
+    )
+
+
+def load_vae(path: Path) -> VAE:
+    """A VAE from one file, in float32 on every device; it remembers the file it came from."""
+    weights, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+    vae = comfy.sd.VAE(sd=weights, metadata=metadata, dtype=torch.float32)
+    vae.throw_exception_if_invalid()
+    vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (str(path), metadata, None))
+    return vae
+
+
+def load_lora(path: Path) -> dict[str, torch.Tensor]:
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
+
+
+def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
+    """`model` with a LoRA file applied, as core's LoraLoaderModelOnly does it, but never only in part.
+
+    Raises:
+        ModelError: some of the LoRA's layers do not exist in the model, or have other sizes there.
+    """
+    weights = comfy.utils.load_torch_file(str(file), safe_load=True)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
+    layers = sum(key.endswith(".lora_A.weight") for key in weights)
+    applied = [
+        (key, patch[1])
+        for key, patches in patched.patches.items()
+        for patch in patches[len(model.patches.get(key, ())) :]
+    ]
+    fitting = sum(
+        adapter.weights[1].shape[1] == comfy.utils.get_attr(model.model, key).shape[-1] for key, adapter in applied
+    )
+    if fitting < layers or not layers:
+        raise ModelError(
+            f"{file} has {layers} LoRA layers, and only {fitting} of them fit this {type(model.model).__name__} model. "
+            "Connect the model that the LoRA was trained on."
+        )
+    return patched

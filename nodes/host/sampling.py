@@ -1,0 +1,115 @@
+"""Pictures by ComfyUI's own samplers, and as ComfyUI's IMAGE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.text_encoders.flux
+import comfy.utils
+import comfy.weight_adapter
+import torch
+from PIL.Image import fromarray
+
+from .execution import raise_if_cancelled
+from .models import with_lora
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+    from PIL.Image import Image
+
+    from ...rendering.cells import Sampling
+
+
+def image_batch(pictures: list[Image]) -> torch.Tensor:
+    """PIL pictures of one size as a ComfyUI IMAGE: `(batch, height, width, 3)`, float32 in 0…1."""
+    import numpy
+
+    return torch.from_numpy(numpy.stack([numpy.asarray(picture.convert("RGB")) for picture in pictures])).float() / 255
+
+
+def sampler_names() -> list[str]:
+    return list(comfy.samplers.SAMPLER_NAMES)
+
+
+def scheduler_names() -> list[str]:
+    return list(comfy.samplers.SCHEDULER_NAMES)
+
+
+def latents_preview(path: Path) -> Image:
+    """Small pictures of scaled FLUX latents in a safetensors file, side by side, by ComfyUI's latent-to-RGB factors."""
+    import comfy.latent_formats
+    import numpy
+    from latent_preview import Latent2RGBPreviewer
+
+    latents = comfy.utils.load_torch_file(str(path))["latents"]
+    flux = comfy.latent_formats.Flux()
+    previewer = Latent2RGBPreviewer(flux.latent_rgb_factors, flux.latent_rgb_factors_bias)
+    pictures = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
+    sheet = fromarray(numpy.concatenate([numpy.asarray(picture) for picture in pictures], axis=1))
+    return sheet.resize((sheet.width * 4, sheet.height * 4))
+
+
+class Painter:
+    """Samples pictures as core's KSampler does at cfg 1.0: one model pass a step, guided by FLUX's own guidance.
+
+    Keeps the encoded prompts and the model with the present LoRA, so that neither is made once a picture.
+    """
+
+    def __init__(self, model: ModelPatcher, clip: CLIP, vae: VAE, sampling: Sampling, strength: float):
+        self._base, self._clip, self._vae = model, clip, vae
+        self._sampling, self._strength = sampling, strength
+        self._model = model
+        self._conditioning: dict[str, list] = {}
+
+    def encode(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            raise_if_cancelled()
+            self._conditioning[text] = self._clip.encode_from_tokens_scheduled(
+                self._clip.tokenize(text), add_dict={"guidance": self._sampling.guidance}
+            )
+
+    def use(self, adapter: Path | None) -> None:
+        self._model = with_lora(self._base, adapter, self._strength) if adapter else self._base
+
+    def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image | None:
+        return self.paint_batch(text, [seed], on_step)[0]
+
+    def paint_batch(self, text: str, seeds: Sequence[int], on_step: Callable[[int], None]) -> list[Image | None]:
+        """One picture a seed, sampled together; each has the noise that it has alone."""
+        sampling, conditioning = self._sampling, self._conditioning[text]
+        channels = self._model.get_model_object("latent_format").latent_channels
+        latent = torch.zeros([1, channels, sampling.height // 8, sampling.width // 8])
+        noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
+        latent = latent.repeat(len(seeds), 1, 1, 1)
+        samples = comfy.sample.sample(
+            self._model,
+            noise,
+            sampling.steps,
+            1.0,
+            sampling.sampler_name,
+            sampling.scheduler,
+            conditioning,
+            conditioning,  # the negative: not computed at cfg 1.0
+            latent,
+            callback=lambda step, x0, x, total: on_step(step + 1),
+            disable_pbar=True,
+            seed=seeds[0],
+        )
+        return [_picture(pixels) for pixels in self._vae.decode(samples).float().cpu()]
+
+
+def _picture(pixels: torch.Tensor) -> Image | None:
+    """`(height, width, 3)` in 0…1 as a picture; None where it is not finite."""
+    if not torch.isfinite(pixels).all():
+        return None
+    # Cut, not rounded, as core's SaveImage does it.
+    return fromarray((pixels * 255).clamp(0, 255).to(torch.uint8).numpy())
