@@ -1,0 +1,454 @@
+"""What the goldens ask of the pack, as plain values: the only module here that knows where the pack keeps its code.
+
+When a module moves or a function takes its arguments otherwise, this file is mended; the tests and their JSON are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from impasto.captioners.captioner import Picture
+from impasto.captioners.florence import Florence2Captioner
+from impasto.captioners.florence import Settings as FlorenceSettings
+from impasto.captioners.florence_checkpoints import Checkpoint
+from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
+from impasto.captioners.ledger import Answer, Question, append_answer, read_ledger
+from impasto.captioners.metadata import MetadataCaptioner
+from impasto.captioners.openai import OpenAICaptioner, OpenAISettings
+from impasto.curation.exports import FORMATS as EXPORT_FORMATS
+from impasto.curation.exports import ExportSettings, export_dataset
+from impasto.dataset.config_writer import TomlSettings, write_dataset_toml
+from impasto.dataset.records import Dataset, Record, Refusal, write_manifest
+from impasto.progress import silent
+from impasto.prompting import sample_formats
+from impasto.prompting.library import Library, SavedPrompt
+from impasto.prompting.prompt_set import Prompt, crossed, expanded_set, held_out_prompts, prompt_set
+from impasto.prompting.seed_book import SeedBook
+from impasto.prompting.seeds import SeedSettings, further_seed, seeds_at
+from impasto.rendering.batches import Batch, Memory, paint_all
+from impasto.rendering.cells import Grid, Sampling, columns_of, render
+from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.presets import PRESETS
+from impasto.trainers.run import folder as runs
+from impasto.trainers.settings import (
+    LOSS_WEIGHTINGS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULERS,
+    TIMESTEP_SAMPLINGS,
+    TRACKERS,
+    Settings,
+)
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "scheduler": SCHEDULERS,
+    "timestep_sampling": TIMESTEP_SAMPLINGS,
+    "loss_weighting": LOSS_WEIGHTINGS,
+    "precision": PRECISIONS,
+    "tracker": TRACKERS,
+}
+
+
+# Training: what decides a run's id, and the run on disk.
+
+
+def training_defaults() -> dict[str, Any]:
+    """Every training setting with its default, in the order that settings.toml has them."""
+    return Settings().to_dict()
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """Preset -> its training settings, and what it says of the dataset."""
+    return {
+        name: dataclasses.asdict(preset.settings) | {"dataset": [preset.width, preset.height, preset.batch_size]}
+        for name, preset in PRESETS.items()
+    }
+
+
+def targets() -> list[str]:
+    from impasto.trainers.lora.adapter import TARGETS
+
+    return list(TARGETS)
+
+
+def begin_run(root: Path, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
+    """The folder of the run of these training settings; `inputs` as settings.toml has them under [inputs]."""
+    return runs.create_run(root, runs.Job(name, Settings(**settings), **inputs)).path
+
+
+def continue_run(root: Path, run: Path, more_steps: int, weights: Path, **changes: Any) -> Path:
+    """The folder of the run that goes on from the last checkpoint of `run`."""
+    fingerprint = flux_weights.fingerprint(weights)
+    return runs.continue_run(root, runs.Run(run.name, str(run)), more_steps, weights, fingerprint, **changes).path
+
+
+def asked_for(run: Path) -> dict[str, Any]:
+    """What a run is asked to do, as it is read from its folder."""
+    return dataclasses.asdict(runs.Job.read(runs.Run(run.name, str(run))))
+
+
+def train(run: Path, stop_after: int | None = None) -> dict[str, Any]:
+    """Train in this process, on the CPU, to the end or until `stop_after` steps are done; status.json's content."""
+    from impasto.trainers.recipe import train_run
+
+    of_folder = runs.Run(run.name, str(run))
+
+    def stop_requested() -> bool:
+        # A step's line is written during the next one.
+        done = max((line["step"] for line in of_folder.metrics()), default=0)
+        return stop_after is not None and done >= stop_after - 1
+
+    train_run(of_folder, cpu=True, stop_requested=stop_requested)
+    return of_folder.status()
+
+
+def latest_run(root: Path) -> str:
+    return runs.find_run(root, runs.LATEST).id
+
+
+def checkpoints_of(run: Path) -> dict[int, Path]:
+    """Step -> the LoRA file of its checkpoint, in our own format."""
+    return {step: folder / runs.ADAPTER_FILE for step, folder in runs.Run(run.name, str(run)).checkpoints().items()}
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return runs.Run(run.name, str(run)).metrics()
+
+
+def publish(run: Path, name: str, loras_root: Path, format: str) -> Path | None:
+    return runs.publish(runs.Run(run.name, str(run)), name, loras_root, format)
+
+
+def fingerprint(weights: Path) -> str:
+    return flux_weights.fingerprint(weights)
+
+
+# Encoded training data.
+
+
+def encode(
+    config: Path,
+    encode_picture: Callable[[Tensor], Tensor],
+    encode_text: Callable[[str], tuple[Tensor, Tensor]],
+    identities: tuple[str, str] = ("autoencoder", "text encoders"),
+    **arguments: Any,
+) -> tuple[Path, str, str]:
+    """Folder, key and file of prompts of the features; `identities` of the two encoders."""
+    from impasto.trainers.features import encoding as features
+
+    encoders = [features.Encoder(*both) for both in zip(identities, (encode_picture, encode_text), strict=True)]
+    made = features.encode(config, *encoders, **arguments)
+    return Path(made.folder), made.key, made.prompts
+
+
+def samples_of(folder: Path, key: str, prompts: str = "") -> list[dict[str, Any]]:
+    """Each sample of the features, with the tensors of its files."""
+
+    loaded = features_index.load(features_index.Features(str(folder), key, prompts))
+    described = []
+    for sample in loaded.samples:
+        t5, pooled = loaded.load_text(sample.text_path)
+        described.append(
+            {
+                "id": sample.id,
+                "image": sample.image,
+                "caption": sample.caption,
+                "size": [sample.width, sample.height],
+                "tokens": sample.tokens,
+                "repeats": sample.repeats,
+                "held_out": sample.held_out,
+                "tensors": {"latent": loaded.load_latent(sample), "t5": t5, "pooled": pooled},
+            }
+        )
+    return described
+
+
+# LoRA files.
+
+
+def lora_of(weights: Path, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A LoRA before its first step, in our own format, on the base model in `weights`."""
+    from impasto.trainers.lora import adapter
+
+    transformer = flux_weights.load_transformer(weights, "fp32")
+    adapter.add_lora(transformer, **settings)
+    return adapter.lora_state_dict(transformer)
+
+
+def lora_formats() -> list[str]:
+    from impasto.trainers.lora.file_formats import FORMATS
+
+    return list(FORMATS)
+
+
+def converted(state: Mapping[str, Tensor], format: str) -> dict[str, Tensor]:
+    from impasto.trainers.lora.file_formats import convert
+
+    return convert(state, format)
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    from impasto.trainers.lora.file_formats import read
+
+    return read(path)
+
+
+def lora_metadata(run: Path, step: int, folder: Path, key: str, guidance: bool) -> dict[str, str]:
+    """What the LoRA file of a step says of itself; trained on the features in `folder` that are not held out."""
+    from impasto.trainers.features import index as features_index
+    from impasto.trainers.lora import metadata as provenance
+
+    loaded = features_index.load(features_index.Features(str(folder), key))
+    trained = [sample for sample in loaded.samples if not sample.held_out]
+    of_folder = runs.Run(run.name, str(run))
+    return provenance.metadata(of_folder, runs.Job.read(of_folder), step, trained, guidance)
+
+
+# Datasets.
+
+
+def write_dataset(
+    folder: Path, records: Iterable[Mapping[str, Any]], refusals: Iterable[Mapping[str, Any]] = ()
+) -> Dataset:
+    return write_manifest(folder, [Record(**each) for each in records], [Refusal(**each) for each in refusals])
+
+
+def dataset_at(folder: Path, revision: str) -> Dataset:
+    return Dataset(folder.name, str(folder), revision)
+
+
+def write_toml(dataset: Dataset, options: Mapping[str, Any], regularisation: Dataset | None = None) -> tuple[Path, str]:
+    """The dataset TOML and the hash of what it stands for."""
+    config = write_dataset_toml(dataset, TomlSettings(**options), regularisation=regularisation)
+    return Path(config.path), config.hash
+
+
+def export_formats() -> list[str]:
+    return list(EXPORT_FORMATS)
+
+
+def export(dataset: Dataset, format: str, options: Mapping[str, Any]) -> tuple[Path, Path, str]:
+    """Folder, file that the trainer reads, and the note for the person."""
+    made = export_dataset(dataset, format, ExportSettings(**options))
+    return Path(made.folder), Path(made.config), made.note
+
+
+# Captions.
+
+
+def captioners(florence: Path) -> dict[str, Any]:
+    """The captioners as a graph's defaults make them, and with other settings. Nothing is loaded or sent.
+
+    Args:
+        florence: folder of a checkpoint.
+    """
+    nowhere = Path("nowhere")
+    checkpoint = Checkpoint(florence.name, florence, own_code=False)
+    briefly = FlorenceSettings(task="caption", num_beams=1, max_new_tokens=64)
+    return {
+        "metadata": MetadataCaptioner(),
+        "metadata naming the artist": MetadataCaptioner(name_artist=True),
+        "gemini": GeminiCaptioner(GeminiSettings(), nowhere, environment={}),
+        "gemini at low resolution": GeminiCaptioner(GeminiSettings(media_resolution="low"), nowhere, environment={}),
+        "gemini told otherwise": GeminiCaptioner(GeminiSettings(system_prompt="Say it."), nowhere, environment={}),
+        "openai": OpenAICaptioner(OpenAISettings("ollama", "qwen3-vl:8b"), nowhere, environment={}),
+        "openai told otherwise": OpenAICaptioner(
+            OpenAISettings("ollama", "gemma3:4b", system_prompt="Say it."), nowhere, environment={}
+        ),
+        "florence": Florence2Captioner(checkpoint),
+        "florence told otherwise": Florence2Captioner(checkpoint, briefly),
+    }
+
+
+def picture(**labels: str) -> Picture:
+    return Picture("0" * 64, Path("nowhere.png"), 64, 64, **labels)
+
+
+def answer(ledger: Path, question: Mapping[str, str], said: Mapping[str, Any]) -> None:
+    append_answer(ledger, Question(**question), Answer(**said))
+
+
+def ledger_of(path: Path) -> list[dict[str, Any]]:
+    """Every question with its latest answer."""
+    return [{**dataclasses.asdict(asked), **dataclasses.asdict(said)} for asked, said in read_ledger(path).items()]
+
+
+# Prompts and seeds.
+
+
+def prompts(text: str, seed: int, expansion: str = "as written", seeds: str = "") -> list[list[Any]]:
+    """Text and seed of each prompt of a set, expanded with two wildcards and crossed with `seeds`."""
+    wildcards = {"time": ("dawn", "noon", "night"), "place": ("a {quiet|busy} harbour", "a garden at __time__")}
+    chosen = expanded_set(prompt_set(text, seed), expansion, wildcards)
+    return [[prompt.text, str(prompt.seed)] for prompt in crossed(chosen, seeds)]
+
+
+def held_out(genres: Sequence[str], captions: Sequence[str], count: int, trigger: str = "") -> list[str]:
+    return [prompt.text for prompt in held_out_prompts(genres, captions, count, 1, trigger)]
+
+
+def sample_prompts(folder: Path, prompts: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """File -> text of a prompt set in other trainers' formats."""
+    settings = sample_formats.SampleSettings(512, 768, 20, 3.5)
+    files = sample_formats.write_sample_formats(folder, [Prompt(*each) for each in prompts], settings)
+    return {file.name: file.read_text(encoding="utf-8") for file in files}
+
+
+def seeds(profile: str, seed: int = 5, text: str = "7, 8 # nine\n9", count: int = 3, position: int = 0) -> list[str]:
+    from datetime import date
+
+    given = seeds_at(SeedSettings(profile, seed, text, count), position, date(2026, 11, 29))
+    return [str(each) for each in given]
+
+
+def companions(seed: int) -> list[str]:
+    return [str(further_seed(seed, index)) for index in range(1, 5)]
+
+
+def taken(book: Path, profile: str, sequence: str, **settings: Any) -> list[str]:
+    """Seeds from a seed book, which goes on where it stood."""
+    asked = SeedSettings(profile, **{"seed": 5, "text": "7, 8, 9", "count": 2} | settings)
+    return [str(each) for each in SeedBook(book).take(asked, sequence, "")]
+
+
+def fill_seed_book(path: Path) -> None:
+    book = SeedBook(path)
+    book.keep("dusk", 2**64 - 5)
+    book.write_note(7, "good light")
+
+
+def seed_book_of(path: Path) -> dict[str, Any]:
+    """Favourites, a note and the history of the sequence "default" of a seed book, the last first."""
+    book = SeedBook(path)
+    return {
+        "favourites": {name: str(seed) for name, seed in book.favourites().items()},
+        "note of 7": book.note(7),
+        "history": [[taken.profile, [str(seed) for seed in taken.seeds]] for taken in book.history("default")],
+    }
+
+
+def save_prompts(path: Path, saved: Iterable[Mapping[str, Any]], queued: Iterable[tuple[str, int, str]]) -> None:
+    library = Library(path)
+    library.save([SavedPrompt(**each) for each in saved])
+    for each in queued:
+        library.record(*each)
+
+
+def library_of(path: Path) -> dict[str, Any]:
+    """A prompt library's prompts and history without the times of queueing, and what some searches find."""
+    library = Library(path)
+    return {
+        "prompts": [json.loads(json.dumps(dataclasses.asdict(each))) for each in library.search()],
+        "history": [[each.text, str(each.seed), each.lora] for each in library.queued()],
+        "with 'harb'": [each.text for each in library.search("harb")],
+        "tagged light": [each.text for each in library.search(tag="light")],
+        "favourites": [each.text for each in library.search(favourites=True)],
+        "queued with 'etang'": [each.text for each in library.queued("etang")],
+    }
+
+
+# Rendered pictures.
+
+
+class _Painter:
+    """Gives grey pictures at once: what is looked at is how they are kept."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def encode(self, texts: Sequence[str]) -> None:
+        pass
+
+    def use(self, adapter: Path | None) -> None:
+        pass
+
+    def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image.Image:
+        return Image.new("RGB", self.size, "grey")
+
+    def paint_batch(self, text: str, seeds: Sequence[int], on_step: Callable[[int], None]) -> list[Image.Image]:
+        return [Image.new("RGB", self.size, "grey") for _ in seeds]
+
+
+def batch_files(folder: Path, prompts: Sequence[tuple[str, int]], models: str, **sampling: Any) -> dict[str, Any]:
+    """The manifest of a painted batch, and what each picture says of itself."""
+    chosen = Sampling(**sampling)
+    batch = Batch(folder, tuple(Prompt(*each) for each in prompts), chosen, models, size=2)
+    memory = Memory(ran_out=lambda error: False, free=lambda: None)
+    painted = paint_all(batch, _Painter((chosen.width, chosen.height)), memory, silent)
+    lines = batch.manifest.read_text(encoding="utf-8").splitlines()
+    return {"manifest": [json.loads(line) for line in lines], "pictures": _described(painted.files)}
+
+
+def grid_files(
+    folder: Path,
+    checkpoints: Mapping[int, Path],
+    prompts: Sequence[tuple[str, int]],
+    models: str,
+    strength: float,
+    **sampling: Any,
+) -> dict[str, Any]:
+    """The pictures of a progress grid's cells, and what each says of itself."""
+    chosen = Sampling(**sampling)
+    columns = columns_of("golden", checkpoints, 5, {0: 0.5})
+    grid = Grid("golden", folder, columns, tuple(Prompt(*each) for each in prompts), chosen, strength, models)
+    render(grid, _Painter((chosen.width, chosen.height)), silent)
+    return _described(sorted(folder.glob("*.png")))
+
+
+def _described(pictures: Iterable[Path]) -> dict[str, Any]:
+    described = {}
+    for path in pictures:
+        with Image.open(path) as file:
+            described[path.name] = {name: json.loads(value) for name, value in file.text.items()}
+    return described
+
+
+# Nodes; asked for with ComfyUI importable only.
+
+
+def node_schemas() -> dict[str, Any]:
+    """What a saved graph holds to: each node's inputs in their order, with defaults and fixed choices, and outputs."""
+    import asyncio
+
+    from impasto.nodes import ImpastoExtension
+
+    nodes = asyncio.run(ImpastoExtension().get_node_list())
+    return {schema.node_id: _schema(schema) for schema in (node.GET_SCHEMA() for node in nodes)}
+
+
+def _schema(schema: Any) -> dict[str, Any]:
+    return {
+        "inputs": [_input(each) for each in schema.inputs],
+        "outputs": [
+            f"{each.display_name or each.id}: {each.get_io_type()}{' list' if each.is_output_list else ''}"
+            for each in schema.outputs
+        ],
+        "is an output node": bool(schema.is_output_node),
+    }
+
+
+def _input(given: Any) -> str:
+    """Name, type and all that decides which values a saved graph may hold; lists that ComfyUI gives are not ours."""
+    from impasto.nodes.host import sampling as host_sampling
+
+    said = [f"{given.id}: {given.get_io_type()}"]
+    for name in ("default", "options", "min", "max"):
+        value = getattr(given, name, None)
+        if value in (host_sampling.sampler_names(), host_sampling.scheduler_names()):
+            value = "ComfyUI's"
+        said += [] if value is None else [f"{name} {value!r}"]
+    said += [name for name in ("optional", "multiline", "force_input", "control_after_generate") if _is(given, name)]
+    return ", ".join(said)
+
+
+def _is(given: Any, name: str) -> bool:
+    return bool(getattr(given, name, False))
