@@ -64,6 +64,10 @@ def without_places(text: str, **places: Path) -> str:
 
 @pytest.fixture(scope="session")
 def base_weights(tmp_path_factory) -> Path:
+    return write_base_weights(tmp_path_factory.mktemp("models") / "flux.safetensors")
+
+
+def write_base_weights(path: Path) -> Path:
     """A FLUX.1 of one block of each kind, in BFL's layout: the same bytes everywhere, whatever the pack can make."""
     shapes = json.loads((FOLDER / "base_model.json").read_text(encoding="utf-8"))
     random = numpy.random.RandomState(20261129)  # numpy promises that its stream never changes
@@ -75,7 +79,7 @@ def base_weights(tmp_path_factory) -> Path:
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path = tmp_path_factory.mktemp("models") / "flux.safetensors"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(map(numpy.ndarray.tobytes, tensors.values())))
     return path
 

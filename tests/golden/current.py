@@ -202,6 +202,10 @@ def read_lora(path: Path) -> dict[str, Tensor]:
     return read(path)
 
 
+def metadata_in(lora: Path) -> dict[str, str]:
+    return runs.lora_metadata(lora)
+
+
 def lora_metadata(run: Path, step: int, folder: Path, key: str, guidance: bool) -> dict[str, str]:
     """What the LoRA file of a step says of itself; trained on the features in `folder` that are not held out."""
     from impasto.trainers.features import index as features_index
@@ -452,3 +456,31 @@ def _input(given: Any) -> str:
 
 def _is(given: Any, name: str) -> bool:
     return bool(getattr(given, name, False))
+
+
+def node_sockets() -> dict[str, dict[str, Any]]:
+    """Node id -> its inputs' names and its outputs' types in order, and the values its widgets take, in their order.
+
+    A widget is (name, kind, options, min, max); the page's own one for what follows a seed's use is among them.
+    """
+    import asyncio
+
+    from comfy_api.latest import io
+    from impasto.nodes import ImpastoExtension
+
+    def widgets(given: Any) -> Iterable[tuple]:
+        if isinstance(given, io.WidgetInput) and not given.force_input:
+            yield given.id, given.get_io_type(), *(getattr(given, name, None) for name in ("options", "min", "max"))
+            if getattr(given, "control_after_generate", None):
+                yield f"after {given.id}", "COMBO", ["fixed", "increment", "decrement", "randomize"], None, None
+
+    schemas = [node.GET_SCHEMA() for node in asyncio.run(ImpastoExtension().get_node_list())]
+    return {
+        schema.node_id: {
+            "inputs": [each.id for each in schema.inputs],
+            # A graph is saved with * where an output has the type of an input.
+            "outputs": [each.get_io_type().replace("COMFY_MATCHTYPE_V3", "*") for each in schema.outputs],
+            "widgets": [widget for each in schema.inputs for widget in widgets(each)],
+        }
+        for schema in schemas
+    }
