@@ -152,8 +152,9 @@ def encode(
 
 def samples_of(folder: Path, key: str, prompts: str = "") -> list[dict[str, Any]]:
     """Each sample of the features, with the tensors of its files."""
+    from impasto.trainers.features.index import Features, load
 
-    loaded = features_index.load(features_index.Features(str(folder), key, prompts))
+    loaded = load(Features(str(folder), key, prompts))
     described = []
     for sample in loaded.samples:
         t5, pooled = loaded.load_text(sample.text_path)
