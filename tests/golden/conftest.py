@@ -1,10 +1,11 @@
 """Goldens: what people's disks and saved graphs hold to, recorded once and compared with what the code gives now.
 
-To write them anew: `IMPASTO_REWRITE_GOLDENS=1 python -m pytest tests/golden`. That is a decision, not a repair: a
-changed golden is a change to people's saved graphs and disks. A run id that changes makes a half-trained run begin
-anew, a feature key that changes encodes everything again, a node's input that changes breaks saved graphs: whoever
-rewrites a golden tells in the changelog what people lose, and why. A case may be added freely. What `version-*` holds
-is never written anew: another version gets a folder of its own (`record_version.py`).
+To write them anew: `IMPASTO_REWRITE_GOLDENS=1 python -m pytest tests/golden tests/inprocess/test_saved_graphs.py`; the
+second needs ComfyUI. That is a decision, not a repair: a changed golden is a change to people's saved graphs and disks.
+A run id that changes makes a half-trained run begin anew, a feature key that changes encodes everything again, a node's
+input that changes breaks saved graphs: whoever rewrites a golden tells in the changelog what people lose, and why. A
+case may be added freely. What `version-*` holds is never written anew: another version gets a folder of its own
+(`record_version.py`).
 """
 
 from __future__ import annotations

@@ -443,7 +443,6 @@ def _schema(schema: Any) -> dict[str, Any]:
 
 def _input(given: Any) -> str:
     """Name, type and all that decides which values a saved graph may hold; lists that ComfyUI gives are not ours."""
-    from impasto.nodes.host import sampling as host_sampling
 
     said = [f"{given.id}: {given.get_io_type()}"]
     for name in ("default", "options", "min", "max"):
@@ -485,3 +484,10 @@ def node_sockets() -> dict[str, dict[str, Any]]:
         }
         for schema in schemas
     }
+
+
+def identity_of_model(weights: Path) -> str:
+    from impasto.nodes.host import identity
+    from impasto.nodes.host import models as host_models
+
+    return identity.model_identity(host_models.load_diffusion_model(weights))

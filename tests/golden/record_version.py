@@ -20,6 +20,7 @@ from . import current
 from .conftest import FOLDER, encode_picture, encode_text, write_base_weights
 from .test_datasets import make_dataset
 
+VERSIONS = sorted(FOLDER.glob("version-*"))  # that are recorded
 PLACE = "/impasto"
 TIME = (2026, 11, 29, 22, 0, 0)  # of every file in the archive
 TOML = {

@@ -12,14 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..inprocess.conftest import comfyui  # noqa: F401 (a fixture)
 from . import current
-from .conftest import FOLDER, no_encoder
-from .record_version import RUNS, TOML, described, unpack
+from .conftest import no_encoder
+from .record_version import RUNS, TOML, VERSIONS, described, unpack
 
-VERSIONS = sorted(FOLDER.glob("version-*"))
 NEARLY = 1e-5
-FROM_A_FOLDER = {"source", "root", "folder", "file", "run_id", "checkpoint", "start_from"}  # lists of this machine's
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=lambda path: path.name)
@@ -145,34 +142,3 @@ def test_the_seed_book_is_read_and_goes_on_where_it_stood(disk, expected):
     assert current.seed_book_of(file) == expected["seed book"]
     assert current.taken(file, "increment", "default") == ["9", "10"]
     assert current.taken(file, "list", "default") == ["9", "7"]
-
-
-def test_saved_graphs_fit_the_nodes(disk, comfyui):  # noqa: F811
-    nodes = current.node_sockets()
-    graphs = sorted((disk / "graphs").glob("*.json"))
-    assert graphs
-    for graph in graphs:
-        content = json.loads(graph.read_text(encoding="utf-8"))
-        parts = [content, *content.get("definitions", {}).get("subgraphs", ())]
-        for node in (node for part in parts for node in part["nodes"] if node["type"].startswith("Impasto")):
-            check_saved(node, nodes[node["type"]], f"{graph.name}: {node['type']}")
-
-
-def check_saved(node: dict, sockets: dict, where: str) -> None:
-    assert {each["name"] for each in node["inputs"]} <= set(sockets["inputs"]), where
-    types = [each["type"] for each in node["outputs"]]
-    assert types == sockets["outputs"][: len(types)], where
-    values = node.get("widgets_values") or []
-    assert len(values) <= len(sockets["widgets"]), where
-    for value, widget in zip(values, sockets["widgets"], strict=False):
-        assert takes(value, *widget), f"{where}: {widget[0]} is {value!r}"
-
-
-def takes(value, name, kind, options, low, high) -> bool:
-    """Whether a widget of the present node has room for a value that a graph was saved with."""
-    if kind == "COMBO":
-        return isinstance(value, str) and (name in FROM_A_FOLDER or value in options)
-    if kind in ("INT", "FLOAT"):
-        number = isinstance(value, int if kind == "INT" else (int, float)) and not isinstance(value, bool)
-        return number and (low is None or low <= value) and (high is None or value <= high)
-    return isinstance(value, {"BOOLEAN": bool, "STRING": str}[kind])
