@@ -443,11 +443,12 @@ def _schema(schema: Any) -> dict[str, Any]:
 
 def _input(given: Any) -> str:
     """Name, type and all that decides which values a saved graph may hold; lists that ComfyUI gives are not ours."""
+    from impasto.nodes.host.sampling import sampler_names, scheduler_names
 
     said = [f"{given.id}: {given.get_io_type()}"]
     for name in ("default", "options", "min", "max"):
         value = getattr(given, name, None)
-        if value in (host_sampling.sampler_names(), host_sampling.scheduler_names()):
+        if value in (sampler_names(), scheduler_names()):
             value = "ComfyUI's"
         said += [] if value is None else [f"{name} {value!r}"]
     said += [name for name in ("optional", "multiline", "force_input", "control_after_generate") if _is(given, name)]
