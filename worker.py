@@ -1,4 +1,7 @@
-"""A module of the pack in a process of its own, which outlives the one that started it: `worker.py <module>`.
+"""A module in a process of its own, which outlives the one that started it: `worker.py <module> <arguments>`.
+
+Whoever reaches ComfyUI's port may write files under `output`, `input` and `temp`. So no process of ours runs there, or
+looks there for modules and configuration: this is the one place where they are started.
 
 It loads the pack from the folder it lies in, so that nothing needs to be installed for it, and calls the module's
 `main`. The end of its standard input is the request to finish what is under way and stop: it comes when the parent
@@ -15,22 +18,53 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 PACK = Path(__file__).resolve().parent
 
 
-def start(module: str) -> subprocess.Popen[bytes]:
-    """Start `main` of a module ("captioners.apart"): its input and output are pipes, its errors go where ours do."""
+def start(
+    module: str,
+    *arguments: str,
+    folder: Path = PACK,
+    output: int | IO[bytes] = subprocess.PIPE,
+    errors: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start `main` of a module ("impasto.captioners.apart"); its input is a pipe.
+
+    Args:
+        arguments: its `sys.argv` behind the module's name.
+        folder: its working directory, made if it is not there; no request may write there.
+        output: where its standard output goes; a pipe if not given.
+        errors: where its standard error goes; where ours does if not given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
-        # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
-        [sys.executable, *(["-s"] if sys.flags.no_user_site else []), str(PACK / "worker.py"), module],
+        [sys.executable, str(PACK / "worker.py"), module, *arguments],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
+        cwd=folder,
+        env=environment(),
         # Ctrl-C in ComfyUI's terminal must reach it as the end of its input, not as a signal.
         start_new_session=True,
         # The same on Windows, and no window where ComfyUI has none.
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
+
+
+def environment() -> dict[str, str]:
+    """The variables of such a process and of those that it starts: as ours, but modules come from whole paths only."""
+    passed_on = dict(os.environ)
+    # An empty or a relative one would be the folder that a process happens to run in.
+    whole = [path for path in passed_on.pop("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
+    if whole:
+        passed_on["PYTHONPATH"] = os.pathsep.join(whole)
+    # Python 3.11 on: neither the working directory (-c, -m) nor a script's folder is on the module path. Before, the
+    # working directory is `start`'s, and the scripts leave their folder out themselves.
+    passed_on["PYTHONSAFEPATH"] = "1"
+    # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
+    return passed_on | ({"PYTHONNOUSERSITE": "1"} if sys.flags.no_user_site else {})
 
 
 def end_of_input() -> threading.Event:
@@ -60,8 +94,13 @@ def load_pack() -> None:
     spec.loader.exec_module(package)
 
 
+def leave_out(folder: Path) -> None:
+    """Have no module found in a script's folder: `files` or `nodes` must not be modules of their own."""
+    sys.path[:] = [path for path in sys.path if path != str(folder)]
+
+
 if __name__ == "__main__":
-    # Where a script lies; `files` or `nodes` must not be found there as modules of their own.
-    sys.path[:] = [folder for folder in sys.path if folder != str(PACK)]
+    leave_out(PACK)
     load_pack()
-    sys.exit(importlib.import_module(f"impasto.{sys.argv[1]}").main())
+    del sys.argv[0]
+    sys.exit(importlib.import_module(sys.argv[0]).main())

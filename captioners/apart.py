@@ -54,14 +54,15 @@ async def ask_apart(
     job = {
         "captioner": captioner.name,
         "settings": asdict(captioner.settings),
-        "folder": str(captioner.folder),
-        "pictures": [asdict(picture) | {"path": str(picture.path)} for picture in pictures],
-        "ledger": str(ledger),
+        # Whole paths: the other process runs in another folder.
+        "folder": str(captioner.folder.absolute()),
+        "pictures": [asdict(picture) | {"path": str(picture.path.absolute())} for picture in pictures],
+        "ledger": str(ledger.absolute()),
         "ask_again": ask_again,
         "clock": asdict(clock),
     }
     progress(0, len(pictures), f"{captioner.name}: starting")
-    process = own_process.start("captioners.apart")
+    process = own_process.start("impasto.captioners.apart")
     lines: deque[bytes] = deque()
     reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
     reader.start()

@@ -292,7 +292,9 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
         write_whole(run.path / "workflow.json", json.dumps(workflow))
         memory.unload_models()
         try:
-            launch.train(run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher)
+            launch.train(
+                run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher, folders.trainer_folder()
+            )
         except BaseException:
             _publish_so_far(run, name, lora_format)
             raise

@@ -31,7 +31,7 @@ class Memory:
 
 
 class BatchPainter(Protocol):
-    """Samples several pictures of one prompt together; `nodes.host.Painter` does it with ComfyUI."""
+    """Samples several pictures of one prompt together; `nodes.host.sampling.Painter` does it with ComfyUI."""
 
     def encode(self, texts: Sequence[str]) -> None: ...
 

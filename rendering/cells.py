@@ -106,7 +106,7 @@ class Grid:
 
 
 class Painter(Protocol):
-    """Samples pictures with a model; `nodes.host.Painter` does it with ComfyUI."""
+    """Samples pictures with a model; `nodes.host.sampling.Painter` does it with ComfyUI."""
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all texts at once, so that text encoders and model need not take turns in memory."""

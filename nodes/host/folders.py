@@ -84,6 +84,11 @@ def model_folders() -> list[Path]:
     return [Path(path) for key in sorted(listed.keys() - NOT_MODELS) for path in listed[key]]
 
 
+def trainer_folder() -> Path:
+    """Where the trainer's process runs and wandb and mlflow keep what they keep: no request can write there."""
+    return user_root() / "trainer"
+
+
 def lora_names() -> list[str]:
     return folder_paths.get_filename_list("loras")
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from impasto import worker
 from impasto.errors import TrainingError
 from impasto.progress import silent
 from impasto.trainers.recipe import train_run
@@ -248,7 +249,7 @@ def test_a_killed_trainer_is_explained_and_the_next_one_ends_at_the_same_weights
 def test_the_trainer_saves_and_stops_when_its_parent_is_killed(make_run, uninterrupted):
     run = make_run(**LONG)
     read_end, write_end = os.pipe()
-    command = launch.command(run, cpu=True, launcher=launch.DEFAULT_LAUNCHER)
+    command = [sys.executable, "-m", launch.LAUNCHER, *launch.arguments(run, True, launch.DEFAULT_LAUNCHER)]
     process = subprocess.Popen(command, stdin=read_end, stderr=subprocess.DEVNULL)
     os.close(read_end)
     deadline = time.monotonic() + 120
@@ -262,8 +263,8 @@ def test_the_trainer_saves_and_stops_when_its_parent_is_killed(make_run, uninter
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM for others")
 def test_the_trainer_saves_and_stops_at_a_polite_signal(make_run):
     run = make_run(**LONG)
-    command = launch.command(run, cpu=True, launcher=launch.DEFAULT_LAUNCHER)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    arguments = launch.arguments(run, cpu=True, launcher=launch.DEFAULT_LAUNCHER)
+    with worker.start(launch.LAUNCHER, *arguments, errors=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not any(record["step"] >= 2 for record in run.metrics()) and time.monotonic() < deadline:
             time.sleep(0.05)

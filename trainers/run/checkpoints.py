@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
+ZIP = b"PK\x03\x04"  # how the files of torch.save begin
 BY_STOP = "by-stop"  # an empty file in a checkpoint that is no milestone: a stop's, or one not measured yet
 
 
@@ -31,10 +32,22 @@ class Checkpoint:
     folder: Path
 
     def state(self) -> dict[str, Any]:
-        """What `FluxLoraRecipe.save` gave: the trained weights, optimiser, schedule and moving average."""
+        """What `FluxLoraRecipe.save` gave: the trained weights, optimiser, schedule and moving average.
+
+        Raises:
+            TrainingError: the file is not of the kind that `save` writes.
+        """
         import torch
 
-        return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
+        file = self.folder / STATE_FILE
+        with open(file, "rb") as opened:
+            # PyTorch's older kind is another reader's, which before 2.6 runs code even so (CVE-2025-32434).
+            if opened.read(len(ZIP)) != ZIP:
+                raise TrainingError(
+                    f"{file} is not what the trainer wrote there: it is damaged, or another file. Delete the folder "
+                    f"{self.folder}, and queue again: training goes on from the checkpoint before it."
+                )
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def found(folder: Path) -> dict[int, Path]:

@@ -6,14 +6,13 @@ import contextlib
 import json
 import logging
 import math
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import worker
 from ...errors import TrainingError
 from ...files import appearing
 from ...progress import duration
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LAUNCHER = "accelerate.commands.launch"
 PROCESS = Path(__file__).with_name("process.py")
 DEFAULT_LAUNCHER = ("--config_file", str(SINGLE_PROCESS))  # one process
 POLL_SECONDS = 0.1
@@ -36,14 +36,14 @@ PREVIEW = "preview.png"  # beside a sample's latents
 LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
 
 
-def command(run: Run, cpu: bool, launcher: Sequence[str]) -> list[str]:
-    """The command line of the trainer's process.
+def arguments(run: Run, cpu: bool, launcher: Sequence[str]) -> list[str]:
+    """The arguments of accelerate's launcher that train `run`.
 
     Args:
         launcher: arguments of `accelerate launch`, from `profiles.launch_arguments`.
     """
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *(["--cpu"] if cpu else [])]
-    return [*accelerate, str(PROCESS), run.folder, "--stop-at-eof", *(["--cpu"] if cpu else [])]
+    on = ["--cpu"] if cpu else []
+    return [*launcher, *on, str(PROCESS), run.folder, "--stop-at-eof", *on]
 
 
 def train(
@@ -52,6 +52,7 @@ def train(
     progress: Progress,
     preview: Callable[[Path], Image] | None = None,
     launcher: Sequence[str] = DEFAULT_LAUNCHER,
+    folder: Path = worker.PACK,
 ) -> None:
     """Train `run` in a process of its own, until it is finished; returns at once when it already is.
 
@@ -61,7 +62,9 @@ def train(
         progress: told of every step; whatever it raises (Cancel) stops the training after the step it is in, with a
             checkpoint, and is raised again.
         preview: makes a picture of a sample's latents file.
-        launcher: as for `command`.
+        launcher: as for `arguments`.
+        folder: the trainer's working directory, where wandb and mlflow keep what they keep; never the run's folder,
+            in which requests can write.
 
     Raises:
         TrainingError: the process failed or was killed; the text says why and what to do.
@@ -74,16 +77,8 @@ def train(
     follower = _Follower(run, total, progress, preview, before)
     with open(run.path / "train.log", "ab") as log:
         start_of_log = log.tell()
-        process = subprocess.Popen(
-            command(run, cpu, launcher),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=run.folder,
-            # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
-            env=os.environ | ({"PYTHONNOUSERSITE": "1"} if sys.flags.no_user_site else {}),
-            # Ctrl-C in ComfyUI's terminal must reach the trainer as the end of its input, not as a signal.
-            start_new_session=True,
+        process = worker.start(
+            LAUNCHER, *arguments(run, cpu, launcher), folder=folder, output=log, errors=subprocess.STDOUT
         )
         try:
             try:

@@ -36,6 +36,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     process = worker_module()
+    process.leave_out(Path(__file__).resolve().parent)
     stop = process.end_of_input() if arguments.stop_at_eof else threading.Event()
     process.load_pack()
     from impasto.errors import ImpastoError
