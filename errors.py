@@ -1,8 +1,34 @@
 """The errors Impasto raises. Each text names the thing, its value and the remedy: it is all that the person sees."""
 
+import re
+
+_HALVES = re.compile(r"[\ud800-\udfff]")
+_NOT_WRITABLE = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+
+
+def encodable(text: str) -> str:
+    r"""`text` as UTF-8 can hold it: half a character as its escape, `\ud83d`, and of a file name that is not UTF-8 the
+    byte, `\xe9`, which Python has as a surrogate of its own (PEP 383)."""
+    return _HALVES.sub(_escaped, text)
+
+
+def writable(text: str) -> str:
+    """`encodable`, and without control characters, which would move a terminal's cursor or begin a line of a log."""
+    return _NOT_WRITABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
 
 class ImpastoError(Exception):
-    """Base of every error that a person can mend."""
+    """Base of every error that a person can mend; its text can be written on any stream of UTF-8."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(writable(text))
 
 
 class NameRefused(ImpastoError):

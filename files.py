@@ -137,7 +137,8 @@ def file_hash(path: str | Path) -> str:
 def content_hash(value: Any, length: int = 16) -> str:
     """Hash a JSON-able value (keys sorted, so that order does not matter) to `length` hexadecimal digits of SHA-256."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+    # A file name that is not UTF-8 has surrogates in it.
+    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()[:length]
 
 
 def _replace(temporary: Path, final: Path) -> None:

@@ -5,6 +5,8 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import texts
+
 MODULES = (
     "dataset",
     "toml_writer",
@@ -32,12 +34,14 @@ MODULES = (
 class ImpastoExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack. A module that cannot be imported costs its own nodes and a line in the log."""
+        texts.keep_consoles_writing()
         nodes: list[type[io.ComfyNode]] = []
         for name in MODULES:
             try:
                 found = importlib.import_module(f".{name}", __package__).NODES
                 for node in found:
                     node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
+                    texts.guard(node)
                 nodes += found
             except Exception:
                 logging.getLogger(__name__).exception("Impasto's %s nodes could not be imported and are missing", name)

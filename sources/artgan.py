@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from ..dataset.wikiart_labels import STYLES
+from ..errors import encodable
 from .parquet import Row
 
 _YEAR = re.compile(r"-(1[0-9]{3}|20[0-9]{2})(?:-[0-9])?$")  # "water-lilies-1919", "water-lilies-1919-2"
@@ -41,11 +42,11 @@ def read_archive(folder: Path) -> list[Row]:
 
 
 def _row(shard: int, number: int, picture: Path, genre: str) -> Row:
-    artist, _, title = picture.stem.partition("_")
+    artist, _, title = encodable(picture.stem).partition("_")
     year = _YEAR.search(title)
     words = title[: year.start()] if year else title
     called = " ".join(filter(None, re.split(r"[-_]", words))).capitalize()
-    return Row(shard, number, artist, genre, picture.parent.name, called, year[1] if year else "", "")
+    return Row(shard, number, artist, genre, encodable(picture.parent.name), called, year[1] if year else "", "")
 
 
 def _pictures(style: Path) -> list[Path]:

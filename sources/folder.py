@@ -14,7 +14,7 @@ from pathlib import Path
 from ..dataset.normalise import normalised
 from ..dataset.pictures import PictureRefused, store_picture
 from ..dataset.records import Dataset
-from ..errors import DatasetError, NameRefused
+from ..errors import DatasetError, NameRefused, encodable
 from ..files import content_hash, read_jsonl, remove_partials
 from ..paths import child_of
 from ..progress import Progress, silent
@@ -78,10 +78,11 @@ def load_folder(
     metadata = _metadata(source)
     outcome: list[Incoming | IncomingRefused] = []
     for done, path in enumerate(files, start=1):
-        place = path.relative_to(source).as_posix()
+        there = path.relative_to(source).as_posix()
+        place = encodable(there)  # an old archive's names are not UTF-8
         try:
             data, changes = normalised(_bytes(path, source), kind)
-            words = _words(path, metadata.get(place, {}))
+            words = _words(path, metadata.get(there, {}))
             outcome.append(Incoming(f"{source.name}/{place}", store_picture(target, data), words, changes))
         except PictureRefused as refused:
             outcome.append(IncomingRefused(f"{source.name}/{place}", refused))
@@ -131,7 +132,7 @@ def _words(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
                 return words | {"text": text}
     kohya = KOHYA.fullmatch(path.parent.name)
     if kohya and not words.get("text"):
-        words["text"] = " ".join(kohya[2].split())
+        words["text"] = encodable(" ".join(kohya[2].split()))
     return words
 
 
@@ -140,7 +141,7 @@ def _repeats(files: list[Path]) -> list[str]:
     folders = {path.parent.name: int(kohya[1]) for path in files if (kohya := KOHYA.fullmatch(path.parent.name))}
     if not folders:
         return []
-    counts = ", ".join(f"{name} {count}" for name, count in folders.items())
+    counts = ", ".join(f"{encodable(name)} {count}" for name, count in folders.items())
     if len(set(folders.values())) == 1:
         return [f"Repeats by the folders' names: {counts}. Set num_repeats in Dataset TOML Writer."]
     return [f"Repeats by the folders' names: {counts}. A dataset has one number: load each folder by itself."]

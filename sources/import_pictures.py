@@ -10,7 +10,7 @@ from pathlib import Path
 from ..dataset.labels import artist_name, is_unknown
 from ..dataset.pictures import PictureRefused, StoredPicture
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
-from ..errors import DatasetError, NameRefused
+from ..errors import DatasetError, NameRefused, encodable
 from ..paths import child_of
 from .artgan import is_archive
 from .parquet import find_shards
@@ -49,7 +49,7 @@ def described(row: Mapping[str, object]) -> dict[str, str]:
     """The words of a CSV row or JSON object by field of the record, each on one line."""
     words: dict[str, str] = {}
     for column, field in COLUMNS.items():
-        text = " ".join(str(row.get(column) or "").split())
+        text = encodable(" ".join(str(row.get(column) or "").split()))  # JSON may hold half a character
         if text and field not in words and (field == "text" or not is_unknown(text)):
             words[field] = artist_name(text) if field == "artist" else text
     return words

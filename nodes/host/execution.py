@@ -19,6 +19,8 @@ from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ...errors import writable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -45,6 +47,7 @@ def progress() -> Progress:
     def report(done: int, total: int, text: str = "", preview: Image | None = None) -> None:
         nonlocal shown
         raise_if_cancelled()
+        text = writable(text)
         bar.update_absolute(done, max(total, 1), ("JPEG", preview, PREVIEW_SIZE) if preview else None)
         if text and text != shown and node_id is not None:
             shown = text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from impasto.errors import NameRefused
+from impasto.sources.artgan import read_archive
 from impasto.sources.plan import Request
 from impasto.sources.wikiart import load_paintings, source_fingerprint
 
@@ -48,3 +50,9 @@ def test_a_new_painting_changes_the_fingerprint_and_the_archive_is_no_dataset(ar
     assert source_fingerprint(datasets_root, "wikiart") != before
     with pytest.raises(NameRefused, match="wikiart-selection"):
         load_paintings(datasets_root, Request("wikiart", "wikiart"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no names that are not Unicode")
+def test_a_painting_whose_name_is_not_utf8_is_read_and_its_labels_can_be_written(archive):
+    (archive / "Ukiyo_e" / os.fsdecode(b"caf\xe9_les-chats-1850.jpg")).write_bytes(picture_bytes(9))
+    assert [row.artist for row in read_archive(archive) if row.title == "Les chats"] == [r"caf\xe9"]

@@ -1,0 +1,84 @@
+"""What every node is held to with regard to texts: that none of ours stops the server from which it is shown.
+
+ComfyUI writes an error to its console in the one thread that runs all prompts. What that console cannot encode would
+end the thread, and the queue with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..errors import DatasetError, SettingsError, encodable
+
+SHOWN = 40  # characters around the one that cannot be written
+
+
+def keep_consoles_writing() -> None:
+    """Have the console show an escape for what its encoding lacks (a Windows code page has no Chinese), as Python's
+    own standard error does; ComfyUI's raises. That holds for texts of libraries too."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def guard(node: type[io.ComfyNode]) -> None:
+    """Have `execute` refuse inputs that no file and no stream can hold, and give outputs that all can.
+
+    Raises (the guarded `execute`):
+        SettingsError: an input has half a character (a lone surrogate) in it.
+        DatasetError: a name on disk that is not UTF-8 was about to be written somewhere.
+    """
+    execute = node.execute.__func__
+    if hasattr(execute, "__wrapped__"):
+        return
+
+    @functools.wraps(execute)
+    def guarded(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
+        with _guarded(inputs):
+            return _encodable_output(execute(cls, *values, **inputs))
+
+    @functools.wraps(execute)
+    async def guarded_async(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
+        with _guarded(inputs):
+            return _encodable_output(await execute(cls, *values, **inputs))
+
+    node.execute = classmethod(guarded_async if inspect.iscoroutinefunction(execute) else guarded)
+
+
+@contextlib.contextmanager
+def _guarded(inputs: Mapping[str, Any]) -> Iterator[None]:
+    for name, value in inputs.items():
+        if _encodable(value) != value:
+            raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - SHOWN) : error.end + SHOWN]
+        raise DatasetError(
+            f"A name on disk is not UTF-8 and cannot be written: '{around}'. Rename that file or folder."
+        ) from error
+
+
+def _encodable_output(output: Any) -> Any:
+    if isinstance(output, io.NodeOutput):
+        output.args = _encodable(output.args)
+        output.ui = _encodable(output.ui)
+    return output
+
+
+def _encodable(value: Any) -> Any:
+    """Every text in plain containers; what is neither text nor container is left as it is."""
+    if type(value) is str:
+        return encodable(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_encodable, value))
+    if type(value) is dict:
+        return {_encodable(key): _encodable(part) for key, part in value.items()}
+    return value

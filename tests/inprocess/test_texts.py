@@ -1,0 +1,74 @@
+"""What every node is held to with regard to texts, on nodes of the test's own."""
+
+import asyncio
+import io as streams
+import sys
+
+import pytest
+from impasto.errors import DatasetError, SettingsError
+
+
+def guarded(execute):
+    """A node that executes so, as the pack's list of nodes gives it."""
+    from comfy_api.latest import io
+    from impasto.nodes import texts
+
+    node = type("Node", (io.ComfyNode,), {"execute": classmethod(execute)})
+    texts.guard(node)
+    texts.guard(node)  # once is enough
+    return node
+
+
+def test_outputs_can_be_written_and_what_is_no_text_is_left_alone(comfyui):
+    from comfy_api.latest import io
+
+    thing = object()
+    node = guarded(lambda cls: io.NodeOutput("half \ud83d", thing, 7, ["caf\udce9"], ui={"text": ("\udce9\n",)}))
+    output = node.execute()
+    assert output.args == (r"half \ud83d", thing, 7, [r"caf\xe9"]) and output.ui == {"text": ("\\xe9\n",)}
+
+
+def test_an_input_with_half_a_character_is_refused_by_name_before_anything_is_done(comfyui):
+    node = guarded(lambda cls, **inputs: pytest.fail("executed"))
+    with pytest.raises(SettingsError, match="caption_prefix has half a character"):
+        node.execute(name="fine", caption_prefix="a \ud83d")
+
+
+def test_a_name_on_disk_that_is_not_utf8_is_named(comfyui):
+    node = guarded(lambda cls, path: ("x" * 1_000 + "/caf\udce9.png").encode())
+    with pytest.raises(DatasetError, match=r"x/caf\\xe9\.png'\. Rename that file") as raised:
+        node.execute(path="fine")
+    assert len(str(raised.value)) < 200
+
+
+def test_a_node_that_waits_is_guarded_too(comfyui):
+    from comfy_api.latest import io
+
+    async def execute(cls, text):
+        await asyncio.sleep(0)
+        return io.NodeOutput(text + "\udce9")
+
+    node = guarded(execute)
+    assert asyncio.iscoroutinefunction(node.execute)
+    assert asyncio.run(node.execute(text="caf")).args == (r"caf\xe9",)
+    with pytest.raises(SettingsError, match="text has half"):
+        asyncio.run(node.execute(text="\ud83d"))
+
+
+def test_the_packs_nodes_are_guarded(comfyui):
+    from impasto.nodes import ImpastoExtension
+
+    nodes = asyncio.run(ImpastoExtension().get_node_list())
+    assert nodes and all(hasattr(node.execute, "__wrapped__") for node in nodes)
+
+
+def test_a_strict_console_shows_an_escape_for_what_its_encoding_lacks(comfyui, monkeypatch):
+    from impasto.nodes.texts import keep_consoles_writing
+
+    console = streams.TextIOWrapper(streams.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stderr", console)
+    monkeypatch.setattr(sys, "stdout", object())  # of another pack: nothing to be set
+    keep_consoles_writing()
+    console.write("é 梅 \udce9")
+    console.flush()
+    assert console.buffer.getvalue() == b"\xe9 \\u6885 \\udce9"
