@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..prompting.seeds import MAX_SEED
+from ..trainers.settings import RANGES
 from .host import sampling
 
-AS_BEFORE = "as before"  # of what a node may leave as an earlier one set it
+AS_BEFORE = "as before"  # of a choice that a node may leave as an earlier one set it
+# A number has no room for words: that of a training setting says the same by the whole number below the least it takes.
+AS_BEFORE_NUMBERS = {
+    name: math.ceil(RANGES[name][0]) - 1
+    for name in (
+        "steps",
+        "learning_rate",
+        "checkpointing_interval",
+        "streamed_blocks",
+        "checkpoint_every",
+        "sample_steps",
+    )
+}
 
 
 def field_input(settings: Any, kind: type[io.ComfyTypeIO], name: str, tooltip: str, **options: Any) -> io.Input:
     """An input of `kind` for the field `name`, with the value that the field has in `settings` as its default."""
     return kind.Input(name, default=getattr(settings, name), tooltip=tooltip, **options)
+
+
+def number_or_as_before(kind: type[io.ComfyTypeIO], name: str, tooltip: str, **options: Any) -> io.Input:
+    """A number for the training setting `name`, which a new node leaves as an earlier one set it."""
+    number = int if kind is io.Int else float
+    left, most = number(AS_BEFORE_NUMBERS[name]), number(RANGES[name][1])
+    return kind.Input(name, default=left, min=left, max=most, tooltip=f"{tooltip} {left:g}: {AS_BEFORE}.", **options)
+
+
+def changed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a node's values, by the names of settings, that do not say "as before"."""
+    return {
+        name: value for name, value in values.items() if value != AS_BEFORE and value != AS_BEFORE_NUMBERS.get(name)
+    }
 
 
 def seed_input(tooltip: str, default: int = 0) -> io.Input:

@@ -21,10 +21,10 @@ from ..trainers.settings import (
     Settings,
 )
 from . import sockets
-from .inputs import AS_BEFORE, field_input, seed_input
+from .inputs import AS_BEFORE, changed, field_input, number_or_as_before, seed_input
 
 CATEGORY = "Impasto/Training"
-_SWITCHES = {AS_BEFORE: None, "on": True, "off": False}
+_SWITCHES = {"on": True, "off": False}
 _field = functools.partial(field_input, Settings())
 _switch = functools.partial(_field, io.Boolean)
 
@@ -46,6 +46,10 @@ def _float(name: str, tooltip: str, step: float, **more) -> io.Input:
     """A number; ComfyUI's page rounds what is typed to the digits of `step`, so it is the finest that is useful."""
     low, high = RANGES[name]
     return _field(io.Float, name, tooltip, min=low, max=high, step=step, **more)
+
+
+def _switch_or_as_before(name: str, tooltip: str) -> io.Input:
+    return io.Combo.Input(name, options=[AS_BEFORE, *_SWITCHES], tooltip=tooltip)
 
 
 def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Input:
@@ -129,13 +133,7 @@ class TrainingPreset(io.ComfyNode):
             search_aliases=["preset", "qlora", "8 GB", "12 GB", "16 GB", "24 GB", "low vram training", "mucha"],
             inputs=[
                 io.Combo.Input("preset", options=list(PRESETS), tooltip="A style, or the memory of your card."),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=int(RANGES["steps"][1]),
-                    tooltip="Optimiser steps in all; 0 takes the preset's.",
-                ),
+                number_or_as_before(io.Int, "steps", "Optimiser steps in all, if not the preset's."),
                 seed_input(_SEED),
             ],
             outputs=[
@@ -149,7 +147,7 @@ class TrainingPreset(io.ComfyNode):
     @classmethod
     def execute(cls, preset, steps, seed) -> io.NodeOutput:
         chosen = PRESETS[preset]
-        changes = {"steps": steps or chosen.settings.steps, "seed": seed, "preset": preset}
+        changes = changed({"steps": steps, "seed": seed, "preset": preset})
         settings = dataclasses.replace(chosen.settings, **changes)
         return _settings(settings, dataclasses.replace(chosen, settings=settings).describe())
 
@@ -176,8 +174,7 @@ class _Change(io.ComfyNode):
 
     @classmethod
     def execute(cls, training, **changes) -> io.NodeOutput:
-        changed = {name: value for name, value in changes.items() if value != AS_BEFORE}
-        return _settings(dataclasses.replace(training, **changed))
+        return _settings(dataclasses.replace(training, **changed(changes)))
 
 
 class LoraSettings(_Change):
@@ -244,42 +241,28 @@ class MemorySettings(_Change):
             aliases=["block swap", "offload", "quantisation", "nf4", "fp8", "int8", "compile", "low vram"],
             inputs=[
                 io.Combo.Input("precision", options=[AS_BEFORE, *PRECISIONS], default=AS_BEFORE, tooltip=_PRECISION),
-                io.Combo.Input("gradient_checkpointing", options=list(_SWITCHES), tooltip=_CHECKPOINTING),
-                io.Int.Input(
+                _switch_or_as_before("gradient_checkpointing", _CHECKPOINTING),
+                number_or_as_before(
+                    io.Int,
                     "checkpointing_interval",
-                    default=0,
-                    min=0,
-                    max=int(RANGES["checkpointing_interval"][1]),
-                    tooltip="Recompute every n-th block only: 2 takes more memory and less time. 0: as before.",
+                    "Recompute every n-th block only: 2 takes more memory and less time.",
                 ),
-                io.Int.Input(
+                number_or_as_before(
+                    io.Int,
                     "streamed_blocks",
-                    default=-2,
-                    min=-2,
-                    max=int(RANGES["streamed_blocks"][1]),
-                    tooltip="Blocks kept in the computer's memory and copied to the card when their turn comes. -1: as "
-                    "many as it takes to fit; -2: as before.",
+                    "Blocks kept in the computer's memory and copied to the card when their turn comes. -1: as many as "
+                    "it takes to fit.",
                 ),
-                io.Combo.Input(
-                    "compile",
-                    options=list(_SWITCHES),
-                    tooltip="Compile each block with torch.compile: a slow start, then faster steps.",
+                _switch_or_as_before(
+                    "compile", "Compile each block with torch.compile: a slow start, then faster steps."
                 ),
             ],
         )
 
     @classmethod
-    def execute(
-        cls, training, precision, gradient_checkpointing, checkpointing_interval, streamed_blocks, compile
-    ) -> io.NodeOutput:
-        changes = {
-            "precision": precision,
-            "gradient_checkpointing": _SWITCHES[gradient_checkpointing],
-            "checkpointing_interval": checkpointing_interval or None,
-            "streamed_blocks": None if streamed_blocks == -2 else streamed_blocks,
-            "compile": _SWITCHES[compile],
-        }
-        return super().execute(training, **{name: value for name, value in changes.items() if value is not None})
+    def execute(cls, training, **changes) -> io.NodeOutput:
+        changes |= {name: _SWITCHES.get(changes[name], changes[name]) for name in ("gradient_checkpointing", "compile")}
+        return super().execute(training, **changes)
 
 
 class CheckpointSettings(_Change):
@@ -311,28 +294,12 @@ class CheckpointSettings(_Change):
                 _combo(
                     "tracker", TRACKERS, "Where the metrics go besides metrics.jsonl; what is named must be installed."
                 ),
-                io.Int.Input(
-                    "checkpoint_every",
-                    default=0,
-                    min=0,
-                    max=int(RANGES["checkpoint_every"][1]),
-                    tooltip="Steps between checkpoints; 0: as before.",
-                ),
-                io.Int.Input(
-                    "sample_steps",
-                    default=-1,
-                    min=-1,
-                    max=int(RANGES["sample_steps"][1]),
-                    tooltip="Sampling steps of the samples at each checkpoint; 0 for none, -1: as before.",
+                number_or_as_before(io.Int, "checkpoint_every", "Steps between checkpoints."),
+                number_or_as_before(
+                    io.Int, "sample_steps", "Sampling steps of the samples at each checkpoint; 0 for none."
                 ),
             ],
         )
-
-    @classmethod
-    def execute(cls, training, checkpoint_every, sample_steps, **changes) -> io.NodeOutput:
-        changes |= {"checkpoint_every": checkpoint_every} if checkpoint_every else {}
-        changes |= {"sample_steps": sample_steps} if sample_steps >= 0 else {}
-        return super().execute(training, **changes)
 
 
 NODES = [TrainingSettings, TrainingPreset, LoraSettings, NoiseSettings, MemorySettings, CheckpointSettings]

@@ -22,7 +22,7 @@ from ..trainers.run import launch_profiles as profiles
 from ..trainers.settings import SCHEDULERS, Settings
 from . import sockets
 from .host import execution, folders, memory, models, sampling
-from .inputs import AS_BEFORE
+from .inputs import AS_BEFORE, changed, number_or_as_before
 
 logger = logging.getLogger(__name__)
 
@@ -177,14 +177,7 @@ class ContinueTraining(io.ComfyNode):
                     max=1_000_000,
                     tooltip="Optimiser steps after the last checkpoint.",
                 ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-7,
-                    tooltip="Peak learning rate of these steps; 0 for the run's own.",
-                ),
+                number_or_as_before(io.Float, "learning_rate", "Peak learning rate of these steps.", step=1e-7),
                 io.Combo.Input(
                     "scheduler",
                     options=[AS_BEFORE, *SCHEDULERS],
@@ -216,8 +209,7 @@ class ContinueTraining(io.ComfyNode):
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
         _check_format(lora_format, runs.Job.read(run).settings)
-        changes = {"learning_rate": learning_rate} if learning_rate else {}
-        changes |= {"scheduler": scheduler} if scheduler != AS_BEFORE else {}
+        changes = changed({"learning_rate": learning_rate, "scheduler": scheduler})
         longer = runs.continue_run(folders.runs_root(), run, more_steps, *_base(model), **changes)
         return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
 

@@ -28,6 +28,25 @@ def test_a_new_memory_or_checkpoint_node_after_a_preset_keeps_what_the_preset_is
     assert given(settings_nodes.CheckpointSettings, settings) == settings
 
 
+@pytest.mark.parametrize(
+    ("node", "saved"),
+    [
+        ("MemorySettings", {"precision": "as before", "gradient_checkpointing": "as before", "compile": "as before"}),
+        ("MemorySettings", {"checkpointing_interval": 0, "streamed_blocks": -2}),
+        ("CheckpointSettings", {"checkpoint_every": 0, "sample_steps": -1}),
+    ],
+)
+def test_what_saved_graphs_have_for_as_before_is_what_a_new_node_says(settings_nodes, node, saved):
+    assert saved.items() <= defaults(getattr(settings_nodes, node)).items()
+    settings = PRESETS["8 GB"].settings
+    assert given(getattr(settings_nodes, node), settings, **saved) == settings
+
+
+def test_a_number_below_what_means_as_before_is_refused(settings_nodes):
+    with pytest.raises(SettingsError, match="streamed_blocks is -3"):
+        given(settings_nodes.MemorySettings, Settings(), streamed_blocks=-3)
+
+
 def typed(widget, value: float) -> float:
     """What ComfyUI's page makes of a number typed into a widget: its frontend's useFloatWidget, onFloatValueChange."""
     digits = max(0, -math.floor(math.log10(widget.step or 0.5)))
