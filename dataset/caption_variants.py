@@ -31,8 +31,6 @@ class CaptionRules:
         secondary_separator: replaced by `caption_separator` in the end, so that what it joins is one part until then.
         enable_wildcard: one of several lines is chosen, and one of `{a|b}`; `{{` and `}}` are braces.
         caption_tag_dropout_rate: chance of each part to be left out.
-        token_warmup_min: how many of the parts that move the first step has.
-        token_warmup_step: step from which all parts are there; under 1 it is a share of all steps, 0 is from the start.
     """
 
     shuffle_caption: bool = False
@@ -42,40 +40,32 @@ class CaptionRules:
     secondary_separator: str = ""
     enable_wildcard: bool = False
     caption_tag_dropout_rate: float = 0.0
-    token_warmup_min: int = 1
-    token_warmup_step: float = 0.0
 
     @property
     def random_parts(self) -> bool:
         return self.shuffle_caption or self.caption_tag_dropout_rate > 0
 
 
-def stages(caption: str, rules: CaptionRules, seed: str, count: int) -> tuple[tuple[str, ...], ...]:
-    """The equally likely texts of `caption`: for each stage of the token warm-up, and for the rest of the run.
-
-    Without a warm-up there is one stage, else `count` more, of equal length in steps.
+def variants(caption: str, rules: CaptionRules, seed: str, count: int) -> tuple[str, ...]:
+    """The equally likely texts of `caption`: one where nothing varies it.
 
     Args:
         caption: one line, or several where a line is to be chosen.
         seed: what the texts are drawn by, besides their number.
-        count: how many texts a stage has where they are drawn; where fewer are possible (lines, wildcards), all of
-            them, and each line at least once.
+        count: how many texts there are where they are drawn; where fewer are possible (lines, wildcards), all of them,
+            and each line at least once.
     """
-    shares = [stage / count for stage in range(count)] if rules.token_warmup_step else []
-    return tuple(_texts(caption, rules, f"{seed} {share}", count, share) for share in (*shares, 1.0))
-
-
-def _texts(caption: str, rules: CaptionRules, seed: str, count: int, share: float) -> tuple[str, ...]:
+    seed = f"{seed} 1.0"  # what the texts of training data on disk were drawn by
     lines = caption.split("\n") if rules.enable_wildcard else caption.split("\n")[:1]
     each = math.ceil(count / len(lines))
-    of_lines = [_of_line(line, rules, f"{seed} {number}", each, share) for number, line in enumerate(lines)]
+    of_lines = [_of_line(line, rules, f"{seed} {number}", each) for number, line in enumerate(lines)]
     # Every line is as likely as another, however many texts it can become.
     common = math.lcm(*(len(texts) for texts in of_lines))
     texts = tuple(text for texts in of_lines for text in texts * (common // len(texts)))
     return texts if len(set(texts)) > 1 else texts[:1]
 
 
-def _of_line(line: str, rules: CaptionRules, seed: str, count: int, share: float) -> list[str]:
+def _of_line(line: str, rules: CaptionRules, seed: str, count: int) -> list[str]:
     """Equally likely texts of one line: all there are if they are at most `count` and only wildcards vary it."""
     for doubled, mark, _ in _BRACES if rules.enable_wildcard else ():
         line = line.replace(doubled, mark)
@@ -92,15 +82,13 @@ def _of_line(line: str, rules: CaptionRules, seed: str, count: int, share: float
     texts = ["".join(pieces) for pieces in chosen]
     for _, mark, brace in _BRACES:
         texts = [text.replace(mark, brace) for text in texts]
-    return [_arranged(text, rules, f"{seed} {variant}", share) for variant, text in enumerate(texts)]
+    return [_arranged(text, rules, f"{seed} {variant}") for variant, text in enumerate(texts)]
 
 
-def _arranged(text: str, rules: CaptionRules, seed: str, share: float) -> str:
-    """The text with its parts shuffled, dropped and warmed up."""
-    if rules.random_parts or rules.token_warmup_step:
+def _arranged(text: str, rules: CaptionRules, seed: str) -> str:
+    """The text with its parts shuffled and dropped."""
+    if rules.random_parts:
         before, moving, after = _parts(text, rules)
-        if share < 1:
-            moving = moving[: math.floor(share * (len(moving) - rules.token_warmup_min)) + rules.token_warmup_min]
         if rules.shuffle_caption:
             order = sorted(range(len(moving)), key=lambda place: _share(f"{seed} order {place}"))
             moving = [moving[place] for place in order]

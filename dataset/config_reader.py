@@ -80,7 +80,6 @@ class Subset:
             "shuffle_caption": rules.shuffle_caption,
             "enable_wildcard": rules.enable_wildcard,
             f"caption_tag_dropout_rate {rules.caption_tag_dropout_rate}": rules.caption_tag_dropout_rate,
-            f"token_warmup_step {rules.token_warmup_step}": rules.token_warmup_step,
             f"caption_dropout_rate {self.caption_dropout_rate}": self.caption_dropout_rate is not None,
             f"empty captions every {self.caption_dropout_every_n_epochs} epochs": self.caption_dropout_every_n_epochs,
         }
@@ -138,6 +137,10 @@ _LATENTS_ARE_CACHED = (
     "Pictures are encoded once, before training, so they cannot change from step to step; sd-scripts refuses it with "
     "cache_latents too. Remove this key."
 )
+_TEXTS_ARE_ENCODED_ONCE = (
+    "Captions are encoded once, before training, so they cannot grow from step to step; sd-scripts refuses it with "
+    "cached text encoder outputs too. Remove this key."
+)
 _USE_ALPHA_MASK = (
     "Put each mask into the alpha channel of its picture and set alpha_mask = true; for ControlNet there is no trainer."
 )
@@ -163,8 +166,6 @@ _CAPTION_KEYS = {
     "secondary_separator": _Key((str,), ""),
     "enable_wildcard": _Key((bool,), False),
     "caption_tag_dropout_rate": _Key((float, int), 0.0),
-    "token_warmup_min": _Key((int,), 1),
-    "token_warmup_step": _Key((float, int), 0),
 }
 _CAPTION_FILE_KEYS = {
     "caption_extension": _Key((str,), ".caption"),
@@ -173,6 +174,8 @@ _CAPTION_FILE_KEYS = {
 }
 _SUBSET_KEYS = {
     **_CAPTION_KEYS,
+    "token_warmup_min": _Key((int,), 1),  # without effect where there is no warm-up
+    "token_warmup_step": _Key((float, int), 0, _TEXTS_ARE_ENCODED_ONCE),
     "num_repeats": _Key((int,), 1),
     "caption_prefix": _Key((str,), ""),
     "caption_suffix": _Key((str,), ""),
@@ -310,13 +313,7 @@ def _subset(table: dict[str, Any], dataset: dict[str, Any], general: dict[str, A
 
 
 def _check_ranges(values: dict[str, Any]) -> None:
-    for name, least in (
-        ("num_repeats", 1),
-        ("keep_tokens", 0),
-        ("caption_dropout_every_n_epochs", 0),
-        ("token_warmup_min", 1),
-        ("token_warmup_step", 0),
-    ):
+    for name, least in (("num_repeats", 1), ("keep_tokens", 0), ("caption_dropout_every_n_epochs", 0)):
         _check_range(name, values[name], least)
     for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
         if not 0 <= (values[name] or 0) <= 1:

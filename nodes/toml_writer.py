@@ -201,7 +201,8 @@ def _caption_inputs() -> list[io.Input]:
         _count("token_warmup_min", "So many parts of a caption are trained at first.", min=1, max=1000),
         _number(
             "token_warmup_step",
-            f"Whole captions from this step on; under 1 a share of all. {drawn}",
+            "Whole captions from this step on; under 1 a share of all. Needs cached_text off; Impasto's own trainer "
+            "encodes captions once and refuses it.",
             max=1_000_000.0,
         ),
     ]

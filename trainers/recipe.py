@@ -236,7 +236,7 @@ class FluxLoraRecipe:
         """Of the batches of as many pictures and as long texts, the shape of the one with the most pixels."""
         largest: dict[tuple[int, int], BatchShape] = {}
         for batch in self.epoch(0):
-            texts = (text.tokens for sample in batch for stage in sample.stages for text in stage)
+            texts = (text.tokens for sample in batch for text in sample.all_texts)
             tokens = max(self.features.empty_tokens, *texts)
             shape = BatchShape(batch[0].width, batch[0].height, len(batch), tokens)
             known = largest.setdefault((len(batch), tokens), shape)
@@ -486,8 +486,6 @@ class FluxLoraRecipe:
             samples,
             random,
             epoch=position // self.batches_per_epoch,
-            step=position // (settings.gradient_accumulation * self.accelerator.num_processes),
-            steps=settings.steps,
             caption_dropout=settings.caption_dropout,
             prior_loss_weight=settings.prior_loss_weight,
         )

@@ -214,15 +214,14 @@ class Settings:
                 settings = dataclasses.replace(settings, **{name: getattr(Settings, name)})
         return settings
 
-    def deciding(self, steps: bool = False) -> dict[str, Any]:
+    def deciding(self) -> dict[str, Any]:
         """The settings that the weights at a step depend on.
 
-        The number of steps is one of them only where the learning rate falls towards the last, or where `steps` says
-        that something else goes by it.
+        The number of steps is one of them only where the learning rate falls towards the last.
         """
         settings = self.without_idle()
         kept = {name: value for name, value in settings.to_dict().items() if name not in NOT_DECIDING}
-        if settings.scheduler == "constant" and not steps:
+        if settings.scheduler == "constant":
             del kept["steps"]
         return kept
 

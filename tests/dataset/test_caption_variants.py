@@ -3,14 +3,13 @@
 from collections import Counter
 
 import pytest
-from impasto.dataset.caption_variants import CaptionRules, stages
+from impasto.dataset.caption_variants import CaptionRules, variants
 
 TAGS = "boat, river, sky, trees, clouds"
 
 
 def texts(caption, count=4, seed="picture", **rules):
-    (found,) = stages(caption, CaptionRules(**rules), seed, count)
-    return found
+    return variants(caption, CaptionRules(**rules), seed, count)
 
 
 def parts(text):
@@ -87,12 +86,6 @@ def test_parts_are_dropped_by_their_rate_but_for_those_that_are_kept():
     assert all(text.startswith("boat") for text in found)
     kept = Counter(part for text in found for part in parts(text))
     assert all(240 < kept[part] < 320 for part in ("river", "sky", "trees", "clouds"))
-
-
-def test_the_parts_become_more_in_equal_stages_and_then_are_all_there():
-    *warming, whole = stages(TAGS, CaptionRules(token_warmup_min=1, token_warmup_step=100), "picture", 4)
-    assert warming == [("boat",), ("boat, river",), ("boat, river, sky",), ("boat, river, sky, trees",)]
-    assert whole == (TAGS,)
 
 
 @pytest.mark.parametrize("caption", ["", "boat"])

@@ -150,8 +150,10 @@ def test_a_folder_without_pictures_is_named(folder, directory):
         ("caption_tag_dropout_rate = -0.1", "caption_tag_dropout_rate"),
         ("caption_dropout_every_n_epochs = -1", "caption_dropout_every_n_epochs"),
         ("keep_tokens = -1", "keep_tokens"),
-        ("token_warmup_min = 0", "token_warmup_min"),
+        ("token_warmup_step = 100", "token_warmup_step = 100.*encoded once.*Remove this key"),
+        ("token_warmup_step = 0.5", "token_warmup_step = 0.5.*encoded once"),
         ("token_warmup_step = nan", "token_warmup_step"),
+        ('token_warmup_min = "1"', "token_warmup_min"),
         ('caption_separator = ""', "caption_separator"),
         ("batch_size = 2", "batch_size.*another level"),
         ("num_repeats = 0", "num_repeats"),
@@ -228,13 +230,14 @@ enable_wildcard = true
   image_dir = 'others'
   is_reg = true
   flip_aug = false
-  token_warmup_step = 0.5
+  token_warmup_step = 0
+  token_warmup_min = 2
 """
     (dataset,) = dataset_config.read(write(folder, text)).datasets
     first, second = dataset.subsets
 
     assert first.captions == CaptionRules(shuffle_caption=True, keep_tokens=1, enable_wildcard=True)
-    assert second.captions == CaptionRules(True, keep_tokens=1, enable_wildcard=True, token_warmup_step=0.5)
+    assert second.captions == first.captions
     assert (first.caption_dropout_rate, second.caption_dropout_rate) == (0.0, 0.1)
     assert (first.caption_dropout_every_n_epochs, second.caption_dropout_every_n_epochs) == (3, 0)
     assert (first.flip_aug, second.flip_aug) == (True, False)

@@ -121,7 +121,7 @@ def test_captions_that_vary_become_as_many_texts_as_the_widget_says(config, tiny
     config.write_text(config.read_text() + "enable_wildcard = true\n")
     (config.parent / "garden.txt").write_text("a {red|blue|green|white|black|grey} garden")
     loaded, report = encode(config, tiny_flux, caption_variants=3)
-    assert {len(sample.stages[-1]) for sample in loaded.samples} == {1, 3}
+    assert {len(sample.all_texts) for sample in loaded.samples} == {1, 3}
     assert "1 pictures with several texts" in report
 
 

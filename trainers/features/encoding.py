@@ -169,8 +169,9 @@ def _entry(sample: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
     }
     entry |= {name: value for name, value in sample.options if name not in ("flip_aug", "alpha_mask")}
     if len(sample.texts) > 1:
-        entry["captions"] = sample.stages
-        entry["texts"] = [[named.text(text, sample) for text in stage] for stage in sample.stages]
+        # Lists in a list, which had more than one of them while there was a token warm-up.
+        entry["captions"] = [sample.texts]
+        entry["texts"] = [[named.text(text, sample) for text in sample.texts]]
     if sample.batch_size != batch_size:
         entry["batch_size"] = sample.batch_size
     return entry

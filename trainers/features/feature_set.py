@@ -7,7 +7,6 @@ never stopped, and a thread can read ahead.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,9 +54,7 @@ class Sample:
         repeats: how often it comes in an epoch.
         held_out: never trained on; for measuring the loss.
         batch_size: of its dataset.
-        texts: where there are several, the equally likely ones of each stage of the token warm-up and, last, of the
-            rest of the run; `text_path` is the first of the last.
-        token_warmup_step: optimiser step at which the warm-up is over; under 1 it is a share of all steps.
+        texts: where there are several, the equally likely ones; `text_path` is that of the first.
         flipped_path: the latent of the mirrored picture, which stands in for the other half of the time.
         mask_path: read with `FeatureSet.load_mask`.
         is_reg: a regularisation picture, whose loss has a weight of its own.
@@ -76,8 +73,7 @@ class Sample:
     repeats: int
     held_out: bool
     batch_size: int = 1
-    texts: tuple[tuple[Text, ...], ...] = ()
-    token_warmup_step: float = 0
+    texts: tuple[Text, ...] = ()
     flipped_path: Path | None = None
     mask_path: Path | None = None
     is_reg: bool = False
@@ -93,26 +89,18 @@ class Sample:
     @property
     def shape(self) -> tuple[Any, ...]:
         """Samples of equal shape can share a batch, whichever of their texts are drawn and dropped in an epoch."""
-        lengths = tuple(tuple(sorted({text.tokens for text in stage})) for stage in self.stages)
-        schedule = self.token_warmup_step, self.caption_dropout_every_n_epochs
-        return self.width, self.height, self.batch_size, lengths, schedule
+        lengths = tuple(sorted({text.tokens for text in self.all_texts}))
+        return self.width, self.height, self.batch_size, lengths, self.caption_dropout_every_n_epochs
 
     @property
-    def stages(self) -> tuple[tuple[Text, ...], ...]:
+    def all_texts(self) -> tuple[Text, ...]:
         """Its texts as `texts` has them, also where it has one."""
-        return self.texts or ((Text(self.caption, self.text_path, self.tokens),),)
-
-    def texts_at(self, step: int, steps: int) -> tuple[Text, ...]:
-        """The texts that may be drawn at an optimiser step, of `steps` in all."""
-        warmup = self.token_warmup_step
-        warmup = math.floor(warmup * steps) if warmup < 1 else warmup
-        stages = self.stages
-        return stages[math.floor(step * (len(stages) - 1) / warmup)] if step < warmup else stages[-1]
+        return self.texts or (Text(self.caption, self.text_path, self.tokens),)
 
     @property
     def files(self) -> Iterator[Path]:
         yield from filter(None, (self.latent_path, self.text_path, self.flipped_path, self.mask_path))
-        yield from (text.path for stage in self.texts for text in stage)
+        yield from (text.path for text in self.texts)
 
 
 @dataclass(frozen=True)
@@ -191,8 +179,6 @@ class FeatureSet:
         random: Generator,
         *,
         epoch: int,
-        step: int,
-        steps: int,
         caption_dropout: float,
         prior_loss_weight: float,
     ) -> Draw:
@@ -205,8 +191,6 @@ class FeatureSet:
         Args:
             batch: samples of one shape, as `epoch_batches` gives them.
             epoch: counted from 0.
-            step: optimiser steps done, for the token warm-up.
-            steps: optimiser steps of the run.
             caption_dropout: share of empty captions where the dataset config names none.
             prior_loss_weight: weight of the loss of regularisation pictures.
 
@@ -216,7 +200,7 @@ class FeatureSet:
         together = torch.rand((), generator=random)
         varies = any(sample.varies for sample in batch)
         flips, drops, choices = torch.rand(3, len(batch), generator=random) if varies else torch.zeros(3, len(batch))
-        texts = _chosen_texts([sample.texts_at(step, steps) for sample in batch], choices.tolist())
+        texts = _chosen_texts([sample.all_texts for sample in batch], choices.tolist())
         one_by_one = texts[0].tokens == self.empty_tokens
         dropped = _dropped(batch, together, drops if one_by_one else None, epoch, caption_dropout)
         paths = [self.empty_text_path if drop else text.path for drop, text in zip(dropped, texts, strict=True)]

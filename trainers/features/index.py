@@ -52,16 +52,6 @@ def load(features: Features) -> FeatureSet:
     return FeatureSet(samples, empty_text, token_count(empty_text), listed)
 
 
-def warms_up_by_share(features: Features) -> bool:
-    """Whether texts are warmed up over a share of the run's steps, so that their number decides what is trained.
-
-    Raises:
-        FeatureError: the index is missing or damaged.
-    """
-    samples = read_json(Path(features.folder) / INDEX)["samples"]
-    return any(0 < sample.get("token_warmup_step", 0) < 1 for sample in samples)
-
-
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -73,12 +63,15 @@ def read_json(path: Path) -> Any:
 
 def _sample(folder: Path, entry: dict[str, Any], batch_size: int) -> Sample:
     names = ("id", "image", "caption", "width", "height", "tokens", "repeats", "held_out")
-    optional = ("is_reg", "caption_dropout_rate", "caption_dropout_every_n_epochs", "token_warmup_step")
-    listed = (entry.get(name, []) for name in ("captions", "texts", "text_tokens"))
-    texts = tuple(
-        tuple(Text(caption, inside(folder, file), tokens) for caption, file, tokens in zip(*stage, strict=True))
-        for stage in zip(*listed, strict=True)
-    )
+    optional = ("is_reg", "caption_dropout_rate", "caption_dropout_every_n_epochs")
+    if step := entry.get("token_warmup_step"):
+        raise FeatureError(
+            f"The training data {folder} was encoded by an earlier version for a token warm-up (token_warmup_step "
+            f"{step}), which is no longer trained. Remove that key from the dataset config, and queue Encode Training "
+            "Data and the training again: without it, it is another run."
+        )
+    listed = (entry.get(name, [[]])[0] for name in ("captions", "texts", "text_tokens"))
+    texts = tuple(Text(caption, inside(folder, file), tokens) for caption, file, tokens in zip(*listed, strict=True))
     return Sample(
         latent_path=inside(folder, entry["latent"]),
         text_path=inside(folder, entry["text"]),
@@ -141,7 +134,7 @@ def _sizes(samples: Iterable[Sample]) -> str:
 
 def _extras(trained: Sequence[Sample], loaded: FeatureSet) -> list[str]:
     """The lines of a report that only some datasets have."""
-    several = [len({text.path for text in sample.stages[-1]}) for sample in trained if sample.texts]
+    several = [len({text.path for text in sample.texts}) for sample in trained if sample.texts]
     lengths = {sample.tokens for sample in trained} - {loaded.empty_tokens}
     counted = (
         (sum(bool(sample.flipped_path) for sample in trained), "pictures encoded mirrored too"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from ... import files
 from ...dataset import buckets
-from ...dataset.caption_variants import stages
+from ...dataset.caption_variants import variants
 from ...dataset.config_reader import Dataset, Picture
 from ...errors import DatasetError
 from ...progress import Progress
@@ -24,7 +24,7 @@ class Planned:
     Attributes:
         path: of the picture.
         image: SHA-256 of the picture's file.
-        stages: its texts, see `caption_variants.stages`.
+        texts: the equally likely ones, see `caption_variants.variants`.
         size: of its bucket, (width, height) in pixels.
         repeats: how often it comes in an epoch.
         held_out: never trained on.
@@ -34,7 +34,7 @@ class Planned:
 
     path: Path
     image: str
-    stages: tuple[tuple[str, ...], ...]
+    texts: tuple[str, ...]
     size: tuple[int, int]
     repeats: int
     held_out: bool
@@ -43,16 +43,13 @@ class Planned:
 
     @property
     def caption(self) -> str:
-        """The text by which it is evaluated and shown: the first of those for the most of the run."""
-        return self.stages[-1][0]
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(text for texts in self.stages for text in texts))
+        """The text by which it is evaluated and shown."""
+        return self.texts[0]
 
     @property
     def id(self) -> str:
-        more = [self.stages, self.options] if len(self.texts) > 1 or self.options else []
+        # The texts are in a list of their own, as in the index, where there once were more lists.
+        more = [[self.texts], self.options] if len(self.texts) > 1 or self.options else []
         return files.content_hash([self.image, self.caption, self.size, *more])
 
 
@@ -84,17 +81,16 @@ def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress)
 
 def _sample(picture: Picture, image: str, repeats: int, held_out: bool, caption_variants: int) -> Planned:
     subset = picture.subset
-    texts = stages(picture.caption, subset.captions, image, caption_variants)
+    texts = variants(picture.caption, subset.captions, image, caption_variants)
     options: dict[str, Any] = {}
     if held_out:
-        texts = ((texts[-1][0],),)
+        texts = texts[:1]
     else:
         options = {
             "flip_aug": subset.flip_aug,
             "is_reg": subset.is_reg,
             "caption_dropout_rate": subset.caption_dropout_rate,
             "caption_dropout_every_n_epochs": subset.caption_dropout_every_n_epochs,
-            "token_warmup_step": subset.captions.token_warmup_step if len(texts) > 1 else 0,
         }
     options["alpha_mask"] = subset.alpha_mask
     # A rate of 0 is one of its own: the run's does not hold for it.

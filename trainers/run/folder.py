@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import FeatureError, ImpastoError, NameRefused, TrainingError
+from ...errors import ImpastoError, NameRefused, TrainingError
 from ...files import (
     ABANDONED,
     appearing,
@@ -31,7 +31,7 @@ from ...files import (
     write_whole,
 )
 from ...paths import MAX_NAME_LENGTH, checked_name, child_of
-from ..features.index import DATASET_CONFIG, Features, warms_up_by_share
+from ..features.index import DATASET_CONFIG
 from ..flux import weights as flux_weights
 from ..lora import file_formats as lora_files
 from ..settings import FIXED, Settings
@@ -139,12 +139,9 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Everything that the final weights depend on: contents, not places."""
-        steps = False
-        with contextlib.suppress(FeatureError):  # a finished run is found all the same; no other can do without them
-            steps = warms_up_by_share(Features(self.features_folder, self.features_key))
         return {
             "version": RUN_VERSION,
-            "settings": self.settings.deciding(steps),
+            "settings": self.settings.deciding(),
             "features": self.features_key,
             "weights": self.fingerprint,
             "start": self.start_hash,

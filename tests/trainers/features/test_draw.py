@@ -27,7 +27,7 @@ def seeded(seed=0):
 
 
 def draw(loaded, batch, random=None, **changes):
-    arguments = {"epoch": 0, "step": 0, "steps": 100, "caption_dropout": 0.0, "prior_loss_weight": 1.0} | changes
+    arguments = {"epoch": 0, "caption_dropout": 0.0, "prior_loss_weight": 1.0} | changes
     return loaded.draw(batch, random or seeded(), **arguments)
 
 
@@ -40,7 +40,7 @@ def loaded_from(tmp_path, captions=(), sizes=SQUARES, dataset="", subset="", **a
 
 def caption_drawn(loaded, sample, drawn, place=0):
     """Which text's embedding is in a draw; "" for the empty caption."""
-    texts = {text.caption: text.path for stage in sample.stages for text in stage} | {"": loaded.empty_text_path}
+    texts = {text.caption: text.path for text in sample.all_texts} | {"": loaded.empty_text_path}
     (caption,) = {
         caption
         for caption, path in texts.items()
@@ -158,24 +158,6 @@ def test_samples_whose_texts_have_other_lengths_share_no_batch(tmp_path):
     captions = ["short\nbrief", f"short\n{LONG}", "a\nb", LONG]
     loaded = loaded_from(tmp_path, captions, dataset="batch_size = 4", subset="enable_wildcard = true")
     assert sorted(len(batch) for batch in epoch_batches(loaded.samples, seed=0, epoch=0)) == [1, 1, 2]
-
-
-@pytest.mark.parametrize("warmup", ["100", "0.5"])  # a share is of the run's 200 steps
-def test_the_token_warm_up_goes_by_the_step(tmp_path, warmup):
-    loaded = loaded_from(tmp_path, ["a, b, c, d, e"], SQUARES[:1], subset=f"token_warmup_step = {warmup}")
-    (sample,) = loaded.samples
-    seen = [
-        caption_drawn(loaded, sample, draw(loaded, [sample], step=step, steps=200)) for step in (0, 26, 51, 76, 99, 100)
-    ]
-    assert seen == ["a", "a, b", "a, b, c", "a, b, c, d", "a, b, c, d", "a, b, c, d, e"]
-
-
-@pytest.mark.parametrize(("warmup", "share"), [("100", False), ("0.5", True), ("0", False), ("1", False)])
-def test_features_tell_whether_their_texts_warm_up_over_a_share_of_the_run(tmp_path, warmup, share):
-    config = make_dataset(tmp_path / "dataset", SQUARES, subset=f"token_warmup_step = {warmup}")
-    for number in range(len(SQUARES)):
-        (config.parent / "train" / f"picture-{number}.txt").write_text("a, b, c, d")
-    assert index.warms_up_by_share(encode(config)) == share
 
 
 def test_regularisation_pictures_have_a_weight_of_their_own(tmp_path):

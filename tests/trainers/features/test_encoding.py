@@ -432,17 +432,30 @@ def test_a_caption_that_varies_is_encoded_as_often_as_asked_for_and_the_held_out
     samples = sampled(config, caption_variants=3)
 
     for sample in samples:
-        assert len({text.path for text in sample.stages[-1]}) == (1 if sample.held_out else 3)
-        assert sample.stages[-1][0].path == sample.text_path
+        assert len({text.path for text in sample.all_texts}) == (1 if sample.held_out else 3)
+        assert sample.all_texts[0].path == sample.text_path
     keys = {encode(config, caption_variants=number).key for number in (3, 3, 2)}
     assert len(keys) == 2
+
+
+def test_training_data_of_an_earlier_version_that_warmed_its_captions_up_is_refused_by_name(tmp_path):
+    config = make_dataset(tmp_path / "warm", subset="shuffle_caption = true")
+    for caption in (config.parent / "train").glob("*.txt"):
+        caption.write_text("boat, river, sky, trees, clouds")
+    encoded = encode(config)
+    index = Path(encoded.folder) / features_index.INDEX
+    written = json.loads(index.read_text(encoding="utf-8"))
+    written["samples"][0]["token_warmup_step"] = 100
+    index.write_text(json.dumps(written))
+    with pytest.raises(FeatureError, match="token_warmup_step 100.*no longer trained. Remove that key"):
+        features_index.load(encoded)
 
 
 def test_every_picture_has_variants_of_its_own(tmp_path):
     config = make_dataset(tmp_path / "wild", [(128, 128)] * 8, subset="enable_wildcard = true")
     for caption in (config.parent / "train").glob("*.txt"):
         caption.write_text("{a|b|c|d|e|f|g|h|i|j}")
-    found = {text.caption for sample in sampled(config, caption_variants=2) for text in sample.stages[-1]}
+    found = {text.caption for sample in sampled(config, caption_variants=2) for text in sample.all_texts}
     assert len(found) > 4
 
 

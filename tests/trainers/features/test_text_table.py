@@ -90,11 +90,11 @@ def test_all_variants_of_a_caption_are_written_and_read(config):
         caption.write_text(f"{caption.stem}, boat, river, sky, trees")
     found = encode(config)
     path = export(found)
-    texts = {text.path for sample in index.load(found).samples for text in sample.stages[-1]}
+    texts = {text.path for sample in index.load(found).samples for text in sample.all_texts}
 
     assert parquet.ParquetFile(path).metadata.num_rows == len(texts) > len(SIZES)
     imported = index.load(encode(config, text_table=text_table.import_texts(path)))
-    assert len({text.path for sample in imported.samples for text in sample.stages[-1]}) == len(texts)
+    assert len({text.path for sample in imported.samples for text in sample.all_texts}) == len(texts)
 
 
 def test_a_table_of_the_example_is_read_by_the_pixels_of_its_pictures(config):

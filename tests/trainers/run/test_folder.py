@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.errors import NameRefused, TrainingError
-from impasto.trainers.features.index import INDEX, Features
+from impasto.trainers.features.index import Features
 from impasto.trainers.run import checkpoints
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
@@ -19,14 +19,9 @@ FEATURES = Features("", "abc")
 
 @pytest.fixture(autouse=True)
 def encoded(tmp_path_factory, monkeypatch):
-    """Features without pictures: of what is in them a run takes nothing but how their texts warm up."""
+    """A folder of features without pictures: a run takes no more of them than their key."""
     features = Features(str(tmp_path_factory.mktemp("features")), FEATURES.key)
-    list_samples(features, [{"id": "a"}])
     monkeypatch.setattr(sys.modules[__name__], "FEATURES", features)
-
-
-def list_samples(features, samples):
-    (Path(features.folder) / INDEX).write_text(json.dumps({"samples": samples}))
 
 
 def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/models/flux.safetensors"):
@@ -83,11 +78,9 @@ def test_other_settings_or_another_model_are_another_run(tmp_path):
     assert len(ids) == 3
 
 
-@pytest.mark.parametrize(("warmup", "one_run"), [(0.5, False), (100, True), (0, True)])
-def test_other_steps_are_another_run_exactly_where_the_texts_warm_up_over_a_share_of_them(tmp_path, warmup, one_run):
-    list_samples(FEATURES, [{"id": "a"}, {"id": "b", "token_warmup_step": warmup}])
+def test_other_steps_are_the_same_run_while_the_learning_rate_is_constant(tmp_path):
     short, long = (make_run(tmp_path, settings=Settings(steps=steps)) for steps in (100, 200))
-    assert (short == long) == one_run
+    assert short == long
 
 
 def test_the_job_is_read_back_as_it_was_written(tmp_path):
