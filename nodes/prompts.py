@@ -266,8 +266,8 @@ class PromptLibraryFile(io.ComfyNode):
                     "action",
                     options=[EXPORT, IMPORT, REPAIR],
                     default=EXPORT,
-                    tooltip="Write the file, or read it. 'repair' needs no file: it makes library and seed book anew "
-                    "from all that can be read of them, and keeps them as they were.",
+                    tooltip="Write the file, or read it. 'repair' needs no file: where library or seed book is "
+                    "damaged, it puts the newest good daily copy in place and keeps the damaged file.",
                 ),
                 io.String.Input(
                     "file",

@@ -5,6 +5,7 @@ when one is damaged.
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import sqlite3
 import time
@@ -17,7 +18,9 @@ from ..files import appearing
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 30  # how long a writer waits for another
-COPY_SECONDS = 24 * 3600  # between two copies
+MAKING_SECONDS = 2  # how long a file may be empty, while another process is making it
+COPIES = 7  # the daily ones that are kept
+EMPTY = "it is empty"
 VERSION = 2  # of the schemas: raised when one has something new, which older files get when they are opened
 
 
@@ -25,9 +28,42 @@ class DatabaseError(ImpastoError):
     """A database of the pack cannot be read, or does not take what is written. What it holds is left as it is."""
 
 
-def copy_of(path: Path) -> Path:
-    """Where the last daily copy of a database lies."""
-    return path.with_name(f"{path.stem}.copy{path.suffix}")
+def copies_of(path: Path) -> list[Path]:
+    """The daily copies of a database, the newest first; last the one without a date that earlier versions made."""
+    dated = path.parent.glob(f"{glob.escape(path.stem)}.copy-????-??-??{glob.escape(path.suffix)}")
+    undated = path.with_name(f"{path.stem}.copy{path.suffix}")
+    return [*sorted(dated, reverse=True), *([undated] if undated.exists() else [])]
+
+
+def day_of(copy: Path) -> str:
+    """The day of a daily copy, for a person."""
+    _, dated, day = copy.stem.partition(".copy-")
+    return day if dated else time.strftime("%Y-%m-%d", time.localtime(copy.stat().st_mtime))
+
+
+def damage_of(path: Path, alone: bool = False) -> str:
+    """What is wrong with a database; "" where nothing is.
+
+    Args:
+        alone: without a write-ahead log, as copies are, and not to be changed by looking.
+
+    Raises:
+        DatabaseError: it cannot be opened just now; of one `alone` that is what is wrong.
+    """
+    if not path.stat().st_size:
+        return EMPTY
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}{'?immutable=1' if alone else ''}", uri=True)
+        ) as found:
+            told = found.execute("PRAGMA quick_check").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if alone:
+            return str(error)
+        raise _unusable(path, error) from error
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return "" if told == "ok" else told
 
 
 @contextlib.contextmanager
@@ -41,6 +77,7 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _plainly(path):
+        _refuse_empty(path)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.row_factory = sqlite3.Row
@@ -52,6 +89,16 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
+
+
+def _refuse_empty(path: Path) -> None:
+    """An empty file is damage, not a new database, unless another process is making one just now."""
+    deadline = time.monotonic() + MAKING_SECONDS
+    with contextlib.suppress(FileNotFoundError):
+        while not path.stat().st_size:
+            if time.monotonic() > deadline:
+                raise sqlite3.DatabaseError(EMPTY)
+            time.sleep(0.01)
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
@@ -71,7 +118,9 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     """As `reading`, with everything in the block written together at its end, or nothing if it raises."""
     with reading(path, schema) as connection:
-        _copy_daily(path, connection)
+        is_first = not copies_of(path)  # made in the end, so that it is not of an empty database
+        if not is_first:
+            _copy_daily(path, connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -80,24 +129,31 @@ def writing(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
                 connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+        if is_first:
+            _copy_daily(path, connection)
 
 
 def _copy_daily(path: Path, connection: sqlite3.Connection) -> None:
-    copy = copy_of(path)
-    if copy.exists() and time.time() - copy.stat().st_mtime < COPY_SECONDS:
+    copy = path.with_name(f"{path.stem}.copy-{time.strftime('%Y-%m-%d')}{path.suffix}")
+    if copy.exists():
         return
-    found = connection.execute("PRAGMA quick_check").fetchone()[0]
-    if found != "ok":  # never copied over a good copy
-        raise sqlite3.DatabaseError(found)
     try:
         with appearing(copy) as temporary:
-            target = sqlite3.connect(temporary)
-            try:
+            with contextlib.closing(sqlite3.connect(temporary)) as target:
                 connection.backup(target)
-            finally:
-                target.close()
-    except OSError as error:  # on Windows for one, while a virus scanner or a backup program holds the last copy
+            if damage := damage_of(temporary, alone=True):
+                raise sqlite3.DatabaseError(damage)
+        for old in copies_of(path)[COPIES:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:  # on Windows for one, while a virus scanner or a backup program holds a copy
         log.warning("%s was not copied to %s (%s); what is saved is saved all the same.", path, copy, error)
+
+
+def _unusable(path: Path, error: sqlite3.OperationalError) -> DatabaseError:
+    return DatabaseError(
+        f"{path} cannot be used just now ({error}). Close other programs that have it open, and see that the folder "
+        "can be written."
+    )
 
 
 @contextlib.contextmanager
@@ -105,10 +161,7 @@ def _plainly(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise DatabaseError(
-            f"{path} cannot be used just now ({error}). Close other programs that have it open, and see that the "
-            "folder can be written."
-        ) from error
+        raise _unusable(path, error) from error
     except (sqlite3.IntegrityError, sqlite3.DataError) as error:  # a rule of the tables, or more than a gigabyte
         raise DatabaseError(
             f"{path} does not take what was to be written ({error}). The file is sound and nothing was changed: change "
@@ -117,14 +170,9 @@ def _plainly(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:  # its children are mistakes in using SQLite, not damage
             raise
-        copy = copy_of(path)
-        kept = (
-            f"and what the copy of {time.strftime('%d %B %Y, %H:%M', time.localtime(copy.stat().st_mtime))} has "
-            f"besides ({copy})"
-            if copy.exists()
-            else "though there is no copy of it yet"
-        )
+        copies = copies_of(path)
+        instead = f"its newest good daily copy (the last is of {day_of(copies[0])})" if copies else "a new, empty one"
         raise DatabaseError(
             f"{path} is damaged ({error}). It is left as it is. Queue Prompt Library File with the action 'repair': it "
-            f"makes a new one of all that can be read of this one, {kept}, and keeps the damaged one."
+            f"puts {instead} in place of this one, and keeps the damaged one."
         ) from error

@@ -26,7 +26,7 @@ MAX_TAG_LENGTH = 60
 YEAR_10000 = 253_402_300_800  # in seconds since 1970: no later time can be shown
 
 _COLUMNS = ("name", "text", "tags", "favourite", "created", "seed", "lora", "queued")
-_TABLES = {"prompts": ("text",), "history": ("text", "seed", "lora", "at")}  # with what tells two rows apart
+_TABLES = ("prompts", "history")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (
     id INTEGER PRIMARY KEY,
@@ -182,7 +182,7 @@ class Library:
         return " ".join(f"{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files if file.exists())
 
     def repair(self) -> Repaired:
-        """Make a damaged library anew from all that can be read; see `recovery.repair`."""
+        """Put the newest good daily copy in place of a damaged library; see `recovery.repair`."""
         return repair(self.path, _SCHEMA, _TABLES)
 
     def write_to(self, path: Path) -> tuple[int, int]:

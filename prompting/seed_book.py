@@ -31,12 +31,7 @@ CREATE INDEX IF NOT EXISTS by_sequence ON history (sequence, id);
 CREATE INDEX IF NOT EXISTS by_prompt ON history (queued)
 """
 
-_TABLES = {  # with what tells two rows apart
-    "sequences": ("key",),
-    "favourites": ("name",),
-    "notes": ("seed",),
-    "history": ("sequence", "seeds", "queued", "at"),
-}
+_TABLES = ("sequences", "favourites", "notes", "history")
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class SeedBook:
         self.path = Path(path)
 
     def repair(self) -> Repaired:
-        """Make a damaged book anew from all that can be read; see `recovery.repair`."""
+        """Put the newest good daily copy in place of a damaged book; see `recovery.repair`."""
         return repair(self.path, _SCHEMA, _TABLES)
 
     def take(self, settings: SeedSettings, sequence: str, queued: str) -> tuple[int, ...]:

@@ -236,17 +236,19 @@ def test_the_history_knows_the_lora_that_the_prompt_was_painted_with(server: Com
 
 
 def test_a_damaged_library_is_repaired_on_the_server(server: ComfyServer):
+    file = server.base / "user" / "impasto" / "prompts.sqlite"
+    for copy in file.parent.glob("prompts.copy*"):
+        copy.unlink()  # so that one is made of what is saved now
     save = {"text": "a lighthouse", "name": "light", "tags": "water", "favourite": True}
     server.queue(graph(save=("ImpastoSavePrompt", save)))
     seed_of(server, profile="random")
-    file = server.base / "user" / "impasto" / "prompts.sqlite"
     file.write_bytes(b"\xff" * 4096 + file.read_bytes()[4096:])
     with pytest.raises(NodeFailed, match="is damaged.*'repair'"):
         find(server, "library", "lighth")
     repair = graph(file=("ImpastoPromptLibraryFile", {"action": "repair", "file": ""}))
     (told,) = server.queue(repair).outputs["file"]["text"]
-    assert told.startswith("Prompt library: All of it could be read: ")
-    assert "Seed book: All of it could be read: " in told
+    assert told.startswith("Prompt library: The newest good daily copy, of ")
+    assert "Seed book: It is sound and was left as it is: " in told
     assert find(server, "library", "lighth")[0] == "a lighthouse"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import impasto
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.database import DatabaseError, copy_of, reading, writing
+from impasto.prompting.database import DatabaseError, copies_of, reading, writing
 from impasto.prompting.library import Library, SavedPrompt, split_tags
 
 REPOSITORY = Path(impasto.__file__).resolve().parent
@@ -284,124 +284,114 @@ def test_a_mistake_in_using_sqlite_is_passed_on_as_it_is(library: Library):
         database.execute("SELECT ?", [])
 
 
-NUMBER = 3000
+def copies(library: Library) -> list[Path]:
+    return copies_of(library.path)
 
 
-@pytest.fixture
-def large(tmp_path: Path) -> Library:
-    """3,000 prompts and 300 of the history, in one file without a log; the daily copy is of before that."""
-    library = Library(tmp_path / "prompts.sqlite")
-    library.save([HARBOUR])
-    library.save(SavedPrompt(f"{n}: a painting of {n * n}", f"name {n}", (f"t{n % 7}",), n == 7) for n in range(NUMBER))
-    history = [
-        {"text": f"queued {n}", "seed": str(2**64 - 1 - n), "lora": "monet", "queued": n + 1} for n in range(300)
-    ]
-    (tmp_path / "history.json").write_text(json.dumps(history))
-    library.read_from(tmp_path / "history.json")
-    assert not Path(f"{library.path}-wal").exists()
-    return library
+def make_older(library: Library, days: int = 1) -> Path:
+    """Give the last daily copy an earlier date, so that the next write makes another."""
+    copy = copies(library)[0]
+    day = time.strftime("%Y-%m-%d", time.localtime(time.time() - days * 24 * 3600))
+    return copy.rename(copy.with_name(f"prompts.copy-{day}.sqlite"))
 
 
-def damage(library: Library, *pages: int) -> bytes:
-    """Overwrite pages of a library's file, counted from 0, and give what the file is then."""
-    content = bytearray(library.path.read_bytes())
-    for page in pages:
-        content[page * 4096 : (page + 1) * 4096] = b"\x7f" * 4096
-    library.path.write_bytes(content)
+def damage(path: Path) -> bytes:
+    """Overwrite a file's second to fourth page, which hold its rows, and give what it is then."""
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    content[4096 : 4096 * 4] = b"\x7f" * 4096 * 3
+    path.write_bytes(content)
     return bytes(content)
 
 
-def leaves(library: Library, table: str) -> list[int]:
-    """Pages, counted from 0, that hold rows of a table."""
-    words = {"prompts": (b": a painting of ", b"name "), "history": (b"queued ", b"monet")}[table]
-    content = library.path.read_bytes()
-    pages = [content[start : start + 4096] for start in range(0, len(content), 4096)]
-    return [n for n, page in enumerate(pages) if page[0] == 0x0D and all(word in page for word in words)]
+def test_the_copy_of_the_first_day_holds_what_the_library_began_with(library: Library):
+    (copy,) = copies(library)
+    assert time.strftime("%Y-%m-%d") in copy.name
+    with sqlite3.connect(copy) as database:
+        assert database.execute("SELECT count(*) FROM prompts").fetchone()[0] == 3
 
 
-def test_a_library_whose_first_page_is_gone_is_repaired_whole(large: Library):
-    before, history = large.search(limit=NUMBER + 1), large.queued(limit=300)
-    damaged = damage(large, 0)
-    with pytest.raises(DatabaseError, match="is damaged.*'repair'"):
-        large.search("painting")
-    repaired = large.repair()
-    assert (repaired.rows, repaired.whole, repaired.from_copy) == (NUMBER + 1 + 300, True, 0)
-    assert repaired.kept.read_bytes() == damaged
-    assert large.search(limit=NUMBER + 1) == before
-    assert large.queued(limit=300) == history
-    assert texts(large.search("8994001 painting")) == ["2999: a painting of 8994001"]
-    assert large.save([GARDEN]) == 1
+def test_a_day_has_one_copy_and_seven_days_are_kept(library: Library):
+    old = library.path.with_name("prompts.copy.sqlite")  # as earlier versions made it
+    shutil.copyfile(copies(library)[0], old)
+    for day in range(10, 0, -1):
+        make_older(library, day)
+        library.save([SavedPrompt(f"{day} days ago")])
+        library.save([SavedPrompt(f"{day} days ago, later")])
+    assert len(copies(library)) == 7 and not old.exists()
+    assert sorted(copies(library)) == sorted(library.path.parent.glob("*.copy*"))
 
 
-def test_of_a_library_with_damaged_pages_all_others_are_read_and_it_is_said(large: Library):
-    of_prompts = leaves(large, "prompts")
-    of_history = leaves(large, "history")
-    assert len(of_prompts) > 20 and len(of_history) > 2
-    damage(large, of_prompts[3], of_prompts[-1], of_history[1])
-    repaired = large.repair()
-    lost = NUMBER + 1 + 300 - repaired.rows
-    assert 3 < lost < 300  # what lay on three pages
-    assert str(repaired).startswith("Part of it could not be read")
-    assert str(repaired.kept) in str(repaired)
-    assert large.count() + len(large.queued(limit=300)) == repaired.rows
-    with sqlite3.connect(large.path) as database:
-        assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+def test_a_damaged_library_becomes_its_newest_good_copy_and_is_kept(library: Library):
+    make_older(library, 2)
+    library.save([SavedPrompt("of the day before")])  # the copy is made before it is written
+    good = make_older(library)
+    library.save([SavedPrompt("of today")])
+    damage(copies(library)[0])
+    damaged = damage(library.path)
+    with pytest.raises(DatabaseError, match="is damaged.*'repair'.*newest good daily copy"):
+        library.search("harbour")
+    repaired = library.repair()
+    assert repaired.copy == good and repaired.kept.read_bytes() == damaged
+    assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
+    told = str(repaired)
+    assert good.stem[-10:] in told and "3 entries" in told and str(repaired.kept) in told
+    assert library.save([SavedPrompt("and on it goes")]) == 1
 
 
-def test_what_cannot_be_read_comes_from_the_daily_copy(large: Library):
-    os.utime(copy_of(large.path), (0, 0))
-    large.save([SavedPrompt("newer than the copy")])  # the copy is made before it is written
-    before, history = large.search(limit=NUMBER + 2), large.queued(limit=300)
-    damage(large, *leaves(large, "prompts")[5:9], leaves(large, "history")[0])
-    repaired = large.repair()
-    assert not repaired.whole and repaired.from_copy > 100
-    assert large.search(limit=NUMBER + 2) == before
-    assert large.queued(limit=300) == history
+def test_the_copy_that_an_earlier_version_made_is_good_too(library: Library):
+    copies(library)[0].rename(library.path.with_name("prompts.copy.sqlite"))
+    damage(library.path)
+    assert library.repair().entries == 3
+    assert texts(library.search("harbour")) == [HARBOUR.text]
 
 
-def test_of_a_file_that_is_no_database_the_copy_is_what_there_is(library: Library):
-    os.utime(copy_of(library.path), (0, 0))
-    library.save([SavedPrompt("the last of the day before")])
-    library.path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
-    with pytest.raises(DatabaseError, match="copy"):
-        library.search()
-    assert library.repair().from_copy == 3
+def test_an_empty_file_is_damage_and_no_new_library(library: Library):
+    library.path.write_bytes(b"")
+    for use in (library.search, library.count, lambda: library.save([GARDEN])):
+        with pytest.raises(DatabaseError, match="is damaged.*empty.*'repair'"):
+            use()
+    assert library.path.stat().st_size == 0
+    assert library.repair().entries == 3
+
+
+def test_without_a_good_copy_a_library_begins_anew_and_it_is_said(library: Library):
+    copies(library)[0].write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    damaged = damage(library.path)
+    repaired = library.repair()
+    assert str(repaired).startswith("There is no good daily copy, so that it begins anew, empty.")
+    assert library.count() == 0 and repaired.kept.read_bytes() == damaged
+
+
+def test_what_a_killed_writer_left_in_the_log_is_kept_with_the_damaged_file(library: Library):
+    with sqlite3.connect(library.path) as elsewhere:  # keeps the log from being worked into the file
+        elsewhere.execute("SELECT count(*) FROM prompts").fetchone()
+        library.save([SavedPrompt("only in the log")])
+        log = Path(f"{library.path}-wal").read_bytes()
+        content = library.path.read_bytes()
+    elsewhere.close()
+    library.path.write_bytes(b"\xff" * 4096 + content[4096:])
+    Path(f"{library.path}-wal").write_bytes(log)
+    kept = library.repair().kept
+    assert Path(f"{kept}-wal").read_bytes() == log and b"only in the log" in log
     assert texts(library.search()) == texts([CAFE, GARDEN, HARBOUR])
 
 
-def test_what_a_killed_writer_left_in_the_log_is_repaired_too(large: Library, tmp_path: Path):
-    open_elsewhere = sqlite3.connect(large.path)  # keeps the log from being worked into the file
-    open_elsewhere.execute("SELECT count(*) FROM prompts").fetchone()
-    large.save([SavedPrompt("only in the log")])
-    killed = Library(tmp_path / "killed" / "prompts.sqlite")
-    killed.path.parent.mkdir()
-    for side in ("", "-wal"):
-        shutil.copyfile(f"{large.path}{side}", f"{killed.path}{side}")
-    open_elsewhere.close()
-    damage(killed, leaves(killed, "prompts")[2])
-    killed.repair()
-    assert texts(killed.search("log")) == ["only in the log"]
-
-
-def test_a_sound_library_is_repaired_to_itself(library: Library):
+def test_a_sound_library_is_left_as_it_is(library: Library):
     library.remove(GARDEN.text)
-    before = library.search()
-    assert library.repair().from_copy == 0  # nor does what was removed come back
-    assert library.search() == before
+    repaired = library.repair()  # nor does what was removed come back
+    assert repaired.kept is None and "2 entries" in str(repaired)
+    assert texts(library.search()) == texts([CAFE, HARBOUR])
+    assert not list(library.path.parent.glob("*.damaged-*"))
 
 
-def test_a_damaged_file_is_never_copied_over_the_copy(library: Library):
-    copy = copy_of(library.path)
-    before = copy.read_bytes()
-    os.utime(copy, (0, 0))
-    with sqlite3.connect(library.path) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    content = bytearray(library.path.read_bytes())
-    content[4096 : 4096 * 4] = b"\x7f" * 4096 * 3
-    library.path.write_bytes(content)
+def test_a_damaged_file_is_never_copied(library: Library):
+    before = make_older(library)
+    damage(library.path)
     with pytest.raises(DatabaseError):
         library.save([SavedPrompt("one more")])
-    assert copy.read_bytes() == before
+    assert copies(library) == [before]
 
 
 def test_an_export_is_json_that_others_can_read(library: Library, tmp_path: Path):
@@ -424,7 +414,7 @@ def test_a_copy_that_is_held_by_another_program_stops_no_save(library: Library, 
     def held(*paths: object) -> None:
         raise PermissionError(13, "The process cannot access the file")
 
-    os.utime(copy_of(library.path), (0, 0))
+    make_older(library)
     monkeypatch.setattr(os, "replace", held)
     assert library.save([SavedPrompt("a lighthouse")]) == 1
     assert "cannot access the file" in caplog.text

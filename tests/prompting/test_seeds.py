@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.database import DatabaseError
+from impasto.prompting.database import DatabaseError, copies_of
 from impasto.prompting.seed_book import SeedBook
 from impasto.prompting.seeds import (
     GOLDEN_STEP,
@@ -127,17 +127,20 @@ def test_the_history_tells_what_a_seed_made(book: SeedBook):
     assert second.files == ()
 
 
-def test_a_damaged_book_is_repaired_and_steps_on_where_it_stood(book: SeedBook):
+def test_a_damaged_book_steps_on_where_its_copy_stood(book: SeedBook):
     for queued in ("1", "2"):
         book.take(settings("increment", count=2), "a", queued)
     book.keep("good light", 2**64 - 1)
     book.write_note(101, "leans left")
     history = book.history("a")
+    (copy,) = copies_of(book.path)
+    copy.rename(copy.with_name(f"{book.path.stem}.copy-2026-01-01{book.path.suffix}"))
+    book.take(settings("increment", count=2), "a", "of today")
     content = book.path.read_bytes()
     book.path.write_bytes(b"\x00" * 4096 + content[4096:])
     with pytest.raises(DatabaseError, match="'repair'"):
         book.favourites()
-    assert book.repair().whole
+    assert book.repair().copy == copies_of(book.path)[0]
     assert (book.history("a"), book.favourites(), book.note(101)) == (history, {"good light": 2**64 - 1}, "leans left")
     assert book.take(settings("increment", count=2), "a", "3") == (104, 105)
 
