@@ -30,7 +30,7 @@ def start(
     output: int | IO[bytes] = subprocess.PIPE,
     errors: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `main` of a module ("impasto.captioners.apart"); its input is a pipe.
+    """Start `main` of a module ("accelerate.commands.launch"); its input is a pipe.
 
     Args:
         arguments: its `sys.argv` behind the module's name.

@@ -171,7 +171,7 @@ def captioned(captioner: Any, files: Sequence[Path]) -> None:
 
     async def all_batches() -> None:
         for start in range(0, len(pictures), captioner.batch_size):
-            await captioner.caption(pictures[start : start + captioner.batch_size], lambda: None)
+            await captioner.caption(pictures[start : start + captioner.batch_size], lambda: None, lambda: None)
 
     asyncio.run(all_batches())
 

@@ -88,18 +88,21 @@ class Captioner(Protocol):
     def counted(self) -> bool:
         """Whether somebody counts the calls, in money or quota, so that an answer on its way must not be lost.
 
-        Such a captioner can be made again by another process (`apart`).
+        Such a captioner is a dataclass, of which `dataclasses.replace` makes another without its connections.
         """
 
     def prompt(self, picture: Picture) -> str:
         """Hash (`files.content_hash`) of all that it is told beside the picture: instructions, task, beams, labels."""
 
-    async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
+    async def caption(
+        self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
+    ) -> Sequence[Caption | Refusal]:
         """Caption 1 … `batch_size` pictures: one result for each, in their order.
 
         Waiting is awaited, so that Cancel (asyncio's cancellation) can end it. `check` raises (to be let through) when
         Cancel was pressed or no more calls shall be sent: one that sends calls `check` before each of them, and while
-        it waits for its turn; one that computes in this process may block, and calls it at least twice a second.
+        it waits for its turn, and `sending` right before the call leaves; one that computes in this process may block,
+        and calls `check` at least twice a second.
 
         Raises:
             ImpastoError: nothing can be captioned at all (no key, no model, the day's limit): ends the run. What is in

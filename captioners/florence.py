@@ -289,7 +289,9 @@ class Florence2Captioner:
         told = {"wording": WORDING, "task": self.settings.task, "beams": self.settings.num_beams}
         return content_hash(told | {"max_new_tokens": self.settings.max_new_tokens})
 
-    async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> list[Caption | Refusal]:
+    async def caption(
+        self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
+    ) -> list[Caption | Refusal]:
         """See `Captioner.caption`.
 
         Raises:

@@ -116,7 +116,7 @@ class GeminiCaptioner:
     folder: Path  # of the server's owner: gemini.toml with keys, and usage/ with what was sent
     clock: Clock = SYSTEM
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
-    _session: Session | None = field(default=None, repr=False, compare=False)
+    _session: Session | None = field(default=None, init=False, repr=False, compare=False)
 
     name = "gemini"
     batch_size = 1
@@ -149,30 +149,37 @@ class GeminiCaptioner:
         days = "" if count <= per_day else f", on {-(-count // per_day)} days at {per_day:,} requests a day"
         return f"{text}; {duration(60 * count / per_minute)} at {per_minute:.0f} a minute{days}."
 
-    async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
-        return [await self._caption(picture, check) for picture in pictures]
+    async def caption(
+        self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
+    ) -> Sequence[Caption | Refusal]:
+        return [await self._caption(picture, check, sending) for picture in pictures]
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session:
             await asyncio.gather(*(client.aio.aclose() for client in session.clients.values()))
 
-    async def _caption(self, picture: Picture, check: Callable[[], None]) -> Caption | Refusal:
+    async def _caption(
+        self, picture: Picture, check: Callable[[], None], sending: Callable[[], None]
+    ) -> Caption | Refusal:
         session = self._session = self._session or self._opened()
         jpeg = await jpeg_or_refusal(picture)
         if isinstance(jpeg, Refusal):
             return jpeg
-        result = await self._ask(session, self._request(jpeg, ROOM), check)
+        result = await self._ask(session, self._request(jpeg, ROOM), check, sending)
         if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
-            first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM), check)
+            first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM), check, sending)
             result = _with_tokens(result, first.prompt_tokens, first.tokens)
         return result
 
-    async def _ask(self, session: Session, question: dict[str, Any], check: Callable[[], None]) -> Caption | Refusal:
+    async def _ask(
+        self, session: Session, question: dict[str, Any], check: Callable[[], None], sending: Callable[[], None]
+    ) -> Caption | Refusal:
         """Ask until a project is not over its rate."""
         refusal = None
         for _ in range(RATE_LIMITED + len(session.budgets)):
             budget, request = await take(session.budgets, session.prompt_tokens, self.clock, check)
+            sending()
             answer = await self._call(session, budget, request, question)
             if not isinstance(answer, RateLimited):
                 if not isinstance(answer, Refusal):

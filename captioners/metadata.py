@@ -42,7 +42,9 @@ class MetadataCaptioner:
         told = {"wording": WORDING, "genre": picture.genre, "title": picture.title, "artist": self._artist(picture)}
         return content_hash(told)
 
-    async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> list[Caption]:
+    async def caption(
+        self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
+    ) -> list[Caption]:
         return [Caption(label_caption(picture.genre, picture.title, self._artist(picture))) for picture in pictures]
 
     async def close(self) -> None:

@@ -51,7 +51,7 @@ class OpenAICaptioner:
     settings: OpenAISettings
     folder: Path  # of the server's owner, with openai.toml
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
-    _session: Any = field(default=None, repr=False, compare=False)  # aiohttp.ClientSession
+    _session: Any = field(default=None, init=False, repr=False, compare=False)  # aiohttp.ClientSession
 
     name = "openai-compatible"
     batch_size = 1
@@ -68,24 +68,30 @@ class OpenAICaptioner:
     def prompt(self, picture: Picture) -> str:
         return content_hash([self.settings.system_prompt, QUESTION, LONGEST_SIDE, ANSWER_TOKENS])
 
-    async def caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> Sequence[Caption | Refusal]:
-        return [await self._caption(picture, check) for picture in pictures]
+    async def caption(
+        self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
+    ) -> Sequence[Caption | Refusal]:
+        return [await self._caption(picture, check, sending) for picture in pictures]
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session:
             await session.close()
 
-    async def _caption(self, picture: Picture, check: Callable[[], None]) -> Caption | Refusal:
+    async def _caption(
+        self, picture: Picture, check: Callable[[], None], sending: Callable[[], None]
+    ) -> Caption | Refusal:
         endpoint = read_endpoint(self.folder / "openai.toml", self.settings.endpoint, self.environment)
         refuse_key(self.model, [endpoint.key])
         jpeg = await jpeg_or_refusal(picture)
         if isinstance(jpeg, Refusal):
             return jpeg
         check()
+        sending()
         result = await self._ask(endpoint, jpeg, ANSWER_TOKENS)
         if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
             check()
+            sending()
             first, result = result, await self._ask(endpoint, jpeg, MORE_TOKENS)
             tokens, prompt_tokens = result.tokens + first.tokens, result.prompt_tokens + first.prompt_tokens
             result = replace(result, tokens=tokens, prompt_tokens=prompt_tokens)

@@ -19,6 +19,7 @@ from .captioner import Caption, Captioner, Kind, Picture, Refusal
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
 from .clock import POLL, SYSTEM, Clock, now_and_then
+from .in_flight import InFlight
 from .ledger import Answer, Question, append_answer, now, read_ledger
 
 ATTEMPTS = 6  # calls for one picture at most, where calling again may help
@@ -74,6 +75,7 @@ class Tally:
 
     asked: int = 0  # pictures that the ledger did not answer
     answered: int = 0  # of them
+    cut_off: str = ""  # what is to be said of calls that were in flight when an earlier run was killed
     tokens: int = 0
     prompt_tokens: int = 0
     cleaned: int = 0  # captions that clean-up changed
@@ -144,7 +146,7 @@ async def caption_dataset(
         fallback: asked for what `captioner` refused, or said in a way that clean-up leaves nothing of.
         ask_again: ask also about pictures that were refused for good in an earlier run.
         clock: of the waits between attempts.
-        asking: `ask` in this process by default, or what takes the same and outlives a kill, `apart.ask_apart`.
+        asking: `ask` by default, or what takes the same and keeps calls under way, `background.ask_in_background`.
         count_tokens: of a caption, for the report on those that are too long.
 
     Raises:
@@ -198,11 +200,13 @@ async def ask(
         ImpastoError: the captioner had to stop; calls under way were waited for, and their answers are in the ledger.
     """
     waiting = waiting_pictures(captioner, pictures, ledger, ask_again)
-    tally = Tally(asked=len(waiting))
+    calls = InFlight(captioner, waiting, ledger)
+    tally = Tally(asked=len(waiting), cut_off=calls.report)
     held = len(pictures) - len(waiting)
-    progress(held, len(pictures), f"{captioner.name}: {held} of {len(pictures)} captioned before")
+    text = f"{captioner.name}: {held} of {len(pictures)} captioned before. {tally.cut_off}"
+    progress(held, len(pictures), text.rstrip())
     queue = iter(waiting)
-    calls = -(-len(waiting) // captioner.batch_size)
+    batches = -(-len(waiting) // captioner.batch_size)
 
     def check() -> None:
         progress(held + tally.answered, len(pictures))
@@ -210,8 +214,8 @@ async def ask(
             raise Stopped
 
     workers = {
-        asyncio.create_task(_work(captioner, queue, ledger, tally, check, clock))
-        for _ in range(min(captioner.concurrency, calls))
+        asyncio.create_task(_work(captioner, queue, ledger, tally, check, clock, calls))
+        for _ in range(min(captioner.concurrency, batches))
     }
     everyone = workers
     began = asyncio.get_running_loop().time()
@@ -226,21 +230,30 @@ async def ask(
         for worker in everyone:
             worker.cancel()
         await asyncio.gather(*everyone, return_exceptions=True)
+        calls.close()
         await captioner.close()
     if tally.error:
         raise type(tally.error)(
             f"{tally.error} {held + tally.answered} of {len(pictures)} pictures have been asked about, and the answers "
-            "are kept: queue again to go on from there."
+            f"are kept: queue again to go on from there. {tally.cut_off}".rstrip()
         ) from tally.error
     return tally
 
 
-async def _work(captioner: Captioner, queue: Iterator[Picture], ledger: Path, tally: Tally, check, clock: Clock):
+async def _work(
+    captioner: Captioner,
+    queue: Iterator[Picture],
+    ledger: Path,
+    tally: Tally,
+    check: Callable[[], None],
+    clock: Clock,
+    calls: InFlight,
+) -> None:
     """Take batches off the queue until it is empty, or until one worker has found that nothing can be captioned."""
     while not tally.error and (batch := list(islice(queue, captioner.batch_size))):
         try:
             check()
-            await _ask_batch(captioner, batch, ledger, tally, check, clock)
+            await _ask_batch(captioner, batch, ledger, tally, check, clock, calls)
         except Stopped:
             return
         except ImpastoError as error:
@@ -248,21 +261,28 @@ async def _work(captioner: Captioner, queue: Iterator[Picture], ledger: Path, ta
 
 
 async def _ask_batch(
-    captioner: Captioner, batch: list[Picture], ledger: Path, tally: Tally, check, clock: Clock
+    captioner: Captioner,
+    batch: list[Picture],
+    ledger: Path,
+    tally: Tally,
+    check: Callable[[], None],
+    clock: Clock,
+    calls: InFlight,
 ) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         began = asyncio.get_running_loop().time()
-        results = await captioner.caption(batch, check)
-        seconds = (asyncio.get_running_loop().time() - began) / len(batch)
         open_pictures, waits = [], [0.0]
-        for picture, result in zip(batch, results, strict=True):
-            tally.tokens += result.tokens
-            tally.prompt_tokens += result.prompt_tokens
-            if isinstance(result, Refusal) and result.retry and attempt < ATTEMPTS:
-                open_pictures.append(picture)
-                waits.append(result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0))
-            else:
-                _record(captioner, picture, result, seconds, ledger, tally)
+        with calls.followed(batch, check) as (check_waiting, sending):
+            results = await captioner.caption(batch, check_waiting, sending)
+            seconds = (asyncio.get_running_loop().time() - began) / len(batch)
+            for picture, result in zip(batch, results, strict=True):
+                tally.tokens += result.tokens
+                tally.prompt_tokens += result.prompt_tokens
+                if isinstance(result, Refusal) and result.retry and attempt < ATTEMPTS:
+                    open_pictures.append(picture)
+                    waits.append(result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0))
+                else:
+                    _record(captioner, picture, result, seconds, ledger, tally)
         if not open_pictures or tally.error:
             return
         batch = open_pictures
@@ -351,6 +371,7 @@ def _stage_report(captioner: Captioner, count: int, refused: int, tally: Tally, 
     line = f"{called}: {count - refused} of {count} pictures captioned, {tally.asked} of them asked about in this run."
     if tally.tokens or tally.prompt_tokens:
         line += f" Tokens used in this run: {tally.prompt_tokens:,} in, {tally.tokens:,} out."
+    line = f"{line}\n{tally.cut_off}".rstrip()
     return f"{line}\nClean-up ({rules}) changed {tally.cleaned} of its captions." if rules else line
 
 

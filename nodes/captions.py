@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..captioners import metadata
-from ..captioners.apart import ask_apart
+from ..captioners.background import ask_in_background
 from ..captioners.captioner import Captioner
 from ..captioners.cleanup import Rules, read_words
 from ..captioners.gemini import SYSTEM_PROMPT
@@ -158,7 +158,7 @@ async def captioned(
         rules=rules if clean_up else None,
         fallback=fallback,
         ask_again=ask_again,
-        asking=ask_apart,
+        asking=ask_in_background,
         count_tokens=token_counts,
     )
     if done.open:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401 (makes `impasto` importable)
-from impasto.captioners.apart import ask_apart
+from impasto.captioners.background import ask_in_background
 from impasto.captioners.clock import Clock
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.runner import caption_dataset
@@ -18,5 +18,6 @@ if __name__ == "__main__":
     settings = GeminiSettings(projects=("one", "two", "three"), timeout=float(timeout))
     dataset = Dataset(Path(folder).name, folder, revision)
     gemini = GeminiCaptioner(settings, Path(user), clock)
-    done = asyncio.run(caption_dataset(dataset, gemini, clock=clock, asking=ask_apart))
+    done = asyncio.run(caption_dataset(dataset, gemini, clock=clock, asking=ask_in_background))
+    sys.stdout.write(f"{done.report}\n")
     sys.exit(len(done.refused))

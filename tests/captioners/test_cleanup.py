@@ -148,7 +148,7 @@ class Says:
     def prompt(self, picture):
         return "0"
 
-    async def caption(self, pictures, check):
+    async def caption(self, pictures, check, sending):
         self.asked += len(pictures)
         return [Caption(self.text) for _ in pictures]
 

@@ -76,7 +76,7 @@ def pictures(tmp_path) -> list[Picture]:
 
 
 def ask(captioner, pictures, check=lambda: None) -> list:
-    return asyncio.run(captioner.caption(pictures, check))
+    return asyncio.run(captioner.caption(pictures, check, lambda: None))
 
 
 def texts(results) -> list[str]:
@@ -319,7 +319,7 @@ from impasto.captioners.florence import Florence2Captioner, Settings
 from impasto.captioners.florence_checkpoints import Checkpoint
 captioner = Florence2Captioner(Checkpoint("tiny", Path({str(tiny_florence)!r}), False), Settings(max_new_tokens=60))
 pictures = [Picture(str(n), Path(p), 64, 64) for n, p in enumerate({[str(p.path) for p in pictures[:3]]!r})]
-print("|".join(c.text for c in asyncio.run(captioner.caption(pictures, lambda: None))))
+print("|".join(c.text for c in asyncio.run(captioner.caption(pictures, lambda: None, lambda: None))))
 assert not [name for name in sys.modules if name.startswith("torchvision.")]
 """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

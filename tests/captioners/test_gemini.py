@@ -215,7 +215,7 @@ class Fallback:
     def prompt(self, picture):
         return "0"
 
-    async def caption(self, pictures, check):
+    async def caption(self, pictures, check, sending):
         from impasto.captioners.captioner import Caption
 
         check()

@@ -119,7 +119,7 @@ def test_labels_caption_what_another_captioner_refuses(dataset):
     class Refusing(MetadataCaptioner):
         name = "refusing"
 
-        async def caption(self, pictures, check):
+        async def caption(self, pictures, check, sending):
             return [Refusal(Kind.PROMPT_BLOCKED, "no") for _ in pictures]
 
     done = asyncio.run(caption_dataset(dataset, Refusing(), trigger_word="mntgrdn", fallback=MetadataCaptioner()))

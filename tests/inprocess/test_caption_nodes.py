@@ -52,7 +52,7 @@ class Says:
     def prompt(self, picture) -> str:
         return "0"
 
-    async def caption(self, pictures, check):
+    async def caption(self, pictures, check, sending):
         return [Caption(self.text) for _ in pictures]
 
     async def close(self):

@@ -103,7 +103,7 @@ def test_the_model_leaves_when_others_need_room_and_comes_back_for_the_next_batc
     import comfy.model_management
 
     def caption():
-        return [said.text for said in asyncio.run(captioner.caption(pictures[:2], lambda: None))]
+        return [said.text for said in asyncio.run(captioner.caption(pictures[:2], lambda: None, lambda: None))]
 
     def loaded():
         return [one for one in comfy.model_management.loaded_models() if one is captioner.place._held[0]]
@@ -137,5 +137,5 @@ def test_it_computes_in_bf16_where_the_device_has_it(captioner, pictures, monkey
     import comfy.model_management
 
     monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda device: bf16)
-    asyncio.run(captioner.caption(pictures[:1], lambda: None))
+    asyncio.run(captioner.caption(pictures[:1], lambda: None, lambda: None))
     assert {weight.dtype for weight in captioner.place._held[1].model.parameters()} == {dtype}
