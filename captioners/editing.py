@@ -21,9 +21,9 @@ from ..progress import Progress, silent
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import CountTokens, flags, least_tokens, lint, lint_report
 from .clock import now_and_then
+from .expression import MAX_LENGTH, compiled
 
 MATCH_SECONDS = 0.5  # for one expression on one caption; an honest one takes microseconds
-MAX_EXPRESSION = 1_000  # characters of an expression, and of what is put in its place
 MAX_FRAME = 2_000  # characters of a prefix or suffix
 MAX_RULES = 200
 MAX_OVERRIDES = 10_000
@@ -105,8 +105,8 @@ def read_replacements(text: str) -> tuple[Replacement, ...]:
     """Find-and-replace rules, one a line: `find => replace`, where find is a regular expression.
 
     Raises:
-        SettingsError: a line has no `=>`, its expression is invalid, one of its sides is too long, or there are too
-            many.
+        SettingsError: a line has no `=>`, its expression is invalid or too large (see `expression`), its replacement is
+            too long, or there are too many.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > MAX_RULES:
@@ -115,19 +115,15 @@ def read_replacements(text: str) -> tuple[Replacement, ...]:
 
 
 def _replacement(line: str) -> Replacement:
-    import regex
-
     pattern, arrow, replacement = line.partition("=>")
     pattern, replacement = pattern.strip(), replacement.strip()
     if not arrow or not pattern:
         raise SettingsError(f"The rule '{line[:60]}' has not the form 'find => replace'. Example: 'a dog => a puppy'.")
-    for what, part in (("expression", pattern), ("replacement", replacement)):
-        if len(part) > MAX_EXPRESSION:
-            raise SettingsError(f"The {what} '{part[:40]}…' has {len(part)} characters. Use at most {MAX_EXPRESSION}.")
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise SettingsError(f"The rule '{line[:60]}' is no valid regular expression: {error}.") from None
+    if len(replacement) > MAX_LENGTH:
+        raise SettingsError(
+            f"The replacement '{replacement[:40]}…' has {len(replacement)} characters. Use at most {MAX_LENGTH}."
+        )
+    compiled(pattern)
     return Replacement(pattern, replacement)
 
 
@@ -261,8 +257,9 @@ def _replaced(text: str, rule: Replacement) -> str:
             raise _TooLong
         return put
 
+    expression = compiled(rule.pattern)
     try:
-        return regex.sub(rule.pattern, expanded, text, timeout=MATCH_SECONDS)
+        return expression.sub(expanded, text, timeout=MATCH_SECONDS)
     except (regex.error, IndexError) as error:  # of the replacement: a group that is not there
         raise SettingsError(f"The replacement '{rule.replacement[:60]}' is invalid: {error}.") from None
     except TimeoutError:

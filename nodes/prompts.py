@@ -144,7 +144,8 @@ class PromptManager(io.ComfyNode):
         cls, text, seed, expansion, t5_limit, shorten, clip_l_text, negative, true_cfg, remember, lora, clip=None
     ) -> io.NodeOutput:
         wildcards = {} if expansion == AS_WRITTEN else _wildcards_of(text, clip_l_text, negative)
-        written = [expanded(each, expansion, seed, wildcards) for each in (text, clip_l_text, negative)]
+        check = execution.raise_if_cancelled
+        written = [expanded(each, expansion, seed, wildcards, check) for each in (text, clip_l_text, negative)]
         encoders = flux_encoders(*host_encoders.token_counters(clip), int(t5_limit))
         prompt = flux_prompt(*written, true_cfg, encoders, shorten)
         if remember and prompt.t5xxl:
@@ -370,7 +371,7 @@ class PromptSet(io.ComfyNode):
         cls, text, seed, file="", expand=SET_EXPANSIONS[0], held_out=0, trigger="", dataset=None
     ) -> io.NodeOutput:
         prompts = prompt_set(f"{text}\n{cls._lines_of(file)}", seed, may_be_empty=bool(held_out))
-        prompts = expanded_set(prompts, expand, cls._wildcards_for(expand))
+        prompts = expanded_set(prompts, expand, cls._wildcards_for(expand), execution.raise_if_cancelled)
         if held_out:
             prompts += cls._held_out(dataset, held_out, seed, trigger)
         return io.NodeOutput(prompts, [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts])

@@ -21,8 +21,8 @@ import fnmatch
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import SettingsError
@@ -31,18 +31,27 @@ from .text_file import read_text
 MAX_NESTING = 50  # of braces in braces, and of wildcards in wildcards
 MAX_DEPTH = 150  # of everything in everything while expanding; a level is three of Python's 1,000 frames
 MAX_NUMBER = 1_000_000_000  # of picks, and of a weight: Python reads at most 4,300 digits, and sums must be finite
+MAX_WRITTEN = 200_000  # characters of a dynamic prompt: reading it takes a second
 MAX_LENGTH = 100_000  # characters of one expanded prompt
+MAX_TOGETHER = 50_000_000  # characters of all combinations
 MAX_STEPS = 100_000  # parts read for one expanded prompt: variables can double themselves without end
 MAX_COMBINATIONS = 10_000
 SEPARATOR = ", "  # between several picks, unless one is written
 
-_COUNT = re.compile(r"(\d*)(-?)(\d*)\$\$")
+# Each of these fails in time proportional to what it has read: no two of its repetitions can share the same characters.
+_COUNT = re.compile(r"(\d*)(?:(-)(\d*))?\$\$")
 _WRITTEN_SEPARATOR = re.compile(r"([^{}|]*?)\$\$")
-_WEIGHT = re.compile(r"\s*(-?(?:\d+\.?\d*|\.\d+))::")
+_WEIGHT = re.compile(r"\s*(-?(?:\d+(?:\.\d*)?|\.\d+))::")
 _VARIABLE = re.compile(r"\$\{\s*(\w+)\s*(=!?|:|\})")
 _WILDCARD = re.compile(r"__([^\W_][\w*?./ -]*?|[*?][\w*?./ -]*?)__")
+_PLAIN = re.compile(r"[^\\{}|$#_]+")  # nothing that could mean something
 _ESCAPABLE = "{}|$#_"
 
+_LOOK_EVERY = 256  # parts between two looks at Cancel; one takes at most some milliseconds
+_VARIABLES_OF_A_PART = 8  # of those set so far: they are copied where another is set, so that a copy counts as parts
+_OPTIONS_OF_A_PART = 64
+
+Check = Callable[[], None]  # ends the work by raising
 Wildcards = Mapping[str, Sequence[str]]  # name, with "/" between folders and no extension -> its lines
 
 
@@ -104,28 +113,44 @@ class _Use:
     place: _Place
 
 
-def expand(text: str, seed: int, wildcards: Wildcards | None = None) -> str:
+def never() -> None:
+    """A `Check` that lets everything go on."""
+
+
+def expand(text: str, seed: int, wildcards: Wildcards | None = None, check: Check = never) -> str:
     """One prompt from a dynamic one; the same seed and wildcards always give the same.
 
+    Args:
+        check: called many times a second; ends this by raising.
+
     Raises:
-        DynamicPromptError: the text or a wildcard's line cannot be read, or the prompt grows beyond 100,000 characters.
+        DynamicPromptError: the text or a wildcard's line cannot be read.
+        SettingsError: the text is longer than 200,000 characters, or its prompt than 100,000.
     """
-    return next(_Expansion(wildcards or {}, _AtRandom(seed)).of(text))
+    return next(_Expansion(wildcards or {}, _AtRandom(seed, check), check).of(text))
 
 
-def combinations(text: str, wildcards: Wildcards | None = None) -> list[str]:
+def combinations(text: str, wildcards: Wildcards | None = None, check: Check = never) -> list[str]:
     """Every prompt that a dynamic one stands for, the first choice changing slowest.
 
+    Args:
+        check: as `expand`.
+
     Raises:
-        DynamicPromptError: as `expand`.
-        SettingsError: there are more than 10,000.
+        DynamicPromptError, SettingsError: as `expand`; also where there are more than 10,000, or 50 million characters.
     """
-    prompts = list(itertools.islice(_Expansion(wildcards or {}, _Everything()).of(text), MAX_COMBINATIONS + 1))
-    if len(prompts) > MAX_COMBINATIONS:
-        raise SettingsError(
-            f"The dynamic prompt has more than {MAX_COMBINATIONS:,} combinations. Take some at random, or write fewer "
-            "options."
-        )
+    prompts: list[str] = []
+    length = 0
+    for prompt in _Expansion(wildcards or {}, _Everything(), check).of(text):
+        prompts.append(prompt)
+        length += len(prompt)
+        if len(prompts) > MAX_COMBINATIONS or length > MAX_TOGETHER:
+            much = f"{MAX_COMBINATIONS:,} combinations"
+            if length > MAX_TOGETHER:
+                much = f"{MAX_TOGETHER:,} characters in all its combinations"
+            raise SettingsError(
+                f"The dynamic prompt has more than {much}. Take some at random, or write fewer options."
+            )
     return prompts
 
 
@@ -150,8 +175,10 @@ def _values(content: str) -> tuple[str, ...]:
 class _Parser:
     """Reads one text; `source` is how errors call it."""
 
-    def __init__(self, text: str, source: str) -> None:
-        self.text, self.source = text, source
+    def __init__(self, text: str, source: str, check: Check = never) -> None:
+        if len(text) > MAX_WRITTEN:
+            raise SettingsError(f"{source} has {len(text):,} characters. Write at most {MAX_WRITTEN:,}.")
+        self.text, self.source, self._check = text, source, check
         self.position = 0
         self.depth = 0
 
@@ -162,6 +189,7 @@ class _Parser:
         """Everything up to one of `stops`, which is left standing, or to the end."""
         found: list = []
         while self.position < len(self.text) and self.text[self.position] not in (stops or "}"):
+            self._check()
             found.append(self._part(stops))
         if not stops and self.position < len(self.text):
             raise self.place().error("this '}' closes nothing. Remove it, or write \\} for the character.")
@@ -202,6 +230,10 @@ class _Parser:
         text, words = self.text, ""
         while self.position < len(text):
             start = self.position
+            if plain := _PLAIN.match(text, start):
+                words += plain[0]
+                self.position = plain.end()
+                continue
             letter = text[start]
             if letter == "\\" and text[start + 1 : start + 2] and text[start + 1] in _ESCAPABLE:
                 words += text[start + 1]
@@ -220,12 +252,19 @@ class _Parser:
         return self.text.startswith(("{", "${"), self.position) or bool(_WILDCARD.match(self.text, self.position))
 
     def _is_comment(self) -> bool:
-        before, after = self.text[: self.position], self.text[self.position + 1 : self.position + 2]
-        opens_the_line = not before.rpartition("\n")[2].strip()
-        return opens_the_line or (before[-1].isspace() and (not after or after.isspace()))
+        before = self.text[max(self.position - 1, 0) : self.position]
+        after = self.text[self.position + 1 : self.position + 2]
+        return self._opens_the_line() or (before.isspace() and (not after or after.isspace()))
+
+    def _opens_the_line(self) -> bool:
+        """Whether only spaces stand before this; looked at from here, so that each is passed by once."""
+        start = self.position
+        while start and self.text[start - 1] != "\n" and self.text[start - 1].isspace():
+            start -= 1
+        return not start or self.text[start - 1] == "\n"
 
     def _skip_comment(self) -> None:
-        opens_the_line = not self.text[: self.position].rpartition("\n")[2].strip()
+        opens_the_line = self._opens_the_line()
         end = self.text.find("\n", self.position)
         self.position = len(self.text) if end < 0 else end + opens_the_line
 
@@ -253,7 +292,7 @@ class _Parser:
             if _WRITTEN_SEPARATOR.match(self.text, self.position):
                 raise self.place().error("before '$$' stands how many to take: {2$$…}, {1-2$$…}, {-2$$…} or {2-$$…}.")
             return 1, 1, SEPARATOR
-        if max(len(written[1]), len(written[3])) >= len(str(MAX_NUMBER)):
+        if max(len(written[1]), len(written[3] or "")) >= len(str(MAX_NUMBER)):
             raise self.place().error(f"more than {MAX_NUMBER - 1:,} are to be taken. Write a smaller number.")
         low = int(written[1] or 1)
         high = int(written[3]) if written[3] else None if written[2] else low
@@ -297,14 +336,25 @@ class _Parser:
 class _AtRandom:
     """Goes one way at each choice."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
+    def __init__(self, seed: int, check: Check) -> None:
+        self._random, self._check = random.Random(seed), check
 
     def picks(self, weights: list[float], low: int, high: int) -> Iterator[tuple[int, ...]]:
+        count = self._random.randint(low, high)
+        if count > MAX_STEPS:
+            raise _too_many_parts()
+        rest = [index for index, weight in enumerate(weights) if weight]
+        left = [weights[index] for index in rest]
+        alike = all(weight == 1 for weight in left)
         taken: list[int] = []
-        for _ in range(self._random.randint(low, high)):
-            rest = [index for index in range(len(weights)) if index not in taken and weights[index]]
-            taken += self._random.choices(rest, [weights[index] for index in rest])
+        for _ in range(count):
+            self._check()
+            if alike:  # what `choices` draws, without adding up the weights once more for each pick
+                drawn = min(int(self._random.random() * len(rest)), len(rest) - 1)
+            else:
+                drawn = self._random.choices(range(len(rest)), left)[0]
+            taken.append(rest.pop(drawn))
+            left.pop(drawn)
         yield tuple(taken)
 
 
@@ -319,28 +369,46 @@ class _Everything:
 
 @dataclass(frozen=True)
 class _Scope:
-    """What a part is read under: the variables set before it, and the wildcards it lies in."""
+    """What a part is read under: the variables set before it, those whose own value it is in, and its wildcards."""
 
     variables: Mapping[str, tuple] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
     within: tuple[str, ...] = ()
 
     def having(self, name: str, parts: tuple) -> _Scope:
-        return _Scope({**self.variables, name: parts}, self.within)
+        return _Scope({**self.variables, name: parts}, self.hidden - {name}, self.within)
+
+    def value(self, name: str) -> tuple | None:
+        return None if name in self.hidden else self.variables.get(name)
+
+
+def _too_many_parts() -> SettingsError:
+    return SettingsError(f"The dynamic prompt has more than {MAX_STEPS:,} parts. Shorten its variables.")
 
 
 class _Expansion:
     """Walks a parsed prompt depth first, as many ways as `way` goes."""
 
-    def __init__(self, wildcards: Wildcards, way: _AtRandom | _Everything) -> None:
-        self._wildcards, self._way = wildcards, way
+    def __init__(self, wildcards: Wildcards, way: _AtRandom | _Everything, check: Check) -> None:
+        self._wildcards, self._way, self._check = wildcards, way, check
         self._lines: dict[str, tuple[_Option, ...]] = {}
+        self._matching: dict[str, tuple[_Option, ...]] = {}  # lines by pattern
         self._steps = 0
 
     def of(self, text: str) -> Iterator[str]:
-        parser = _Parser(text, "The dynamic prompt")
+        parser = _Parser(text, "The dynamic prompt", self._check)
         for prompt, _ in self._sequence(parser.parts(), _Scope(), 0):
             self._steps = 0
+            self._check()
             yield prompt.strip()
+
+    def _step(self, cost: int = 1) -> None:
+        before = self._steps
+        self._steps += cost
+        if self._steps > MAX_STEPS:
+            raise _too_many_parts()
+        if before // _LOOK_EVERY != self._steps // _LOOK_EVERY:
+            self._check()
 
     def _sequence(self, parts: tuple, scope: _Scope, depth: int) -> Iterator[tuple[str, _Scope]]:
         if not parts:
@@ -365,9 +433,7 @@ class _Expansion:
                 before.append(text)
 
     def _part(self, part, scope: _Scope, depth: int) -> Iterator[tuple[str, _Scope]]:
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise SettingsError(f"The dynamic prompt has more than {MAX_STEPS:,} parts. Shorten its variables.")
+        self._step(1 + isinstance(part, _Assignment) * len(scope.variables) // _VARIABLES_OF_A_PART)
         if depth > MAX_DEPTH and isinstance(part, _Choice | _Wildcard | _Use):
             raise part.place.error(f"variables, wildcards and braces lead into one another more than {MAX_DEPTH} deep.")
         if isinstance(part, str):
@@ -376,7 +442,7 @@ class _Expansion:
             yield from self._choose(self._flattened(part, scope), part, scope, depth)
         elif isinstance(part, _Wildcard):
             choice = _Choice(self._options(part, scope), 1, 1, SEPARATOR, part.place)
-            inner = _Scope(scope.variables, (*scope.within, part.pattern))
+            inner = replace(scope, within=(*scope.within, part.pattern))
             for text, _ in self._choose(choice.options, choice, inner, depth):
                 yield text, scope
         elif isinstance(part, _Use):
@@ -390,6 +456,7 @@ class _Expansion:
     def _choose(
         self, options: tuple[_Option, ...], choice: _Choice, scope: _Scope, depth: int
     ) -> Iterator[tuple[str, _Scope]]:
+        self._step(len(options) // _OPTIONS_OF_A_PART)
         possible = sum(option.weight > 0 for option in options)
         if choice.low > possible:
             raise choice.place.error(f"{choice.low} are to be taken, and there are {possible}.")
@@ -411,8 +478,10 @@ class _Expansion:
         if wildcard.pattern in scope.within or len(scope.within) >= MAX_NESTING:
             chain = " > ".join([*scope.within, wildcard.pattern])
             raise wildcard.place.error(f"the wildcard leads back to itself: {chain}.")
-        names = [name for name in sorted(self._wildcards) if fnmatch.fnmatchcase(name, wildcard.pattern)]
-        options = tuple(option for name in names for option in self._parsed(name))
+        if wildcard.pattern not in self._matching:
+            names = [name for name in sorted(self._wildcards) if fnmatch.fnmatchcase(name, wildcard.pattern)]
+            self._matching[wildcard.pattern] = tuple(option for name in names for option in self._parsed(name))
+        options = self._matching[wildcard.pattern]
         if not options:
             known = ", ".join(sorted(self._wildcards)[:8]) or "none"
             raise wildcard.place.error(f"no wildcard file '{wildcard.pattern}' has any line. There are: {known}.")
@@ -424,15 +493,16 @@ class _Expansion:
         if name not in self._lines:
             lines = enumerate(self._wildcards[name], start=1)
             self._lines[name] = tuple(
-                _Parser(line, f"Value {n} of the wildcard '{name}'").option() for n, line in lines
+                _Parser(line, f"Value {n} of the wildcard '{name}'", self._check).option() for n, line in lines
             )
         return self._lines[name]
 
     def _use(self, use: _Use, scope: _Scope, depth: int) -> Iterator[tuple[str, _Scope]]:
-        parts = scope.variables.get(use.name, use.default)
+        parts = scope.value(use.name)
+        parts = use.default if parts is None else parts
         if parts is None:
             raise use.place.error(f"the variable '{use.name}' has no value before this. Write ${{{use.name}=…}} first.")
         # Read at use, a value that uses its own name would never end: inside its own value the name has none.
-        inner = _Scope({name: value for name, value in scope.variables.items() if name != use.name}, scope.within)
+        inner = replace(scope, hidden=scope.hidden | {use.name})
         for text, _ in self._sequence(parts, inner, depth + 1):
             yield text, scope

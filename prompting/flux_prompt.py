@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .dynamic import Wildcards, combinations, expand
+from .dynamic import Check, Wildcards, combinations, expand, never
 from .fitting import Fitted, fit, unmarked
 from .tokens import Encoder, token_count
 
@@ -29,8 +29,11 @@ class FluxPrompt:
     report: str
 
 
-def expanded(text: str, expansion: str, seed: int, wildcards: Wildcards) -> str:
+def expanded(text: str, expansion: str, seed: int, wildcards: Wildcards, check: Check = never) -> str:
     """A dynamic prompt as one of its prompts: by the seed, or the seed-th combination, over and over.
+
+    Args:
+        check: called many times a second; ends this by raising.
 
     Raises:
         SettingsError: the text cannot be read, or has too many combinations.
@@ -38,8 +41,8 @@ def expanded(text: str, expansion: str, seed: int, wildcards: Wildcards) -> str:
     if expansion == AS_WRITTEN:
         return text
     if expansion == AT_RANDOM:
-        return expand(text, seed, wildcards)
-    prompts = combinations(text, wildcards)
+        return expand(text, seed, wildcards, check)
+    prompts = combinations(text, wildcards, check)
     return prompts[seed % len(prompts)]
 
 

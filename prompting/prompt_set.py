@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import SettingsError
-from .dynamic import Wildcards, combinations, expand
+from .dynamic import Check, Wildcards, combinations, expand, never
 from .seeds import MAX_SEED, listed_seeds
 
 EXPAND_NOT, EXPAND_AT_RANDOM, EXPAND_ALL = "as written", "at random", "every combination"
@@ -73,8 +73,13 @@ def crossed(prompts: Sequence[Prompt], seeds: str) -> tuple[Prompt, ...]:
     return tuple(replace(prompt, seed=seed) for prompt in prompts for seed in listed_seeds(seeds))
 
 
-def expanded_set(prompts: Sequence[Prompt], expansion: str, wildcards: Wildcards) -> tuple[Prompt, ...]:
+def expanded_set(
+    prompts: Sequence[Prompt], expansion: str, wildcards: Wildcards, check: Check = never
+) -> tuple[Prompt, ...]:
     """The prompts with their choices and wildcards taken: one of each by its own seed, or every combination.
+
+    Args:
+        check: called many times a second; ends this by raising.
 
     Raises:
         SettingsError: a prompt cannot be read as a dynamic one, or has too many combinations.
@@ -82,8 +87,10 @@ def expanded_set(prompts: Sequence[Prompt], expansion: str, wildcards: Wildcards
     if expansion == EXPAND_NOT:
         return tuple(prompts)
     if expansion == EXPAND_AT_RANDOM:
-        return tuple(replace(prompt, text=expand(prompt.text, prompt.seed, wildcards)) for prompt in prompts)
-    return tuple(replace(prompt, text=text) for prompt in prompts for text in combinations(prompt.text, wildcards))
+        return tuple(replace(prompt, text=expand(prompt.text, prompt.seed, wildcards, check)) for prompt in prompts)
+    return tuple(
+        replace(prompt, text=text) for prompt in prompts for text in combinations(prompt.text, wildcards, check)
+    )
 
 
 def held_out_prompts(

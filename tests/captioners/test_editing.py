@@ -220,3 +220,40 @@ def test_the_table_has_picture_caption_and_doubts(dataset, tmp_path):
     assert [row["file_name"] for row in rows] == [record.file_name for record in dataset.records()]
     assert rows[0]["locked"] and rows[0]["flags"] == {}
     assert rows[1]["flags"] == {"style words": ["oil painting"], "artists": ["Monet"]}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "a{30000000}",
+        "a{30000000,}",
+        "(?x)a{3 0 0 0 0 0 0 0}",
+        "(?:(?:a{100}){100}){100}",
+        "((a{1000})){1000}",
+        "a{99999999999999999999999999}",
+        "(?:" + "(a)|" * 200 + "){1000}",
+    ],
+)
+def test_an_expression_that_would_fill_the_memory_once_compiled_is_refused_before(pattern):
+    began = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(SettingsError, match="for any number"):
+            read_replacements(f"{pattern} => b")
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - began < 0.5
+
+
+@pytest.mark.parametrize("pattern", ["(?V0)a(?V1)", "(" * 499 + "a" + ")" * 499])
+def test_an_expression_that_the_library_stumbles_over_is_refused_with_a_sentence(pattern):
+    with pytest.raises(SettingsError, match="The expression"):
+        read_replacements(f"{pattern} => b")
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"\d{4}-\d{2}-\d{2}", r"(?:\w+ ){0,1000}x", r"(\w{1,20}\s?){1,200}", r"[^.]{0,9999}"]
+)
+def test_repetitions_of_an_ordinary_size_are_accepted(pattern):
+    assert read_replacements(f"{pattern} => b")[0].pattern == pattern

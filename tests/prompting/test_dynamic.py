@@ -1,3 +1,8 @@
+import contextlib
+import random
+import time
+import tracemalloc
+
 import pytest
 from impasto.errors import SettingsError
 from impasto.prompting.dynamic import MAX_COMBINATIONS, DynamicPromptError, combinations, expand, read_wildcards
@@ -286,3 +291,78 @@ def test_a_wildcard_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "colour.txt").write_bytes("grün\n".encode("latin-1"))
     with pytest.raises(SettingsError, match="colour.txt is not UTF-8.*byte 2"):
         read_wildcards(tmp_path)
+
+
+class Cancelled(BaseException):
+    """As ComfyUI's, no `Exception`."""
+
+
+def cancelled_after(seconds: float):
+    """A look at Cancel that ends the work when so much time has passed, and how long each look took to come."""
+    began = last = time.monotonic()
+    waits: list[float] = []
+
+    def check():
+        nonlocal last
+        now = time.monotonic()
+        waits.append(now - last)
+        last = now
+        if now - began > seconds:
+            raise Cancelled
+
+    return check, waits
+
+
+LARGE = {
+    "many picks": "{15000$$" + "|".join(map(str, range(15_000))) + "}",
+    "many weighted picks": "{8000$$" + "|".join(f"{n % 7 + 1}::{n}" for n in range(16_000)) + "}",
+    "a number as a count": "{" + "1" * 150_000 + "|a}",
+    "a number as a weight": "{" + "1" * 150_000 + " |a}",
+    "comments": "#\n" * 90_000,
+    "number signs that are no comments": "a#" * 90_000,
+    "uses of many options": "${c={" + "|" * 40_000 + "a}}" + "${c}" * 20_000,
+    "many variables": "".join(f"${{a{n}=b}}" for n in range(15_000)),
+    "many combinations of a long prompt": "{a|b}" * 14 + "{{x}}" * 15_000,
+}
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE.keys())
+def test_a_large_prompt_looks_at_cancel_several_times_a_second(text):
+    for read in (lambda check: expand(text, 0, check=check), lambda check: combinations(text, check=check)):
+        check, waits = cancelled_after(2.0)
+        began = time.monotonic()
+        with contextlib.suppress(Cancelled, SettingsError):
+            read(check)
+        assert time.monotonic() - began < 4.0
+        assert max([*waits, 0.0]) < 1.0
+
+
+def test_the_memory_that_many_variables_take_is_bounded():
+    tracemalloc.start()
+    try:
+        with pytest.raises(SettingsError, match="Shorten its variables"):
+            expand(LARGE["many variables"], 0)
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_picks_from_thousands_of_options_take_a_moment_and_are_what_they_were():
+    text = "{3000$$" + "|".join(map(str, range(3_000))) + "}"
+    began = time.monotonic()
+    prompt = expand(text, 5)
+    assert time.monotonic() - began < 2.0
+    chosen, rest = random.Random(5), list(range(3_000))
+    chosen.randint(3_000, 3_000)
+    expected = [rest.pop(rest.index(chosen.choices(rest, [1.0] * len(rest))[0])) for _ in range(3_000)]
+    assert prompt == ", ".join(map(str, expected))
+
+
+def test_a_prompt_of_a_million_characters_is_refused():
+    with pytest.raises(SettingsError, match="1,000,000 characters"):
+        expand("a" * 1_000_000, 0)
+
+
+def test_combinations_that_would_fill_the_memory_are_refused():
+    with pytest.raises(SettingsError, match="50,000,000 characters"):
+        combinations("a" * 90_000 + "{0|1|2|3|4|5|6|7|8|9}" * 3)
