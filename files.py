@@ -89,16 +89,29 @@ def append_lines(path: str | Path, lines: Sequence[str]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read the JSON objects of a line file; a missing file gives none, a line torn by a crash is left out."""
+    """Read the JSON objects of a line file; a missing file gives none, an unreadable line is left out."""
     try:
         content = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     records = []
     for line in content.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+        with contextlib.suppress(ValueError):
+            records.append(parsed_json(line))
     return [record for record in records if isinstance(record, dict)]
+
+
+def parsed_json(content: str | bytes) -> Any:
+    """The value of a JSON text from outside.
+
+    Raises:
+        ValueError: it is no JSON or no UTF-8, is nested too deeply for Python, or has a number of more digits than it
+            reads.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def remove(path: str | Path) -> None:

@@ -6,13 +6,13 @@ sentences about style go; in a sentence about content only the words go. The led
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import SettingsError
+from ..files import parsed_json
 from .captions import one_line
 
 CLIP_TOKENS = 77  # that FLUX's CLIP-L reads, start and end included
@@ -273,8 +273,8 @@ def _from_json(text: str) -> str:
     if not text.startswith("{"):
         return text
     try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):  # also one nested too deeply, and a number too long
+        parsed = parsed_json(text)
+    except ValueError:
         return text
     return next((value for value in parsed.values() if isinstance(value, str)), "")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import threading
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelError
-from ..files import TEMPORARY_PREFIX, remove
+from ..files import TEMPORARY_PREFIX, parsed_json, remove
 from ..progress import Progress, silent
 
 REPOSITORIES = tuple(f"florence-community/Florence-2-{size}" for size in ("base", "large", "base-ft", "large-ft"))
@@ -166,7 +165,7 @@ def _config(folder: Path) -> dict:
     try:
         if path.stat().st_size > MAX_CONFIG:
             return {}
-        config = json.loads(path.read_bytes())
+        config = parsed_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -7,7 +7,6 @@ ai.google.dev/api/generate-content and ai.google.dev/gemini-api/docs/troubleshoo
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import os
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ..errors import CaptionError, SettingsError
-from ..files import content_hash
+from ..files import content_hash, parsed_json
 from ..progress import duration
 from .captioner import Caption, Kind, Picture, Refusal
 from .clock import SYSTEM, Clock
@@ -312,8 +311,8 @@ def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
     if not text.strip():
         return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", retry=True)
     try:
-        description = json.loads(text)["description"].strip()
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        description = parsed_json(text)["description"].strip()
+    except (ValueError, KeyError, TypeError, AttributeError):
         said = without_keys(text, keys)[:60]
         return refusal(Kind.MALFORMED, f"not the JSON that was asked for: {said!r}", retry=True)
     if not description:

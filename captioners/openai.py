@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CaptionError, SettingsError
-from ..files import content_hash
+from ..files import content_hash, parsed_json
 from .captioner import Caption, Kind, Picture, Refusal
 from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
@@ -114,13 +114,13 @@ class OpenAICaptioner:
             ) as response:
                 if response.status != 200:
                     return self._failed(response.status, await response.text(), response.headers, endpoint)
-                return read_completion(await response.json(content_type=None), [endpoint.key])
+                return read_completion(await response.json(content_type=None, loads=parsed_json), [endpoint.key])
         except asyncio.TimeoutError:
             return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
         except (aiohttp.ClientError, OSError) as error:
             reason = without_keys(str(error) or type(error).__name__, [endpoint.key])
             return Refusal(Kind.BUSY, f"'{endpoint.name}' cannot be reached: {reason}", retry=True, lasting=False)
-        except (ValueError, RecursionError):
+        except ValueError:
             return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True, lasting=False)
 
     def _body(self, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
         text, reason = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
         usage = reply.get("usage") or {}
         tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
         # Nothing about the picture: ten in a row end the run.
         said = reply.get("error", reply) if isinstance(reply, dict) else reply
         said = without_keys(str(said.get("message", said) if isinstance(said, dict) else said), keys)[:300]

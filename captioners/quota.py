@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import CaptionError
-from ..files import append_line, write_whole
+from ..files import append_line, parsed_json, write_whole
 from .clock import Clock
 
 MINUTE = 60.0  # seconds
@@ -103,7 +103,7 @@ class Budget:
             self._read = file.tell() - len(content) + whole
         for line in content[:whole].splitlines():
             with contextlib.suppress(ValueError):  # a line torn by a crash
-                self._take_in(json.loads(line))
+                self._take_in(parsed_json(line))
         self.requests = sorted(self._by_id.values(), key=lambda request: request.time)
 
     def _take_in(self, line: object) -> None:

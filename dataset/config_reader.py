@@ -8,7 +8,6 @@ sd-scripts draws anew at every step is drawn from a few encoded texts (`caption_
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import parsed_json
 from .buckets import Buckets
 from .caption_variants import CaptionRules
 
@@ -451,10 +451,10 @@ def _metadata(file: Path) -> dict[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".jsonl":
-            lines = [json.loads(line) for line in text.split("\n") if line.strip()]
+            lines = [parsed_json(line) for line in text.split("\n") if line.strip()]
             entries = {line["image_path"]: line for line in lines}
         else:
-            entries = json.loads(text)
+            entries = parsed_json(text)
         words = [entry.get(key) for entry in entries.values() for key in ("caption", "tags")]
         if not entries or not all(word is None or isinstance(word, str) for word in words):
             raise ValueError("it is not one caption for each picture")

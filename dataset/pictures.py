@@ -83,8 +83,10 @@ def store_picture(folder: Path, data: bytes) -> StoredPicture:
     return StoredPicture(file_name, sha256, header.width, header.height, len(data))
 
 
-def stored_or_refused(folder: Path, data: bytes) -> Outcome:
-    """`store_picture`, with the refusal as a value."""
+def stored_or_refused(folder: Path, data: bytes | PictureRefused) -> Outcome:
+    """`store_picture`, with the refusal as a value; one that came already is passed on."""
+    if isinstance(data, PictureRefused):
+        return data
     try:
         return store_picture(folder, data)
     except PictureRefused as refused:

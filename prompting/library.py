@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
-from ..files import write_whole
+from ..files import parsed_json, write_whole
 from .database import reading, writing
 from .recovery import Repaired, repair
 from .seeds import MAX_SEED
@@ -328,8 +328,8 @@ def _as_csv(entries: list[dict[str, Any]]) -> str:
 
 def _json_entries(content: str, path: Path) -> list[Any]:
     try:
-        entries = json.loads(content)
-    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of endless brackets
+        entries = parsed_json(content)
+    except ValueError as error:
         raise SettingsError(f"{path} is not JSON: {error}. Write a list of objects with 'text'.") from None
     if not isinstance(entries, list):
         raise SettingsError(f"{path} does not hold a list. Write a list of objects with 'text'.")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..dataset.labels import artist_name, label_key
-from ..files import write_changed
+from ..files import parsed_json, write_changed
 from .plan import Cell
 from .quotas import Quota
 
@@ -27,8 +27,8 @@ def available_in_source(folder: Path, quota: Quota) -> int | None:
     """How many paintings the source of a dataset had for a quota; None where nobody knows (captions, other loaders)."""
     if quota.kind == "caption":
         return None
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         place = ("style", "genre", "artist").index(quota.kind)
-        cells = json.loads((folder / AVAILABLE).read_text(encoding="utf-8"))
+        cells = parsed_json((folder / AVAILABLE).read_bytes())
         return sum(cell[3] for cell in cells if label_key(cell[place]) == label_key(quota.label))
     return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import DatasetError
+from ..files import parsed_json
 from .parallel import Stopped
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Connection:
         answer: list[Any] = []
 
         def receive(response: requests.Response) -> None:
-            answer[:] = [response.json(), response.links.get("next", {}).get("url")]
+            answer[:] = [parsed_json(response.content), response.links.get("next", {}).get("url")]
 
         self._get(url, receive, None, repository, revision)
         return answer[0], answer[1]

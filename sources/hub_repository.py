@@ -21,12 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
-from ..files import content_hash, remove_partials, write_whole
+from ..files import content_hash, parsed_json, remove_partials, write_whole
+from ..parquet_limits import check_labels
 from ..progress import Progress
 from .download_log import Fetched
 from .hub import WORKERS, Connection, Hub, RemoteFile, Revision
 from .parallel import in_parallel
-from .parquet import COLUMNS, Row, label_columns, opened, picture_column, read_group, read_labels
+from .parquet import (
+    COLUMNS,
+    Row,
+    check_rows_of_source,
+    label_columns,
+    opened,
+    picture_column,
+    read_group,
+    read_labels,
+)
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -35,6 +45,9 @@ SOURCES = ".sources"  # under the datasets root; a dataset cannot have a name th
 FIRST_TAIL = 24 * 1024  # bytes; the footer of a shard of huggan/wikiart, which names 129 artists, has about 20,000
 NEAR = 4 * 1024  # bytes; label columns closer than this are read in one request
 MAGIC = b"PAR1"
+LARGEST_FOOTER = 64_000_000  # bytes
+LARGEST_LABELS = 256_000_000  # bytes of the label columns of a shard as they are stored
+LARGEST_GROUP = 2_000_000_000  # bytes of the pictures of a row group, which are in memory together while unpacked
 
 
 @dataclass(frozen=True)
@@ -133,12 +146,18 @@ class HubRepository:
             tick()
         if missing and self._speed() is None:
             self._keep_speed(connection, began)
-        self._indexes = [self._index(shard) for shard in self._shards]
-        return [
-            Row(number, row, *cells)
-            for number, index in enumerate(self._indexes)
-            for row, cells in enumerate(zip(*index.labels, strict=True))
-        ]
+        self._indexes = []
+        known: dict[str, str] = {}
+        rows: list[Row] = []
+        for number, shard in enumerate(self._shards):
+            index = self._index(shard)
+            rows += [
+                Row(number, row, *(known.setdefault(label, label) for label in labels))
+                for row, labels in enumerate(zip(*index.labels, strict=True))
+            ]
+            check_rows_of_source(len(rows), self.name)
+            self._indexes.append(index)
+        return rows
 
     def place(self, row: Row) -> str:
         return f"{self.name}@{self._revision.sha[:12]}/{self._shards[row.shard].path}#{row.row}"
@@ -238,10 +257,13 @@ class HubRepository:
         tail = self._read_tail(connection, shard)
         with self._opened(shard, tail) as file:
             names = {theirs for theirs, _ in label_columns(file, shard.path, self._columns).values()}
-            spans = _joined(_chunks(file, lambda path: path.split(".")[0] in names))
+            spans = _joined(_chunks(file, shard, lambda path: path.split(".")[0] in names))
             column = picture_column(file, shard.path, self._columns)
-            pictures = _chunks(file, lambda path: path == column)
+            pictures = _chunks(file, shard, lambda path: path == column)
+            check_labels(file.metadata, names)
             lengths = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        _check_lengths(shard, [sum(length for _, length in spans)], LARGEST_LABELS, "labels")
+        _check_lengths(shard, [length for _, length in pictures], LARGEST_GROUP, "row groups")
         pieces = [(start, connection.read(self._revision, shard, start, length)) for start, length in spans]
         with self._opened(shard, tail, pieces) as file:
             labels = read_labels(file, shard.path, self._columns)
@@ -258,6 +280,7 @@ class HubRepository:
         if tail[-4:] != MAGIC:
             raise DatasetError(f"{shard.path} of '{self.name}' is not a whole parquet file. Choose another revision.")
         needed = int.from_bytes(tail[-8:-4], "little") + 8
+        _check_lengths(shard, [needed], min(LARGEST_FOOTER, shard.size), "footer")
         if needed > len(tail):
             tail = connection.read(self._revision, shard, shard.size - needed, needed - len(tail)) + tail
         self._tail = needed + needed // 16  # the shards of a dataset are much alike
@@ -279,7 +302,8 @@ class HubRepository:
             )
 
     def _opened(self, shard: RemoteFile, tail: bytes, pieces: Sequence[tuple[int, bytes]] = ()) -> Any:
-        return opened(Ranges(shard.size, [(shard.size - len(tail), tail), *pieces]), f"{self._cache.name}/{shard.path}")
+        where = f"{self._cache.name}/{shard.path}"
+        return opened(Ranges(shard.size, [(shard.size - len(tail), tail), *pieces]), where, self._columns)
 
     def _index(self, shard: RemoteFile) -> ShardIndex:
         index = _read_index(self._index_path(shard))
@@ -355,8 +379,20 @@ class Ranges(io.RawIOBase):
         raise OSError(f"bytes {start} to {stop} were not fetched")
 
 
-def _chunks(file: ParquetFile, chosen: Callable[[str], bool]) -> list[tuple[int, int]]:
-    """Start and length in bytes of the column chunks whose path is chosen, row group by row group."""
+def _check_lengths(shard: RemoteFile, lengths: Iterable[int], limit: int, what: str) -> None:
+    if (largest := max(lengths, default=0)) > limit:
+        raise DatasetError(
+            f"The shard {shard.path} is not fetched: its {what} take {largest:,} bytes, and may take {limit:,}. Choose "
+            "another source."
+        )
+
+
+def _chunks(file: ParquetFile, shard: RemoteFile, chosen: Callable[[str], bool]) -> list[tuple[int, int]]:
+    """Start and length in bytes of the column chunks whose path is chosen, row group by row group.
+
+    Raises:
+        ValueError: one lies outside the shard.
+    """
     spans = []
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
@@ -364,6 +400,8 @@ def _chunks(file: ParquetFile, chosen: Callable[[str], bool]) -> list[tuple[int,
             if chosen(column.path_in_schema):
                 pages = (column.dictionary_page_offset, column.data_page_offset)
                 spans.append((min(page for page in pages if page is not None), column.total_compressed_size))
+    if any(start < 0 or length < 0 or start + length > shard.size for start, length in spans):
+        raise ValueError("a column lies outside the file")
     return spans
 
 
@@ -380,7 +418,7 @@ def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _read_index(path: Path) -> ShardIndex | None:
     try:
-        value = json.loads(gzip.decompress(path.read_bytes()))
+        value = parsed_json(gzip.decompress(path.read_bytes()))
         groups = tuple(Group(*group) for group in value["groups"])
         return ShardIndex(value["column"], groups, tuple(tuple(column) for column in value["labels"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError):  # missing, or damaged: it is read again
@@ -388,6 +426,6 @@ def _read_index(path: Path) -> ShardIndex | None:
 
 
 def _json_if_any(path: Path) -> Any:
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        return json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return parsed_json(path.read_bytes())
     return None

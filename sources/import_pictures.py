@@ -49,7 +49,9 @@ def described(row: Mapping[str, object]) -> dict[str, str]:
     """The words of a CSV row or JSON object by field of the record, each on one line."""
     words: dict[str, str] = {}
     for column, field in COLUMNS.items():
-        text = encodable(" ".join(str(row.get(column) or "").split()))  # JSON may hold half a character
+        value = row.get(column)
+        # JSON may hold lists, and half a character.
+        text = encodable(" ".join(str(value).split())) if isinstance(value, str | int | float) and value else ""
         if text and field not in words and (field == "text" or not is_unknown(text)):
             words[field] = artist_name(text) if field == "artist" else text
     return words

@@ -6,18 +6,25 @@ ClassLabel columns are decoded through the `huggingface` entry of the schema's m
 from __future__ import annotations
 
 import contextlib
-import json
+import io
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from .. import parquet_limits
+from ..dataset.pictures import PictureRefused
 from ..errors import DatasetError, SettingsError
+from ..files import parsed_json
 from ..progress import Progress, silent
 
 if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
+MAX_ROWS_OF_A_SOURCE = 2_000_000  # in all its shards; each row is kept in memory with its labels
+_MANIFEST = re.compile(r"[0-9a-f]{16}\.jsonl")  # as `records.Dataset.manifest`
 ROWS_AT_ONCE = 16  # pictures held in memory while a row group is read; WikiArt's weigh about half a megabyte each
 
 
@@ -68,7 +75,12 @@ def parse_columns(lines: str) -> dict[str, str]:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The parquet files in `folder` and in the folders directly below it, in the order of their names."""
+    """The parquet files in `folder` and in the folders directly below it, in the order of their names.
+
+    A dataset of ours has none: a Parquet file in its folder was exported from it.
+    """
+    if any(_MANIFEST.fullmatch(path.name) for path in folder.glob("manifests/*.jsonl")):
+        return []
     return sorted(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern) if path.is_file())
 
 
@@ -83,20 +95,35 @@ def read_rows(shards: list[Path], progress: Progress = silent, columns: Mapping[
     """Read the label columns of every shard, and no picture.
 
     Raises:
-        DatasetError: a shard is not a whole parquet file, or lacks a column that `columns` names.
+        DatasetError: a shard is not a whole parquet file, lacks a column that `columns` names, or unfolds to more than
+            may be (see `parquet_limits`); there are too many rows.
     """
     rows: list[Row] = []
+    known: dict[str, str] = {}
     for index, shard in enumerate(shards):
         progress(index, len(shards), f"Reading labels of shard {index + 1} of {len(shards)}")
-        with opened(shard) as file:
+        with opened(shard, columns=columns or {}) as file:
             cells = read_labels(file, str(shard), columns or {})
-        rows += [Row(index, row, *labels) for row, labels in enumerate(zip(*cells, strict=True))]
+        rows += [
+            Row(index, row, *(known.setdefault(label, label) for label in labels))
+            for row, labels in enumerate(zip(*cells, strict=True))
+        ]
+        check_rows_of_source(len(rows), str(shard.parent))
     return rows
+
+
+def check_rows_of_source(rows: int, where: str) -> None:
+    """Raise DatasetError where the shards of a source have more rows together than are kept in memory."""
+    if rows > MAX_ROWS_OF_A_SOURCE:
+        raise DatasetError(
+            f"The shards of {where} have more than {MAX_ROWS_OF_A_SOURCE:,} rows together. Keep fewer of them in one "
+            "folder, or choose another source."
+        )
 
 
 def read_pictures(
     shard: Path, rows: Collection[int], columns: Mapping[str, str] | None = None
-) -> Iterator[tuple[int, bytes]]:
+) -> Iterator[tuple[int, bytes | PictureRefused]]:
     """Yield row number and picture bytes (empty where the row has none), from the row groups that hold `rows` only.
 
     Raises:
@@ -116,7 +143,9 @@ def read_pictures(
 def read_labels(file: ParquetFile, where: str, columns: Mapping[str, str]) -> list[list[str]]:
     """The label columns of an open shard, in the order of `COLUMNS`, each with one text per row."""
     present = label_columns(file, where, columns)
-    table = file.read(columns=[theirs for theirs, _ in present.values()])
+    names = {theirs for theirs, _ in present.values()}
+    parquet_limits.check_labels(file.metadata, names)
+    table = file.read(columns=sorted(names))
     return [
         _as_text(table.column(present[name][0]), present[name][1]) if name in present else [""] * file.metadata.num_rows
         for name in COLUMNS
@@ -125,32 +154,62 @@ def read_labels(file: ParquetFile, where: str, columns: Mapping[str, str]) -> li
 
 def read_group(
     file: ParquetFile, group: int, start: int, column: str, wanted: Collection[int]
-) -> Iterator[tuple[int, bytes]]:
-    """Row number and picture bytes of those of `wanted` that lie in a row group, whose first row is `start`."""
+) -> Iterator[tuple[int, bytes | PictureRefused]]:
+    """Row number and picture bytes of those of `wanted` that lie in a row group, whose first row is `start`.
+
+    A value above `parquet_limits.MAX_PICTURE` is refused.
+    """
     row = start
-    for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column], use_threads=False):
+    at_once = min(ROWS_AT_ONCE, parquet_limits.check_pictures(file.metadata, group, column))
+    for batch in file.iter_batches(at_once, row_groups=[group], columns=[column], use_threads=False):
         for cell in batch.column(0):
             if row in wanted:
-                value = cell.as_py()
-                data = value.get("bytes") if isinstance(value, dict) else value
-                yield row, data if isinstance(data, bytes) else b""
+                yield row, _picture(cell)
             row += 1
 
 
+def _picture(cell: pyarrow.Scalar) -> bytes | PictureRefused:
+    if cell.is_valid and hasattr(cell, "keys"):  # a struct
+        cell = cell["bytes"]
+    content = cell.as_buffer() if cell.is_valid else None
+    if content is None:
+        return b""
+    if content.size > parquet_limits.MAX_PICTURE:
+        return PictureRefused("too_large", f"more than {parquet_limits.MAX_PICTURE / 1e6:g} MB")
+    return content.to_pybytes()
+
+
 @contextlib.contextmanager
-def opened(shard: Path | BinaryIO, where: str = "") -> Iterator[ParquetFile]:
+def opened(
+    shard: Path | BinaryIO, where: str = "", columns: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[ParquetFile]:
     """A shard, from a path or from a file object that errors call `where`.
 
+    Args:
+        columns: what the source calls our columns where that is no usual name, as `parse_columns` reads it.
+
     Raises:
-        DatasetError: it is no parquet file, or is damaged; also for what reading it inside the block raises.
+        DatasetError: it is no parquet file, is damaged, or unfolds to more than `parquet_limits` allows; also for what
+            reading it inside the block raises.
     """
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(shard, pre_buffer=False) as file:
+            metadata = file.metadata
+        size = shard.stat().st_size if isinstance(shard, Path) else shard.seek(0, io.SEEK_END)
+        parquet_limits.check_footer(metadata, size)
+        labels = (name for ours in COLUMNS for name in (columns.get(ours), *OTHER_NAMES[ours]) if name)
+        texts = parquet_limits.text_columns(metadata, set(labels))
+        with ParquetFile(shard, pre_buffer=False, metadata=metadata, read_dictionary=texts) as file:
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except parquet_limits.TooLarge as error:
+        raise DatasetError(
+            f"The shard {where or shard} is not read, because of the memory that would take: {error}. Choose another "
+            "source, or move it out of the folder."
+        ) from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DatasetError(
             f"The shard {where or shard} cannot be read as parquet ({reason}). It may be a download that "
@@ -159,11 +218,13 @@ def opened(shard: Path | BinaryIO, where: str = "") -> Iterator[ParquetFile]:
 
 
 def _features(file: ParquetFile) -> dict[str, Any]:
-    """The Hub's description of the columns, by column name; empty where the file has none."""
-    metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    with contextlib.suppress(json.JSONDecodeError, AttributeError):
-        return dict(json.loads(metadata).get("info", {}).get("features", {}))
-    return {}
+    """The Hub's description of the columns, by column name; empty where the file has none that can be read."""
+    described: Any = None
+    with contextlib.suppress(ValueError):
+        described = parsed_json((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features"):
+        described = described.get(key) if isinstance(described, dict) else None
+    return described if isinstance(described, dict) else {}
 
 
 def label_columns(file: ParquetFile, where: str, columns: Mapping[str, str]) -> dict[str, tuple[str, list[str] | None]]:
@@ -179,7 +240,9 @@ def label_columns(file: ParquetFile, where: str, columns: Mapping[str, str]) -> 
         theirs = _named(file, where, name, columns, [other for other in OTHER_NAMES[name] if _is_label(schema, other)])
         if theirs:
             feature = features.get(theirs)
-            found[name] = theirs, feature.get("names") if isinstance(feature, dict) else None
+            names = feature.get("names") if isinstance(feature, dict) else None
+            known = isinstance(names, list) and all(isinstance(label, str) for label in names)
+            found[name] = theirs, names if known else None
     return found
 
 
@@ -211,9 +274,9 @@ def _is_label(schema: pyarrow.Schema, name: str) -> bool:
 
 def _as_text(column: pyarrow.ChunkedArray, names: list[str] | None) -> list[str]:
     # of a list of genres the first is the one that WikiArt puts first
-    values = [value[0] if isinstance(value, list) and value else value for value in column.to_pylist()]
+    values = parquet_limits.plain_values(column)
     if names is None:
-        return ["" if value is None or value == [] else str(value).strip() for value in values]
+        return ["" if value is None else str(value).strip() for value in values]
     # -1 is the Hub's "no label"
     return [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
 

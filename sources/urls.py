@@ -15,7 +15,7 @@ from ..dataset.normalise import normalised
 from ..dataset.pictures import PictureRefused, StoredPicture, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError
-from ..files import append_line, content_hash, read_jsonl, remove_partials
+from ..files import append_line, content_hash, parsed_json, read_jsonl, remove_partials
 from ..paths import child_of
 from ..progress import Progress, silent
 from .download import Fetcher
@@ -95,8 +95,8 @@ def _rows(text: str) -> list[dict[str, object]]:
 
 def _json_row(number: int, line: str) -> dict[str, object]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parsed_json(line)
+    except ValueError as error:
         raise DatasetError(
             f"Line {number} of the list of URLs is not JSON ({error}). Mend it, or take it out."
         ) from None

@@ -24,7 +24,7 @@ from ..dataset.labels import label_key
 from ..dataset.pictures import Outcome, PictureRefused, stored_or_refused
 from ..dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from ..errors import DatasetError, SettingsError
-from ..files import remove_partials, write_whole
+from ..files import parsed_json, remove_partials, write_whole
 from ..progress import Progress
 from .download import NO_HEADERS, Fetcher, Limits, Network, Unavailable
 from .download_log import Fetched
@@ -279,7 +279,7 @@ class WikiArtOrg:
         One without paintings counts as not read: the site may have been ailing, and the list goes on after all.
         """
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            pages, paintings = json.loads(self._path(of, number).read_text(encoding="utf-8"))
+            pages, paintings = parsed_json(self._path(of, number).read_bytes())
             return Page(pages, [Painting(*painting) for painting in paintings]) if paintings else None
         return None
 
@@ -315,11 +315,11 @@ def _parsed(content: bytes) -> Page:
         PictureRefused: it is something else.
     """
     try:
-        answer = json.loads(content)
+        answer = parsed_json(content)
         entries, count, size = answer["Paintings"] or [], int(answer["AllPaintingsCount"]), int(answer["PageSize"])
         paintings = [_painting(entry) for entry in entries if entry.get("id") and entry.get("image")]
         return Page(-(-count // max(1, size)), paintings)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = f"the answer is not one of its lists ({type(error).__name__}); it may keep programs out for now"
         raise PictureRefused("fetch", reason) from error
 

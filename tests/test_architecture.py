@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BOTTOM = ("errors", "files", "paths", "progress", "worker")
+BOTTOM = ("errors", "files", "parquet_limits", "paths", "progress", "worker")
 # Package -> the other packages, or modules of them, that it may import, beside what lies at the bottom.
 MAY_IMPORT = {
     "drawing": (),
@@ -199,3 +199,15 @@ def test_what_everything_rests_on_needs_only_the_standard_library(name: str):
     assert (
         not {package_of(imported[1:]) for imported in imports(name, path, whole=False) if imported[0] == ":"} & outside
     )
+
+
+def test_json_from_outside_is_read_in_one_place():
+    """`json.loads` alone raises RecursionError for endless brackets, and ValueError for endless digits."""
+    ours = {"captioners/apart.py", "prompting/seed_book.py", "dataset/records.py", "files.py"}  # written by the pack
+    reading = {
+        path.relative_to(REPOSITORY).as_posix()
+        for package in (*PURE, "nodes")
+        for path in (REPOSITORY / package).rglob("*.py")
+        if "json.loads(" in path.read_text(encoding="utf-8")
+    }
+    assert reading <= ours

@@ -33,3 +33,14 @@ def test_a_file_that_may_not_be_replaced_is_an_error_and_nothing_is_left_behind(
         files.write_whole(tmp_path / "status.json", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
     assert (tmp_path / "status.json").read_text() == "old"
+
+
+HOSTILE_JSON = ["[" * 100_000, '{"a": ' * 50_000, '{"time": ' + "9" * 5_000 + "}", '{"torn": ']
+
+
+@pytest.mark.parametrize("text", HOSTILE_JSON)
+def test_json_that_python_cannot_hold_is_a_value_error_and_costs_its_line_alone(tmp_path, text):
+    with pytest.raises(ValueError):
+        files.parsed_json(text)
+    (tmp_path / "lines.jsonl").write_text(f'{{"a": 1}}\n{text}\n{{"b": 2}}\n')
+    assert files.read_jsonl(tmp_path / "lines.jsonl") == [{"a": 1}, {"b": 2}]

@@ -58,7 +58,7 @@ def test_json_nested_too_deeply_is_cleaned_as_text(monkeypatch):
     def too_deep(text):
         raise RecursionError
 
-    monkeypatch.setattr("impasto.captioners.cleanup.json.loads", too_deep)
+    monkeypatch.setattr("impasto.files.json.loads", too_deep)
     assert clean('{"a": {"a": "a boat"}}')
     monkeypatch.undo()
     assert isinstance(clean('{"a":' * 5_000), str)

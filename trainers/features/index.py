@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import files
 from ...dataset import config_reader as dataset_config
 from ...errors import FeatureError
 from .feature_set import REMEDY, FeatureSet, Sample, Text, token_count
@@ -54,10 +54,10 @@ def load(features: Features) -> FeatureSet:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.parsed_json(path.read_bytes())
     except OSError as error:
         raise FeatureError(f"The training data {path} cannot be read ({error}). {REMEDY}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise FeatureError(f"The training data {path} is damaged ({error}). Delete it. {REMEDY}") from error
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import files
+from ... import files, parquet_limits
 from ...dataset import buckets
 from ...errors import FeatureError
 from ...progress import Progress, silent
@@ -84,7 +84,8 @@ class TextTable:
         self, file: Any, wanted: Collection[tuple[str, str]], pictures: Mapping[str, Path], progress: Progress
     ) -> dict[int, tuple[str, str]]:
         """Number of a row -> the wanted text that it holds; the last of equal rows, as in the reference."""
-        names = file.read(columns=[name for name in _NAMES if name in file.schema_arrow.names]).to_pydict()
+        table = file.read(columns=[name for name in _NAMES if name in file.schema_arrow.names])
+        names = {name: parquet_limits.plain_values(table.column(name)) for name in table.column_names}
         of_row = names.get("image_file_hash", names["image_hash"])
         if not pictures.keys() & set(of_row):  # a table of the reference, which hashes the pixels
             of_pixels = {}
@@ -121,12 +122,15 @@ def import_texts(path: Path) -> TextTable:
     """
     from pyarrow import types
 
+    def is_text(kind: pyarrow.DataType) -> bool:
+        return types.is_string(kind.value_type if types.is_dictionary(kind) else kind)
+
     def is_embedding(kind: pyarrow.DataType) -> bool:
         return (types.is_list(kind) or types.is_large_list(kind)) and types.is_floating(kind.value_type)
 
     with _reading(path) as file:
         kinds = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
-    right = {name: is_embedding for name in _EMBEDDINGS} | {"image_hash": types.is_string}
+    right = {name: is_embedding for name in _EMBEDDINGS} | {"image_hash": is_text}
     wrong = [name for name, is_right in right.items() if name not in kinds or not is_right(kinds[name])]
     if wrong:
         raise FeatureError(
@@ -283,8 +287,14 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         # Not buffered beforehand, because the reference writes all rows as one group.
         with ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            metadata = file.metadata
+        parquet_limits.check_footer(metadata, path.stat().st_size)
+        parquet_limits.check_labels(metadata, _NAMES)
+        parquet_limits.check_numbers(metadata, _EMBEDDINGS)
+        texts = parquet_limits.text_columns(metadata, _NAMES)
+        with ParquetFile(path, memory_map=True, pre_buffer=False, metadata=metadata, read_dictionary=texts) as file:
             yield file
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pyarrow.ArrowException, ValueError) as error:
         raise FeatureError(
             f"The text features {path} cannot be read ({error}). Export them again, or leave text_features empty."
         ) from error

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import ModelError
+from ...files import parsed_json
 from ...progress import Progress, silent
 from . import quantisation
 
@@ -436,7 +437,7 @@ def _read_header(path: str | Path) -> _Header:
 
 def _parse_header(path: Path, content: bytes) -> dict[str, dict[str, Any]]:
     try:
-        header = json.loads(content)
+        header = parsed_json(content)
         if not isinstance(header.get("__metadata__", {}), dict):
             raise ValueError("its metadata make no sense")
         for key, entry in header.items():
@@ -508,7 +509,7 @@ def _layers_in_metadata(path: str | Path, header: _Header) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        return dict(json.loads(text)["layers"])
+        return dict(parsed_json(text)["layers"])
     except (ValueError, TypeError, KeyError) as error:
         raise _broken(Path(path), f"its quantisation metadata cannot be read ({error!r})") from error
 
@@ -522,7 +523,7 @@ def _layers_in_tensors(path: str | Path, header: _Header) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as file:
             for key in keys:
                 try:
-                    described[key.removesuffix(".comfy_quant")] = json.loads(file.get_tensor(key).numpy().tobytes())
+                    described[key.removesuffix(".comfy_quant")] = parsed_json(file.get_tensor(key).numpy().tobytes())
                 except (ValueError, TypeError) as error:
                     raise _broken(Path(path), f"'{key}' does not say how the layer is quantised ({error})") from error
     return described

@@ -8,7 +8,6 @@ layer, and in single blocks the feed-forward's first layer too.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from ...errors import SettingsError, TrainingError
+from ...files import parsed_json
 from ..flux.weights import FluxArchitecture, layout
 
 # Name -> what stands before each module's name.
@@ -264,12 +264,12 @@ def _check_layer(path: str | Path, module: str, layer: Mapping[str, torch.Tensor
 def _peft_alpha(metadata: Mapping[str, str], module: str, rank: int) -> float:
     """alpha of a module by the settings that diffusers writes into the metadata; without them, its rank."""
     try:
-        settings = json.loads(metadata[_PEFT_SETTINGS])
+        settings = parsed_json(metadata[_PEFT_SETTINGS])
         patterns = settings.get(f"{PREFIX}alpha_pattern") or {}
         fitting = (value for name, value in patterns.items() if f".{module}".endswith(f".{name}"))
         alpha = float(next(fitting, settings[f"{PREFIX}lora_alpha"]))
         return alpha * math.sqrt(rank) if settings.get(f"{PREFIX}use_rslora") else alpha
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
         return float(rank)
 
 

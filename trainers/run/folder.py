@@ -25,6 +25,7 @@ from ...files import (
     content_hash,
     file_hash,
     link_or_copy,
+    parsed_json,
     read_jsonl,
     remove_partials,
     write_changed,
@@ -65,7 +66,7 @@ class Run:
     def status(self) -> dict[str, Any]:
         """What the trainer last said: `state`, `step`, `total`, and `error` if it failed; empty before it started."""
         try:
-            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            return parsed_json((self.path / "status.json").read_bytes())
         except FileNotFoundError:
             return {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import subprocess
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import worker
 from ...errors import TrainingError
-from ...files import appearing
+from ...files import appearing, parsed_json
 from ...progress import duration
 from ..memory.remedy import killed
 from .folder import Job, Run
@@ -183,7 +182,7 @@ class _Follower:
         except FileNotFoundError:
             return []
         try:
-            records = [json.loads(line) for line in whole.splitlines()]
+            records = [parsed_json(line) for line in whole.splitlines()]
         except ValueError:  # rewritten, and already longer than before
             self.offset = 0
             return []
