@@ -48,7 +48,7 @@ class EncodeTrainingData(io.ComfyNode):
                     optional=True,
                     default="",
                     advanced=True,
-                    tooltip="Name of a Parquet file in the dataset's folder, from Export Text Features: captions are "
+                    tooltip="Name of a Parquet file of the dataset, from Export Text Features: captions are "
                     "taken from it instead of encoded. Empty for none.",
                 ),
             ],
@@ -64,7 +64,7 @@ class EncodeTrainingData(io.ComfyNode):
     ) -> io.NodeOutput:
         table = None
         if text_features.strip():
-            table = text_table.import_texts(_table_path(Path(dataset_config.path).parent, text_features))
+            table = text_table.import_texts(_existing_table(Path(dataset_config.path).parent, text_features))
         encoded = features.encode(
             dataset_config.path,
             encoders.autoencoder(vae),
@@ -84,8 +84,8 @@ class ExportTextFeatures(io.ComfyNode):
             node_id="ImpastoExportTextFeatures",
             display_name="Export Text Features",
             category=CATEGORY,
-            description="Writes the text embeddings of encoded training data into one Parquet file in the dataset's "
-            "folder, a row for each picture and caption: for diffusers' FLUX QLoRA example, or for another machine.",
+            description="Writes the text embeddings of encoded training data into one Parquet file under the "
+            "dataset's exports, a row for each picture and caption: for diffusers' FLUX QLoRA example, or for another machine.",
             search_aliases=["parquet", "text embeddings", "prompt_embeds", "precomputed", "compute_embeddings"],
             inputs=[
                 sockets.Features.Input("features", tooltip="From Encode Training Data."),
@@ -111,8 +111,21 @@ class ExportTextFeatures(io.ComfyNode):
 
 
 def _table_path(dataset: Path, name: str) -> Path:
-    """A Parquet file directly in the dataset's folder, whether or not its name is given with the ending."""
-    return child_of(dataset, f"{name.strip().removesuffix('.parquet')}.parquet", what="name of the text features")
+    """A Parquet file among the dataset's exports, whether or not its name is given with the ending.
+
+    Two folders down: directly in the dataset's folder, or one down, a loader would take it for a source of pictures.
+    """
+    return child_of(dataset, "exports", "text-features", _table_name(name), what="name of the text features")
+
+
+def _existing_table(dataset: Path, name: str) -> Path:
+    """The file of that name; directly in the dataset's folder, as earlier versions wrote it, where none is exported."""
+    path, earlier = _table_path(dataset, name), child_of(dataset, _table_name(name), what="name of the text features")
+    return earlier if earlier.is_file() and not path.exists() else path
+
+
+def _table_name(name: str) -> str:
+    return f"{name.strip().removesuffix('.parquet')}.parquet"
 
 
 NODES = [EncodeTrainingData, ExportTextFeatures]

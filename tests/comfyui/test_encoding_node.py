@@ -87,7 +87,7 @@ def test_texts_go_out_as_one_file_and_in_again_with_prompts_beside_them(server: 
     graph["outcome"] = {"class_type": "PreviewAny", "inputs": {"source": ["again", 1]}}
     report = server.queue(graph).outputs["outcome"]["text"][0]
 
-    assert (server.base / "datasets" / "tabled" / "texts.parquet").is_file()
+    assert (server.base / "datasets" / "tabled" / "exports" / "text-features" / "texts.parquet").is_file()
     assert f"{PICTURES} pictures, 2 of them held out" in report
     assert "2 prompts for samples during training" in report
 

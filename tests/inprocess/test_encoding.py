@@ -125,19 +125,23 @@ def test_captions_that_vary_become_as_many_texts_as_the_widget_says(config, tiny
     assert "1 pictures with several texts" in report
 
 
-def test_texts_go_out_and_in_as_one_file_in_the_datasets_folder(config, tiny_flux):
+def test_texts_go_out_and_in_as_one_file_under_the_datasets_exports(config, tiny_flux):
     from impasto.nodes.encoding import ExportTextFeatures
     from impasto.trainers.features import index
 
     found, _ = execute(config, tiny_flux)
     name, report = ExportTextFeatures.execute(found, "my texts", "float32").args
-    assert (config.parent / "my texts.parquet").is_file() and "2 rows" in report
+    table = config.parent / "exports" / "text-features" / "my texts.parquet"
+    assert table.is_file() and "2 rows" in report
 
     imported, _ = execute(config, tiny_flux, text_features=name)
     assert imported.key != found.key
     before, after = index.load(found), index.load(imported)
     for one, other in zip(before.samples, after.samples, strict=True):
         assert torch.equal(before.load_text(one.text_path)[0], after.load_text(other.text_path)[0])
+
+    table.rename(config.parent / "my texts.parquet")  # where earlier versions wrote it
+    assert execute(config, tiny_flux, text_features=name)[0].key == imported.key
 
 
 @pytest.mark.parametrize("name", ["../texts", "/tmp/texts", "features/texts", ""])

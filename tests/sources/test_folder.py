@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
 from impasto.errors import DatasetError, NameRefused
 from impasto.sources.folder import folder_fingerprint, load_folder
+from impasto.sources.parquet import find_sources
+from pyarrow import parquet
 
 from ..small_sources import Painting, picture_bytes, write_shard
 
@@ -132,3 +135,11 @@ def test_the_fingerprint_changes_with_the_folder_and_the_same_folder_gives_the_s
     assert load(tmp_path)[0] == load(tmp_path)[0]
     (pictures / "0.txt").write_text("a barn")
     assert folder_fingerprint(tmp_path / "input", "pictures") != before
+
+
+def test_a_parquet_file_in_a_datasets_folder_does_not_make_it_a_source(tmp_path, pictures):
+    """Earlier versions exported text features there."""
+    first, _ = load(tmp_path)
+    table = Path(first.folder) / "text-features.parquet"
+    parquet.write_table(pyarrow.table({"prompt_embeds": [[1.0]]}), table)
+    assert load(tmp_path)[0] == first and table.is_file() and find_sources(tmp_path / "datasets") == []
