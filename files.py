@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,12 @@ def append_lines(path: str | Path, lines: Sequence[str]) -> None:
         os.fsync(file.fileno())
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read the JSON objects of a line file; a missing file gives none, an unreadable line is left out."""
+def read_jsonl(path: str | Path, **types: type) -> list[dict[str, Any]]:
+    """Read the JSON objects of a line file; a missing file gives none, an unreadable line is left out.
+
+    Args:
+        types: as `has_types`; a line that has them not is left out as well.
+    """
     try:
         content = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -98,7 +103,20 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     for line in content.splitlines():
         with contextlib.suppress(ValueError):
             records.append(parsed_json(line))
-    return [record for record in records if isinstance(record, dict)]
+    return [record for record in records if isinstance(record, dict) and has_types(record, **types)]
+
+
+def has_types(record: Mapping[str, Any], **types: type) -> bool:
+    """Whether a JSON object has a value of the type for every name; a float is any finite number, bool is no int."""
+    return all(_is_a(record.get(name), kind) for name, kind in types.items())
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max  # NaN is not, either
+    return isinstance(value, kind)
 
 
 def parsed_json(content: str | bytes) -> Any:

@@ -23,6 +23,7 @@ class Picture:
     genre: str = ""  # the source's labels, "" where unknown
     title: str = ""
     artist: str = ""
+    source_sha256: str = ""  # of the file that it was made of, where that is another; "" where it is not
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
+from ..pixels import refuse_enormous
 from ..progress import Progress, silent
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import CountTokens, flags, least_tokens, lint, lint_report
@@ -38,6 +39,8 @@ class Record(Protocol):
     def sha256(self) -> str: ...
     @property
     def file_name(self) -> str: ...
+    @property
+    def source_sha256(self) -> str: ...
     @property
     def text(self) -> str: ...
 
@@ -302,6 +305,9 @@ def _kept_edits(
 ) -> dict[str, Edit]:
     """The edits on disk, after the overrides have been added to them. A locked one is changed by a lock alone."""
     edits = read_edits(dataset.folder)
+    for record in records:  # made before private data was taken out of the file
+        if record.source_sha256 in edits:
+            edits.setdefault(record.sha256, edits[record.source_sha256])
     by_hash = {record.sha256: record for record in records}
     hashes = sorted(by_hash)
     for digits, override in overrides.items():
@@ -327,6 +333,8 @@ def _kept_edits(
             save_edit(dataset.folder, sha256, override)
             if override is None:
                 edits.pop(sha256, None)
+                if (source := by_hash[sha256].source_sha256) in edits:
+                    save_edit(dataset.folder, source, None)
             else:
                 edits[sha256] = override
     return edits
@@ -342,6 +350,7 @@ def _thumbnail(picture: Path, sha256: str, folder: Path | None) -> str:
     if not target.exists():
         try:
             with Image.open(picture) as image:
+                refuse_enormous(image)
                 image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
                 small = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # the table shows the caption alone

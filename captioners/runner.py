@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -43,6 +43,8 @@ class Record(Protocol):
     def title(self) -> str: ...
     @property
     def artist(self) -> str: ...
+    @property
+    def source_sha256(self) -> str: ...
 
 
 R = TypeVar("R", bound=Record)
@@ -99,9 +101,21 @@ def pictures_of(dataset: Captionable) -> dict[str, Picture]:
             record.genre,
             record.title,
             record.artist,
+            record.source_sha256,
         )
         for record in dataset.records()
     }
+
+
+def answer_to(answers: Mapping[Question, Answer], captioner: Captioner, picture: Picture) -> Answer | None:
+    """What the ledger says of a picture; of the file it was made of, where it says nothing of the picture itself.
+
+    Datasets of earlier versions were captioned before private data was taken out of their files.
+    """
+    asked = question(captioner, picture)
+    if picture.source_sha256 and asked not in answers:
+        asked = replace(asked, image=picture.source_sha256)
+    return answers.get(asked)
 
 
 def question(captioner: Captioner, picture: Picture) -> Question:
@@ -118,7 +132,7 @@ def waiting_pictures(
 ) -> list[Picture]:
     """Those of `pictures` that the ledger does not answer."""
     answers = read_ledger(ledger)
-    known = [answers.get(question(captioner, picture)) for picture in pictures]
+    known = [answer_to(answers, captioner, picture) for picture in pictures]
     return [
         picture
         for picture, answer in zip(pictures, known, strict=True)
@@ -341,7 +355,7 @@ def _answers(
     check = now_and_then(lambda: progress(len(pictures), len(pictures)))
     for picture in pictures:
         check()
-        answer = answers.get(question(captioner, picture))
+        answer = answer_to(answers, captioner, picture)
         if picture.sha256 in tally.busy or answer is None:
             said[picture.sha256] = tally.busy.get(picture.sha256) or Refusal(Kind.BUSY, "not asked", lasting=False)
         elif not answer.text:

@@ -144,7 +144,7 @@ def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, prog
 
 def _row(record: Record) -> dict[str, object]:
     columns = asdict(record)
-    del columns["size"]
+    del columns["size"], columns["source_sha256"]
     return columns | {"file_name": Path(record.file_name).name}
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy
 from PIL import Image, ImageCms, ImageOps
 
-from .pictures import EXTENSIONS, JPEG_QUALITY, MAX_PIXELS, PictureRefused, first_line
+from ..pixels import MAX_PIXELS
+from .pictures import EXTENSIONS, JPEG_QUALITY, PictureRefused, first_line
 
 JPEG, PNG = "JPEG", "PNG"
 PNG_SIGNATURE = b"\x89PNG"
@@ -94,7 +95,7 @@ def normalised(
     buffer = io.BytesIO()
     if kind == JPEG and max(changed.size) > LONGEST_JPEG_SIDE:
         raise PictureRefused("too_large", f"a side of {max(changed.size)} pixels is too long for a JPEG")
-    options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == JPEG else {"compress_level": 4}
+    options = {"quality": JPEG_QUALITY, "subsampling": 0, "comment": b""} if kind == JPEG else {"compress_level": 4}
     changed.save(buffer, kind, **options)
     return buffer.getvalue(), tuple(changes)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from ..curation.private_data import without_private_data
 from ..files import write_whole
+from ..pixels import MAX_PIXELS, refuse_enormous
 
 # Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 JPEG_QUALITY = 95  # of what has to be encoded again
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS)
 
 
 class PictureRefused(Exception):
@@ -41,6 +42,7 @@ class StoredPicture:
     width: int
     height: int
     size: int  # bytes
+    source_sha256: str = ""  # of the file as it came, where private data was taken out of it
 
 
 Outcome = StoredPicture | PictureRefused
@@ -68,27 +70,32 @@ def read_header(data: bytes) -> Header:
     return Header(EXTENSIONS[kind], width, height)
 
 
-def store_picture(folder: Path, data: bytes) -> StoredPicture:
-    """Store the bytes as they are under `<folder>/images/<sha256>.<ext>`, unless they are there already.
+def store_picture(folder: Path, data: bytes, keep_metadata: bool = False) -> StoredPicture:
+    """Store a picture under `<folder>/images/<sha256>.<ext>`, unless it is there already.
+
+    Args:
+        keep_metadata: store the bytes as they are; else without what `private_data` takes out, which most have not.
 
     Raises:
         PictureRefused: see `read_header`.
     """
     header = read_header(data)
+    source, data = data, data if keep_metadata else without_private_data(data)
     sha256 = hashlib.sha256(data).hexdigest()
+    source_sha256 = "" if data is source else hashlib.sha256(source).hexdigest()
     file_name = f"images/{sha256}.{header.extension}"
     path = folder / file_name
     if not path.exists() or path.stat().st_size != len(data):
         write_whole(path, data)
-    return StoredPicture(file_name, sha256, header.width, header.height, len(data))
+    return StoredPicture(file_name, sha256, header.width, header.height, len(data), source_sha256)
 
 
-def stored_or_refused(folder: Path, data: bytes | PictureRefused) -> Outcome:
+def stored_or_refused(folder: Path, data: bytes | PictureRefused, keep_metadata: bool = False) -> Outcome:
     """`store_picture`, with the refusal as a value; one that came already is passed on."""
     if isinstance(data, PictureRefused):
         return data
     try:
-        return store_picture(folder, data)
+        return store_picture(folder, data, keep_metadata)
     except PictureRefused as refused:
         return refused
 
@@ -102,6 +109,7 @@ def whole(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as picture:
+            refuse_enormous(picture)
             yield picture
     except FileNotFoundError:
         raise PictureRefused("missing", f"the stored file {path.name} is missing") from None

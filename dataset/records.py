@@ -20,6 +20,7 @@ _LEFT_OUT_WHEN_EMPTY = {
     "title",
     "date",
     "rights",
+    "source_sha256",
 }  # so that a source without them has the same revisions whatever is added here
 
 
@@ -31,7 +32,7 @@ class Record:
     sha256: str  # of the stored bytes
     width: int  # pixels, from the header
     height: int  # pixels, from the header
-    size: int  # bytes of the stored file, which are the source's own bytes
+    size: int  # bytes of the stored file: the source's own, without private data
     text: str = ""  # the caption, one line; "" as long as there is none
     artist: str = ""  # as people write it, "Claude Monet"; "" when unknown
     genre: str = ""  # the source's label, "still_life"; "" when unknown
@@ -40,6 +41,7 @@ class Record:
     title: str = ""
     date: str = ""
     rights: str = ""  # the source's own statement
+    source_sha256: str = ""  # of the source's bytes where others are stored
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..sources.plan import AUTO, CHEAP, EVEN, Request
 from ..sources.wikiart import load_paintings, source_fingerprint
 from . import sockets
 from .host import encoders, execution, folders, sampling
-from .inputs import field_input, max_per_artist_input, seed_input
+from .inputs import field_input, keep_metadata_input, max_per_artist_input, seed_input
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
@@ -154,6 +154,7 @@ def _choice_inputs() -> list[io.Input]:
             tooltip="What the source calls its columns, where they are not found: lines like 'genre: subject', "
             "for image, artist, genre, style, title, date, text or rights.",
         ),
+        keep_metadata_input(),
     ]
 
 

@@ -85,7 +85,8 @@ class ExportTextFeatures(io.ComfyNode):
             display_name="Export Text Features",
             category=CATEGORY,
             description="Writes the text embeddings of encoded training data into one Parquet file under the "
-            "dataset's exports, a row for each picture and caption: for diffusers' FLUX QLoRA example, or for another machine.",
+            "dataset's exports, a row for each picture and caption: for diffusers' FLUX QLoRA example, or for another "
+            "machine.",
             search_aliases=["parquet", "text embeddings", "prompt_embeds", "precomputed", "compute_embeddings"],
             inputs=[
                 sockets.Features.Input("features", tooltip="From Encode Training Data."),

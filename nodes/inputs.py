@@ -62,6 +62,17 @@ def max_per_artist_input(tooltip: str, **options: Any) -> io.Input:
     return io.Int.Input("max_per_artist", default=0, min=0, max=100_000, tooltip=tooltip, **options)
 
 
+def keep_metadata_input() -> io.Input:
+    return io.Boolean.Input(
+        "keep_metadata",
+        default=False,
+        optional=True,
+        advanced=True,
+        tooltip="Store files as they come, with what they say beside the picture: place, camera, owner, thumbnails. "
+        "Off, that is taken out; the pixels and the colour profile stay as they are.",
+    )
+
+
 def picture_size_inputs(default: int) -> list[io.Input]:
     """Width and height of sampled pictures."""
     return [

@@ -11,6 +11,7 @@ from ..sources.folder import folder_fingerprint, load_folder
 from ..sources.urls import list_file, load_urls, read_list
 from . import sockets
 from .host import execution, folders
+from .inputs import keep_metadata_input
 
 CATEGORY = "Impasto/Dataset"
 _ROOTS = {"input": folders.input_root, "datasets": folders.datasets_root}
@@ -57,6 +58,7 @@ class ImageFolderLoader(io.ComfyNode):
                 ),
                 _name_input("pictures"),
                 _format_input(),
+                keep_metadata_input(),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures, with the captions that were there."),
@@ -73,10 +75,9 @@ class ImageFolderLoader(io.ComfyNode):
             return ""
 
     @classmethod
-    def execute(cls, root: str, folder: str, name: str, format: str) -> io.NodeOutput:
-        return io.NodeOutput(
-            *load_folder(folders.datasets_root(), _ROOTS[root](), folder, name, format, execution.progress())
-        )
+    def execute(cls, root: str, folder: str, name: str, format: str, keep_metadata: bool = False) -> io.NodeOutput:
+        place = folders.datasets_root(), _ROOTS[root](), folder, name
+        return io.NodeOutput(*load_folder(*place, format, execution.progress(), keep_metadata))
 
 
 class ImageURLLoader(io.ComfyNode):
@@ -106,6 +107,7 @@ class ImageURLLoader(io.ComfyNode):
                 ),
                 _name_input("museum"),
                 _format_input(),
+                keep_metadata_input(),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that came, in the order of the list."),
@@ -122,10 +124,11 @@ class ImageURLLoader(io.ComfyNode):
             return ""
 
     @classmethod
-    def execute(cls, urls: str, file: str, name: str, format: str) -> io.NodeOutput:
+    def execute(cls, urls: str, file: str, name: str, format: str, keep_metadata: bool = False) -> io.NodeOutput:
         listed = read_list(list_file(folders.input_root(), file), urls)
         fetcher = Fetcher(allowed_hosts(folders.allowed_hosts_file()))
-        return io.NodeOutput(*load_urls(folders.datasets_root(), name, listed, format, fetcher, execution.progress()))
+        place = folders.datasets_root(), name
+        return io.NodeOutput(*load_urls(*place, listed, format, fetcher, execution.progress(), keep_metadata))
 
 
 NODES = [ImageFolderLoader, ImageURLLoader]

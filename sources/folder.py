@@ -52,9 +52,19 @@ def folder_fingerprint(root: Path, folder: str) -> str:
 
 
 def load_folder(
-    datasets_root: Path, root: Path, folder: str, name: str, kind: str, progress: Progress = silent
+    datasets_root: Path,
+    root: Path,
+    folder: str,
+    name: str,
+    kind: str,
+    progress: Progress = silent,
+    keep_metadata: bool = False,
 ) -> tuple[Dataset, str]:
     """Store the pictures of a folder and of the folders directly in it; the folder stays as it is.
+
+    Args:
+        kind: what is written as `normalised` says.
+        keep_metadata: as `store_picture`.
 
     Returns:
         The dataset in the order of the files' names, and a report.
@@ -83,7 +93,8 @@ def load_folder(
         try:
             data, changes = normalised(_bytes(path, source), kind)
             words = _words(path, metadata.get(there, {}))
-            outcome.append(Incoming(f"{source.name}/{place}", store_picture(target, data), words, changes))
+            stored = store_picture(target, data, keep_metadata)
+            outcome.append(Incoming(f"{source.name}/{place}", stored, words, changes))
         except PictureRefused as refused:
             outcome.append(IncomingRefused(f"{source.name}/{place}", refused))
         progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
@@ -91,11 +102,15 @@ def load_folder(
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files in the folder and in those directly in it, in the order of their names."""
-    for entry in sorted(folder.iterdir()):
+    """Files in the folder and in those directly in it, in the order of their names; each folder once, links or not."""
+    seen = {os.path.realpath(folder)}
+    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.is_symlink(), entry)):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
+            if (place := os.path.realpath(entry)) in seen:
+                continue
+            seen.add(place)
             yield from sorted(file for file in entry.iterdir() if file.is_file() and not file.name.startswith("."))
         elif entry.is_file():
             yield entry

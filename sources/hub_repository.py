@@ -88,9 +88,15 @@ class HubRepository:
     """The parquet shards of one revision of a repository."""
 
     def __init__(
-        self, datasets_root: Path, hub: Hub, repository: str, revision: str, columns: Mapping[str, str]
+        self,
+        datasets_root: Path,
+        hub: Hub,
+        repository: str,
+        revision: str,
+        columns: Mapping[str, str],
+        keep_metadata: bool = False,
     ) -> None:
-        self._hub = hub
+        self._hub, self._keep_metadata = hub, keep_metadata
         self._cache = Path(datasets_root) / SOURCES / repository.replace("/", "--")
         self._columns = dict(columns)
         self._revision = self._listed(repository, self.current_sha(datasets_root, hub, repository, revision))
@@ -173,7 +179,7 @@ class HubRepository:
 
     def cost(self, folder: Path, rows: Iterable[Row]) -> Cost:
         """What it will take to have these pictures, beyond what the dataset has already."""
-        fetched = Fetched(folder)
+        fetched = Fetched(folder, self._keep_metadata)
         groups = {self.group_of(row) for row in rows if fetched.get(self._key(row)) is None}
         size = sum(self.weight_of(group) for group in groups)
         speed = self._speed()
@@ -189,7 +195,7 @@ class HubRepository:
         Raises:
             DatasetError: the Hub fails for good, or gives something else than the revision lists.
         """
-        fetched = Fetched(folder)
+        fetched = Fetched(folder, self._keep_metadata)
         wanted: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for row in rows:
             if (outcome := fetched.verified(self._key(row))) is not None:
@@ -249,7 +255,7 @@ class HubRepository:
             column = self._indexes[group[0]].column
             for row, data in read_group(file, group[1], place.first, column, keep):
                 connection.raise_if_stopped()
-                outcomes[row] = stored_or_refused(folder, data)
+                outcomes[row] = stored_or_refused(folder, data, self._keep_metadata)
         return outcomes
 
     def _index_shard(self, connection: Connection, shard: RemoteFile) -> None:

@@ -104,6 +104,7 @@ def stored_as_dataset(
             picture.height,
             picture.size,
             source=item.source,
+            source_sha256=picture.source_sha256,
             **item.words,
         )
     if not records:

@@ -38,6 +38,7 @@ class Request:
     spare: int = 0  # percent more than asked, per cell, to survive a filter
     prefer: str = AUTO  # on the Hub: as many of each artist, or as little to fetch as possible; see `way`
     columns: str = ""  # lines of "ours: theirs", see parquet.parse_columns
+    keep_metadata: bool = False  # store the source's bytes, whatever they say beside the picture; see `private_data`
 
     @property
     def way(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..dataset.normalise import normalised
 from ..dataset.pictures import PictureRefused, StoredPicture, store_picture
@@ -104,11 +104,21 @@ def _json_row(number: int, line: str) -> dict[str, object]:
 
 
 def load_urls(
-    datasets_root: Path, name: str, listed: Sequence[Listed], kind: str, fetcher: Fetcher, progress: Progress = silent
+    datasets_root: Path,
+    name: str,
+    listed: Sequence[Listed],
+    kind: str,
+    fetcher: Fetcher,
+    progress: Progress = silent,
+    keep_metadata: bool = False,
 ) -> tuple[Dataset, str]:
     """Fetch, normalise and store the pictures; what fails is refused with its reason, and the rest goes on.
 
     What an earlier call has fetched is not fetched again, so that a call that was killed goes on where it stopped.
+
+    Args:
+        kind: what is written as `normalised` says.
+        keep_metadata: as `store_picture`.
 
     Returns:
         The dataset, its pictures in the order of the list, and a report with a line for each URL that failed.
@@ -121,14 +131,13 @@ def load_urls(
     remove_partials(folder / "images")
     ledger = folder / "fetched.jsonl"
     outcome: dict[Listed, Incoming | IncomingRefused] = {}
-    for item, line in _fetched_before(folder, ledger, listed, kind):
-        picture = StoredPicture(*(line[key] for key in ("file_name", "sha256", "width", "height", "size")))
-        outcome[item] = Incoming(item.url, picture, item.words, tuple(line["changes"]))
+    for item, picture, changes in _fetched_before(folder, ledger, listed, kind, keep_metadata):
+        outcome[item] = Incoming(item.url, picture, item.words, changes)
 
     def fetch(item: Listed) -> Incoming | IncomingRefused:
         try:
             data, changes = normalised(fetcher.fetch(item.url), kind)
-            return Incoming(item.url, store_picture(folder, data), item.words, changes)
+            return Incoming(item.url, store_picture(folder, data, keep_metadata), item.words, changes)
         except PictureRefused as refused:
             return IncomingRefused(item.url, refused)
 
@@ -143,7 +152,7 @@ def load_urls(
                 item = running.pop(future)
                 result = outcome[item] = future.result()
                 if isinstance(result, Incoming):
-                    append_line(ledger, json.dumps(_ledger_line(result, kind)))
+                    append_line(ledger, json.dumps(_ledger_line(result, kind, keep_metadata)))
             progress(len(outcome), len(listed), f"Fetched {len(outcome)} of {len(listed)}")
     finally:
         fetcher.stop()
@@ -160,27 +169,37 @@ def _spread(items: Sequence[Listed]) -> list[Listed]:
 
 
 def _fetched_before(
-    folder: Path, ledger: Path, listed: Sequence[Listed], kind: str
-) -> Iterator[tuple[Listed, dict[str, Any]]]:
-    """What the ledger says of the listed URLs whose pictures are still there."""
-    known = {line.get("key"): line for line in read_jsonl(ledger)}
+    folder: Path, ledger: Path, listed: Sequence[Listed], kind: str, keep_metadata: bool
+) -> Iterator[tuple[Listed, StoredPicture, tuple[str, ...]]]:
+    """The listed URLs whose pictures are still there, and what was changed of them, as the ledger says."""
+    typed = {"key": str, "file_name": str, "sha256": str, "width": int, "height": int, "size": int, "changes": list}
+    known = {line["key"]: line for line in read_jsonl(ledger, **typed)}
     for item in listed:
-        line = known.get(content_hash([item.url, kind]))
-        if line:
-            path = folder / "images" / Path(line["file_name"]).name
-            if path.is_file() and path.stat().st_size == line["size"]:
-                yield item, line
+        line = known.get(_key(item.url, kind, keep_metadata))
+        path = folder / "images" / Path(line["file_name"]).name if line else None
+        if line and path and path.is_file() and path.stat().st_size == line["size"]:
+            with contextlib.suppress(PictureRefused):  # damaged: it is fetched again
+                # once more, because earlier versions kept private data
+                picture = store_picture(folder, path.read_bytes(), keep_metadata)
+                if not picture.source_sha256:
+                    picture = replace(picture, source_sha256=str(line.get("source_sha256", "")))
+                yield item, picture, tuple(map(str, line["changes"]))
 
 
-def _ledger_line(incoming: Incoming, kind: str) -> dict[str, object]:
+def _key(url: str, kind: str, keep_metadata: bool) -> str:
+    return content_hash([url, kind, "metadata"] if keep_metadata else [url, kind])
+
+
+def _ledger_line(incoming: Incoming, kind: str, keep_metadata: bool) -> dict[str, object]:
     picture = incoming.picture
     return {
-        "key": content_hash([incoming.source, kind]),
+        "key": _key(incoming.source, kind, keep_metadata),
         "url": incoming.source,
         "file_name": picture.file_name,
         "sha256": picture.sha256,
         "width": picture.width,
         "height": picture.height,
         "size": picture.size,
+        "source_sha256": picture.source_sha256,
         "changes": list(incoming.changes),
     }

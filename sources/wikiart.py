@@ -51,8 +51,8 @@ class Loaded:
 class ParquetFolder:
     """Parquet shards in a folder under the datasets root."""
 
-    def __init__(self, folder: Path, columns: Mapping[str, str]) -> None:
-        self._folder, self._columns = folder, columns
+    def __init__(self, folder: Path, columns: Mapping[str, str], keep_metadata: bool = False) -> None:
+        self._folder, self._columns, self._keep_metadata = folder, columns, keep_metadata
         self._shards = find_shards(folder)
         self.name = folder.name
         self.shard_names = [shard.relative_to(folder).as_posix() for shard in self._shards]
@@ -72,14 +72,14 @@ class ParquetFolder:
             by_shard[row.shard][row.row] = row
         for shard, wanted in sorted(by_shard.items()):
             for number, data in read_pictures(self._shards[shard], wanted, self._columns):
-                yield wanted[number], stored_or_refused(folder, data)
+                yield wanted[number], stored_or_refused(folder, data, self._keep_metadata)
 
 
 class ArchiveFolder:
     """The ArtGAN archive, unpacked in a folder under the datasets root."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, keep_metadata: bool = False) -> None:
+        self._folder, self._keep_metadata = folder, keep_metadata
         self._styles = find_styles(folder)
         self.name = folder.name
         self.shard_names = [style.name for style in self._styles]
@@ -95,7 +95,8 @@ class ArchiveFolder:
     ) -> Iterator[tuple[Row, Outcome]]:
         pictures = [find_pictures(style) for style in self._styles]
         for row in rows:
-            yield row, stored_or_refused(folder, pictures[row.shard][row.row].read_bytes())
+            data = pictures[row.shard][row.row].read_bytes()
+            yield row, stored_or_refused(folder, data, self._keep_metadata)
 
 
 Source = ParquetFolder | ArchiveFolder | HubRepository | WikiArtOrg
@@ -157,15 +158,16 @@ def open_source(datasets_root: Path, request: Request, hub: Hub | None = None, s
         SettingsError: a column line has another form, or WikiArt.org is asked for no label at all.
         DatasetError: there is no such source.
     """
+    keep = request.keep_metadata
     if _is_wikiart_org(request.source):
         labels = [(kind, label) for kind, label in request.labels().items() if label_key(label) not in ("", ANY)]
         lists = wikiart_org.lists_for(labels, parse_quotas(request.quotas))
-        return WikiArtOrg(Path(datasets_root) / SOURCES / wikiart_org.NAME, lists, site or Site())
+        return WikiArtOrg(Path(datasets_root) / SOURCES / wikiart_org.NAME, lists, site or Site(), keep)
     columns = parse_columns(request.columns)
     if repository := parse_repository(request.source):
-        return HubRepository(datasets_root, hub or hub_from_environment(), *repository, columns)
+        return HubRepository(datasets_root, hub or hub_from_environment(), *repository, columns, keep)
     folder = find_source(datasets_root, request.source)
-    return ParquetFolder(folder, columns) if find_shards(folder) else ArchiveFolder(folder)
+    return ParquetFolder(folder, columns, keep) if find_shards(folder) else ArchiveFolder(folder, keep)
 
 
 def find_source(datasets_root: Path, source: str) -> Path:
@@ -303,6 +305,7 @@ def _record(picture: StoredPicture, row: Row, place: str) -> Record:
         title="" if is_unknown(row.title) else row.title,
         date=row.date,
         rights=" ".join(row.rights.split()),
+        source_sha256=picture.source_sha256,
     )
 
 

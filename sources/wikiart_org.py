@@ -127,8 +127,8 @@ class WikiArtOrg:
 
     name = NAME
 
-    def __init__(self, cache: Path, lists: Sequence[PaintingList], site: Site) -> None:
-        self._cache, self._lists = cache, lists
+    def __init__(self, cache: Path, lists: Sequence[PaintingList], site: Site, keep_metadata: bool = False) -> None:
+        self._cache, self._lists, self._keep_metadata = cache, lists, keep_metadata
         self._fetcher = Fetcher(frozenset([HOST, *PICTURE_HOSTS]), LIMITS, site.network)
         self._list_pace = Pace(LIST_LIMITS, site.clock, cache / "requests.jsonl")
         self._picture_pace = Pace(PICTURE_LIMITS, site.clock)
@@ -198,7 +198,7 @@ class WikiArtOrg:
         Raises:
             DatasetError: the site gives several in a row not at all.
         """
-        fetched = Fetched(folder)
+        fetched = Fetched(folder, self._keep_metadata)
         waiting, failures = [], 0
         for row in rows:
             if (outcome := fetched.verified(self._key(row))) is not None:
@@ -212,7 +212,7 @@ class WikiArtOrg:
                 data = self._ask(self._paintings[row.shard].image, self._picture_pace)
             except PictureRefused as refused:
                 return refused
-            outcome = stored_or_refused(folder, data)
+            outcome = stored_or_refused(folder, data, self._keep_metadata)
             fetched.add(NAME, {self._paintings[row.shard].id: outcome})
             return outcome
 

@@ -29,7 +29,7 @@ from impasto.sources.plan import CHEAP, EVEN, Request
 from impasto.sources.wikiart import load_paintings, source_fingerprint
 from pyarrow import parquet
 
-from ..small_sources import Painting, picture_bytes, write_shard
+from ..small_sources import Painting, heavier, picture_bytes, write_shard
 from .loopback_hub import BLOCK, LoopbackHub, serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,8 +52,7 @@ def wikiart(tmp_path_factory) -> Path:
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     genres = [4] * 30 + [6] * 25 + [1] * 12 + [9] * 12 + list(range(11))
     for shard in range(SHARDS):
-        # what follows a JPEG's end is no part of the picture, but makes every file another one and as heavy as wanted
-        data = [small + chance.randbytes(PICTURE - len(small)) for _ in range(ROWS)]
+        data = [heavier(small, chance.randbytes(PICTURE - len(small) - 16)) for _ in range(ROWS)]
         columns = {
             "image": pyarrow.array([{"bytes": picture, "path": None} for picture in data]),
             "artist": pyarrow.array([chance.randrange(129) for _ in data], pyarrow.int64()),
@@ -242,7 +241,7 @@ def test_a_damaged_stored_picture_is_noticed_by_its_hash_and_fetched_again(hub, 
 def test_killed_at_random_moments_and_queued_again_fetches_nothing_twice(hub, tmp_path, datasets_root, kills):
     folder = tmp_path / "heavy"
     for shard in range(3):
-        data = [picture_bytes(10 * shard + n, 8, 8) + random.Random(n).randbytes(300_000) for n in range(8)]
+        data = [heavier(picture_bytes(10 * shard + n, 8, 8), random.Random(n).randbytes(300_000)) for n in range(8)]
         write_shard(folder / f"{shard}.parquet", [Painting(picture) for picture in data], rows_per_group=4)
     hub.publish("museum/heavy", folder)
     request = Request("museum/heavy", "killed", count=24)
