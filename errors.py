@@ -1,5 +1,6 @@
 """The errors Impasto raises. Each text names the thing, its value and the remedy: it is all that the person sees."""
 
+import math
 import re
 
 _HALVES = re.compile(r"[\ud800-\udfff]")
@@ -57,3 +58,10 @@ class TrainingError(ImpastoError):
 
 class CaptionError(ImpastoError):
     """A captioner cannot be used as it is, or had to stop. What it said before is in the ledger."""
+
+
+def check_finite(**values: float) -> None:
+    """Raise SettingsError for the first of the named values that is no finite number: comparisons let NaN through."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise SettingsError(f"{name} is {value}. It must be a finite number.")

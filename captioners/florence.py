@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from ..errors import ModelError, SettingsError
 from ..files import content_hash
+from ..pixels import refuse_enormous
 from .captioner import Caption, Kind, Picture, Refusal
 from .captions import one_line
 from .clock import now_and_then
@@ -132,6 +133,7 @@ def read_picture(path: Path, size: tuple[int, int], resample: int = Image.Resamp
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: what Pillow meets in a damaged file.
     """
     with Image.open(path) as opened:
+        refuse_enormous(opened)
         opened.draft("RGB", (2 * size[0], 2 * size[1]))  # a JPEG is decoded no larger than needed
         upright = ImageOps.exif_transpose(opened)
         if upright.has_transparency_data:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..files import append_line, read_jsonl
+from ..files import append_line, has_types, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,15 @@ def read_ledger(path: str | Path) -> dict[Question, Answer]:
     """Every question answered so far with its latest answer; none where there is no ledger yet."""
     answers: dict[Question, Answer] = {}
     asked, answered = ({field.name for field in fields(kind)} for kind in (Question, Answer))
-    needed = {field.name for kind in (Question, Answer) for field in fields(kind) if field.default is MISSING}
-    for line in read_jsonl(path):
-        if needed <= line.keys():
+    types = {"seconds": float, "tokens": int, "prompt_tokens": int}
+    needed = {
+        field.name: types.get(field.name, str)
+        for kind in (Question, Answer)
+        for field in fields(kind)
+        if field.default is MISSING
+    }
+    for line in read_jsonl(path, **needed):
+        if has_types({"prompt_tokens": 0, "reason": ""} | line, prompt_tokens=int, reason=str):
             question = Question(**{name: line[name] for name in asked})
             answers[question] = Answer(**{name: line[name] for name in answered & line.keys()})
     return answers

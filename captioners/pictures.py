@@ -8,6 +8,7 @@ import re
 
 from PIL import Image, ImageOps
 
+from ..pixels import refuse_enormous
 from .captioner import Kind, Picture, Refusal
 
 LONGEST_SIDE = 1024  # pixels
@@ -34,8 +35,10 @@ def jpeg_bytes(picture: Picture, longest_side: int = LONGEST_SIDE) -> bytes:
 
     Raises:
         OSError: the file is gone or cannot be decoded.
+        PIL.Image.DecompressionBombError: it has too many pixels.
     """
     with Image.open(picture.path) as image:
+        refuse_enormous(image)
         upright = image.getexif().get(ORIENTATION, 1) == 1
         if image.format == "JPEG" and image.mode == "RGB" and upright and max(image.size) <= longest_side:
             return picture.path.read_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,13 +17,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from ..errors import CaptionError
-from ..files import append_line, parsed_json, write_whole
+from ..files import append_line, has_types, parsed_json, write_whole
 from .clock import Clock
 
 MINUTE = 60.0  # seconds
 MARGIN = 0.75  # seconds longer than a minute: requests do not all travel equally fast, and the service counts arrivals
 ZONE = "America/Los_Angeles"
+SKEW = 5.0  # seconds that a request may lie ahead of the clock before it counts as set back
 COMPACT_ABOVE = 1_000_000  # bytes of a usage file, which is then written anew with what still counts
+
+
+SET_BACK = "The clock of this computer was set back: requests that lie ahead of it count as sent now."
 
 
 class DayLimitReached(CaptionError):
@@ -72,6 +77,7 @@ class Budget:
     requests: list[Request] = field(default_factory=list)  # of this day and the last minute, oldest first
     paused_until: float = 0.0
     spent_until: float = 0.0  # the service itself said that the day is over
+    set_back: bool = False  # whether the clock was, since something was written to the file
 
     def __post_init__(self) -> None:
         from filelock import FileLock
@@ -83,6 +89,7 @@ class Budget:
         self._inode, self._read = 0, 0  # of the file, and its bytes
         with self._lock:
             self._catch_up()
+            self._heed_clock()
             self._forget()
             if self._read > COMPACT_ABOVE:
                 write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
@@ -92,8 +99,9 @@ class Budget:
         if not self.file.exists():
             return
         found = self.file.stat()
-        if found.st_ino != self._inode:  # written anew
+        if found.st_ino != self._inode:  # written anew, with all that still counts; pauses may have become shorter
             self._inode, self._read = found.st_ino, 0
+            self.paused_until = self.spent_until = 0.0
         if found.st_size == self._read:
             return
         with open(self.file, "rb") as file:
@@ -107,13 +115,32 @@ class Budget:
         self.requests = sorted(self._by_id.values(), key=lambda request: request.time)
 
     def _take_in(self, line: object) -> None:
+        """Take in a line; one with values of other types than are written is passed over."""
         if not isinstance(line, dict):
             return
-        if {"request", "time", "tokens"} <= line.keys():
+        if has_types(line, request=str, time=float, tokens=int):
             request = self._by_id.setdefault(line["request"], Request(0.0, 0, line["request"]))
-            request.time, request.tokens = float(line["time"]), int(line["tokens"])
-        self.paused_until = max(self.paused_until, float(line.get("paused_until", 0.0)))
-        self.spent_until = max(self.spent_until, float(line.get("spent_until", 0.0)))
+            request.time, request.tokens = float(line["time"]), max(line["tokens"], 0)
+        for name in ("paused_until", "spent_until"):
+            if has_types(line, **{name: float}):
+                setattr(self, name, max(getattr(self, name), float(line[name])))
+
+    def _heed_clock(self) -> None:
+        """Where the clock was set back, count what lies ahead of it as of now, so that nothing waits longer than a
+        minute, or the day, for it; to be called locked."""
+        now = self.clock.time()
+        ahead = [request for request in self.requests if request.time > now + SKEW]
+        midnight_comes = midnight(now)
+        if not ahead and self.spent_until <= midnight_comes + SKEW:
+            return
+        self.set_back = True
+        logging.getLogger(__name__).warning("Project '%s': %s", self.project, SET_BACK)
+        for request in ahead:
+            request.time = now
+        self.requests.sort(key=lambda request: request.time)
+        self.paused_until = min(self.paused_until, now + MINUTE + MARGIN)
+        self.spent_until = min(self.spent_until, midnight_comes)
+        write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
 
     def left_today(self) -> int:
         if self.clock.time() < self.spent_until:
@@ -124,6 +151,7 @@ class Budget:
         """Seconds until a request of so many tokens may be sent; infinite when the day is used up."""
         with self._lock:
             self._catch_up()
+            self._heed_clock()
         if not self.left_today():
             return math.inf
         now = self.clock.time()
@@ -223,7 +251,8 @@ def _day_limit_text(budgets: Sequence[Budget], clock: Clock) -> str:
     local = datetime.fromtimestamp(reset).astimezone()
     hours = (reset - clock.time()) / 3600
     names = ", ".join(budget.project for budget in budgets)
+    clock_note = f" {SET_BACK}" if any(budget.set_back for budget in budgets) else ""
     return (
         f"The requests of the day are used up for every project ({names}). They come back at "
-        f"{local:%Y-%m-%d %H:%M %Z}, in {hours:.1f} hours. Queue again then, or name another project."
+        f"{local:%Y-%m-%d %H:%M %Z}, in {hours:.1f} hours. Queue again then, or name another project.{clock_note}"
     )

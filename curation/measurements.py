@@ -10,16 +10,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ..dataset.pictures import PictureRefused, strict_decoding
 from ..dataset.records import Dataset, Record
-from ..files import append_lines, read_jsonl
+from ..files import append_lines, has_types, read_jsonl
 from ..progress import Progress, silent
 from .measures import Measures, jpeg_quality, measure
 
+HEADERS = "headers"  # what is measured, and the name of its file
 VERSION = 1  # raised when the same picture would measure otherwise
 SAVE_EVERY = 2.0  # seconds: what a kill can cost
 TELL_EVERY = 0.1  # seconds between two calls of progress, which looks for Cancel too
@@ -29,7 +30,7 @@ def jpeg_qualities(
     dataset: Dataset, records: Sequence[Record], progress: Progress = silent
 ) -> dict[Record, int | PictureRefused | None]:
     """JPEG quality by record, 1 to 100, None where the picture is no JPEG; from the headers of the files alone."""
-    found = _remembered(dataset, records, "headers", lambda path: {"jpeg_quality": jpeg_quality(path)}, progress)
+    found = _remembered(dataset, records, HEADERS, lambda path: {"jpeg_quality": jpeg_quality(path)}, progress)
     return {record: _refused(line) or line["jpeg_quality"] for record, line in found.items()}
 
 
@@ -53,7 +54,7 @@ def _remembered(
     A picture whose file is not there, or not as long as it was, is measured again and not remembered.
     """
     cache = Path(dataset.folder) / "measurements" / f"{what}-{VERSION}.jsonl"
-    known = {line["sha256"]: line for line in read_jsonl(cache) if "sha256" in line}
+    known = {line["sha256"]: line for line in read_jsonl(cache, sha256=str) if _is_whole(line, what)}
     intact = {record for record in records if _size(dataset.image_path(record)) == record.size}
     found = {record: known[record.sha256] for record in intact if record.sha256 in known}
     waiting = [record for record in records if record not in found]
@@ -86,6 +87,20 @@ def _remembered(
         if fresh:
             append_lines(cache, fresh)
     return {record: found[record] for record in records}
+
+
+def _is_whole(line: Mapping[str, Any], what: str) -> bool:
+    """Whether a line is what is written of a picture: of another version or damaged, the picture is measured again."""
+    if "rule" in line:
+        return has_types(line, rule=str, reason=str)
+    if what == HEADERS:
+        return "jpeg_quality" in line and (line["jpeg_quality"] is None or has_types(line, jpeg_quality=int))
+    numbers = {field.name: float for field in fields(Measures)} | {"border": list, "hashes": list}
+    lists = [("border", 4, float), ("hashes", 2, int)]
+    return has_types(line, **numbers) and all(
+        len(line[name]) == length and all(has_types({"value": value}, value=kind) for value in line[name])
+        for name, length, kind in lists
+    )
 
 
 def _size(path: Path) -> int:

@@ -78,7 +78,7 @@ def _embeddings(
 ) -> dict[Record, numpy.ndarray]:
     """Embeddings in half precision, as they are stored, so that remembered and fresh ones score alike."""
     cache = Path(dataset.folder) / "measurements" / f"style-{encoder.identity}-{VERSION}.jsonl"
-    known = {line["sha256"]: line["embedding"] for line in read_jsonl(cache) if "embedding" in line}
+    known = {line["sha256"]: line["embedding"] for line in read_jsonl(cache, sha256=str, embedding=str)}
     found = {record: _unpacked(known[record.sha256]) for record in records if record.sha256 in known}
     waiting = [record for record in records if record not in found]
     progress(0, len(waiting), f"The style of {len(found)} pictures is known already")

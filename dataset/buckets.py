@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ..errors import DatasetError
+from ..pixels import refuse_enormous
 
 SIDE_MULTIPLE = 16  # pixels; the FLUX autoencoder divides by 8 and the transformer's patches by 2
 ORIENTATION = 0x0112  # Exif tag; values 5 to 8 exchange width and height
@@ -155,6 +156,7 @@ def upright_size(path: str | Path) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
+            refuse_enormous(image)
             width, height = image.size
             # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels.
             turned = Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
@@ -192,6 +194,7 @@ def upright(path: str | Path) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(path) as image:
+            refuse_enormous(image)
             yield ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error

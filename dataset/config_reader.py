@@ -339,6 +339,8 @@ def _check_keys(table: Any, keys: dict[str, _Key], place: str) -> None:
         if type(value) not in key.types:
             wanted = " or ".join(kind.__name__ for kind in key.types)
             raise DatasetError(f"{name} in {place} is {value!r}. Give it as {wanted}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DatasetError(f"{name} in {place} is {value}. Give it as a finite number.")
         if key.refused and value != key.default:
             raise DatasetError(f"{name} = {value!r} in {place} is not supported. {key.refused}")
 

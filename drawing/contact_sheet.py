@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..pixels import refuse_enormous
+
 CELL = 224  # pixels, the square in which a picture is shown
 GAP = 16  # pixels
 TEXT_SIZE = 15  # pixels
@@ -49,6 +51,7 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, path: Path, x: int, y:
     """Put the picture into the square at `(x, y)`, down on the text under it."""
     try:
         with Image.open(path) as picture:
+            refuse_enormous(picture)
             picture.draft("RGB", (CELL, CELL))
             picture.thumbnail((CELL, CELL))
             small = picture.convert("RGB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import check_finite
 from .dynamic import Check, Wildcards, combinations, expand, never
 from .fitting import Fitted, fit, unmarked
 from .tokens import Encoder, token_count
@@ -60,8 +61,10 @@ def flux_prompt(
         shorten: whether a text beyond a limit is shortened; else it is passed on whole, and told.
 
     Raises:
-        SettingsError: what is marked with '!' is too long, or a mark names a group that there is not.
+        SettingsError: true_cfg is no finite number, what is marked with '!' is too long, or a mark names a group that
+            there is not.
     """
+    check_finite(true_cfg=true_cfg)
     clip_l, t5 = encoders
     texts, lines = [], []
     for encoder, written in ((clip_l, clip_l_text.strip() or text), (t5, text)):

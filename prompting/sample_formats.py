@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_finite
 from ..files import write_whole
 from .prompt_set import Prompt
 
@@ -23,6 +23,9 @@ class SampleSettings:
     height: int
     steps: int
     guidance: float
+
+    def __post_init__(self) -> None:
+        check_finite(guidance=self.guidance)
 
 
 def write_sample_formats(folder: Path, prompts: Sequence[Prompt], settings: SampleSettings) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ from typing import Protocol
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..errors import ModelError, TrainingError
+from ..errors import ModelError, TrainingError, check_finite
 from ..files import appearing, content_hash, file_hash, remove_partials
 from ..progress import Progress
 from .grid import Label, progress_grid
@@ -45,6 +45,9 @@ class Sampling:
     guidance: float = 3.5
     sampler_name: str = "euler"
     scheduler: str = "simple"
+
+    def __post_init__(self) -> None:
+        check_finite(guidance=self.guidance)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class Grid:
     sampling: Sampling
     strength: float
     models: str
+
+    def __post_init__(self) -> None:
+        check_finite(strength=self.strength)
 
     def picture(self, cells: Mapping[tuple[int, int], Image.Image], longest: int | None = None) -> Image.Image:
         """The grid with the cells there are, in full size or with a cell's longer side at most `longest` pixels."""

@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,19 @@ CHUNK = 1 << 16  # bytes
 LONGEST_URL = 2000  # characters
 NO_HEADERS: Mapping[str, str] = {}
 AGENT = "Impasto/0.1 (ComfyUI nodes that curate paintings; requests by a person)"
-# Not private, but no place of a museum either (RFC 6890, RFC 7526, RFC 8215); Python versions differ on some.
-_SPECIAL = [ipaddress.ip_network(block) for block in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48")]
+# Not private, but no place of a museum either: documentation, benchmarks, anycast to whoever is nearest, and what packs
+# one address into another and may lead anywhere (IANA's special-purpose registries; Python versions differ on some).
+_SPECIAL = [
+    ipaddress.ip_network(block)
+    for block in (
+        *("192.0.0.0/24", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24"),  # RFC 7535, 7450, 7526, 7534
+        *("100::/64", "100:0:0:1::/64", "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
+        *("5f00::/16", "64:ff9b:1::/48", "fec0::/10"),
+    )
+]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the IPv4 address is in the last 32 bits
+_DECODED = 47  # zlib's window bits: gzip or zlib, whichever the header says
 
 Turn = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -103,13 +114,11 @@ def public_address(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.scope_id is not None:
             return False
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        inner = ip.ipv4_mapped
         if inner is None and ip in _NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         if inner is not None:
             return public_address(str(inner))
-        if ip.is_site_local:
-            return False
     if any(ip in block for block in _SPECIAL if block.version == ip.version):
         return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
@@ -258,7 +267,7 @@ class Fetcher:
 
     def _body(self, answer: http.client.HTTPResponse, headers: dict[str, str], deadline: float) -> bytes:
         announced = headers.get("content-length", "")
-        parts: list[bytes] = []
+        decoded = _Decoded(headers.get("content-encoding", ""), self._limits.size)
         size = int(announced) if announced.isdigit() else 0
         received = 0
         while size <= self._limits.size:
@@ -267,11 +276,11 @@ class Fetcher:
                 # read1 tells neither a body cut short nor a socket that the deadline shut from the end
                 if time.monotonic() >= deadline or self._stopped.is_set() or (announced and received < size):
                     raise OSError("the content is cut short")
-                return b"".join(parts)
-            parts.append(part)
+                return decoded.whole()
+            decoded.add(part)
             received += len(part)
             size = max(size, received)
-        raise PictureRefused("too_large", f"more than {self._limits.size / 1e6:g} MB")
+        raise _too_large(self._limits.size)
 
     @contextlib.contextmanager
     def _place(self, host: str) -> Iterator[None]:
@@ -291,6 +300,45 @@ class Fetcher:
             raise Unavailable(f"the host is busy and asks to wait {seconds:g} s", seconds)
         if self._stopped.wait(seconds):
             raise PictureRefused("fetch", "stopped")
+
+
+def _too_large(limit: int) -> PictureRefused:
+    return PictureRefused("too_large", f"more than {limit / 1e6:g} MB")
+
+
+class _Decoded:
+    """A body as it comes in, decoded where the server packs it although it was asked not to."""
+
+    def __init__(self, encoding: str, limit: int) -> None:
+        names = [name for name in encoding.lower().replace(" ", "").split(",") if name not in ("", "identity")]
+        if names and (len(names) > 1 or names[0] not in ("gzip", "x-gzip", "deflate")):
+            raise PictureRefused("fetch", f"the content comes packed as '{encoding[:40]}', which was not asked for")
+        self._packed = bool(names)
+        self._unpacker = zlib.decompressobj(_DECODED)
+        self._parts: list[bytes] = []
+        self._size, self._limit = 0, limit
+
+    def add(self, part: bytes) -> None:
+        """Take in what has come; raises `PictureRefused` once it unfolds beyond the limit, OSError where it cannot."""
+        while part:
+            out = part
+            if self._packed:
+                if self._unpacker.eof:  # gzip may have several members
+                    self._unpacker = zlib.decompressobj(_DECODED)
+                try:
+                    out = self._unpacker.decompress(part, self._limit - self._size + 1)
+                except zlib.error as error:
+                    raise OSError(f"the content cannot be unpacked: {error}") from None
+            self._size += len(out)
+            if self._size > self._limit:
+                raise _too_large(self._limit)
+            self._parts.append(out)
+            part = (self._unpacker.unconsumed_tail or self._unpacker.unused_data) if self._packed else b""
+
+    def whole(self) -> bytes:
+        if self._packed and not self._unpacker.eof:
+            raise OSError("the content is cut short")
+        return b"".join(self._parts)
 
 
 def _refusal(host: str, status: int, asked: str | None) -> PictureRefused:

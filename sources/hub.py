@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WORKERS = 4  # requests at once; the Hub's anonymous limit is 3,000 in five minutes
 TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+LARGEST_ANSWER = 64_000_000  # bytes of JSON; a page of the list of files has a thousand entries
 BLOCK = 256 * 1024  # bytes read at most at once
 MAX_WAIT = 60  # seconds between two attempts
 UNNAMED_WAIT = 30  # seconds, where a 429 does not say how long
@@ -161,7 +162,12 @@ class Connection:
         answer: list[Any] = []
 
         def receive(response: requests.Response) -> None:
-            answer[:] = [parsed_json(response.content), response.links.get("next", {}).get("url")]
+            content = b""
+            for block in response.iter_content(BLOCK):  # unpacked, where the hub packs it
+                content += block
+                if len(content) > LARGEST_ANSWER:
+                    raise DatasetError(f"The Hub's answer about '{repository}' has more than {LARGEST_ANSWER:,} bytes.")
+            answer[:] = [parsed_json(content), response.links.get("next", {}).get("url")]
 
         self._get(url, receive, None, repository, revision)
         return answer[0], answer[1]

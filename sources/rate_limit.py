@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from bisect import bisect_right, insort
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from ..files import append_line, read_jsonl, write_whole
 from .parallel import TICK, Stopped
+
+SKEW = 1.0  # seconds; the system itself corrects its clock by less
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Pace:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._running = 0
+        self._seen = clock.now()  # the latest time
+        self._pause = 0.0  # seconds that the service asked for
         self._ends = self._remembered(max(limit.seconds for limit in limits))  # of calls, in order of time
         self._resume_at = 0.0
 
@@ -53,7 +58,8 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """Let no call through for so long, because the service asks for it."""
         with self._lock:
-            self._resume_at = max(self._resume_at, self._clock.now() + seconds)
+            self._pause = seconds
+            self._resume_at = max(self._resume_at, self._now() + seconds)
 
     def countdown(self) -> float:
         """Seconds until the next call may start, as far as is known now."""
@@ -79,7 +85,8 @@ class Pace:
         finally:
             with self._lock:
                 self._running -= 1
-                insort(self._ends, self._clock.now())  # the time of day may be set back
+                now = self._now()  # first: it may put another list in place
+                insort(self._ends, now)
                 del self._ends[: -max(limit.calls for limit in self._limits)]
 
     def _admitted(self) -> bool:
@@ -94,8 +101,21 @@ class Pace:
             self._running += 1
             return True
 
-    def _wait(self) -> float:
+    def _now(self) -> float:
+        """The time; where it was set back, calls and pauses that lie ahead of it are counted from now."""
         now = self._clock.now()
+        if now < self._seen - SKEW:
+            logging.getLogger(__name__).warning(
+                "The clock of this computer was set back by %.0f s: calls that lie ahead of it count as of now.",
+                self._seen - now,
+            )
+            self._ends = [min(end, now) for end in self._ends]
+            self._resume_at = min(self._resume_at, now + self._pause)
+        self._seen = now
+        return now
+
+    def _wait(self) -> float:
+        now = self._now()
         waits = [self._resume_at - now]
         for limit in self._limits:
             ends = self._within(limit)
@@ -106,14 +126,15 @@ class Pace:
         return max(0.0, *waits)
 
     def _within(self, limit: Limit) -> list[float]:
-        now = self._clock.now()
-        return self._ends[bisect_right(self._ends, now - limit.seconds) : bisect_right(self._ends, now)]
+        begin = self._now() - limit.seconds
+        return self._ends[bisect_right(self._ends, begin) :]
 
     def _remembered(self, seconds: float) -> list[float]:
         if self._ledger is None or not self._ledger.exists():
             return []
         now = self._clock.now()
-        times = [line.get("time") for line in read_jsonl(self._ledger)]
-        recent = sorted(at for at in times if isinstance(at, float) and now - seconds < at <= now)
+        times = [float(line["time"]) for line in read_jsonl(self._ledger, time=float)]
+        # one that lies ahead was made before the clock was set back
+        recent = sorted(min(at, now) for at in times if now - seconds < at)
         write_whole(self._ledger, "".join(json.dumps({"time": at}) + "\n" for at in recent))
         return recent

@@ -154,6 +154,8 @@ def test_a_folder_without_pictures_is_named(folder, directory):
         ("token_warmup_step = 0.5", "token_warmup_step = 0.5.*encoded once"),
         ("token_warmup_step = nan", "token_warmup_step"),
         ('token_warmup_min = "1"', "token_warmup_min"),
+        ("caption_tag_dropout_rate = nan", "finite"),
+        ("caption_dropout_rate = inf", "finite"),
         ('caption_separator = ""', "caption_separator"),
         ("batch_size = 2", "batch_size.*another level"),
         ("num_repeats = 0", "num_repeats"),

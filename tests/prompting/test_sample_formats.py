@@ -43,3 +43,9 @@ def test_a_prompt_that_a_trainer_would_misread_is_refused(tmp_path, text):
     with pytest.raises(SettingsError, match="option"):
         write_sample_formats(tmp_path, (Prompt(text, 1),), SETTINGS)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_guidance_that_is_no_finite_number_is_refused(number):
+    with pytest.raises(SettingsError, match="guidance is"):
+        SampleSettings(768, 512, 20, number)

@@ -143,3 +143,13 @@ def test_a_parquet_file_in_a_datasets_folder_does_not_make_it_a_source(tmp_path,
     table = Path(first.folder) / "text-features.parquet"
     parquet.write_table(pyarrow.table({"prompt_embeds": [[1.0]]}), table)
     assert load(tmp_path)[0] == first and table.is_file() and find_sources(tmp_path / "datasets") == []
+
+
+def test_a_link_to_the_folder_itself_and_a_second_way_to_another_are_followed_once(tmp_path, pictures):
+    (pictures / "more").mkdir()
+    (pictures / "more" / "9.jpg").write_bytes(picture_bytes(9))
+    (pictures / "again").symlink_to(pictures / "more")
+    (pictures / "loop").symlink_to(pictures)
+    dataset, report = load(tmp_path)
+    assert set(texts(dataset)) == {"0.jpg", "1.jpg", "2.jpg", "more/9.jpg"} and "4 files" in report
+    assert not dataset.refusals()

@@ -6,12 +6,15 @@ No test can reach the network: every resolver and connector here is the test's o
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.server
 import io
 import json
 import ssl
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -148,6 +151,8 @@ def test_no_name_is_even_looked_up_for_a_url_that_may_not_be_fetched(url):
         ),
         *("fc00::1", "fd12::8", "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::"),
         *("64:ff9b::7f00:1", "64:ff9b::a00:1", "2001:db8::1", "2001:0:7f00:1::", "::127.0.0.1", "no address"),
+        *("3fff::1", "3fff:fff:ffff::1", "192.88.99.1", "2002:5db8:d70e::", "2001:0:5db8:d70e::", "5f00::1"),
+        *("192.31.196.1", "192.52.193.1", "192.175.48.1", "2620:4f:8000::1", "100::1"),
     ],
 )
 def test_an_allowed_name_that_leads_inside_is_refused_before_connecting(address):
@@ -370,3 +375,54 @@ def test_the_owners_list_of_hosts_takes_the_place_of_the_one_that_ships(tmp_path
     own.write_text("https://iiif.example.org/")
     with pytest.raises(DatasetError, match="one host name a line"):
         allowed_hosts(own)
+
+
+class Packing(http.server.BaseHTTPRequestHandler):
+    """Sends what it is given, packed although it was asked not to."""
+
+    body, encoding = b"", "gzip"
+
+    def do_GET(self):
+        assert self.headers["Accept-Encoding"] == "identity"
+        self.send_response(200)
+        self.send_header("Content-Encoding", self.encoding)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def fetch_packed():
+    with serving_https(Packing, ["museum.example"], PUBLIC) as network:
+
+        def fetch(body: bytes, encoding: str = "gzip", limits: Limits = QUICK) -> bytes:
+            Packing.body, Packing.encoding = body, encoding
+            return Fetcher(frozenset(["museum.example"]), limits, network).fetch("https://museum.example/a.jpg")
+
+        yield fetch
+
+
+def test_a_server_that_packs_although_asked_not_to_is_understood(fetch_packed):
+    picture = picture_bytes(1)
+    assert fetch_packed(gzip.compress(picture)) == picture
+    assert fetch_packed(gzip.compress(picture[:99]) + gzip.compress(picture[99:])) == picture
+    assert fetch_packed(zlib.compress(picture), "deflate") == picture
+    assert fetch_packed(picture, "identity") == picture
+
+
+def test_what_is_packed_is_held_to_the_limits_of_what_is_not(fetch_packed):
+    limits = replace(QUICK, size=1_000_000)
+    bomb = gzip.compress(bytes(200_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PictureRefused, match="more than 1 MB"):
+            fetch_packed(bomb, limits=limits)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    for body, encoding in ((b"no gzip", "gzip"), (gzip.compress(b"x" * 999)[:-9], "gzip"), (b"x", "br"), (b"", "gzip")):
+        with pytest.raises(PictureRefused):
+            fetch_packed(body, encoding)

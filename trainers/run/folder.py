@@ -45,6 +45,7 @@ CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.F
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
 LATEST = "latest"  # no run's id, which ends in a dash and a hash
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
+METRIC_NAMES = ("loss", "learning_rate", "seconds", "held_out_loss")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,10 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
         by_step: dict[int, dict[str, Any]] = {}
-        for record in read_jsonl(self.path / "metrics.jsonl"):  # a milestone's held-out loss is a line of its own
+        for record in read_jsonl(self.path / "metrics.jsonl", step=int):
+            if not all(isinstance(record.get(name, 0.0), int | float) for name in METRIC_NAMES):
+                continue  # written by nobody who trains
+            # a milestone's held-out loss is a line of its own
             by_step.setdefault(record["step"], {}).update(record)
         return [by_step[step] for step in sorted(by_step)]
 

@@ -44,7 +44,7 @@ class Metrics:
         """Drop the lines after `step`: those steps are trained again, to the same result."""
         if not self.main:
             return
-        kept = [record for record in read_jsonl(self.file) if record["step"] <= step]
+        kept = [record for record in read_jsonl(self.file, step=int) if record["step"] <= step]
         write_whole(self.file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def start_clock(self) -> None:

@@ -265,3 +265,13 @@ def test_a_picture_that_changed_since_is_not_exported_under_another_name(config)
     Image.new("RGB", (128, 128)).save(config.parent / "train" / "picture-0.png")
     with pytest.raises(FeatureError, match="1 of the 6 pictures .* no longer as they were"):
         export(found)
+
+
+def test_numbers_that_unfold_to_far_more_than_the_file_are_refused_before_they_do(tmp_path):
+    zeros = pyarrow.array(numpy.zeros(20_000_000, numpy.float32))
+    offsets = pyarrow.array([0, len(zeros)], pyarrow.int32())
+    columns = {"image_hash": ["a"], "prompt_embeds": pyarrow.ListArray.from_arrays(offsets, zeros)}
+    parquet.write_table(pyarrow.table(EMBEDDINGS | columns), tmp_path / "texts.parquet", compression="zstd")
+    assert (tmp_path / "texts.parquet").stat().st_size < 100_000
+    with pytest.raises(FeatureError, match="unfold"):
+        text_table.import_texts(tmp_path / "texts.parquet")
