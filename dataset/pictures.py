@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from ..curation.private_data import without_private_data
 from ..files import write_whole
 from ..pixels import MAX_PIXELS, refuse_enormous
+from .private_data import without_private_data
 
 # Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}

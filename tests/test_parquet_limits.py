@@ -15,9 +15,9 @@ from impasto.errors import DatasetError
 from impasto.sources.parquet import read_pictures, read_rows
 from pyarrow import parquet
 
-from ..small_sources import picture_bytes
+from .small_sources import picture_bytes
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 MEMORY = 250_000_000  # bytes beyond what the process had before; each took 500 MB and more
 READ_ALONE = """
 import resource, sys
@@ -25,7 +25,7 @@ sys.path.insert(0, {tests!r})
 import conftest
 from pathlib import Path
 import pyarrow.parquet
-from impasto.curation.parquet import read_pictures, read_rows
+from impasto.sources.parquet import read_pictures, read_rows
 from impasto.errors import DatasetError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -11,8 +11,8 @@ import numpy
 import pytest
 from impasto.captioners.editing import EditRules, edit_captions, read_overrides
 from impasto.curation.exports import ExportSettings, export_dataset
-from impasto.curation.private_data import without_private_data
 from impasto.dataset.pictures import store_picture
+from impasto.dataset.private_data import without_private_data
 from impasto.dataset.records import Record, write_manifest
 from impasto.sources.folder import load_folder
 from impasto.sources.plan import Request
