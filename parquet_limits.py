@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 1_000_000  # of one file; WikiArt's 81,444 paintings fill 72 files
 MAX_VALUES_OF_A_ROW = 16  # of labels, on average over a file: genres are lists
 MAX_PICTURE = 64_000_000  # bytes of one value of pictures, as `curation.fetch.Limits` has for a download
-MAX_TEXT = 100_000  # characters of one label or caption
+MAX_TEXT = 100_000  # bytes of one label or caption
 BATCH = 256_000_000  # bytes that are decompressed together
 LABELS, PICTURES, NUMBERS = 4_000_000, MAX_PICTURE, 64_000_000  # bytes that any column of that kind may unfold to
 TIMES = 50  # and for each byte of the file so many; captions compress to a fifth, pictures not at all
@@ -126,7 +126,7 @@ def _of_array(array: pyarrow.Array, known: dict[Any, Any]) -> list[Any]:
         starts = array.offsets.slice(0, len(array))
         filled = compute.greater(compute.fill_null(array.value_lengths(), 0), 0)
         array = array.values.take(compute.if_else(filled, starts, pyarrow.scalar(None, starts.type)))
-    if not pyarrow.types.is_dictionary(array.type):
+    if not (pyarrow.types.is_dictionary(array.type) and _is_text(array.type.value_type)):
         return array.to_pylist()
     used = array.indices.unique().drop_null()
     lengths = compute.fill_null(compute.binary_length(array.dictionary.take(used)), 0).to_pylist()
@@ -136,3 +136,9 @@ def _of_array(array: pyarrow.Array, known: dict[Any, Any]) -> list[Any]:
             text = array.dictionary[index].as_py()
             texts[index] = known.setdefault(text, text)
     return [texts.get(index) for index in array.indices.to_pylist()]
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
