@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from impasto.captioners.captioner import Picture
 from impasto.captioners.clock import Clock
 from impasto.captioners.ledger import Answer, Question, append_answer, read_ledger
 from impasto.captioners.quota import MARGIN, MINUTE, Budget, Limits, midnight
+from impasto.captioners.runner import waiting_pictures
 
 NOON = 1_800_000_000.0
 LIMITS = Limits(3, 10**6, 100)
@@ -84,3 +87,13 @@ def test_values_of_another_type_are_one_bad_line_of_the_captions(tmp_path):
             with file.open("a") as lines:
                 lines.write(json.dumps(line | {name: wrong}) + "\n")
     assert read_ledger(file) == {question: answer}
+
+
+def test_what_was_said_of_a_file_counts_for_the_picture_made_of_it(tmp_path):
+    """Datasets of earlier versions were captioned before private data was taken out of their files."""
+    captioner = SimpleNamespace(name="one", model="", prompt=lambda picture: "p")
+    file = tmp_path / "captions.jsonl"
+    append_answer(file, Question("a" * 64, "one", "", "p"), Answer("a boat", "stop", 3, 0.1, "now"))
+    made = Picture("b" * 64, tmp_path / "b.jpg", 64, 64, source_sha256="a" * 64)
+    other = Picture("c" * 64, tmp_path / "c.jpg", 64, 64)
+    assert waiting_pictures(captioner, [made, other], file) == [other]
