@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import logging
 import os
+import platform
+import re
 import shutil
 import sys
 import time
@@ -14,10 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this prefix and may be removed
+TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this prefix
 ABANDONED = 3600.0  # seconds: nothing is written while 24 GB are flushed to a slow disk, which takes many minutes
+_OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<begun>\d+)-")
+_NAME_KEPT = 40  # characters: with what names the owner and at 4 bytes each under the 255 bytes of a file's name
 READERS_NEED = 2.0  # seconds: who follows a run opens its small files for some microseconds, ten times a second
 _WINDOWS = os.name == "nt"
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -29,12 +37,12 @@ def appearing(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
+    temporary = temporary_beside(final)
     try:
         yield temporary
         _flush(temporary)
         if final.is_dir():
-            discarded = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-old")
+            discarded = temporary_beside(final)
             os.rename(final, discarded)
             os.rename(temporary, final)
             shutil.rmtree(discarded, ignore_errors=True)
@@ -141,19 +149,78 @@ def remove(path: str | Path) -> None:
         target.unlink(missing_ok=True)
 
 
-def remove_partials(folder: str | Path, untouched_for: float = 0.0) -> None:
+def temporary_beside(path: str | Path) -> Path:
+    """A path in the same folder that nothing has; its name says which process it is of, and has `path`'s suffix."""
+    final, process = Path(path), os.getpid()
+    owner = f"{_machine()}-{process}-{_begun(process)}-{uuid.uuid4().hex[:8]}"
+    return final.with_name(f"{TEMPORARY_PREFIX}{owner}-{final.name[-_NAME_KEPT:]}")
+
+
+def remove_partials(folder: str | Path) -> None:
     """Remove what killed processes left half-written directly in `folder`.
 
-    Args:
-        untouched_for: seconds; what was made or written to more lately stays. `ABANDONED` where another process may be
-            writing just now, 0 where nobody else can.
+    Several servers may write to one folder: what a living process of this machine has under way stays. Of others
+    (another machine that shares the folder, another container, an earlier version) nobody can tell whether they live:
+    theirs goes when nothing of it was touched for `ABANDONED`.
     """
     for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):  # its writer was done with it in the meantime
-            times = leftover.lstat()
-            touched = max(times.st_mtime, times.st_ctime)  # a hard link has the time of writing of what it links to
-            if not untouched_for or time.time() - touched > untouched_for:
+        try:
+            if _is_abandoned(leftover):
                 remove(leftover)
+        except FileNotFoundError:  # its writer was done with it in the meantime
+            pass
+        except OSError as error:  # it only takes up room; who comes to write there says what is wrong with the folder
+            logger.warning("%s, left half-written, cannot be removed: %s", leftover, error)
+
+
+def is_old(path: Path) -> bool:
+    """Whether nothing of a file or folder was written or made for `ABANDONED`."""
+    within = path.rglob("*") if path.is_dir() and not path.is_symlink() else ()
+    times = [part.lstat() for part in (path, *within)]
+    touched = max(max(of.st_mtime, of.st_ctime) for of in times)  # a hard link has its target's time of writing
+    return time.time() - touched > ABANDONED
+
+
+def _is_abandoned(partial: Path) -> bool:
+    owner = _OWNED.match(partial.name)
+    if owner and owner["machine"] == _machine():
+        with contextlib.suppress(PermissionError):  # another user's, of which the system says nothing
+            return _begun(int(owner["process"])) != owner["begun"]
+    return is_old(partial)
+
+
+@functools.cache
+def _machine() -> str:
+    """Within what a process id tells who is alive: this machine since it was started, or a container of its own."""
+    try:
+        where = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        where = f"{platform.node()} {uuid.getnode()}"
+    return hashlib.sha256(where.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def _begun(process: int) -> str:
+    """When a process started, which no other of the same id has in common with it; "" where none is alive.
+
+    Raises:
+        PermissionError: it is alive, and the system does not say more.
+    """
+    if not os.path.exists("/proc/self/stat"):
+        import psutil
+
+        try:
+            return str(int(psutil.Process(process).create_time() * 1000))
+        except psutil.NoSuchProcess:
+            return ""
+        except psutil.AccessDenied as error:
+            raise PermissionError from error
+    try:
+        state, *numbers = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, OverflowError):
+            os.kill(process, 0)  # raises where the system hides it (hidepid)
+        return ""
+    return "" if state == b"Z" else numbers[18].decode()  # proc(5): field 22, in clock ticks since the machine's start
 
 
 def file_hash(path: str | Path) -> str:

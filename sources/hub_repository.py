@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
-from ..files import content_hash, parsed_json, remove_partials, write_whole
+from ..files import content_hash, is_old, parsed_json, remove_partials, write_whole
 from ..parquet_limits import check_labels
 from ..progress import Progress
 from .download_log import Fetched
@@ -336,8 +336,10 @@ class HubRepository:
         """Remove what was half received for another selection, and what a killed process left of the index."""
         current = {self._part(group).name for group in wanted}
         for part in self._cache.glob("parts/*"):
-            if part.name not in current:
-                part.unlink()
+            # Another server may be at work on its own selection.
+            with contextlib.suppress(FileNotFoundError):
+                if part.name not in current and is_old(part):
+                    part.unlink()
         for folder in ("labels", "footers"):
             remove_partials(self._cache / folder)
 

@@ -1,9 +1,15 @@
-"""Files that appear whole: also while somebody reads what they replace, as Windows sees it."""
+"""Files that appear whole: also while somebody reads what they replace, and while another server writes there."""
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from impasto import files
+
+from .leftovers import of_a_killed_process, of_another_machine
 
 
 @pytest.fixture
@@ -44,3 +50,70 @@ def test_json_that_python_cannot_hold_is_a_value_error_and_costs_its_line_alone(
         files.parsed_json(text)
     (tmp_path / "lines.jsonl").write_text(f'{{"a": 1}}\n{text}\n{{"b": 2}}\n')
     assert files.read_jsonl(tmp_path / "lines.jsonl") == [{"a": 1}, {"b": 2}]
+
+
+WRITER = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("files", sys.argv[1])
+files = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)
+with files.appearing(sys.argv[2]) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def another_server(tmp_path):
+    """A process that is writing to a folder, and the half-written file it has there."""
+    arguments = [sys.executable, "-c", WRITER, files.__file__, str(tmp_path / "picture.png")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_what_another_living_process_has_under_way_stays_and_goes_once_it_is_killed(another_server, tmp_path):
+    process, half = another_server
+    files.remove_partials(tmp_path)
+    assert half.exists() and half.suffix == ".png"
+    process.kill()
+    process.wait()
+    files.remove_partials(tmp_path)
+    assert not half.exists()
+
+
+def test_what_this_process_has_under_way_stays_however_old_it_is(tmp_path, monkeypatch):
+    now = time.time()
+    with files.appearing(tmp_path / "model.safetensors") as temporary:
+        temporary.write_bytes(b"half")
+        monkeypatch.setattr(time, "time", lambda: now + 10 * files.ABANDONED)
+        files.remove_partials(tmp_path)
+        assert temporary.exists()
+
+
+def test_what_is_of_another_machine_or_an_earlier_version_goes_once_nothing_of_it_was_touched_for_long(
+    tmp_path, monkeypatch
+):
+    elsewhere, earlier = of_another_machine(tmp_path / "copy"), tmp_path / ".partial-12345678-a.json"
+    elsewhere.mkdir()
+    (elsewhere / "part").write_bytes(b"half")
+    earlier.write_bytes(b"{")
+    files.remove_partials(tmp_path)
+    assert elsewhere.exists() and earlier.exists()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + files.ABANDONED)
+    files.remove_partials(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_id_that_the_system_has_given_to_another_process_keeps_nothing(tmp_path):
+    of_a_killed_process(tmp_path / "picture.png").write_bytes(b"half")
+    files.remove_partials(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_a_file_can_have_is_written(tmp_path):
+    for name in ("a" * 251 + ".txt", "梅" * 83 + ".txt", "\U0001f600" * 62 + ".txt"):
+        files.write_whole(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name

@@ -18,7 +18,7 @@ import folder_paths
 import torch
 
 from ...errors import ModelError
-from ...files import ABANDONED, appearing, remove_partials
+from ...files import appearing, remove_partials
 from .folders import pack_models_root
 from .identity import model_identity
 
@@ -42,7 +42,7 @@ def flux_weights_file(model) -> Path:
     if loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config) and not model.patches:
         return Path(arguments[0])
     target = pack_models_root() / "baked" / f"{model_identity(model)}.safetensors"
-    remove_partials(target.parent, ABANDONED)  # of the size of the model; other servers may have the same models folder
+    remove_partials(target.parent)  # each of the size of the model
     if not target.exists():
         with appearing(target) as temporary:
             comfy.sd.save_checkpoint(str(temporary), model)

@@ -16,6 +16,7 @@ from impasto.trainers.run import checkpoints
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
 
+from ..leftovers import of_another_machine
 from ..trainers.small_datasets import make_dataset, raw_latent
 
 DORA = {"dora": True, "targets": "image attention"}
@@ -117,7 +118,7 @@ def test_a_model_left_half_written_is_cleared_away_once_nobody_can_be_writing_it
 
     patched = model.clone()
     patched.cached_patcher_init = None  # no file behind it
-    torso = folders.pack_models_root() / "baked" / ".partial-12345678-model.safetensors"
+    torso = of_another_machine(folders.pack_models_root() / "baked" / "model.safetensors")
     torso.parent.mkdir(parents=True, exist_ok=True)
     torso.write_bytes(b"half")
     baked = models.flux_weights_file(patched)

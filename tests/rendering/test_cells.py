@@ -9,6 +9,8 @@ from impasto.progress import silent
 from impasto.rendering.cells import Column, Grid, Sampling, columns_of, render
 from PIL import Image
 
+from ..leftovers import of_a_killed_process
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -97,7 +99,7 @@ def test_a_stop_loses_only_the_picture_being_made(run_folder, tmp_path):
 
     with pytest.raises(Stopped):
         render(grid_of(run_folder, tmp_path), StoppingPainter(), silent)
-    (tmp_path / "grid" / ".partial-0-step-000010.png").write_bytes(b"half a picture")  # as kill -9 leaves it
+    of_a_killed_process(tmp_path / "grid" / "step-000010.png").write_bytes(b"half a picture")
     painter = ColourPainter()
     cells = render(grid_of(run_folder, tmp_path), painter, silent)
     assert len(cells) == 8 and len(painter.asked) == 5

@@ -15,6 +15,7 @@ from impasto.sources.plan import Request
 from impasto.sources.wikiart import load_paintings, source_fingerprint
 from pyarrow.parquet import ParquetFile
 
+from ..leftovers import of_a_killed_process
 from ..small_sources import Painting, picture_bytes, write_shard
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -146,7 +147,7 @@ def test_an_interrupted_load_goes_on_to_the_same_dataset(datasets_root, mixed_so
     folder = datasets_root / "disturbed"
     assert len(stored(folder)) == 5
     assert not (folder / "manifests").exists()
-    (folder / "images" / ".partial-0123abcd-torso.jpg").write_bytes(b"half")  # what a kill inside a write leaves
+    of_a_killed_process(folder / "images" / "torso.jpg").write_bytes(b"half")
     written = {path.name: path.stat().st_mtime_ns for path in (folder / "images").glob("*.jpg") if path.name[0] != "."}
 
     resumed = load_paintings(datasets_root, Request("museum", "disturbed", count=12)).dataset

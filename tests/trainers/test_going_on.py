@@ -28,6 +28,7 @@ from impasto.trainers.settings import OPTIMIZERS
 from PIL import Image
 from safetensors.torch import load_file
 
+from ..leftovers import of_a_killed_process
 from .conftest import encode_image, encode_text
 
 QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
@@ -89,7 +90,7 @@ def test_the_moving_average_is_saved_and_is_not_what_is_trained(make_run):
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(make_run):
     run = make_run(**QUICK, steps=1)
-    torso = run.path / "checkpoints" / ".partial-12345678-step-000020"
+    torso = of_a_killed_process(run.path / "checkpoints" / "step-000020")
     torso.mkdir(parents=True)
     assert train(run) and not torso.exists()
 

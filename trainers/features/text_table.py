@@ -161,7 +161,7 @@ def export_texts(encoded: index.Features, path: Path, float_type: str = "float32
     from pyarrow.parquet import ParquetWriter
 
     loaded = index.load(encoded)
-    files.remove_partials(path.parent, files.ABANDONED)  # another server may be writing to the dataset
+    files.remove_partials(path.parent)
     texts = {(sample.image, text.caption): text.path for sample in loaded.samples for text in sample.all_texts}
     hashes = _pixel_hashes(index.pictures(encoded), {image for image, _ in texts}, progress)
     rows = list(texts.items())

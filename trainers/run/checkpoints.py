@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainingError
-from ...files import TEMPORARY_PREFIX, appearing, remove
+from ...files import appearing, remove, temporary_beside
 from ..memory.remedy import is_full_disk
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def drop_state(checkpoint_folder: Path) -> None:
 
 def discard(checkpoint_folder: Path) -> None:
     """Remove a checkpoint; killed half-way, what is left does not look like one."""
-    leaving = checkpoint_folder.with_name(f"{TEMPORARY_PREFIX}{checkpoint_folder.name}")
+    leaving = temporary_beside(checkpoint_folder)
     checkpoint_folder.rename(leaving)
     remove(leaving)
 

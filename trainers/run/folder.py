@@ -20,7 +20,6 @@ from typing import Any
 
 from ...errors import ImpastoError, NameRefused, TrainingError
 from ...files import (
-    ABANDONED,
     appearing,
     content_hash,
     file_hash,
@@ -380,7 +379,7 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
     """
     folder = lora_folder(loras_root, name)
-    remove_partials(folder, ABANDONED)  # ComfyUI would list them; another server may be publishing there
+    remove_partials(folder)  # ComfyUI would list them
     trained = run.checkpoints()
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():

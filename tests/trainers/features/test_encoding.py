@@ -16,6 +16,7 @@ from impasto.trainers.features.encoding import Encoder
 from impasto.trainers.features.feature_set import epoch_batches
 from PIL import Image
 
+from ...leftovers import of_a_killed_process
 from ..small_datasets import SIZES, CountingEncoders, add_pictures, encode, make_dataset, raw_latent, write_config
 
 
@@ -237,7 +238,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away(config):
     found = encode(config)
     root = os.path.dirname(found.folder)
     latent = features_index.load(found).samples[0].latent_path
-    torn = latent.with_name(f".partial-0123-{latent.name}")
+    torn = of_a_killed_process(latent)
     latent.rename(torn)
     os.remove(os.path.join(found.folder, "index.json"))
     encoders = CountingEncoders()

@@ -14,6 +14,7 @@ from impasto.trainers.features import index, text_table
 from PIL import Image
 from pyarrow import parquet
 
+from ...leftovers import of_another_machine
 from ..small_datasets import SIZES, CountingEncoders, encode, make_dataset, write_config
 
 
@@ -136,7 +137,7 @@ def test_numbers_too_large_for_float16_are_refused_and_no_file_appears(config):
 
 def test_an_export_that_was_killed_is_cleared_away_by_a_later_one(config, monkeypatch):
     found = encode(config)
-    torso = config.parent / ".partial-12345678-texts.parquet"
+    torso = of_another_machine(config.parent / "texts.parquet")
     torso.write_bytes(b"PAR1")
     export(found)
     assert torso.exists()  # as far as can be seen, another server is exporting

@@ -14,6 +14,8 @@ from impasto.trainers.run import checkpoints
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
+from ...leftovers import of_another_machine
+
 FEATURES = Features("", "abc")
 
 
@@ -276,7 +278,7 @@ def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path,
 def test_what_was_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(tmp_path, monkeypatch):
     run, folder = make_run(tmp_path / "runs"), tmp_path / "loras" / "monet"
     folder.mkdir(parents=True)
-    torso, link = folder / ".partial-12345678-monet.safetensors", folder / ".partial-87654321-monet.safetensors"
+    torso, link = (of_another_machine(folder / f"monet-{name}.safetensors") for name in ("torso", "link"))
     torso.write_bytes(b"half")
     checkpoint = save_checkpoint(run, 10, 1).folder / checkpoints.ADAPTER_FILE
     os.utime(checkpoint, (0, 0))  # trained long ago
