@@ -212,11 +212,12 @@ def train_step(transformer: Any, work: Work, mesh: Any) -> dict[str, float]:
     from impasto.trainers import objective
     from impasto.trainers.flux import sharding
     from impasto.trainers.lora import adapter
+    from impasto.trainers.lora.targets import LoraShape
     from impasto.trainers.recipe import VelocityModel
     from impasto.trainers.settings import Settings
 
     transformer.train()
-    parameters = adapter.add_lora(transformer, work.rank, float(work.rank), "attention", seed=0)
+    parameters = adapter.add_lora(transformer, LoraShape(work.rank, float(work.rank), "attention"), seed=0)
     model = VelocityModel(transformer, Settings(guidance=1.0, gradient_checkpointing=True), None)
     if mesh:
         sharding.as_root(model, mesh)

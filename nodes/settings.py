@@ -7,7 +7,7 @@ import functools
 
 from comfy_api.latest import io
 
-from ..trainers.lora import adapter
+from ..trainers.lora.targets import TARGETS
 from ..trainers.optimizers import check_installed, check_learning_rate
 from ..trainers.presets import PRESETS
 from ..trainers.settings import (
@@ -82,7 +82,7 @@ class TrainingSettings(io.ComfyNode):
                 ),
                 _int("rank", "Rank of the LoRA matrices: how much it can learn, and how large the file is."),
                 _float("alpha", "The LoRA is scaled by alpha / rank. Keep it equal to the rank for scale 1.", 0.001),
-                _combo("targets", tuple(adapter.TARGETS), "Which linear layers of the transformer get a LoRA."),
+                _combo("targets", tuple(TARGETS), "Which linear layers of the transformer get a LoRA."),
                 _combo(
                     "optimizer",
                     OPTIMIZERS,

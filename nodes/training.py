@@ -136,7 +136,7 @@ class FluxLoraTrainer(io.ComfyNode):
     ) -> io.NodeOutput:
         runs.lora_folder(folders.loras_root(), name)  # refused before the model is written out
         check_installed(training)
-        _check_format(lora_format, training)
+        lora_files.check_format(lora_format, training.lora)
         start = "" if start_from == NEW_LORA else str(_start_file(start_from, name))
         weights, fingerprint = _base(model)
         _check_lora(weights, training, start)
@@ -208,7 +208,7 @@ class ContinueTraining(io.ComfyNode):
         lora_format=runs.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
-        _check_format(lora_format, runs.Job.read(run).settings)
+        lora_files.check_format(lora_format, runs.Job.read(run).settings.lora)
         changes = changed({"learning_rate": learning_rate, "scheduler": scheduler})
         longer = runs.continue_run(folders.runs_root(), run, more_steps, *_base(model), **changes)
         return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
@@ -233,11 +233,6 @@ def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
     return " ".join(dict.fromkeys(said)) or True
 
 
-def _check_format(lora_format: str, settings: Settings) -> None:
-    """Refused before anything is unloaded or trained: a format that cannot hold the LoRA."""
-    lora_files.check_format(lora_format, settings.dora, adapter.TARGETS[settings.targets])
-
-
 def _base(model) -> tuple[Path, str]:
     """The base model's file and what identifies its content; refused before any memory is given up for it."""
     weights = models.flux_weights_file(model)
@@ -254,7 +249,7 @@ def _check_lora(weights: Path, settings: Settings, start: str) -> None:
     if not (settings.block_ranks or start):  # every model has the named targets, and the check loads diffusers
         return
     empty = flux_weights.empty_transformer(flux_weights.inspect(weights))
-    adapter.check(empty, settings.rank, settings.targets, settings.dora, settings.block_ranks, start)
+    adapter.check(empty, settings.lora, start)
 
 
 def _check_data(run: runs.Run) -> None:

@@ -270,18 +270,7 @@ class FluxLoraRecipe:
         )
 
     def add_lora(self, afresh: bool) -> list[torch.nn.Parameter]:
-        settings = self.settings
-        parameters = adapter.add_lora(
-            self.transformer,
-            settings.rank,
-            settings.alpha,
-            settings.targets,
-            seed=settings.seed,
-            dropout=settings.lora_dropout,
-            rslora=settings.rslora,
-            dora=settings.dora,
-            block_ranks=settings.block_ranks,
-        )
+        parameters = adapter.add_lora(self.transformer, self.settings.lora, self.settings.seed)
         if self.job.start_lora and afresh:
             adapter.load_existing(self.transformer, self.job.start_lora)
         return parameters

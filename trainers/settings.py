@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
-from .lora.adapter import TARGETS, parse_block_ranks
+from .lora.targets import TARGETS, LoraShape
 
 OPTIMIZERS = (
     "adamw",
@@ -103,7 +103,7 @@ class Settings:
         learning_rate: peak learning rate, reached after `warmup_steps`.
         rank: rank of the LoRA matrices.
         alpha: the LoRA is scaled by alpha / rank; both are written into the file.
-        targets: which linear layers get a LoRA; a name in `adapter.TARGETS`.
+        targets: which linear layers get a LoRA; a name in `targets.TARGETS`.
         optimizer: one of `OPTIMIZERS`.
         weight_decay: decoupled weight decay (AdamW).
         scheduler: learning-rate schedule after warm-up.
@@ -122,7 +122,7 @@ class Settings:
         lora_dropout: probability of dropping each input of the LoRA's A in training.
         rslora: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732).
         dora: learn each weight's magnitude beside its direction (Liu et al. 2024, arXiv:2402.09353).
-        block_ranks: ranks of single blocks, see `adapter.parse_block_ranks`; "" gives every block `rank`.
+        block_ranks: ranks of single blocks, see `targets.parse_block_ranks`; "" gives every block `rank`.
         scheduler_cycles: of cosine_with_restarts.
         timestep_mean: mean of the normal behind sigmoid, shift and flux_shift; above 0 trains more noise.
         timestep_scale: standard deviation of that normal.
@@ -195,12 +195,25 @@ class Settings:
                 raise SettingsError(
                     f"The training setting {name} is {getattr(self, name)!r}. Choose one of: {', '.join(choices)}."
                 )
-        parse_block_ranks(self.block_ranks)
+        _ = self.lora  # whose text of block_ranks may be at fault
         if self.warmup_steps >= self.steps and self.warmup_steps:
             raise SettingsError(
                 f"warmup_steps is {self.warmup_steps}, but the run has only {self.steps} steps. "
                 "Set fewer warm-up steps than steps."
             )
+
+    @property
+    def lora(self) -> LoraShape:
+        """What the LoRA is to be like."""
+        return LoraShape(
+            self.rank,
+            self.alpha,
+            self.targets,
+            dropout=self.lora_dropout,
+            rslora=self.rslora,
+            dora=self.dora,
+            block_ranks=self.block_ranks,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text."""

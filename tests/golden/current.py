@@ -75,7 +75,7 @@ def presets() -> dict[str, dict[str, Any]]:
 
 
 def targets() -> list[str]:
-    from impasto.trainers.lora.adapter import TARGETS
+    from impasto.trainers.lora.targets import TARGETS
 
     return list(TARGETS)
 
@@ -179,9 +179,11 @@ def samples_of(folder: Path, key: str, prompts: str = "") -> list[dict[str, Any]
 def lora_of(weights: Path, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """A LoRA before its first step, in our own format, on the base model in `weights`."""
     from impasto.trainers.lora import adapter
+    from impasto.trainers.lora.targets import LoraShape
 
     transformer = flux_weights.load_transformer(weights, "fp32")
-    adapter.add_lora(transformer, **settings)
+    shape = {name: value for name, value in settings.items() if name != "seed"}
+    adapter.add_lora(transformer, LoraShape(**shape), settings["seed"])
     return adapter.lora_state_dict(transformer)
 
 

@@ -9,6 +9,7 @@ from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers.flux import weights as flux_weights
 from impasto.trainers.flux.forward import patchify, position_ids, predict_velocity, unpatchify
 from impasto.trainers.lora import adapter
+from impasto.trainers.lora.targets import LoraShape
 from safetensors.torch import load_file, save_file
 
 SMALL = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 3, "context_width": 96, "pooled_width": 40}
@@ -196,7 +197,7 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 def trained(flux, tmp_path):
     """(transformer with a LoRA, its B random, on every layer that any target set has; the file it is exported to)."""
     transformer = flux_weights.load_transformer(flux[0], "fp32")
-    adapter.add_lora(transformer, RANK, ALPHA, "all linear", seed=3)
+    adapter.add_lora(transformer, LoraShape(RANK, ALPHA, "all linear"), seed=3)
     generator = torch.Generator().manual_seed(4)
     for parameter in adapter.lora_parameters(transformer)[1::2]:
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)

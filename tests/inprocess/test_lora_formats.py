@@ -8,6 +8,7 @@ from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers.flux import weights as flux_weights
 from impasto.trainers.lora import adapter
 from impasto.trainers.lora import file_formats as lora_files
+from impasto.trainers.lora.targets import LoraShape
 from safetensors.torch import load_file, save_file
 
 SIZE = {"hidden_size": 128, "double_blocks": 2, "single_blocks": 2, "context_width": 96, "pooled_width": 40}
@@ -35,7 +36,7 @@ def trained(flux, **settings):
     """A transformer with a LoRA in which everything that can be trained is changed."""
     transformer = flux_weights.load_transformer(flux, "fp32")
     generator = torch.Generator().manual_seed(4)
-    for parameter in adapter.add_lora(transformer, seed=3, **settings):
+    for parameter in adapter.add_lora(transformer, LoraShape(**settings), seed=3):
         if parameter.dim() == 1:
             parameter.data *= 1 + 0.3 * torch.rand(parameter.shape, generator=generator)
         else:
@@ -171,7 +172,7 @@ def test_training_goes_on_from_what_comfyui_s_own_trainer_and_saver_wrote(patche
     (path,) = (path for path in _files(folder_paths.get_output_directory(), "core_16_steps_*.safetensors"))
 
     transformer = flux_weights.load_transformer(flux, "fp32")
-    adapter.add_lora(transformer, 16, 16.0, "all linear", seed=0)
+    adapter.add_lora(transformer, LoraShape(16, 16.0, "all linear"), seed=0)
     adapter.load_existing(transformer, path)
     patches = loaded_by_comfyui(patcher, load_file(path), caplog)
     assert len(patches) == 2 * 10 + 2 * 3

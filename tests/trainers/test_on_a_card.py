@@ -57,7 +57,7 @@ def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **setting
     architecture = flux_weights.inspect(path)
     host = block_names(architecture, streamed)
     recipe.transformer = flux_weights.load_transformer(path, recipe.settings.precision, device, in_host_memory=host)
-    recipe.parameters = add_lora(recipe)
+    recipe.parameters = adapter.add_lora(recipe.transformer, recipe.settings.lora, recipe.settings.seed)
     ring = StreamedBlocks(recipe.transformer, streamed, device) if streamed else None
     if recipe.settings.compile:
         compile_blocks(recipe.transformer, device)
@@ -68,16 +68,6 @@ def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **setting
     recipe.model.train()
     recipe.optimizer.train()
     return recipe
-
-
-def add_lora(recipe: FluxLoraRecipe) -> list[torch.nn.Parameter]:
-    settings = recipe.settings
-    return adapter.add_lora(
-        recipe.transformer,
-        *(settings.rank, settings.alpha, settings.targets, settings.seed),
-        dropout=settings.lora_dropout,
-        dora=settings.dora,
-    )
 
 
 def batch_of(number: int) -> Batch:

@@ -9,7 +9,7 @@ import torch
 from impasto.errors import SettingsError
 from impasto.files import content_hash
 from impasto.trainers import objective
-from impasto.trainers.lora.adapter import TARGETS
+from impasto.trainers.lora.targets import TARGETS
 from impasto.trainers.optimizers import check_learning_rate, make_optimizer, make_scheduler
 from impasto.trainers.presets import PRESETS
 from impasto.trainers.settings import LOSS_WEIGHTINGS, OPTIMIZERS, RANGES, SCHEDULERS, TIMESTEP_SAMPLINGS, Settings

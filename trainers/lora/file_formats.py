@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...errors import SettingsError, TrainingError
 from ...files import parsed_json
 from ..flux.weights import FluxArchitecture, layout
+from .targets import is_target
+
+if TYPE_CHECKING:
+    from .targets import LoraShape
 
 # Name -> what stands before each module's name.
 FORMATS = {
@@ -140,23 +143,22 @@ def convert(state: Mapping[str, torch.Tensor], format: str) -> Tensors:
     return converted
 
 
-def check_format(format: str, dora: bool = False, targets: Sequence[str] = ()) -> None:
+def check_format(format: str, shape: LoraShape | None = None) -> None:
     """Refuse a format that cannot hold what is to be trained.
 
     Args:
         format: a name in `FORMATS`.
-        dora: whether it is to be a DoRA.
-        targets: patterns of the modules that get a LoRA, as `adapter.TARGETS` has them.
+        shape: of the LoRA; None where only the name is to be checked.
 
     Raises:
         SettingsError: unknown format, or a DoRA that the format cannot hold.
     """
     if format not in FORMATS:
         raise SettingsError(f"There is no LoRA file format '{format}'. Choose one of: {', '.join(FORMATS)}.")
-    if not dora or format == "diffusers":
+    if shape is None or not shape.dora or format == "diffusers":
         return
     for module, parts in _fused_modules(1).items():
-        trained = [name for name in parts if any(fnmatchcase(name, pattern) for pattern in targets)]
+        trained = [name for name in parts if is_target(name, shape.targets)]
         if trained:
             _check_dora(format, module, whole=len(trained) == len(parts))
 

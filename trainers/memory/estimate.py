@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
     from ..flux.weights import FluxArchitecture
+    from ..lora.targets import LoraShape
     from ..settings import Settings
 
 GIGABYTE = 2**30  # as cards are sold: one of "8 GB" has 8 * 2**30 bytes
@@ -362,22 +363,14 @@ def _gigabytes(size: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Lora:
-    """The adapter of one block, as far as memory depends on it."""
-
-    rank: int
-    targets: str
-    dropout: bool
-    dora: bool
-    block_ranks: str
-
-
-@dataclass(frozen=True)
 class _Scene:
-    """What is rehearsed: a model with its adapter. `precision` is fp32, bf16, or int8 for any quantised weight."""
+    """What is rehearsed: a model with its adapter, as far as memory depends on them.
+
+    `precision` is fp32, bf16, or int8 for any quantised weight.
+    """
 
     architecture: FluxArchitecture
-    lora: _Lora
+    lora: LoraShape
     precision: str
     on_cpu: bool
 
@@ -431,8 +424,8 @@ def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
 
 def _scene(settings: Settings, budget: Budget) -> _Scene:
     precision = "int8" if settings.precision in quantisation.QUANTISED else settings.precision
-    dropout = settings.lora_dropout > 0
-    lora = _Lora(settings.rank, settings.targets, dropout, settings.dora, settings.block_ranks)
+    dropout = 0.5 if settings.lora_dropout else 0.0
+    lora = dataclasses.replace(settings.lora, alpha=1.0, rslora=False, dropout=dropout)
     return _Scene(budget.architecture, lora, precision, budget.device_type == "cpu")
 
 
@@ -484,11 +477,11 @@ def _total_blocks(architecture: FluxArchitecture) -> int:
 
 
 @lru_cache(maxsize=64)
-def _likes(architecture: FluxArchitecture, lora: _Lora) -> tuple[int, ...]:
+def _likes(architecture: FluxArchitecture, lora: LoraShape) -> tuple[int, ...]:
     """For each block, the first one that is like it: of the same kind, with the same layers adapted."""
     skeleton = _skeleton(architecture)
     targets = adapter.target_modules(skeleton, lora.targets)
-    ranks = adapter.ranks_by_block(skeleton, lora.block_ranks, lora.rank)
+    ranks = lora.ranks(architecture.double_blocks, architecture.single_blocks)
     looks = []
     for block, name in zip(blocks(skeleton), block_names(architecture, range(len(ranks))), strict=True):
         layers = [target.removeprefix(name) for target in targets if target.startswith(name)]
@@ -519,14 +512,7 @@ def _stage(scene: _Scene) -> FluxTransformer2DModel:
     if scene.precision in quantisation.QUANTISED:
         for block in blocks(transformer):
             _quantise(block, scene.precision)
-    lora = scene.lora
-    adapter.add_lora(
-        transformer,
-        *(lora.rank, 1.0, lora.targets, 0),
-        dropout=0.5 if lora.dropout else 0.0,
-        dora=lora.dora,
-        block_ranks=lora.block_ranks,
-    )
+    adapter.add_lora(transformer, scene.lora, seed=0)
     if not scene.on_cpu:
         _fuse_norms(transformer)
     return transformer.train()

@@ -27,7 +27,7 @@ def main(weights: str) -> None:
     settings = Settings(rank=RANK)
     mesh = sharding.make_mesh(torch.device("cpu"), torch.distributed.get_world_size())
     transformer = flux_weights.load_transformer(weights, "fp32", shard=partial(sharding.shard, mesh=mesh))
-    adapter.add_lora(transformer, settings.rank, settings.alpha, settings.targets, 0)
+    adapter.add_lora(transformer, settings.lora, seed=0)
     model = VelocityModel(transformer.train(), settings, None)
     sharding.as_root(model, mesh)
 

@@ -14,6 +14,7 @@ from impasto.trainers.flux.forward import (
 )
 from impasto.trainers.flux.streaming import StreamedBlocks
 from impasto.trainers.lora import adapter
+from impasto.trainers.lora.targets import LoraShape
 from safetensors.torch import save_file
 
 SIZE = {"hidden_size": 128, "double_blocks": 2, "single_blocks": 2, "context_width": 96, "pooled_width": 40}
@@ -45,7 +46,7 @@ def inputs(batch: int = 2, height: int = 8, width: int = 12):
 def trained_step(path, checkpointing: bool, precision="fp32", interval: int = 1, prepare=lambda transformer: None):
     """Loss and adapter after one forward and backward pass from a fresh adapter."""
     transformer = flux_weights.load_transformer(path, precision)
-    parameters = adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0)
+    parameters = adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear"), seed=0)
     how = {"checkpointing": checkpointing, "interval": interval, "streamed": prepare(transformer)}
     loss = predict_velocity(transformer, *inputs(), **how).square().mean()
     loss.backward()
@@ -111,7 +112,7 @@ def test_checkpointing_changes_neither_loss_nor_gradients(path, precision, inter
 @pytest.mark.parametrize(("interval", "expected"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])])
 def test_an_interval_recomputes_every_so_many_th_block(path, interval, expected):
     transformer = flux_weights.load_transformer(path, "fp32")
-    adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0)
+    adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear"), seed=0)
     runs = [0] * 4
     for index, block in enumerate(blocks(transformer)):
 
@@ -135,7 +136,7 @@ def test_every_b_of_the_adapter_learns_from_the_first_step(path, checkpointing, 
 def test_checkpointing_keeps_less_for_the_backward_pass(path):
     def kept(checkpointing: bool, interval: int = 1) -> int:
         transformer = flux_weights.load_transformer(path, "fp32")
-        adapter.add_lora(transformer, 4, 4.0, "attention", seed=0)
+        adapter.add_lora(transformer, LoraShape(4, 4.0, "attention"), seed=0)
         sizes = []
 
         def pack(tensor):
@@ -202,7 +203,7 @@ def test_compiled_blocks_learn_the_same(shallow, compiler, precision, backend, s
 
 def test_neither_steps_nor_sigmas_nor_ever_new_sizes_compile_again(shallow, compiler):
     transformer = flux_weights.load_transformer(shallow, "fp32")
-    adapter.add_lora(transformer, 4, 4.0, "image attention", seed=0)
+    adapter.add_lora(transformer, LoraShape(4, 4.0, "image attention"), seed=0)
     compile_blocks(transformer, torch.device("cpu"), compiler)
 
     def step(height, width, guidance=1.0):

@@ -6,6 +6,7 @@ from impasto.trainers.flux.blocks import blocks
 from impasto.trainers.flux.forward import predict_velocity
 from impasto.trainers.flux.streaming import StreamedBlocks, block_names, frozen_tensors, streamed_indices
 from impasto.trainers.lora import adapter
+from impasto.trainers.lora.targets import LoraShape
 from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,7 @@ def inputs():
 
 def adapted(path, precision="fp32", dropout=0.0):
     transformer = flux_weights.load_transformer(path, precision)
-    return transformer, adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0, dropout=dropout)
+    return transformer, adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear", dropout=dropout), seed=0)
 
 
 def train(transformer, parameters, steps=2, **how):

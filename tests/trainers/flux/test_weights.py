@@ -13,6 +13,7 @@ from impasto.trainers.flux import quantisation
 from impasto.trainers.flux import weights as flux_weights
 from impasto.trainers.flux.forward import predict_velocity
 from impasto.trainers.lora import adapter
+from impasto.trainers.lora.targets import LoraShape
 from safetensors.torch import load_file, save_file
 
 SIZE = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 2, "context_width": 96, "pooled_width": 40}
@@ -297,7 +298,7 @@ def trained(path, precision: str, steps: int = 1) -> tuple[torch.Tensor, torch.T
     with torch.no_grad():
         velocity = predict_velocity(transformer, *inputs())
     transformer.train()
-    parameters = adapter.add_lora(transformer, 4, 4.0, "all linear", seed=0)
+    parameters = adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear"), seed=0)
     optimizer, losses, gradient = torch.optim.AdamW(parameters, lr=3e-3), [], torch.empty(0)
     target = torch.randn(velocity.shape, generator=torch.Generator().manual_seed(2))
     for step in range(steps):

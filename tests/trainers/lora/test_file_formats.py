@@ -1,13 +1,11 @@
 """LoRA files of a FLUX.1 with 8 channels: their names, and that a LoRA does the same in every format."""
 
-from fnmatch import fnmatchcase
-
 import pytest
 import torch
 from impasto.errors import SettingsError, TrainingError
 from impasto.trainers.lora import file_formats as lora_files
-from impasto.trainers.lora.adapter import TARGETS
 from impasto.trainers.lora.file_formats import FORMATS, PREFIX, check_format, convert, read
+from impasto.trainers.lora.targets import TARGETS, LoraShape, is_target
 from safetensors.torch import save_file
 
 HIDDEN = 8
@@ -232,11 +230,11 @@ def test_a_dora_is_refused_before_training_exactly_where_the_format_could_not_ho
     trained = {
         f"{PREFIX}{name}": sum(stop - start for start, stop in rows)
         for name, rows in parts.items()
-        if any(fnmatchcase(name, pattern) for pattern in TARGETS[targets])
+        if is_target(name, targets)
     }
-    before = refusal(check_format, format, True, TARGETS[targets])
+    before = refusal(check_format, format, LoraShape(4, 4.0, targets, dora=True))
     assert before == refusal(convert, with_dora(layers(trained)), format)
-    check_format(format, False, TARGETS[targets])
+    check_format(format, LoraShape(4, 4.0, targets))
 
 
 def refusal(check, *arguments) -> str | None:

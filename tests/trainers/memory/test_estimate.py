@@ -68,13 +68,7 @@ def random_loss(model, shape) -> torch.Tensor:
 def measured(path, settings, shape) -> tuple[int, int]:
     """Bytes of a real training step: in all, and of what forward and backward pass make."""
     transformer = flux_weights.load_transformer(path, settings.precision)
-    parameters = adapter.add_lora(
-        transformer,
-        *(settings.rank, settings.alpha, settings.targets, 0),
-        dropout=settings.lora_dropout,
-        dora=settings.dora,
-        block_ranks=settings.block_ranks,
-    )
+    parameters = adapter.add_lora(transformer, settings.lora, seed=0)
     transformer.train()
     indices = streamed_indices(6, settings.streamed_blocks)
     streamed = StreamedBlocks(transformer, indices, torch.device("cpu")) if indices else None
