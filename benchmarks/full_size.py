@@ -82,7 +82,7 @@ def load_pack() -> None:
 
 def architecture(width: int, blocks: tuple[int, int]) -> Any:
     """A FLUX.1-dev of this width and depth."""
-    from impasto.trainers.flux.weights import HEAD_WIDTH, FluxArchitecture
+    from impasto.trainers.flux.layout import HEAD_WIDTH, FluxArchitecture
 
     double, single = blocks
     return FluxArchitecture(width, width // HEAD_WIDTH, double, single, T5_WIDTH, CLIP_WIDTH, 64, True, "", 0)
@@ -94,7 +94,7 @@ def write_random(path: Path, flux: Any) -> int:
     Matrices have a standard deviation of 1 / sqrt(inputs), so that the velocity is of ordinary size.
     """
     import torch
-    from impasto.trainers.flux.weights import layout
+    from impasto.trainers.flux.layout import layout
 
     sources, entries, end = layout(flux), {}, 0
     for source in sources:
@@ -117,7 +117,7 @@ def write_random(path: Path, flux: Any) -> int:
 
 
 def refuse_what_does_not_fit(folder: Path, flux: Any, processes: int) -> None:
-    from impasto.trainers.flux.weights import weight_sizes
+    from impasto.trainers.flux.loading import weight_sizes
 
     free, needed = shutil.disk_usage(folder).free, sum(weight_sizes(flux, "bf16").values()) + 2 * GB
     if free < needed:
@@ -166,8 +166,7 @@ def measured(work: Work) -> dict[str, Any]:
     import torch
     from diffusers import FluxTransformer2DModel  # noqa: F401
     from impasto.trainers import recipe  # noqa: F401
-    from impasto.trainers.flux import sharding
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux import loading, sharding
 
     # One block at a time is read and quantised by every process, and then split.
     mesh = sharding.make_mesh(torch.device("cpu"), work.processes) if work.loader == SHARDED else None
@@ -175,7 +174,7 @@ def measured(work: Work) -> dict[str, Any]:
     load: dict[str, float] = {"before": anonymous_memory()}
     with watched(load):
         peer = work.loader == PEER
-        transformer = load_peer(work) if peer else flux_weights.load_transformer(work.weights, "nf4", shard=shard)
+        transformer = load_peer(work) if peer else loading.load_transformer(work.weights, "nf4", shard=shard)
     if not work.train:
         return {"load": load}
     step: dict[str, float] = {}
@@ -256,7 +255,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> str:
     # diffusers reads single files of FLUX.1's own width only.
     sizes = [*(PEER_BLOCKS if width == DEV_WIDTH and not arguments.no_peer else ()), blocks]
     rows, points = [], []
-    from impasto.trainers.flux.weights import empty_transformer
+    from impasto.trainers.flux.loading import empty_transformer
 
     for size in sizes:
         flux, weights = architecture(width, size), folder / "flux.safetensors"

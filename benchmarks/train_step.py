@@ -232,12 +232,12 @@ def step_flops(work: Work) -> int:
     Neither what is recomputed nor the LoRA counts: it is what a step needs at least, the same for every trainer.
     """
     import torch
+    from impasto.trainers.flux import detection, loading
     from impasto.trainers.flux import forward as velocity
-    from impasto.trainers.flux import weights as flux_weights
     from torch.utils.flop_counter import FlopCounterMode
 
-    flux = flux_weights.inspect(work.weights)
-    transformer = flux_weights.empty_transformer(flux).requires_grad_(False)
+    flux = detection.inspect(work.weights)
+    transformer = loading.empty_transformer(flux).requires_grad_(False)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         latents = torch.empty(work.batch, flux.in_channels // 4, work.height // 8, work.width // 8, requires_grad=True)
         t5 = torch.empty(work.batch, work.tokens, flux.context_width, requires_grad=True)
@@ -392,7 +392,7 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     from diffusers import FluxTransformer2DModel  # noqa: F401
     from impasto.trainers import recipe
     from impasto.trainers.features import index as features_index
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
     from impasto.trainers.run import folder as runs
     from impasto.trainers.settings import Settings
     from safetensors.torch import load_file
@@ -411,7 +411,7 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     settings = Settings.from_dict(everyones | contender.settings | kept)
     data = features_index.Features(str(work.features_folder), work.features_key)
     with tempfile.TemporaryDirectory(dir=work.folder) as runs_root:
-        fingerprint = flux_weights.fingerprint(work.weights)
+        fingerprint = flux_fingerprint(work.weights)
         job = runs.Job("benchmark", settings, data.folder, data.key, str(work.weights), fingerprint)
         run = runs.create_run(Path(runs_root), job)
         meter = Meter(work)
@@ -437,13 +437,13 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     import torch
     from diffusers import FluxTransformer2DModel  # noqa: F401
     from impasto.trainers.flux import forward as velocity
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux import loading
     from impasto.trainers.lora import adapter
     from peft import LoraConfig
 
     meter = Meter(work)
     device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
-    transformer = flux_weights.load_transformer(work.weights, precision, device)
+    transformer = loading.load_transformer(work.weights, precision, device)
     dtype = transformer.x_embedder.weight.dtype
     layers = adapter.target_modules(transformer, "all linear")
     transformer.add_adapter(LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=layers))
@@ -512,7 +512,7 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
     nodes_train = import_comfyui(work)
     import comfy.sd
     import torch
-    from impasto.trainers.features.encoding import FLUX_LATENT_SCALE, FLUX_LATENT_SHIFT
+    from impasto.trainers.flux.latents import unscale_latent
 
     meter = Meter(work)
 
@@ -539,7 +539,7 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
     with torch.inference_mode():  # execution.py runs every node inside it
         data = [tuple(tensor.clone() for tensor in sample) for sample in samples(work)]
         # The node gets what VAE Encode gives; ComfyUI scales it.
-        latents = torch.cat([latent / FLUX_LATENT_SCALE + FLUX_LATENT_SHIFT for latent, _, _ in data])
+        latents = torch.cat([unscale_latent(latent) for latent, _, _ in data])
         positive = [[t5, {"pooled_output": pooled, "guidance": 1.0}] for _, t5, pooled in data]
         model = comfy.sd.load_diffusion_model(str(work.weights))
         output = nodes_train.TrainLoraNode.execute(
@@ -704,13 +704,13 @@ def verdict(ratio: float, aim: float) -> str:
 
 def report(work: Work, rows: Sequence[Row], rate: float) -> str:
     import torch
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux import detection
 
     cuda = torch.cuda.is_available()
     precision = "bf16" if cuda else "fp32"
     flops = step_flops(work)
     lines = [
-        f"Transformer of {flux_weights.inspect(work.weights).parameters / 1e6:.1f} M parameters: "
+        f"Transformer of {detection.inspect(work.weights).parameters / 1e6:.1f} M parameters: "
         f"hidden size {work.hidden_size}, {work.double_blocks} double and {work.single_blocks} single blocks  ",
         f"{work.width} x {work.height} px, {work.tokens} text tokens, rank {work.rank}, batch {work.batch}, "
         f"{precision}; ComfyUI's attention: {work.attention}  ",
@@ -887,11 +887,11 @@ def tell(where: str, result: dict[str, Any]) -> None:
 
 def caps(arguments: argparse.Namespace, work: Work) -> str:
     """Every preset on every card that is simulated, as the planner would have it run there."""
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux import detection
     from impasto.trainers.memory import estimate as memory_plan
     from impasto.trainers.presets import PRESETS
 
-    flux = flux_weights.inspect(work.weights)
+    flux = detection.inspect(work.weights)
     header = ("preset", "card GB", "picture", "batch", "precision", "streamed", "planned GB", "peak GB")
     header += ("reserved GB", "s/step")
     lines, failures = [], []

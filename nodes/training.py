@@ -12,7 +12,8 @@ from comfy_api.latest import io
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..trainers import preview, recipe
-from ..trainers.flux import weights as flux_weights
+from ..trainers.flux import detection, loading
+from ..trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from ..trainers.lora import adapter
 from ..trainers.lora import file_formats as lora_files
 from ..trainers.optimizers import check_installed
@@ -119,7 +120,7 @@ class FluxLoraTrainer(io.ComfyNode):
         if start_from in (None, NEW_LORA):  # None: it comes over a link
             return ""
         try:
-            return flux_weights.fingerprint(folders.lora_path(start_from))
+            return flux_fingerprint(folders.lora_path(start_from))
         except (ImpastoError, OSError) as error:
             return str(error)  # execute says it in full
 
@@ -150,7 +151,7 @@ class FluxLoraTrainer(io.ComfyNode):
                 str(weights),
                 fingerprint,
                 start_lora=start,
-                start_hash=flux_weights.fingerprint(start) if start else "",
+                start_hash=flux_fingerprint(start) if start else "",
                 prompts=features.prompts,
             ),
         )
@@ -236,8 +237,8 @@ def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
 def _base(model) -> tuple[Path, str]:
     """The base model's file and what identifies its content; refused before any memory is given up for it."""
     weights = models.flux_weights_file(model)
-    flux_weights.inspect(weights)
-    return weights, flux_weights.fingerprint(weights)
+    detection.inspect(weights)
+    return weights, flux_fingerprint(weights)
 
 
 def _check_lora(weights: Path, settings: Settings, start: str) -> None:
@@ -248,7 +249,7 @@ def _check_lora(weights: Path, settings: Settings, start: str) -> None:
     """
     if not (settings.block_ranks or start):  # every model has the named targets, and the check loads diffusers
         return
-    empty = flux_weights.empty_transformer(flux_weights.inspect(weights))
+    empty = loading.empty_transformer(detection.inspect(weights))
     adapter.check(empty, settings.lora, start)
 
 
@@ -256,7 +257,7 @@ def _check_data(run: runs.Run) -> None:
     """Refused before any memory is given up: training data that the trainer would refuse as the first thing it does."""
     trainer = recipe.FluxLoraRecipe(run, memory.on_cpu(), stop_requested=lambda: False)
     trainer.load_features()
-    trainer.check_widths(flux_weights.inspect(trainer.job.weights))
+    trainer.check_widths(detection.inspect(trainer.job.weights))
 
 
 def _start_file(lora: str, name: str | None) -> Path:

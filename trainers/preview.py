@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import TrainingError
-from .features.encoding import unscale_latent
+from .flux.latents import image_tokens, unscale_latent
 from .objective import resolution_shift, shifted
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def sample(velocity: Callable[[Tensor, float], Tensor], noise: Tensor, steps: in
         noise: `(batch, 16, h, w)`, fp32.
 
     Returns:
-        Scaled latents of `noise`'s shape, as the model sees them; (x / 0.3611) + 0.1159 goes into a VAE.
+        Scaled latents of `noise`'s shape, as the model sees them; `unscale_latent` makes them what goes into a VAE.
     """
     latents = noise
-    sigmas = schedule(steps, noise.shape[-1] * noise.shape[-2] // 4)
+    sigmas = schedule(steps, image_tokens(noise))
     for sigma, following in zip(sigmas, sigmas[1:], strict=False):
         latents = latents + (following - sigma) * velocity(latents, sigma)
     return latents

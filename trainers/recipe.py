@@ -27,8 +27,7 @@ from . import preview as sampling
 from .batches import Batch, prefetched
 from .features import index as features_index
 from .features.feature_set import epoch_batches
-from .flux import sharding
-from .flux import weights as flux_weights
+from .flux import detection, loading, sharding
 from .flux.forward import compile_blocks, predict_velocity
 from .flux.streaming import StreamedBlocks, block_names, streamed_indices
 from .lora import adapter
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .features.feature_set import Sample
-    from .flux.weights import FluxArchitecture
+    from .flux.layout import FluxArchitecture
     from .run.checkpoints import Checkpoint
     from .settings import Settings
 
@@ -218,7 +217,7 @@ class FluxLoraRecipe:
         settings = self.settings
         if precision:
             settings = dataclasses.replace(settings, precision=precision)
-        architecture = flux_weights.inspect(self.job.weights)
+        architecture = detection.inspect(self.job.weights)
         self.check_widths(architecture)
         shards = self.accelerator.num_processes if self.mesh else 1
         self.budget = Budget(architecture, self.largest_batches(), self.device.type, self.free_memory(), shards)
@@ -260,7 +259,7 @@ class FluxLoraRecipe:
         architecture, settings = self.budget.architecture, self.settings
         total = architecture.double_blocks + architecture.single_blocks
         self.streamed = streamed_indices(total, settings.streamed_blocks)
-        return flux_weights.load_transformer(
+        return loading.load_transformer(
             Path(self.job.weights),
             settings.precision,
             self.device,

@@ -21,7 +21,7 @@ import torch
 from ...curation.style_similarity import PictureEncoder
 from ...errors import ModelError
 from ...trainers.features.encoding import Encoder
-from ...trainers.features.feature_set import LATENT_CHANNELS
+from ...trainers.flux.latents import LATENT_CHANNELS
 from .execution import raise_if_cancelled
 from .identity import model_identity, refuse_attachments
 from .sampling import image_batch

@@ -18,6 +18,7 @@ import comfy.weight_adapter
 import torch
 from PIL.Image import fromarray
 
+from ...trainers.flux.latents import latent_shape
 from .execution import raise_if_cancelled
 from .models import with_lora
 
@@ -87,7 +88,8 @@ class Painter:
         """One picture a seed, sampled together; each has the noise that it has alone."""
         sampling, conditioning = self._sampling, self._conditioning[text]
         channels = self._model.get_model_object("latent_format").latent_channels
-        latent = torch.zeros([1, channels, sampling.height // 8, sampling.width // 8])
+        _, height, width = latent_shape(sampling.width, sampling.height)
+        latent = torch.zeros([1, channels, height, width])
         noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
         latent = latent.repeat(len(seeds), 1, 1, 1)
         samples = comfy.sample.sample(

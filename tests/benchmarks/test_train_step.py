@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, loading
 from impasto.trainers.flux.forward import predict_velocity
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -126,7 +126,7 @@ def test_the_operations_of_a_step_are_those_that_a_real_pass_does(train_step, tm
     """In which only the inputs want a gradient, and attention is written out so that it is counted."""
     work = work_of(train_step, tmp_path, side=64, tokens=16, batch=2)
     save_file(transformer_weights(hidden_size=128, double_blocks=1, single_blocks=1, context_width=64), work.weights)
-    transformer = flux_weights.load_transformer(work.weights, "fp32")
+    transformer = loading.load_transformer(work.weights, "fp32")
     latents, t5 = torch.randn(2, 16, 8, 8, requires_grad=True), torch.randn(2, 16, 64, requires_grad=True)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         predict_velocity(transformer, latents, torch.rand(2), t5, torch.randn(2, 64)).sum().backward()
@@ -136,7 +136,7 @@ def test_the_operations_of_a_step_are_those_that_a_real_pass_does(train_step, tm
 def test_the_operations_of_flux_dev_are_those_of_its_layers(train_step, tmp_path, monkeypatch):
     """A block's matrices have 12 times the square of the width; forward and backward pass do 4 operations with each."""
     dev = train_step.architecture(train_step.DEV_WIDTH, train_step.DEV_BLOCKS)
-    monkeypatch.setattr(flux_weights, "inspect", lambda path: dev)
+    monkeypatch.setattr(detection, "inspect", lambda path: dev)
     tokens = 1024 + 512
     matrices = 4 * 57 * 12 * 3072**2 * tokens
     attention = 3 * 57 * 4 * tokens**2 * 3072

@@ -31,7 +31,8 @@ from impasto.prompting.seed_book import SeedBook
 from impasto.prompting.seeds import SeedSettings, further_seed, seeds_at
 from impasto.rendering.batches import Batch, Memory, paint_all
 from impasto.rendering.cells import Grid, Sampling, columns_of, render
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import loading
+from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.presets import PRESETS
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import (
@@ -87,7 +88,7 @@ def begin_run(root: Path, name: str, settings: Mapping[str, Any], inputs: Mappin
 
 def continue_run(root: Path, run: Path, more_steps: int, weights: Path, **changes: Any) -> Path:
     """The folder of the run that goes on from the last checkpoint of `run`."""
-    fingerprint = flux_weights.fingerprint(weights)
+    fingerprint = flux_fingerprint(weights)
     return runs.continue_run(root, runs.Run(run.name, str(run)), more_steps, weights, fingerprint, **changes).path
 
 
@@ -129,7 +130,7 @@ def publish(run: Path, name: str, loras_root: Path, format: str) -> Path | None:
 
 
 def fingerprint(weights: Path) -> str:
-    return flux_weights.fingerprint(weights)
+    return flux_fingerprint(weights)
 
 
 # Encoded training data.
@@ -181,7 +182,7 @@ def lora_of(weights: Path, settings: Mapping[str, Any]) -> dict[str, Tensor]:
     from impasto.trainers.lora import adapter
     from impasto.trainers.lora.targets import LoraShape
 
-    transformer = flux_weights.load_transformer(weights, "fp32")
+    transformer = loading.load_transformer(weights, "fp32")
     shape = {name: value for name, value in settings.items() if name != "seed"}
     adapter.add_lora(transformer, LoraShape(**shape), settings["seed"])
     return adapter.lora_state_dict(transformer)

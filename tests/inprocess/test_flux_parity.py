@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, loading
 from impasto.trainers.flux.forward import patchify, position_ids, predict_velocity, unpatchify
 from impasto.trainers.lora import adapter
 from impasto.trainers.lora.targets import LoraShape
@@ -84,7 +84,7 @@ def comfyui_patcher(comfyui, flux):
 def test_comfyui_diffusers_and_the_trainer_predict_the_same_velocity(comfyui_patcher, flux):
     path, size = flux
     inputs = random_inputs(size)
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
 
     reference = comfyui_velocity(comfyui_patcher, *inputs, guidance=3.5)
     assert 0.3 < reference.std() < 3, "the comparison means something only for outputs of ordinary size"
@@ -140,7 +140,7 @@ def test_scaled_fp8_files_mean_what_comfyui_makes_of_them(comfyui, tmp_path, fam
     patcher = comfy.sd.load_diffusion_model(str(path))
     assert patcher.model.model_config.quant_config, "ComfyUI saw that the file is quantised"
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16"}[patcher.model.get_dtype_inference()]
-    transformer = flux_weights.load_transformer(path, precision)
+    transformer = loading.load_transformer(path, precision)
     theirs = patcher.model.diffusion_model.single_blocks[0].linear2.weight.dequantize()
     assert torch.equal(theirs, transformer.single_transformer_blocks[0].proj_out.weight)
     inputs = random_inputs(SMALL)
@@ -155,7 +155,7 @@ def test_what_comfyui_saves_of_a_scaled_model_is_read_back(comfyui, tmp_path):
     path, saved = tmp_path / "scaled.safetensors", tmp_path / "saved.safetensors"
     save_scaled(path, "marker", random_weights(True, SMALL))
     comfy.sd.save_checkpoint(str(saved), comfy.sd.load_diffusion_model(str(path)))
-    ours, theirs = (flux_weights.load_transformer(file, "fp8").state_dict() for file in (path, saved))
+    ours, theirs = (loading.load_transformer(file, "fp8").state_dict() for file in (path, saved))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
@@ -167,7 +167,7 @@ def test_plain_files_of_every_dtype_mean_what_comfyui_makes_of_them(comfyui, tmp
     path = tmp_path / "plain.safetensors"
     save_file({key: weight.to(dtype) for key, weight in random_weights(True, SMALL).items()}, path)
     patcher = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
-    transformer, inputs = flux_weights.load_transformer(path, "fp32"), random_inputs(SMALL)
+    transformer, inputs = loading.load_transformer(path, "fp32"), random_inputs(SMALL)
     reference = comfyui_velocity(patcher, *inputs, guidance=3.5)
     with torch.no_grad():
         assert difference(reference, predict_velocity(transformer, *inputs, guidance=3.5)) < 1e-5
@@ -176,10 +176,10 @@ def test_plain_files_of_every_dtype_mean_what_comfyui_makes_of_them(comfyui, tmp
 def test_the_guidance_reaches_only_a_distilled_model(flux):
     path, size = flux
     inputs = random_inputs(size)
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     with torch.no_grad():
         changed = difference(predict_velocity(transformer, *inputs, 1.0), predict_velocity(transformer, *inputs, 3.5))
-    assert (changed > 1e-3) == flux_weights.inspect(path).guidance
+    assert (changed > 1e-3) == detection.inspect(path).guidance
 
 
 def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_path):
@@ -187,8 +187,8 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 
     saved = tmp_path / "saved.safetensors"
     comfy.sd.save_checkpoint(str(saved), comfyui_patcher)
-    ours, theirs = (flux_weights.load_transformer(path, "fp32") for path in (flux[0], saved))
-    assert flux_weights.inspect(saved).prefix == "model.diffusion_model."
+    ours, theirs = (loading.load_transformer(path, "fp32") for path in (flux[0], saved))
+    assert detection.inspect(saved).prefix == "model.diffusion_model."
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
 
@@ -196,7 +196,7 @@ def test_what_comfyui_saves_of_a_model_is_read_back(comfyui_patcher, flux, tmp_p
 @pytest.fixture
 def trained(flux, tmp_path):
     """(transformer with a LoRA, its B random, on every layer that any target set has; the file it is exported to)."""
-    transformer = flux_weights.load_transformer(flux[0], "fp32")
+    transformer = loading.load_transformer(flux[0], "fp32")
     adapter.add_lora(transformer, LoraShape(RANK, ALPHA, "all linear"), seed=3)
     generator = torch.Generator().manual_seed(4)
     for parameter in adapter.lora_parameters(transformer)[1::2]:
@@ -220,7 +220,7 @@ def test_a_lora_does_the_same_in_comfyui_diffusers_and_the_trainer(comfyui_patch
     with caplog.at_level(logging.WARNING):
         patched, _ = comfy.sd.load_lora_for_models(comfyui_patcher, None, load_file(lora), 1.0, 0.0)
         in_comfyui = comfyui_velocity(patched, *inputs, guidance=1.0)
-        pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(path, "fp32"))
+        pipeline = FluxPipeline(None, None, None, None, None, None, loading.load_transformer(path, "fp32"))
         pipeline.load_lora_weights(str(lora))
     # Both loaders name in a warning every key that they leave over; diffusers also says of a LoRA for the transformer
     # alone that it has nothing for the text encoder.
@@ -250,7 +250,7 @@ def test_diffusers_keeps_every_tensor_and_the_scale_of_the_lora(flux, trained):
     from diffusers import FluxPipeline
 
     transformer, lora = trained
-    pipeline = FluxPipeline(None, None, None, None, None, None, flux_weights.load_transformer(flux[0], "fp32"))
+    pipeline = FluxPipeline(None, None, None, None, None, None, loading.load_transformer(flux[0], "fp32"))
     pipeline.load_lora_weights(str(lora), adapter_name=adapter.ADAPTER)
     mine, theirs = dict(transformer.named_parameters()), dict(pipeline.transformer.named_parameters())
     assert mine.keys() == theirs.keys()

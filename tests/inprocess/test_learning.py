@@ -15,7 +15,7 @@ from impasto.trainers import recipe
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.features import plan as planning
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
@@ -85,7 +85,7 @@ def learnt(encoded, tmp_path_factory):
 
     def train(captions: str = "theirs", **changes) -> float:
         data, settings = encoded[captions], Settings(**SETTINGS | changes)
-        fingerprint = flux_weights.fingerprint(weights)
+        fingerprint = flux_fingerprint(weights)
         job = runs.Job(captions, settings, data.folder, data.key, str(weights), fingerprint)
         run = runs.create_run(folder, job)
         assert recipe.train_run(run, cpu=True, stop_requested=lambda: False), run.status()["error"]

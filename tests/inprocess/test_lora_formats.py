@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, layout, loading
 from impasto.trainers.lora import adapter
 from impasto.trainers.lora import file_formats as lora_files
 from impasto.trainers.lora.targets import LoraShape
@@ -34,7 +34,7 @@ def patcher(comfyui, flux):
 
 def trained(flux, **settings):
     """A transformer with a LoRA in which everything that can be trained is changed."""
-    transformer = flux_weights.load_transformer(flux, "fp32")
+    transformer = loading.load_transformer(flux, "fp32")
     generator = torch.Generator().manual_seed(4)
     for parameter in adapter.add_lora(transformer, LoraShape(**settings), seed=3):
         if parameter.dim() == 1:
@@ -91,7 +91,7 @@ def merged(flux, transformer) -> dict[str, torch.Tensor]:
             )
         state[f"{name}.weight"] = weight
     joined = {}
-    for source in flux_weights.layout(flux_weights.inspect(flux)):
+    for source in layout.layout(detection.inspect(flux)):
         if source.key.endswith(".weight") and "blocks." in source.key:
             joined[source.key] = torch.cat([state[name] for name in source.parameters])
     return joined
@@ -130,13 +130,13 @@ def test_a_dora_in_diffusers_format_is_right_in_comfyui_and_in_diffusers(patcher
     expected = merged(flux, transformer)
     assert_equal_to_rounding(weights_in_comfyui(patcher, patches), expected)
 
-    other = flux_weights.load_transformer(flux, "fp32")
+    other = loading.load_transformer(flux, "fp32")
     FluxPipeline(None, None, None, None, None, None, other).load_lora_weights(str(path), adapter_name=adapter.ADAPTER)
     ours, theirs = adapter.lora_parameters(transformer), adapter.lora_parameters(other)
     assert (
         len(ours)
         == len(theirs)
-        == 3 * len(adapter.target_modules(flux_weights.load_transformer(flux, "fp32"), "all linear"))
+        == 3 * len(adapter.target_modules(loading.load_transformer(flux, "fp32"), "all linear"))
     )
     assert all(map(torch.equal, ours, theirs))
 
@@ -145,7 +145,7 @@ def test_a_dora_in_diffusers_format_is_right_in_comfyui_and_in_diffusers(patcher
 def test_diffusers_keeps_every_tensor_and_every_scale(flux, tmp_path, settings):
     from diffusers import FluxPipeline
 
-    transformer, other = trained(flux, **settings), flux_weights.load_transformer(flux, "fp32")
+    transformer, other = trained(flux, **settings), loading.load_transformer(flux, "fp32")
     path = written(transformer, tmp_path, "diffusers")
     FluxPipeline(None, None, None, None, None, None, other).load_lora_weights(str(path), adapter_name=adapter.ADAPTER)
     ours, theirs = adapter._layers(transformer), adapter._layers(other)
@@ -171,7 +171,7 @@ def test_training_goes_on_from_what_comfyui_s_own_trainer_and_saver_wrote(patche
     SaveLoRA.execute({key: tensor.detach().contiguous() for key, tensor in state.items()}, "loras/core", 16)
     (path,) = (path for path in _files(folder_paths.get_output_directory(), "core_16_steps_*.safetensors"))
 
-    transformer = flux_weights.load_transformer(flux, "fp32")
+    transformer = loading.load_transformer(flux, "fp32")
     adapter.add_lora(transformer, LoraShape(16, 16.0, "all linear"), seed=0)
     adapter.load_existing(transformer, path)
     patches = loaded_by_comfyui(patcher, load_file(path), caplog)

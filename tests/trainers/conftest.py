@@ -7,7 +7,7 @@ import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 from PIL import Image
@@ -76,7 +76,7 @@ def make_run(tmp_path, tiny_features, tiny_weights):
             "sample_steps": 2,
         }
         chosen = Settings(**defaults | settings)
-        fingerprint = flux_weights.fingerprint(weights)
+        fingerprint = flux_fingerprint(weights)
         job = runs.Job("tiny", chosen, tiny_features.folder, tiny_features.key, str(weights), fingerprint)
         return runs.create_run(tmp_path / root, job)
 

@@ -18,7 +18,8 @@ from impasto.trainers import objective, recipe
 from impasto.trainers import preview as sampling
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import latents as flux_latents
+from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.memory import estimate as memory_plan
 from impasto.trainers.recipe import train_run
 from impasto.trainers.run import folder as runs
@@ -167,7 +168,7 @@ def finished(make_run):
 
 def continued(run, weights, more_steps=4, **changes):
     root = Path(run.folder).parent
-    return runs.continue_run(root, run, more_steps, weights, flux_weights.fingerprint(weights), **changes)
+    return runs.continue_run(root, run, more_steps, weights, flux_fingerprint(weights), **changes)
 
 
 def test_a_finished_run_is_continued_as_another_with_a_newly_planned_learning_rate(finished, tiny_weights):
@@ -391,7 +392,7 @@ def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint
     assert steps == [4, 4, 8, 8] and latents.shape[0] == 4
     assert not torch.equal(latents[0], latents[1])
     scaled = load_file(run.samples()[4])["latents"]
-    assert torch.allclose(features.scale_latent(latents[:2]), scaled, atol=1e-6)
+    assert torch.allclose(flux_latents.scale_latent(latents[:2]), scaled, atol=1e-6)
 
 
 def test_a_run_without_samples_says_how_to_get_some(make_run):
@@ -415,11 +416,11 @@ def test_a_run_may_start_from_a_lora_and_then_does_what_it_did(make_run, tiny_fe
     assert train(first)
     lora = first.checkpoints()[8] / "adapter.safetensors"
     settings = dataclasses.replace(Job.read(first).settings, learning_rate=1e-8, steps=1)
-    fingerprint = flux_weights.fingerprint(tiny_weights)
+    fingerprint = flux_fingerprint(tiny_weights)
     job = Job("tiny", settings, tiny_features.folder, tiny_features.key, str(tiny_weights), fingerprint)
     started = runs.create_run(
         Path(first.folder).parent,
-        dataclasses.replace(job, start_lora=str(lora), start_hash=flux_weights.fingerprint(lora)),
+        dataclasses.replace(job, start_lora=str(lora), start_hash=flux_fingerprint(lora)),
     )
     assert started != runs.create_run(Path(first.folder).parent, job)
     assert train(started)
@@ -445,9 +446,9 @@ def job_here(make_run, tiny_features, tiny_weights, tmp_path):
         str(folder),
         tiny_features.key,
         str(weights),
-        flux_weights.fingerprint(weights),
+        flux_fingerprint(weights),
         start_lora=str(lora),
-        start_hash=flux_weights.fingerprint(lora),
+        start_hash=flux_fingerprint(lora),
         prompts="prompts-1.json",
     )
 

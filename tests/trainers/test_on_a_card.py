@@ -16,8 +16,7 @@ from diffusers.training_utils import EMAModel
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers import batches
 from impasto.trainers.batches import Batch
-from impasto.trainers.flux import quantisation
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, loading, quantisation
 from impasto.trainers.flux.forward import compile_blocks
 from impasto.trainers.flux.streaming import StreamedBlocks, block_names
 from impasto.trainers.lora import adapter
@@ -54,9 +53,9 @@ def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **setting
     recipe.settings = Settings(rank=4, alpha=4.0, targets="all linear", learning_rate=1e-3, **settings)
     recipe.device, recipe.step = device, 0
     recipe.accelerator = Accelerator(cpu=True)
-    architecture = flux_weights.inspect(path)
+    architecture = detection.inspect(path)
     host = block_names(architecture, streamed)
-    recipe.transformer = flux_weights.load_transformer(path, recipe.settings.precision, device, in_host_memory=host)
+    recipe.transformer = loading.load_transformer(path, recipe.settings.precision, device, in_host_memory=host)
     recipe.parameters = adapter.add_lora(recipe.transformer, recipe.settings.lora, recipe.settings.seed)
     ring = StreamedBlocks(recipe.transformer, streamed, device) if streamed else None
     if recipe.settings.compile:

@@ -56,13 +56,13 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, tiny_features, tiny_weights):
     """The run that others are compared with: 24 steps in one go."""
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
     from impasto.trainers.run import folder as runs
     from impasto.trainers.settings import Settings
 
     settings = Settings(steps=24, checkpoint_every=8, rank=4, alpha=4.0, learning_rate=1e-3, sample_steps=2)
     root = tmp_path_factory.mktemp("runs")
-    fingerprint = flux_weights.fingerprint(tiny_weights)
+    fingerprint = flux_fingerprint(tiny_weights)
     job = runs.Job("tiny", settings, tiny_features.folder, tiny_features.key, str(tiny_weights), fingerprint)
     run = runs.create_run(root, job)
     launch.train(run, cpu=True, progress=silent)

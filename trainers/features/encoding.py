@@ -22,7 +22,8 @@ from ...dataset import config_reader as dataset_config
 from ...dataset.caption_variants import DEFAULT_VARIANTS
 from ...errors import FeatureError, ModelError
 from ...progress import Progress, silent
-from .feature_set import PIXELS_PER_LATENT, latent_shape, read_tensors, token_count
+from ..flux.latents import PIXELS_PER_LATENT, latent_shape, scale_latent
+from .feature_set import read_tensors, token_count
 from .index import DATASET_CONFIG, INDEX, VERSION, Features, inside
 from .plan import Planned, plan
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
     from .text_table import TextTable
 
-FLUX_LATENT_SHIFT = 0.1159  # black-forest-labs/flux util.py, ae_params.shift_factor
-FLUX_LATENT_SCALE = 0.3611  # black-forest-labs/flux util.py, ae_params.scale_factor
 PREVIEW_EVERY = 1.0  # seconds
 
 
@@ -49,16 +48,6 @@ class Encoder:
 
     identity: str
     encode: Callable[[Any], Any]
-
-
-def scale_latent(raw: Tensor) -> Tensor:
-    """The autoencoder's raw latent as the transformer sees it. The only place where this is done."""
-    return (raw - FLUX_LATENT_SHIFT) * FLUX_LATENT_SCALE
-
-
-def unscale_latent(scaled: Tensor) -> Tensor:
-    """The inverse of `scale_latent`."""
-    return scaled / FLUX_LATENT_SCALE + FLUX_LATENT_SHIFT
 
 
 def encode(

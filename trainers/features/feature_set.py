@@ -17,13 +17,12 @@ import torch
 
 from ... import files
 from ...errors import FeatureError
+from ..flux.latents import latent_shape
 
 if TYPE_CHECKING:
     from safetensors import safe_open
     from torch import Generator, Tensor
 
-LATENT_CHANNELS = 16
-PIXELS_PER_LATENT = 8  # the FLUX autoencoder's downscaling of each side
 # Merely queueing again would give the cached result of a node whose inputs are the same.
 REMEDY = (
     "Choose 'Unload Models and Execution Cache' in ComfyUI's menu, or restart it, and queue Encode Training Data again."
@@ -279,11 +278,6 @@ def epoch_batches(samples: Sequence[Sample], seed: int, epoch: int) -> list[tupl
             ranks, batch = zip(*members[start : start + batch_size], strict=True)
             batches.append((files.content_hash(ranks), batch))
     return [batch for _, batch in sorted(batches, key=lambda ranked: ranked[0])]
-
-
-def latent_shape(width: int, height: int) -> tuple[int, int, int]:
-    """Of the latent of a picture of `width` x `height` pixels."""
-    return LATENT_CHANNELS, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
 
 
 def _read_tensor(path: Path, name: str, expected: tuple[int, ...]) -> Tensor:

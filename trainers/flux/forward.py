@@ -13,13 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import FeatureError, TrainingError
 from .blocks import blocks, recomputed
+from .latents import PATCH, PIXELS_PER_LATENT, PIXELS_PER_TOKEN
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
     from .streaming import StreamedBlocks
 
-PATCH = 2  # latent pixels per side of a token; BFL flux/sampling.py `prepare`
 TIMESTEPS = 1000.0  # sigma and guidance are embedded times this; BFL flux/modules/layers.py `time_factor`
 # Graphs per kind of block: with and without gradient, the first block's inputs without one, one size and then any
 # size, and one for each rank of a block-wise LoRA. torch's own limit of 8 is for one kind of call.
@@ -161,9 +161,10 @@ def _embed_conditioning(
 def _check_latents(transformer: FluxTransformer2DModel, latents: torch.Tensor) -> None:
     channels, height, width = latents.shape[-3:]
     if height % PATCH or width % PATCH:
+        pixels = f"{width * PIXELS_PER_LATENT}x{height * PIXELS_PER_LATENT}"
         raise FeatureError(
-            f"Latents of {width}x{height} (a picture of {width * 8}x{height * 8} pixels) cannot be cut into "
-            f"{PATCH}x{PATCH} patches. Encode again with bucket sides that are multiples of 16 pixels."
+            f"Latents of {width}x{height} (a picture of {pixels} pixels) cannot be cut into {PATCH}x{PATCH} patches. "
+            f"Encode again with bucket sides that are multiples of {PIXELS_PER_TOKEN} pixels."
         )
     if channels * PATCH**2 != transformer.config.in_channels:
         raise FeatureError(

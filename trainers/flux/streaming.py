@@ -21,7 +21,7 @@ from .blocks import blocks
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-    from .weights import FluxArchitecture
+    from .layout import FluxArchitecture
 
 logger = logging.getLogger(__name__)
 

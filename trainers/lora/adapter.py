@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import SettingsError, TrainingError
+from ..flux.layout import BLOCKS, block_of
 from . import file_formats as lora_files
 from .dora import add_magnitude, norm_growth
 from .file_formats import ALPHA, DORA_SCALE, LORA_A, LORA_B, MAGNITUDE, PREFIX
-from .targets import ADAPTER, BLOCKS, is_target
+from .targets import ADAPTER, is_target
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -59,7 +60,7 @@ def check(empty: FluxTransformer2DModel, shape: LoraShape, start_lora: str = "")
     """Refuse what `add_lora` and `load_existing` would refuse once the base model is loaded.
 
     Args:
-        empty: from `flux_weights.empty_transformer`, on the meta device; of no further use.
+        empty: from `loading.empty_transformer`, on the meta device; of no further use.
         shape: what the LoRA is to be like.
         start_lora: file of the LoRA to start from; "" for none.
 
@@ -165,7 +166,7 @@ def _insert(transformer: FluxTransformer2DModel, shape: LoraShape) -> None:
 
     double, single = (len(getattr(transformer, blocks, ())) for blocks in BLOCKS.values())
     ranks = shape.ranks(double, single)
-    modules = [name for name in target_modules(transformer, shape.targets) if ranks[_block_of(name)]]
+    modules = [name for name in target_modules(transformer, shape.targets) if ranks[block_of(name)]]
     if not modules:
         raise SettingsError(
             f"block_ranks '{shape.block_ranks}' gives rank 0 to every layer of the LoRA targets '{shape.targets}'. "
@@ -247,10 +248,6 @@ def _layers(transformer: FluxTransformer2DModel) -> dict[str, Any]:
 def _parameters(layer: Any) -> list[torch.nn.Parameter]:
     matrices = (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector)
     return [matrix[ADAPTER].weight for matrix in matrices if ADAPTER in matrix]
-
-
-def _block_of(name: str) -> str:
-    return ".".join(name.split(".")[:2])
 
 
 def _exported(weight: torch.Tensor) -> torch.Tensor:

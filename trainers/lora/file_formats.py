@@ -19,7 +19,7 @@ import torch
 
 from ...errors import SettingsError, TrainingError
 from ...files import parsed_json
-from ..flux.weights import FluxArchitecture, layout
+from ..flux.layout import FluxArchitecture, layout
 from .targets import is_target
 
 if TYPE_CHECKING:

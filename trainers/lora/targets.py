@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ...errors import SettingsError
+from ..flux.layout import BLOCKS
 
 ADAPTER = "default"  # PEFT's name for the adapter being trained
 
@@ -54,8 +55,6 @@ TARGETS: dict[str, tuple[str, ...]] = {
 }
 
 MAX_RANK = 1024
-# Kind in `block_ranks` -> what stands before the number of such a block in diffusers' names.
-BLOCKS = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 _RULE = re.compile(r"(?P<kind>double|single|rest)(?P<blocks>[\s\d,-]*):\s*(?P<rank>\d+)", re.IGNORECASE)
 _SPAN = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")

@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from ...errors import SettingsError
 from ...hardware.memory import AllocatedTensors
 from .. import objective
-from ..flux import quantisation
-from ..flux import weights as flux_weights
+from ..flux import layout, loading, quantisation
 from ..flux.blocks import blocks, recomputed
 from ..flux.forward import predict_velocity
+from ..flux.latents import PATCH, PIXELS_PER_TOKEN, latent_shape
 from ..flux.sharding import GATHERED
 from ..flux.streaming import RING, block_names, streamed_indices
 from ..lora import adapter
@@ -35,7 +35,7 @@ from ..presets import PRESETS
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-    from ..flux.weights import FluxArchitecture
+    from ..flux.layout import FluxArchitecture
     from ..lora.targets import LoraShape
     from ..settings import Settings
 
@@ -323,7 +323,8 @@ def _within(shape: BatchShape, side: int | None) -> BatchShape:
     scale = side / (shape.width * shape.height) ** 0.5 if side else 1.0
     if scale >= 1:
         return shape
-    width, height = (max(16, round(length * scale / 16) * 16) for length in (shape.width, shape.height))
+    step = PIXELS_PER_TOKEN
+    width, height = (max(step, round(length * scale / step) * step) for length in (shape.width, shape.height))
     return dataclasses.replace(shape, width=width, height=height)
 
 
@@ -466,7 +467,7 @@ def _weight_bytes(budget: Budget, precision: str, streamed: Sequence[int]) -> tu
 @lru_cache(maxsize=16)
 def _block_bytes(architecture: FluxArchitecture, precision: str) -> tuple[int, tuple[int, ...]]:
     """Bytes of the frozen base, and of each of its blocks."""
-    sizes = flux_weights.weight_sizes(architecture, precision)
+    sizes = loading.weight_sizes(architecture, precision)
     names = block_names(architecture, range(_total_blocks(architecture)))
     every = tuple(sum(size for name, size in sizes.items() if name.startswith(block)) for block in names)
     return sum(sizes.values()), every
@@ -491,7 +492,7 @@ def _likes(architecture: FluxArchitecture, lora: LoraShape) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def _skeleton(architecture: FluxArchitecture) -> FluxTransformer2DModel:
-    return flux_weights.empty_transformer(architecture)
+    return loading.empty_transformer(architecture)
 
 
 # Rehearsing, on the meta device.
@@ -504,7 +505,7 @@ def _stage(scene: _Scene) -> FluxTransformer2DModel:
     Of blocks that are alike only the first is there; the others have no weights and do nothing.
     """
     likes = _likes(scene.architecture, scene.lora)
-    transformer = flux_weights.empty_transformer(scene.architecture).requires_grad_(False)
+    transformer = loading.empty_transformer(scene.architecture).requires_grad_(False)
     for index, name in enumerate(block_names(scene.architecture, range(len(likes)))):
         if likes[index] != index:
             transformer.set_submodule(name.rstrip("."), torch.nn.Identity())
@@ -550,12 +551,12 @@ def _rehearse_block(scene: _Scene, index: int, shape: BatchShape, recompute: boo
     """Forward and backward pass of one block; `reached`: gradients go on from it to the blocks before."""
     transformer = _stage(scene)
     block = blocks(transformer)[index]
-    tokens, width = shape.width * shape.height // 256, scene.architecture.hidden_size
+    tokens, width = shape.width * shape.height // PIXELS_PER_TOKEN**2, scene.architecture.hidden_size
     meta = {"device": "meta", "dtype": quantisation.compute_dtype(scene.precision)}
     image = torch.empty(shape.batch, tokens, width, requires_grad=reached, **meta)
     text = torch.empty(shape.batch, shape.text_tokens, width, requires_grad=reached, **meta)
     conditioning = torch.empty(shape.batch, width, **meta)
-    rotary = torch.empty(2, shape.text_tokens + tokens, flux_weights.HEAD_WIDTH, device="meta").unbind()
+    rotary = torch.empty(2, shape.text_tokens + tokens, layout.HEAD_WIDTH, device="meta").unbind()
     inputs = (image, text, conditioning, rotary)
 
     def run(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -618,7 +619,8 @@ def _rehearse_frame(scene: _Scene, shape: BatchShape) -> _Frame:
     allocated = AllocatedTensors()
     middle = _Blocks(allocated)
     with _without_blocks(transformer, middle), torch.device("meta"), allocated:
-        latents = torch.empty(shape.batch, architecture.in_channels // 4, shape.height // 8, shape.width // 8)
+        _, height, width = latent_shape(shape.width, shape.height)
+        latents = torch.empty(shape.batch, architecture.in_channels // PATCH**2, height, width)
         noise, sigma = torch.empty_like(latents), torch.empty(shape.batch)
         t5 = torch.empty(shape.batch, shape.text_tokens, architecture.context_width)
         pooled = torch.empty(shape.batch, architecture.pooled_width)

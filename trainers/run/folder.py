@@ -32,7 +32,7 @@ from ...files import (
 )
 from ...paths import MAX_NAME_LENGTH, checked_name, child_of
 from ..features.index import DATASET_CONFIG
-from ..flux import weights as flux_weights
+from ..flux.fingerprint import fingerprint as flux_fingerprint
 from ..lora import file_formats as lora_files
 from ..settings import FIXED, Settings
 from . import checkpoints
@@ -172,7 +172,7 @@ class Job:
                 f"features_folder is {self.features_folder}, but this run is of the features {self.features_key}. Set "
                 "features_folder in its settings.toml to the folder of that name."
             )
-        if flux_weights.fingerprint(self.weights) != self.fingerprint:
+        if flux_fingerprint(self.weights) != self.fingerprint:
             raise TrainingError(
                 f"{self.weights} holds other weights than those that this run is of (fingerprint {self.fingerprint}). "
                 "Set weights in its settings.toml to a copy of the same file."

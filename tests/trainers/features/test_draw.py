@@ -10,7 +10,7 @@ from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.features.encoding import Encoder
 from impasto.trainers.features.feature_set import epoch_batches
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.recipe import FluxLoraRecipe
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
@@ -199,7 +199,7 @@ def test_the_recipe_weighs_masks_and_regularisation_pictures(tmp_path, tiny_weig
     write_config(folder / "dataset.toml", "batch_size = 8", f"alpha_mask = true\nflip_aug = true\n{regular}")
     found = features.encode(folder / "dataset.toml", Encoder("vae", encode_image), Encoder("clip", encode_text))
     settings = Settings(steps=2, rank=4, alpha=4.0, caption_dropout=0.0, prior_loss_weight=0.25)
-    job = runs.Job("tiny", settings, found.folder, found.key, str(tiny_weights), flux_weights.fingerprint(tiny_weights))
+    job = runs.Job("tiny", settings, found.folder, found.key, str(tiny_weights), flux_fingerprint(tiny_weights))
     recipe = FluxLoraRecipe(runs.create_run(tmp_path / "runs", job), True, lambda: False)
     recipe.setup()
     (samples,) = recipe.epoch(0)

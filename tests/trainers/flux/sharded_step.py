@@ -17,8 +17,7 @@ RANK = 2
 
 
 def main(weights: str) -> None:
-    from impasto.trainers.flux import sharding
-    from impasto.trainers.flux import weights as flux_weights
+    from impasto.trainers.flux import loading, sharding
     from impasto.trainers.lora import adapter
     from impasto.trainers.recipe import VelocityModel
     from impasto.trainers.settings import Settings
@@ -26,7 +25,7 @@ def main(weights: str) -> None:
     torch.distributed.init_process_group("gloo")
     settings = Settings(rank=RANK)
     mesh = sharding.make_mesh(torch.device("cpu"), torch.distributed.get_world_size())
-    transformer = flux_weights.load_transformer(weights, "fp32", shard=partial(sharding.shard, mesh=mesh))
+    transformer = loading.load_transformer(weights, "fp32", shard=partial(sharding.shard, mesh=mesh))
     adapter.add_lora(transformer, settings.lora, seed=0)
     model = VelocityModel(transformer.train(), settings, None)
     sharding.as_root(model, mesh)

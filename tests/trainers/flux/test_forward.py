@@ -2,7 +2,7 @@ import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import FeatureError, TrainingError
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import loading
 from impasto.trainers.flux.blocks import blocks
 from impasto.trainers.flux.forward import (
     compile_blocks,
@@ -45,7 +45,7 @@ def inputs(batch: int = 2, height: int = 8, width: int = 12):
 
 def trained_step(path, checkpointing: bool, precision="fp32", interval: int = 1, prepare=lambda transformer: None):
     """Loss and adapter after one forward and backward pass from a fresh adapter."""
-    transformer = flux_weights.load_transformer(path, precision)
+    transformer = loading.load_transformer(path, precision)
     parameters = adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear"), seed=0)
     how = {"checkpointing": checkpointing, "interval": interval, "streamed": prepare(transformer)}
     loss = predict_velocity(transformer, *inputs(), **how).square().mean()
@@ -71,7 +71,7 @@ def test_positions_are_exact_rows_and_columns():
 
 
 def test_a_batch_predicts_what_its_pictures_predict_alone(path):
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     latents, sigma, t5, pooled = inputs()
     with torch.no_grad():
         together = predict_velocity(transformer, latents, sigma, t5, pooled)
@@ -80,7 +80,7 @@ def test_a_batch_predicts_what_its_pictures_predict_alone(path):
 
 
 def test_sigma_keeps_its_precision_under_a_bfloat16_base(path):
-    transformer = flux_weights.load_transformer(path, "bf16")
+    transformer = loading.load_transformer(path, "bf16")
     close = torch.tensor([0.7499, 0.7501])
     assert close[0].bfloat16() == close[1].bfloat16(), "these two are one number in bfloat16"
     first, second = embed_sigma(transformer, close, torch.bfloat16)
@@ -93,7 +93,7 @@ def test_sigma_keeps_its_precision_under_a_bfloat16_base(path):
 
 
 def test_a_bfloat16_base_predicts_about_the_same_and_answers_in_the_latents_dtype(path):
-    exact, rounded = (flux_weights.load_transformer(path, precision) for precision in ("fp32", "bf16"))
+    exact, rounded = (loading.load_transformer(path, precision) for precision in ("fp32", "bf16"))
     with torch.no_grad():
         expected, velocity = (predict_velocity(transformer, *inputs()) for transformer in (exact, rounded))
     assert velocity.dtype == torch.float32
@@ -111,7 +111,7 @@ def test_checkpointing_changes_neither_loss_nor_gradients(path, precision, inter
 
 @pytest.mark.parametrize(("interval", "expected"), [(1, [2, 2, 2, 2]), (2, [2, 1, 2, 1]), (3, [2, 1, 1, 2])])
 def test_an_interval_recomputes_every_so_many_th_block(path, interval, expected):
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear"), seed=0)
     runs = [0] * 4
     for index, block in enumerate(blocks(transformer)):
@@ -135,7 +135,7 @@ def test_every_b_of_the_adapter_learns_from_the_first_step(path, checkpointing, 
 
 def test_checkpointing_keeps_less_for_the_backward_pass(path):
     def kept(checkpointing: bool, interval: int = 1) -> int:
-        transformer = flux_weights.load_transformer(path, "fp32")
+        transformer = loading.load_transformer(path, "fp32")
         adapter.add_lora(transformer, LoraShape(4, 4.0, "attention"), seed=0)
         sizes = []
 
@@ -152,13 +152,13 @@ def test_checkpointing_keeps_less_for_the_backward_pass(path):
 
 
 def test_odd_latents_are_refused(path):
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     with pytest.raises(FeatureError, match="multiples of 16 pixels"):
         predict_velocity(transformer, *inputs(width=13))
 
 
 def test_latents_of_another_autoencoder_are_refused(path):
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     latents, *others = inputs()
     with pytest.raises(FeatureError, match="4 channels, this model takes 16"):
         predict_velocity(transformer, latents[:, :4], *others)
@@ -202,7 +202,7 @@ def test_compiled_blocks_learn_the_same(shallow, compiler, precision, backend, s
 
 
 def test_neither_steps_nor_sigmas_nor_ever_new_sizes_compile_again(shallow, compiler):
-    transformer = flux_weights.load_transformer(shallow, "fp32")
+    transformer = loading.load_transformer(shallow, "fp32")
     adapter.add_lora(transformer, LoraShape(4, 4.0, "image attention"), seed=0)
     compile_blocks(transformer, torch.device("cpu"), compiler)
 
@@ -221,7 +221,7 @@ def test_neither_steps_nor_sigmas_nor_ever_new_sizes_compile_again(shallow, comp
 
 
 def test_compiling_leaves_the_names_of_weights_as_they_are(path, compiler):
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     names = list(transformer.state_dict())
     compile_blocks(transformer, torch.device("cpu"), compiler)
     assert list(transformer.state_dict()) == names
@@ -231,6 +231,6 @@ def test_a_machine_that_cannot_compile_says_so_before_training(path):
     def broken(graph, examples):
         raise RuntimeError("no C++ compiler was found")
 
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     with pytest.raises(TrainingError, match="(?s)no C\\+\\+ compiler.*Switch compile off"):
         compile_blocks(transformer, torch.device("cpu"), broken)

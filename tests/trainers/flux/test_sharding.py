@@ -8,8 +8,7 @@ import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import TrainingError
-from impasto.trainers.flux import sharding
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, loading, sharding
 from impasto.trainers.memory.estimate import Budget, choose, plan, preflight, remedy
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
@@ -46,9 +45,9 @@ def test_each_process_holds_its_part_of_the_blocks_and_a_step_takes_no_more_than
     size = {"hidden_size": 256, "double_blocks": 2, "single_blocks": 12, "context_width": 128, "pooled_width": 64}
     save_file(transformer_weights(**size), path)
     measured = json.loads(by_two_processes("--module", "tests.trainers.sharded_step", path))
-    flux, settings = flux_weights.inspect(path), Settings(precision="fp32", rank=RANK)
+    flux, settings = detection.inspect(path), Settings(precision="fp32", rank=RANK)
     whole, sharded = (plan(settings, Budget(flux, (SMALL,), "cpu", 0, shards)) for shards in (1, 2))
-    sizes = flux_weights.weight_sizes(flux, "fp32")
+    sizes = loading.weight_sizes(flux, "fp32")
     blocks = sum(size for name, size in sizes.items() if "blocks." in name)
     assert measured["held"] == pytest.approx(whole.weights - blocks / 2 + whole.lora, rel=0.02)
     used = measured["held"] + measured["step"] + sharded.optimizer

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, loading
 from impasto.trainers.flux.blocks import blocks
 from impasto.trainers.flux.forward import predict_velocity
 from impasto.trainers.flux.streaming import StreamedBlocks, block_names, frozen_tensors, streamed_indices
@@ -29,7 +29,7 @@ def inputs():
 
 
 def adapted(path, precision="fp32", dropout=0.0):
-    transformer = flux_weights.load_transformer(path, precision)
+    transformer = loading.load_transformer(path, precision)
     return transformer, adapter.add_lora(transformer, LoraShape(4, 4.0, "all linear", dropout=dropout), seed=0)
 
 
@@ -193,8 +193,8 @@ def test_a_transposed_weight_keeps_its_layout(path):
 
 
 def test_the_names_of_streamed_blocks_are_those_of_their_parameters(path):
-    transformer = flux_weights.load_transformer(path, "fp32")
-    names = block_names(flux_weights.inspect(path), (1, 2, 3, 6))
+    transformer = loading.load_transformer(path, "fp32")
+    names = block_names(detection.inspect(path), (1, 2, 3, 6))
     chosen = {name for name, _ in transformer.named_parameters() if name.startswith(names)}
     sizes = [sum(1 for _ in blocks(transformer)[index].parameters()) for index in (1, 2, 3, 6)]
     assert len(names) == 4 and len(chosen) == sum(sizes)

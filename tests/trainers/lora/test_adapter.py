@@ -2,7 +2,7 @@ import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import SettingsError, TrainingError
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import layout, loading
 from impasto.trainers.flux.forward import predict_velocity
 from impasto.trainers.flux.quantisation import QuantisedLinear, quantise
 from impasto.trainers.lora import adapter
@@ -23,7 +23,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def base(path):
     def load(precision="fp32"):
-        return flux_weights.load_transformer(path, precision)
+        return loading.load_transformer(path, precision)
 
     return load
 
@@ -125,7 +125,7 @@ def test_targets_that_match_nothing_are_refused():
 @pytest.fixture(scope="module")
 def flux_dev():
     """FLUX.1-dev with no weights."""
-    return flux_weights.empty_transformer(flux_weights.FluxArchitecture(3072, 24, 19, 38, 4096, 768, 64, True, "", 0))
+    return loading.empty_transformer(layout.FluxArchitecture(3072, 24, 19, 38, 4096, 768, 64, True, "", 0))
 
 
 def test_image_attention_is_the_mucha_reference(flux_dev):
@@ -253,9 +253,7 @@ def test_a_block_of_flux_dev_keeps_far_less_than_with_plain_peft(monkeypatch, do
     rotary = tuple(torch.empty(1536, 128, device="meta") for _ in range(2))
     sizes = []
     for ours in (True, False):
-        model = flux_weights.empty_transformer(
-            flux_weights.FluxArchitecture(3072, 24, 1, 1, 4096, 768, 64, True, "", 0)
-        )
+        model = loading.empty_transformer(layout.FluxArchitecture(3072, 24, 1, 1, 4096, 768, 64, True, "", 0))
         torch.nn.Module.to(model.requires_grad_(False), torch.bfloat16)
         if ours:
             adapter.add_lora(model, LoraShape(16, 16.0, "all linear", dora=dora), seed=0)

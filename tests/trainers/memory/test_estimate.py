@@ -7,7 +7,7 @@ import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import SettingsError
 from impasto.trainers import objective
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, layout, loading
 from impasto.trainers.flux.streaming import StreamedBlocks, streamed_indices
 from impasto.trainers.lora import adapter
 from impasto.trainers.memory.estimate import BatchShape, Budget, choose, fits, plan, preflight, remedy, simulate
@@ -18,7 +18,7 @@ from impasto.trainers.recipe import VelocityModel
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
 
-FLUX_DEV = flux_weights.FluxArchitecture(
+FLUX_DEV = layout.FluxArchitecture(
     hidden_size=3072,
     heads=24,
     double_blocks=19,
@@ -67,7 +67,7 @@ def random_loss(model, shape) -> torch.Tensor:
 
 def measured(path, settings, shape) -> tuple[int, int]:
     """Bytes of a real training step: in all, and of what forward and backward pass make."""
-    transformer = flux_weights.load_transformer(path, settings.precision)
+    transformer = loading.load_transformer(path, settings.precision)
     parameters = adapter.add_lora(transformer, settings.lora, seed=0)
     transformer.train()
     indices = streamed_indices(6, settings.streamed_blocks)
@@ -113,7 +113,7 @@ def measured(path, settings, shape) -> tuple[int, int]:
 )
 def test_a_planned_step_takes_what_was_planned(path, changes, shape):
     settings = Settings(**changes)
-    planned = plan(settings, Budget(flux_weights.inspect(path), (shape,), "cpu", 0))
+    planned = plan(settings, Budget(detection.inspect(path), (shape,), "cpu", 0))
     total, passes = measured(path, settings, shape)
     assert planned.peak + planned.host == pytest.approx(total, rel=0.1)
     assert planned.activations + planned.gradients == pytest.approx(passes, rel=0.1)

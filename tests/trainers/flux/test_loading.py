@@ -9,8 +9,8 @@ import pytest
 import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import ModelError, SettingsError
-from impasto.trainers.flux import quantisation
-from impasto.trainers.flux import weights as flux_weights
+from impasto.trainers.flux import detection, layout, loading, quantisation
+from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.flux.forward import predict_velocity
 from impasto.trainers.lora import adapter
 from impasto.trainers.lora.targets import LoraShape
@@ -40,7 +40,7 @@ def without(tensors, *keys):
 def mapped_back(state, architecture):
     """Diffusers' state dict in the BFL layout: each part where `layout` says that it came from."""
     joined = {}
-    for source in flux_weights.layout(architecture):
+    for source in layout.layout(architecture):
         joined[source.key] = torch.full(source.shape, float("nan"))
         for name, ranges in source.parameters.items():
             parts = state[name].split([stop - start for start, stop in ranges])
@@ -49,12 +49,12 @@ def mapped_back(state, architecture):
     return joined
 
 
-@pytest.mark.parametrize("prefix", flux_weights.PREFIXES)
+@pytest.mark.parametrize("prefix", detection.PREFIXES)
 @pytest.mark.parametrize("guidance", [True, False])
 def test_the_architecture_is_read_from_the_header(weights, save, prefix, guidance):
     kept = {key: tensor for key, tensor in weights.items() if guidance or "guidance_in" not in key}
     path = save({prefix + key: tensor for key, tensor in kept.items()})
-    assert flux_weights.inspect(path) == flux_weights.FluxArchitecture(
+    assert detection.inspect(path) == layout.FluxArchitecture(
         hidden_size=128,
         heads=1,
         double_blocks=1,
@@ -71,15 +71,15 @@ def test_the_architecture_is_read_from_the_header(weights, save, prefix, guidanc
 def test_a_whole_checkpoint_is_read_without_its_autoencoder_and_text_encoders(weights, save):
     checkpoint = {f"model.diffusion_model.{key}": tensor for key, tensor in weights.items()}
     path = save(checkpoint | {"vae.decoder.conv_in.weight": torch.zeros(3), "text_encoders.t5.scale": torch.zeros(3)})
-    assert flux_weights.inspect(path).parameters == sum(tensor.numel() for tensor in weights.values())
-    assert len(list(flux_weights.load_transformer(path, "fp32").parameters())) > 0
+    assert detection.inspect(path).parameters == sum(tensor.numel() for tensor in weights.values())
+    assert len(list(loading.load_transformer(path, "fp32").parameters())) > 0
 
 
 def test_every_weight_arrives_and_can_be_mapped_back(weights, save):
     path = save(weights)
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     assert not any(parameter.is_meta for parameter in transformer.parameters())
-    back = mapped_back(transformer.state_dict(), flux_weights.inspect(path))
+    back = mapped_back(transformer.state_dict(), detection.inspect(path))
     assert back.keys() == weights.keys()
     assert all(torch.equal(back[key], weights[key]) for key in weights)
 
@@ -87,7 +87,7 @@ def test_every_weight_arrives_and_can_be_mapped_back(weights, save):
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_other_precisions_are_cast(weights, save, stored):
     cast = {key: tensor.to(stored) for key, tensor in weights.items()}
-    transformer = flux_weights.load_transformer(save(cast), "fp32")
+    transformer = loading.load_transformer(save(cast), "fp32")
     expected = cast["img_in.weight"].float()
     assert torch.equal(transformer.x_embedder.weight, expected)
     assert {parameter.dtype for parameter in transformer.parameters()} == {torch.float32}
@@ -95,7 +95,7 @@ def test_other_precisions_are_cast(weights, save, stored):
 
 def test_the_loaded_base_is_frozen_and_owns_its_memory(weights, save):
     path = save(weights)
-    transformer = flux_weights.load_transformer(path, "fp32")
+    transformer = loading.load_transformer(path, "fp32")
     path.write_bytes(bytes(path.stat().st_size))
     assert torch.equal(transformer.context_embedder.weight, weights["txt_in.weight"])
     assert not transformer.training
@@ -106,13 +106,13 @@ def test_norms_named_as_comfyui_saves_them_are_known(weights, save):
     published = {key.replace("_norm.weight", "_norm.scale"): tensor for key, tensor in weights.items()}
     saved = {key.replace("_norm.scale", "_norm.weight"): tensor for key, tensor in weights.items()}
     assert published.keys() != saved.keys()
-    first, second = (flux_weights.load_transformer(save(names), "fp32") for names in (published, saved))
+    first, second = (loading.load_transformer(save(names), "fp32") for names in (published, saved))
     assert all(torch.equal(one, two) for one, two in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def refusal(path) -> str:
     with pytest.raises(ModelError) as refused:
-        flux_weights.load_transformer(path)
+        loading.load_transformer(path)
     assert str(path) in str(refused.value)
     assert "Choose" in str(refused.value) or "Download" in str(refused.value) or "save it" in str(refused.value)
     return str(refused.value)
@@ -187,12 +187,12 @@ def test_a_scale_that_comfyui_could_not_use_is_refused(weights, save, scale):
 def test_how_a_checkpoints_text_encoder_is_packed_does_not_matter(weights, save):
     checkpoint = {f"model.diffusion_model.{key}": tensor for key, tensor in weights.items()}
     path = save(checkpoint | {"text_encoders.t5.comfy_quant": described({"format": "nvfp4"})})
-    assert flux_weights.inspect(path).double_blocks == 1
+    assert detection.inspect(path).double_blocks == 1
 
 
 def test_a_marker_without_scales_marks_nothing(weights, save):
     path = save(weights | {"scaled_fp8": torch.zeros(0)})
-    assert torch.equal(flux_weights.load_transformer(path, "fp32").context_embedder.weight, weights["txt_in.weight"])
+    assert torch.equal(loading.load_transformer(path, "fp32").context_embedder.weight, weights["txt_in.weight"])
 
 
 def test_integer_weights_are_refused(weights, save):
@@ -235,26 +235,26 @@ def test_a_copy_has_the_same_fingerprint_whatever_its_name_and_metadata(weights,
     copy = tmp_path / "copy.safetensors"
     shutil.copy(path, copy)
     annotated = save(load_file(path), "annotated.safetensors", {"modelspec.title": "another"})
-    first = flux_weights.fingerprint(path)
+    first = flux_fingerprint(path)
     assert len(first) == 16
-    assert flux_weights.fingerprint(copy) == flux_weights.fingerprint(annotated) == first
+    assert flux_fingerprint(copy) == flux_fingerprint(annotated) == first
 
 
 def test_a_changed_model_has_another_fingerprint(weights, save):
-    first = flux_weights.fingerprint(save(weights))
+    first = flux_fingerprint(save(weights))
     one_bias = weights | {"final_layer.linear.bias": weights["final_layer.linear.bias"] + 1e-3}
     merged = {key: tensor * 1.001 if "linear1" in key else tensor for key, tensor in weights.items()}
     renamed = {key.replace("guidance_in", "guidance_out"): tensor for key, tensor in weights.items()}
-    assert len({first, *(flux_weights.fingerprint(save(other)) for other in (one_bias, merged, renamed))}) == 4
+    assert len({first, *(flux_fingerprint(save(other)) for other in (one_bias, merged, renamed))}) == 4
 
 
 def test_the_fingerprint_reads_the_ends_of_a_large_tensor(save):
     large = torch.zeros(1_000_000)
-    first = flux_weights.fingerprint(save({"large": large}))
+    first = flux_fingerprint(save({"large": large}))
     for place in (0, -1):
         changed = large.clone()
         changed[place] = 1
-        assert flux_weights.fingerprint(save({"large": changed})) != first
+        assert flux_fingerprint(save({"large": changed})) != first
 
 
 def test_no_tensor_data_is_needed_to_inspect(weights, save, tmp_path):
@@ -264,7 +264,7 @@ def test_no_tensor_data_is_needed_to_inspect(weights, save, tmp_path):
     hollow.write_bytes(path.read_bytes()[: 8 + length])
     with open(hollow, "r+b") as file:
         file.truncate(path.stat().st_size)
-    assert flux_weights.inspect(hollow) == flux_weights.inspect(path)
+    assert detection.inspect(hollow) == detection.inspect(path)
 
 
 # ---- Quantised bases ----------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def inputs() -> tuple[torch.Tensor, ...]:
 
 def trained(path, precision: str, steps: int = 1) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     """The base's velocity, the LoRA's first gradient, and the loss at each step towards a velocity of its own."""
-    transformer = flux_weights.load_transformer(path, precision)
+    transformer = loading.load_transformer(path, precision)
     with torch.no_grad():
         velocity = predict_velocity(transformer, *inputs())
     transformer.train()
@@ -325,7 +325,7 @@ def test_a_cheaper_base_says_nearly_the_same_and_teaches_the_lora_nearly_the_sam
 
 @pytest.mark.parametrize("precision", quantisation.QUANTISED)
 def test_what_the_blocks_multiply_by_is_quantised_and_nothing_else(ordinary, precision):
-    transformer = flux_weights.load_transformer(ordinary, precision)
+    transformer = loading.load_transformer(ordinary, precision)
     linears = {name: module for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     quantised = {name for name, module in linears.items() if isinstance(module, quantisation.QuantisedLinear)}
     assert quantised == {name for name in linears if name.split(".")[0].endswith("transformer_blocks")}
@@ -337,8 +337,8 @@ def test_what_the_blocks_multiply_by_is_quantised_and_nothing_else(ordinary, pre
 
 @pytest.mark.parametrize("precision", quantisation.PRECISIONS)
 def test_the_sizes_announced_are_those_of_the_loaded_weights(ordinary, precision):
-    sizes = flux_weights.weight_sizes(flux_weights.inspect(ordinary), precision)
-    transformer = flux_weights.load_transformer(ordinary, precision)
+    sizes = loading.weight_sizes(detection.inspect(ordinary), precision)
+    transformer = loading.load_transformer(ordinary, precision)
     assert sum(sizes.values()) == sum(tensor.nbytes for tensor in transformer.parameters())
     block = "transformer_blocks.1."
     announced = sum(size for name, size in sizes.items() if name.startswith(block))
@@ -347,36 +347,36 @@ def test_the_sizes_announced_are_those_of_the_loaded_weights(ordinary, precision
 
 @pytest.mark.parametrize(("precision", "gigabytes"), [("bf16", 23.8), ("fp8", 12.0), ("int8", 12.0), ("nf4", 6.2)])
 def test_flux_dev_takes_what_is_known_of_it(precision, gigabytes):
-    dev = flux_weights.FluxArchitecture(3072, 24, 19, 38, 4096, 768, 64, True, "", 11_901_408_320)
-    assert sum(flux_weights.weight_sizes(dev, precision).values()) / 1e9 == pytest.approx(gigabytes, abs=0.05)
+    dev = layout.FluxArchitecture(3072, 24, 19, 38, 4096, 768, 64, True, "", 11_901_408_320)
+    assert sum(loading.weight_sizes(dev, precision).values()) / 1e9 == pytest.approx(gigabytes, abs=0.05)
 
 
 @pytest.mark.parametrize("precision", quantisation.QUANTISED)
 def test_the_same_file_is_quantised_to_the_same_bytes(ordinary, precision):
-    first, second = (flux_weights.load_transformer(ordinary, precision) for _ in range(2))
+    first, second = (loading.load_transformer(ordinary, precision) for _ in range(2))
     assert all(torch.equal(one, two) for one, two in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_an_fp8_file_stays_as_it_is_in_fp8(weights, save):
     cast = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in weights.items()}
-    layer = flux_weights.load_transformer(save(cast), "fp8").single_transformer_blocks[0].proj_out
+    layer = loading.load_transformer(save(cast), "fp8").single_transformer_blocks[0].proj_out
     assert torch.equal(layer.values.view(torch.float8_e4m3fn), cast["single_blocks.0.linear2.weight"])
     assert (layer.scale == 1).all()
 
 
 def test_the_log_names_the_precision_in_use(ordinary, caplog):
     with caplog.at_level(logging.INFO):
-        flux_weights.load_transformer(ordinary, "int8")
+        loading.load_transformer(ordinary, "int8")
     assert "46 of 126 tensors in int8, the others in torch.bfloat16" in caplog.text
 
 
 def test_float16_is_read_but_never_computed_in(weights, save):
     path = save({key: tensor.half() for key, tensor in weights.items()})
     for precision in quantisation.PRECISIONS:
-        dtypes = {parameter.dtype for parameter in flux_weights.load_transformer(path, precision).parameters()}
+        dtypes = {parameter.dtype for parameter in loading.load_transformer(path, precision).parameters()}
         assert torch.float16 not in dtypes
     with pytest.raises(SettingsError, match="fp16"):
-        flux_weights.load_transformer(path, "fp16")
+        loading.load_transformer(path, "fp16")
 
 
 def test_loading_tells_how_far_it_is_and_can_be_stopped(weights, save):
@@ -388,7 +388,7 @@ def test_loading_tells_how_far_it_is_and_can_be_stopped(weights, save):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        flux_weights.load_transformer(save(weights), "fp8", progress=listen)
+        loading.load_transformer(save(weights), "fp8", progress=listen)
     assert [done for done, _, _ in heard] == list(range(6))
     assert heard[0][1] > 50
     assert "fp8" in heard[0][2]
@@ -405,7 +405,7 @@ def test_the_unquantised_model_is_never_in_memory(tmp_path):
         status = Path("/proc/self/status").read_text()
         anonymous.append(next(int(line.split()[1]) * 1024 for line in status.splitlines() if "RssAnon" in line))
 
-    flux_weights.load_transformer(path, "nf4")  # what the libraries allocate once
-    transformer = flux_weights.load_transformer(path, "nf4", progress=measure)
+    loading.load_transformer(path, "nf4")  # what the libraries allocate once
+    transformer = loading.load_transformer(path, "nf4", progress=measure)
     assert sum(tensor.nbytes for tensor in transformer.parameters()) < path.stat().st_size / 6
     assert max(anonymous) - anonymous[0] < path.stat().st_size / 3
