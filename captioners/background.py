@@ -15,12 +15,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
+from ..clock import POLL, SYSTEM, Clock, Stopped
 from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, silent
 from .captioner import Captioner, Picture
-from .clock import POLL, SYSTEM, Clock
 from .in_flight import beside
-from .runner import Stopped, Tally, ask, waiting_pictures
+from .runner import Tally, ask, waiting_pictures
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ..clock import now_and_then
 from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
 from ..pixels import refuse_enormous
 from ..progress import Progress, silent
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import CountTokens, flags, least_tokens, lint, lint_report
-from .clock import now_and_then
 from .expression import MAX_LENGTH, compiled
 
 MATCH_SECONDS = 0.5  # for one expression on one caption; an honest one takes microseconds

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 from PIL import Image, ImageOps
 
+from ..clock import now_and_then
 from ..errors import ModelError, SettingsError
 from ..files import content_hash
 from ..pixels import refuse_enormous
 from .captioner import Caption, Kind, Picture, Refusal
 from .captions import one_line
-from .clock import now_and_then
 from .florence_checkpoints import Checkpoint, fingerprint
 
 if TYPE_CHECKING:

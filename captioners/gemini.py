@@ -20,11 +20,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from ..clock import SYSTEM, Clock
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash, parsed_json
 from ..progress import duration
 from .captioner import Caption, Kind, Picture, Refusal
-from .clock import SYSTEM, Clock
 from .keys import Project, checked_model, read_projects, refuse_key, service_url, without_keys
 from .pictures import LONGEST_SIDE, is_about_the_picture, jpeg_or_refusal
 from .quota import Budget, Limits, Request, take

@@ -16,17 +16,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from ..clock import Clock
 from ..errors import CaptionError
 from ..files import append_line, has_types, parsed_json, write_whole
-from .clock import Clock
+from ..rate_limit import Limit, wait_for_room
 
 MINUTE = 60.0  # seconds
 MARGIN = 0.75  # seconds longer than a minute: requests do not all travel equally fast, and the service counts arrivals
 ZONE = "America/Los_Angeles"
 SKEW = 5.0  # seconds that a request may lie ahead of the clock before it counts as set back
 COMPACT_ABOVE = 1_000_000  # bytes of a usage file, which is then written anew with what still counts
-
-
 SET_BACK = "The clock of this computer was set back: requests that lie ahead of it count as sent now."
 
 
@@ -154,18 +153,14 @@ class Budget:
             self._heed_clock()
         if not self.left_today():
             return math.inf
-        now = self.clock.time()
-        begin = now - MINUTE - MARGIN
-        recent = [request for request in self.requests if request.time > begin]
-        waits = [self.paused_until - now]
-        if len(recent) >= self.limits.requests_per_minute:
-            waits.append(recent[-self.limits.requests_per_minute].time - begin)
-        over = sum(request.tokens for request in recent) + tokens - self.limits.tokens_per_minute
-        for request in recent:
-            if over <= 0:
-                break
-            over -= request.tokens
-            waits.append(request.time - begin)
+        now, within = self.clock.time(), MINUTE + MARGIN
+        calls = [(request.time, 1) for request in self.requests]
+        asked = [(request.time, request.tokens) for request in self.requests]
+        waits = [
+            self.paused_until - now,
+            wait_for_room(calls, 1, Limit(self.limits.requests_per_minute, within), now),
+            wait_for_room(asked, tokens, Limit(self.limits.tokens_per_minute, within), now),
+        ]
         return max(0.0, *waits)
 
     def spend(self, tokens: int) -> Request | None:

@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, duration, silent
 from .captioner import Caption, Captioner, Kind, Picture, Refusal
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
-from .clock import POLL, SYSTEM, Clock, now_and_then
 from .in_flight import InFlight
 from .ledger import Answer, Question, append_answer, now, read_ledger
 
@@ -84,10 +84,6 @@ class Tally:
     given_up_in_a_row: int = 0
     error: ImpastoError | None = None  # that ended the run
     busy: dict[str, Refusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
-
-
-class Stopped(Exception):
-    """Ends the wait of a call that has not been sent yet, because no more shall be sent."""
 
 
 def pictures_of(dataset: Captionable) -> dict[str, Picture]:

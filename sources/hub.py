@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..clock import Stopped
 from ..errors import DatasetError
 from ..files import parsed_json
-from .parallel import Stopped
 
 if TYPE_CHECKING:
     import requests

@@ -6,15 +6,12 @@ import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-TICK = 0.2  # seconds between two looks at Cancel
+from ..clock import POLL
+
 LAST_WAIT = 1.0  # seconds for threads that are told to stop: looking up a name or connecting, they do not hear it
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class Stopped(Exception):
-    """The work was called off while this thread was waiting or reading."""
 
 
 class Stoppable(Protocol):
@@ -41,7 +38,7 @@ def in_parallel(
     try:
         running.update((pool.submit(work, item), item) for item in items)
         while running:
-            done, _ = concurrent.futures.wait(running, TICK, concurrent.futures.FIRST_COMPLETED)
+            done, _ = concurrent.futures.wait(running, POLL, concurrent.futures.FIRST_COMPLETED)
             tick()
             for future in done:
                 yield running.pop(future), future.result()

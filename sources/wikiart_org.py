@@ -20,18 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..clock import Clock
 from ..dataset.labels import label_key
 from ..dataset.pictures import Outcome, PictureRefused, stored_or_refused
 from ..dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from ..errors import DatasetError, SettingsError
 from ..files import parsed_json, remove_partials, write_whole
 from ..progress import Progress
+from ..rate_limit import Limit
+from ..rate_limit import RateLimiter as RateLimiter
 from .download import NO_HEADERS, Fetcher, Limits, Network, Unavailable
 from .download_log import Fetched
 from .parallel import in_parallel
 from .parquet import Row
 from .quotas import Quota
-from .rate_limit import Clock, Limit, Pace
 
 NAME = "wikiart.org"  # as the source of a request
 HOST = "www.wikiart.org"
@@ -130,8 +132,8 @@ class WikiArtOrg:
     def __init__(self, cache: Path, lists: Sequence[PaintingList], site: Site, keep_metadata: bool = False) -> None:
         self._cache, self._lists, self._keep_metadata = cache, lists, keep_metadata
         self._fetcher = Fetcher(frozenset([HOST, *PICTURE_HOSTS]), LIMITS, site.network)
-        self._list_pace = Pace(LIST_LIMITS, site.clock, cache / "requests.jsonl")
-        self._picture_pace = Pace(PICTURE_LIMITS, site.clock)
+        self._list_limiter = RateLimiter(LIST_LIMITS, site.clock, cache / "requests.jsonl")
+        self._picture_limiter = RateLimiter(PICTURE_LIMITS, site.clock)
         self._paintings: list[Painting] = []
         self.notes: list[str] = []  # for the report: lists that ended early, once `rows` has read them
 
@@ -142,8 +144,8 @@ class WikiArtOrg:
 
     def stop(self) -> None:
         """End every wait and every transfer."""
-        self._list_pace.stop()
-        self._picture_pace.stop()
+        self._list_limiter.stop()
+        self._picture_limiter.stop()
         self._fetcher.stop()
 
     def rows(self, progress: Progress) -> list[Row]:
@@ -184,10 +186,10 @@ class WikiArtOrg:
         missing = sum(fetched.get(self._key(row)) is None for row in rows)
         if not missing:
             return "Nothing needs to be fetched: all of it is here."
-        seconds = missing / PICTURE_LIMITS[0].calls
+        seconds = missing / PICTURE_LIMITS[0].most
         return (
             f"To fetch: {missing:,} pictures in as many requests, at least {seconds / 60:.1f} min at the site's limit "
-            f"of {PICTURE_LIMITS[0].calls} a second. It does not tell how many megabytes they are."
+            f"of {PICTURE_LIMITS[0].most} a second. It does not tell how many megabytes they are."
         )
 
     def store(
@@ -209,7 +211,7 @@ class WikiArtOrg:
 
         def fetch(row: Row) -> Outcome:
             try:
-                data = self._ask(self._paintings[row.shard].image, self._picture_pace)
+                data = self._ask(self._paintings[row.shard].image, self._picture_limiter)
             except PictureRefused as refused:
                 return refused
             outcome = stored_or_refused(folder, data, self._keep_metadata)
@@ -217,7 +219,7 @@ class WikiArtOrg:
             return outcome
 
         def look() -> None:
-            tick(_countdown(self._picture_pace) or f"Fetching from {NAME}")
+            tick(_countdown(self._picture_limiter) or f"Fetching from {NAME}")
 
         for row, outcome in in_parallel(self, fetch, waiting, look, PICTURES_AT_ONCE):
             failures = failures + 1 if isinstance(outcome, Unavailable) else 0
@@ -235,9 +237,9 @@ class WikiArtOrg:
 
         def look() -> None:
             at = f"page {done + 1} of {len(pages)} of {NAME}'s lists"
-            beyond = len(pages) - done - self._list_pace.calls_left(PER_HOUR)
-            hours = f"; {PER_HOUR.calls} an hour are allowed, so up to {-(-beyond // PER_HOUR.calls)} h more"
-            text = _countdown(self._list_pace) or f"Reading {at}"
+            beyond = len(pages) - done - self._list_limiter.calls_left(PER_HOUR)
+            hours = f"; {PER_HOUR.most} an hour are allowed, so up to {-(-beyond // PER_HOUR.most)} h more"
+            text = _countdown(self._list_limiter) or f"Reading {at}"
             progress(done, len(pages), f"{text}{hours if beyond > 0 else ''}")
 
         for _ in in_parallel(self, self._read_page, missing, look, 1):
@@ -252,7 +254,7 @@ class WikiArtOrg:
         # as the site's own pages ask, so that it answers with JSON
         headers = {"Accept": "application/json", "X-Requested-With": "XMLHttpRequest", "Referer": url.partition("?")[0]}
         try:
-            answer = _parsed(self._ask(url, self._list_pace, headers))
+            answer = _parsed(self._ask(url, self._list_limiter, headers))
         except PictureRefused as refused:
             raise DatasetError(
                 f"{NAME} does not give page {number} of its list of the {of.kind} '{of.label}' ({refused}). Where it "
@@ -261,16 +263,16 @@ class WikiArtOrg:
         if answer.paintings:
             write_whole(self._path(of, number), json.dumps(answer))
 
-    def _ask(self, url: str, pace: Pace, headers: Any = NO_HEADERS) -> bytes:
+    def _ask(self, url: str, limiter: RateLimiter, headers: Any = NO_HEADERS) -> bytes:
         """What is behind a URL, asked for again where the site is busy or fails."""
         attempt = 1
         while True:
             try:
-                return self._fetcher.fetch(url, headers, pace.call)
+                return self._fetcher.fetch(url, headers, limiter.call)
             except Unavailable as failure:
                 if attempt == ATTEMPTS:
                     raise
-                pace.pause(min(failure.wait or attempt * UNNAMED_WAIT, LONGEST_WAIT))
+                limiter.pause(min(failure.wait or attempt * UNNAMED_WAIT, LONGEST_WAIT))
                 attempt += 1
 
     def _page(self, of: PaintingList, number: int) -> Page | None:
@@ -333,9 +335,9 @@ def _painting(entry: dict[str, Any]) -> Painting:
     return Painting(text("id"), text("title"), text("year"), text("artistName"), image, text("paintingUrl"))
 
 
-def _countdown(pace: Pace) -> str:
+def _countdown(limiter: RateLimiter) -> str:
     """What to tell while a limit is waited for; "" where that takes no time worth telling."""
-    left = round(pace.countdown())
+    left = round(limiter.countdown())
     if left < 2:
         return ""
     return f"Waiting until {NAME} may be asked again: {left // 60} min {left % 60} s"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BOTTOM = ("errors", "files", "parquet_limits", "paths", "pixels", "progress", "worker")
+BOTTOM = ("clock", "errors", "files", "parquet_limits", "paths", "pixels", "progress", "rate_limit", "worker")
 # Package -> the other packages, or modules of them, that it may import, beside what lies at the bottom.
 MAY_IMPORT = {
     "drawing": (),

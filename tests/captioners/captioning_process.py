@@ -7,9 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import conftest  # noqa: F401 (makes `impasto` importable)
 from impasto.captioners.background import ask_in_background
-from impasto.captioners.clock import Clock
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.runner import caption_dataset
+from impasto.clock import Clock
 from impasto.dataset.records import Dataset
 
 if __name__ == "__main__":

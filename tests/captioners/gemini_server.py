@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from impasto.captioners.clock import SYSTEM, Clock
 from impasto.captioners.quota import Limits, midnight
+from impasto.clock import SYSTEM, Clock
 
 from .. import loopback
 

@@ -177,7 +177,7 @@ def test_cancel_is_heard_while_thousands_of_kept_answers_are_cleaned(make_datase
     class Cancelled(BaseException):
         pass
 
-    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
+    monkeypatch.setattr("impasto.clock.POLL", 0.0)
     dataset, captioner = make_dataset(20), Says("The image shows a cat.")
     asyncio.run(caption_dataset(dataset, captioner, rules=None))
     cleaned = []

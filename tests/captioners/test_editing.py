@@ -175,7 +175,7 @@ class Cancelled(BaseException):
 
 def test_cancel_is_heard_between_the_rules_of_one_caption(make_dataset, monkeypatch):
     """200 slow rules on one caption would take minutes."""
-    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
+    monkeypatch.setattr("impasto.clock.POLL", 0.0)
     plain = make_dataset(1)
     dataset = plain.with_texts({plain.records()[0].sha256: "a boat"})
     rules = EditRules(replacements=read_replacements("\n".join(f"boat{number} => b" for number in range(200))))

@@ -248,7 +248,7 @@ def test_cancel_is_heard_in_every_part_of_the_model(captioner, pictures, florenc
             raise Cancelled
 
     monkeypatch.setattr(module, "forward", enter)
-    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
+    monkeypatch.setattr("impasto.clock.POLL", 0.0)
     with pytest.raises(Cancelled):
         ask(captioner, pictures, check)
     assert entered == [True], "cancelled the first time that it was in there"
@@ -266,7 +266,7 @@ def test_cancel_is_heard_between_tokens(captioner, pictures, florence, monkeypat
         if len(steps) == 3:
             raise Cancelled
 
-    monkeypatch.setattr("impasto.captioners.clock.POLL", 0.0)
+    monkeypatch.setattr("impasto.clock.POLL", 0.0)
     with pytest.raises(Cancelled):
         ask(captioner, pictures, check)
     assert len(steps) == 3

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from google.genai import types as genai_types
 from impasto.captioners.captioner import Kind
-from impasto.captioners.clock import SYSTEM, Clock
 from impasto.captioners.gemini import (
     REQUIREMENT,
     GeminiCaptioner,
@@ -29,6 +28,7 @@ from impasto.captioners.ledger import read_ledger
 from impasto.captioners.quota import Budget, DayLimitReached, Limits
 from impasto.captioners.runner import caption_dataset, unanswered
 from impasto.captioners.unfinished import fingerprint, leave_open
+from impasto.clock import SYSTEM, Clock
 from impasto.errors import CaptionError, SettingsError
 from impasto.tests.captioners.gemini_server import GeminiServer, serving
 

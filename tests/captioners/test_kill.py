@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 from impasto.captioners.captioner import Kind
-from impasto.captioners.clock import Clock
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.quota import Limits
+from impasto.clock import Clock
 from impasto.files import read_jsonl
 from impasto.tests.captioners.gemini_server import GeminiServer, serving
 from impasto.tests.captioners.test_gemini import KEYS, write_keys

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from impasto.captioners.captioner import Kind
-from impasto.captioners.clock import Clock
 from impasto.captioners.gemini import GeminiSettings
 from impasto.captioners.keys import read_endpoint
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings, read_completion
 from impasto.captioners.runner import caption_dataset
+from impasto.clock import Clock
 from impasto.errors import CaptionError, SettingsError
 
 from .. import loopback

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 from impasto.captioners.captioner import Picture
-from impasto.captioners.clock import Clock
 from impasto.captioners.ledger import Answer, Question, append_answer, read_ledger
 from impasto.captioners.quota import MARGIN, MINUTE, Budget, Limits, midnight
 from impasto.captioners.runner import waiting_pictures
+from impasto.clock import Clock
 
 NOON = 1_800_000_000.0
 LIMITS = Limits(3, 10**6, 100)

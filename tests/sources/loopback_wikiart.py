@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
-from impasto.sources.rate_limit import Clock
+from impasto.clock import Clock
 from impasto.sources.wikiart_org import HOST, PICTURE_HOSTS, Site
 
 from ..small_sources import picture_bytes, serving_https
@@ -85,6 +85,19 @@ def most_within(times: list[float], seconds: float) -> int:
     return max(sum(start <= time < start + seconds for time in times) for start in times)
 
 
+class HurriedClock(Clock):
+    """The site's, which runs only while somebody waits."""
+
+    def __init__(self, site: LoopbackWikiArt) -> None:
+        self.site = site
+
+    def time(self) -> float:
+        return self.site.time
+
+    def wait(self, seconds: float) -> None:
+        self.site.sleep(seconds)
+
+
 @contextlib.contextmanager
 def serving_wikiart() -> Iterator[LoopbackWikiArt]:
     """The site on a free port of loopback, over https, with `site` set to reach it by its own clock."""
@@ -120,5 +133,5 @@ def serving_wikiart() -> Iterator[LoopbackWikiArt]:
             pass
 
     with serving_https(Handler, [HOST, *PICTURE_HOSTS], PUBLIC) as network:
-        stand_in.site = Site(network, Clock(lambda: stand_in.time, stand_in.sleep))
+        stand_in.site = Site(network, HurriedClock(stand_in))
         yield stand_in

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from impasto.clock import Stopped
 from impasto.dataset.labels import label_key
 from impasto.dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from impasto.errors import DatasetError, SettingsError
 from impasto.sources.hub import Connection
-from impasto.sources.parallel import Stopped
 from impasto.sources.plan import CHEAP, EVEN, Request
 from impasto.sources.wikiart import load_paintings, source_fingerprint
 from pyarrow import parquet

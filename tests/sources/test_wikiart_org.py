@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from impasto.errors import DatasetError, SettingsError
+from impasto.rate_limit import RateLimiter
 from impasto.sources.plan import Request
-from impasto.sources.rate_limit import Clock, Pace
 from impasto.sources.wikiart import load_paintings, source_fingerprint
 from impasto.sources.wikiart_org import LIST_LIMITS, PaintingList
 
 from ..small_sources import picture_bytes
-from .loopback_wikiart import LoopbackWikiArt, most_within, serving_wikiart
+from .loopback_wikiart import HurriedClock, LoopbackWikiArt, most_within, serving_wikiart
 
 IMPRESSIONISM, LANDSCAPES, PORTRAITS = (
     f"/en/paintings-by-{path}" for path in ("style/impressionism", "genre/landscape", "genre/portrait")
@@ -113,9 +113,11 @@ def test_the_published_limits_on_requests_hold_and_are_used_up(wikiart, datasets
 
 def use_up_the_hour(wikiart: LoopbackWikiArt, datasets_root: Path) -> None:
     """What a process that was killed then has left behind after 400 requests."""
-    pace = Pace(LIST_LIMITS, wikiart.site.clock, datasets_root / ".sources" / "wikiart.org" / "requests.jsonl")
+    limiter = RateLimiter(
+        LIST_LIMITS, wikiart.site.clock, datasets_root / ".sources" / "wikiart.org" / "requests.jsonl"
+    )
     for _ in range(400):
-        with pace.call():
+        with limiter.call():
             pass
 
 
@@ -156,10 +158,17 @@ def test_a_cancelled_load_goes_on_where_it_stopped(wikiart, datasets_root, stop_
     assert len(wikiart.listed) + len(wikiart.sent) <= 41
 
 
+class StandingClock(HurriedClock):
+    """One that does not get there."""
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
 def test_cancel_ends_an_hours_wait_at_once(wikiart, datasets_root):
     wikiart.add(1, MONET)
     use_up_the_hour(wikiart, datasets_root)
-    still = replace(wikiart.site, clock=Clock(wikiart.site.clock.now, time.sleep))  # a clock that does not get there
+    still = replace(wikiart.site, clock=StandingClock(wikiart))
     with pytest.raises(Cancelled):
         load_paintings(datasets_root, ALL_OF_MONET, cancelling(long_wait), site=still)
     assert wikiart.listed == []

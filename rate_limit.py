@@ -6,35 +6,43 @@ import contextlib
 import json
 import logging
 import threading
-import time
-from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import append_line, read_jsonl, write_whole
-from .parallel import TICK, Stopped
+from .clock import POLL, Clock, Stopped
+from .files import append_line, read_jsonl, write_whole
 
 SKEW = 1.0  # seconds; the system itself corrects its clock by less
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Time of day, because calls are remembered over restarts; tests put their own in its place."""
-
-    now: Callable[[], float] = time.time
-    sleep: Callable[[float], None] = time.sleep
-
-
-@dataclass(frozen=True)
 class Limit:
-    """At most `calls` within any `seconds`."""
+    """At most so many calls, or tokens, within any `seconds`."""
 
-    calls: int
+    most: int
     seconds: float
 
 
-class Pace:
+def wait_for_room(used: Iterable[tuple[float, int]], more: int, limit: Limit, now: float) -> float:
+    """Seconds until there is room for `more` beside what was used: 0 where there is, and where there was nothing used.
+
+    Args:
+        used: time (seconds since 1970) and amount, oldest first.
+    """
+    recent = [(time, amount) for time, amount in used if time > now - limit.seconds]
+    over = sum(amount for _, amount in recent) + more - limit.most
+    wait = 0.0
+    for time, amount in recent:
+        if over <= 0:
+            break
+        over -= amount
+        wait = time + limit.seconds - now
+    return wait
+
+
+class RateLimiter:
     """Lets calls through as fast as every limit allows, from several threads.
 
     A call counts from its start until the limit's time after its end: whenever in between the service counts it, the
@@ -46,7 +54,7 @@ class Pace:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._running = 0
-        self._seen = clock.now()  # the latest time
+        self._seen = clock.time()  # the latest time
         self._pause = 0.0  # seconds that the service asked for
         self._ends = self._remembered(max(limit.seconds for limit in limits))  # of calls, in order of time
         self._resume_at = 0.0
@@ -69,7 +77,8 @@ class Pace:
     def calls_left(self, limit: Limit) -> int:
         """How many calls the limit allows at once from now on."""
         with self._lock:
-            return limit.calls - self._running - len(self._within(limit))
+            begin = self._now() - limit.seconds
+            return limit.most - self._running - sum(end > begin for end in self._ends)
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
@@ -79,7 +88,7 @@ class Pace:
             Stopped: it was called off meanwhile.
         """
         while not self._admitted():
-            self._clock.sleep(min(TICK, max(self.countdown(), 0.01)))
+            self._clock.wait(min(POLL, max(self.countdown(), 0.01)))
         try:
             yield
         finally:
@@ -87,7 +96,7 @@ class Pace:
                 self._running -= 1
                 now = self._now()  # first: it may put another list in place
                 insort(self._ends, now)
-                del self._ends[: -max(limit.calls for limit in self._limits)]
+                del self._ends[: -max(limit.most for limit in self._limits)]
 
     def _admitted(self) -> bool:
         with self._lock:
@@ -97,13 +106,13 @@ class Pace:
                 return False
             if self._ledger:
                 # before the call, so that one during which the process is killed counts too
-                append_line(self._ledger, json.dumps({"time": self._clock.now()}))
+                append_line(self._ledger, json.dumps({"time": self._clock.time()}))
             self._running += 1
             return True
 
     def _now(self) -> float:
         """The time; where it was set back, calls and pauses that lie ahead of it are counted from now."""
-        now = self._clock.now()
+        now = self._clock.time()
         if now < self._seen - SKEW:
             logging.getLogger(__name__).warning(
                 "The clock of this computer was set back by %.0f s: calls that lie ahead of it count as of now.",
@@ -116,23 +125,18 @@ class Pace:
 
     def _wait(self) -> float:
         now = self._now()
+        used = [(end, 1) for end in self._ends]
         waits = [self._resume_at - now]
         for limit in self._limits:
-            ends = self._within(limit)
-            over = len(ends) + self._running + 1 - limit.calls
-            if over > 0:
-                # where it is calls under way that fill the limit, their end is not known
-                waits.append(ends[over - 1] + limit.seconds - now if over <= len(ends) else limit.seconds)
+            # where it is calls under way that fill the limit, their end is not known
+            full = self._running >= limit.most
+            waits.append(limit.seconds if full else wait_for_room(used, self._running + 1, limit, now))
         return max(0.0, *waits)
-
-    def _within(self, limit: Limit) -> list[float]:
-        begin = self._now() - limit.seconds
-        return self._ends[bisect_right(self._ends, begin) :]
 
     def _remembered(self, seconds: float) -> list[float]:
         if self._ledger is None or not self._ledger.exists():
             return []
-        now = self._clock.now()
+        now = self._clock.time()
         times = [float(line["time"]) for line in read_jsonl(self._ledger, time=float)]
         # one that lies ahead was made before the clock was set back
         recent = sorted(min(at, now) for at in times if now - seconds < at)

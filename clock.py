@@ -10,6 +10,10 @@ from dataclasses import dataclass
 POLL = 0.2  # seconds, of the system, between looks at whether a wait shall end
 
 
+class Stopped(Exception):
+    """Ends a wait or a transfer: the work was called off meanwhile."""
+
+
 @dataclass(frozen=True)
 class Clock:
     """The system's; or one that runs `scale` times as fast since `start`, alike in all processes given the same two."""
@@ -18,11 +22,15 @@ class Clock:
     scale: float = 1.0
 
     def time(self) -> float:
-        """Seconds since 1970."""
+        """Seconds since 1970: calls are remembered over restarts."""
         return self.start + (time.time() - self.start) * self.scale
 
+    def wait(self, seconds: float) -> None:
+        """Let this thread wait."""
+        time.sleep(seconds / self.scale)
+
     async def sleep(self, seconds: float, check: Callable[[], None]) -> None:
-        """Wait; `check` is called at once and every `POLL` seconds, and ends the wait by raising."""
+        """Let this task wait; `check` is called at once and every `POLL` seconds, and ends the wait by raising."""
         end = self.time() + seconds
         check()
         while (left := end - self.time()) > 0:
