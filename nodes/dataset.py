@@ -12,8 +12,9 @@ from ..dataset.labels import ANY
 from ..dataset.wikiart_labels import GENRES, STYLES
 from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
+from ..sources.opening import source_fingerprint
 from ..sources.plan import AUTO, CHEAP, EVEN, Request
-from ..sources.wikiart import load_paintings, source_fingerprint
+from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
 from .inputs import field_input, keep_metadata_input, max_per_artist_input, seed_input

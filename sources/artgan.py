@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..dataset.wikiart_labels import STYLES
 from ..errors import encodable
-from .parquet import Row
+from .source import Row
 
 _YEAR = re.compile(r"-(1[0-9]{3}|20[0-9]{2})(?:-[0-9])?$")  # "water-lilies-1919", "water-lilies-1919-2"
 

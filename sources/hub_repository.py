@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
 import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
@@ -25,63 +24,63 @@ from ..files import content_hash, is_old, parsed_json, remove_partials, write_wh
 from ..parquet_limits import check_labels
 from ..progress import Progress
 from .download_log import Fetched
-from .hub import WORKERS, Connection, Hub, RemoteFile, Revision
+from .hub import WORKERS, Connection, Hub, RemoteFile, Revision, hub_from_environment, parse_repository
 from .parallel import in_parallel
 from .parquet import (
     COLUMNS,
-    Row,
     check_rows_of_source,
     label_columns,
     opened,
+    parse_columns,
     picture_column,
     read_group,
     read_labels,
 )
+from .plan import Request
+from .shard_index import Group, Ranges, ShardIndex, check_lengths, chunks, joined, read_index
+from .source import CACHES, NOTHING_TO_FETCH, Cost, Row, RowGroups
 
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
-
-SOURCES = ".sources"  # under the datasets root; a dataset cannot have a name that starts with a dot
 FIRST_TAIL = 24 * 1024  # bytes; the footer of a shard of huggan/wikiart, which names 129 artists, has about 20,000
-NEAR = 4 * 1024  # bytes; label columns closer than this are read in one request
 MAGIC = b"PAR1"
 LARGEST_FOOTER = 64_000_000  # bytes
 LARGEST_LABELS = 256_000_000  # bytes of the label columns of a shard as they are stored
 LARGEST_GROUP = 2_000_000_000  # bytes of the pictures of a row group, which are in memory together while unpacked
 
 
-@dataclass(frozen=True)
-class Group:
-    """A row group of a shard."""
-
-    first: int  # its first row, counted in the shard
-    rows: int
-    start: int  # of the picture column's bytes in the shard
-    length: int  # bytes of the picture column
+def recognises(source: str) -> bool:
+    """Whether the name is a repository's, with or without a revision."""
+    return parse_repository(source) is not None
 
 
-@dataclass(frozen=True)
-class ShardIndex:
-    """What one shard says of its paintings, without the pictures."""
-
-    column: str  # of the pictures, as pyarrow addresses it
-    groups: tuple[Group, ...]
-    labels: tuple[tuple[str, ...], ...]  # in the order of parquet.COLUMNS, each with one text per row
+def fingerprint(datasets_root: Path, source: str, hub: Hub | None = None) -> str:
+    """The commit that the repository's revision stands for. Raises what `HubRepository.current_sha` raises."""
+    # asked at every queueing, so not for long: where the Hub does not answer, loading will say so
+    once = replace(hub or hub_from_environment(), attempts=1)
+    return HubRepository.current_sha(datasets_root, once, *_parsed(source))
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What fetching will take."""
+def open_source(datasets_root: Path, request: Request, hub: Hub | None = None) -> HubRepository:
+    """The repository that a request names.
 
-    requests: int = 0
-    size: int = 0  # bytes
-    seconds: float | None = None  # at the speed last measured; None where none was
+    Args:
+        hub: where it is looked for; the one of the environment where it is None.
 
-    def __str__(self) -> str:
-        if not self.requests:
-            return "Nothing needs to be fetched: all of it is here."
-        minutes = f"about {self.seconds / 60:.1f} min at the speed last measured" if self.seconds else "speed unknown"
-        return f"To fetch: {self.size / 1e6:,.1f} MB in {self.requests:,} requests, {minutes}."
+    Raises:
+        SettingsError: a column line has another form.
+        DatasetError: there is no such repository, or the Hub fails.
+    """
+    columns = parse_columns(request.columns)
+    repository, revision = _parsed(request.source)
+    return HubRepository(
+        datasets_root, hub or hub_from_environment(), repository, revision, columns, request.keep_metadata
+    )
+
+
+def _parsed(source: str) -> tuple[str, str]:
+    found = parse_repository(source)
+    if found is None:
+        raise DatasetError(f"'{source}' names no repository. Write owner/name, or owner/name@revision.")
+    return found
 
 
 class HubRepository:
@@ -97,7 +96,7 @@ class HubRepository:
         keep_metadata: bool = False,
     ) -> None:
         self._hub, self._keep_metadata = hub, keep_metadata
-        self._cache = Path(datasets_root) / SOURCES / repository.replace("/", "--")
+        self._cache = Path(datasets_root) / CACHES / repository.replace("/", "--")
         self._columns = dict(columns)
         self._revision = self._listed(repository, self.current_sha(datasets_root, hub, repository, revision))
         self._shards = [file for file in self._revision.files if file.path.endswith(".parquet")]
@@ -107,6 +106,7 @@ class HubRepository:
                 f"converted it, '{repository}@refs/convert/parquet' has them."
             )
         self._indexes: list[ShardIndex] = []
+        self.notes: Sequence[str] = ()
         self._tail = FIRST_TAIL
         self.name = repository
         self.shard_names = [shard.path for shard in self._shards]
@@ -118,7 +118,7 @@ class HubRepository:
         Raises:
             DatasetError: the Hub knows no such repository or revision, or offline and never asked before.
         """
-        names = Path(datasets_root) / SOURCES / repository.replace("/", "--") / "revisions.json"
+        names = Path(datasets_root) / CACHES / repository.replace("/", "--") / "revisions.json"
         known = _json_if_any(names) or {}
         if not hub.offline:
             sha = Connection(hub).sha_of(repository, revision)
@@ -136,7 +136,7 @@ class HubRepository:
         missing = {
             number: shard
             for number, shard in enumerate(self._shards)
-            if _read_index(self._index_path(shard)) is None or not self._tail_path(shard).exists()
+            if read_index(self._index_path(shard)) is None or not self._tail_path(shard).exists()
         }
         self._require_online(missing, "labels of")
         connection, began, done = Connection(self._hub), time.monotonic(), len(self._shards) - len(missing)
@@ -168,6 +168,11 @@ class HubRepository:
     def place(self, row: Row) -> str:
         return f"{self.name}@{self._revision.sha[:12]}/{self._shards[row.shard].path}#{row.row}"
 
+    @property
+    def groups(self) -> RowGroups:
+        """The shards' row groups: pictures of one are fetched together."""
+        return self
+
     def group_of(self, row: Row) -> tuple[int, int]:
         """Shard and row group of a row."""
         groups = self._indexes[row.shard].groups
@@ -183,7 +188,10 @@ class HubRepository:
         groups = {self.group_of(row) for row in rows if fetched.get(self._key(row)) is None}
         size = sum(self.weight_of(group) for group in groups)
         speed = self._speed()
-        return Cost(len(groups), size, size / speed if speed else None)
+        if not groups:
+            return NOTHING_TO_FETCH
+        lasting = f"about {size / speed / 60:.1f} min at the speed last measured" if speed else "speed unknown"
+        return Cost(f"To fetch: {size / 1e6:,.1f} MB in {len(groups):,} requests, {lasting}.", size)
 
     def store(
         self, folder: Path, rows: Sequence[Row], pool: Collection[Row], tick: Callable[[str], None]
@@ -263,13 +271,13 @@ class HubRepository:
         tail = self._read_tail(connection, shard)
         with self._opened(shard, tail) as file:
             names = {theirs for theirs, _ in label_columns(file, shard.path, self._columns).values()}
-            spans = _joined(_chunks(file, shard, lambda path: path.split(".")[0] in names))
+            spans = joined(chunks(file, shard, lambda path: path.split(".")[0] in names))
             column = picture_column(file, shard.path, self._columns)
-            pictures = _chunks(file, shard, lambda path: path == column)
+            pictures = chunks(file, shard, lambda path: path == column)
             check_labels(file.metadata, names)
             lengths = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-        _check_lengths(shard, [sum(length for _, length in spans)], LARGEST_LABELS, "labels")
-        _check_lengths(shard, [length for _, length in pictures], LARGEST_GROUP, "row groups")
+        check_lengths(shard, [sum(length for _, length in spans)], LARGEST_LABELS, "labels")
+        check_lengths(shard, [length for _, length in pictures], LARGEST_GROUP, "row groups")
         pieces = [(start, connection.read(self._revision, shard, start, length)) for start, length in spans]
         with self._opened(shard, tail, pieces) as file:
             labels = read_labels(file, shard.path, self._columns)
@@ -286,7 +294,7 @@ class HubRepository:
         if tail[-4:] != MAGIC:
             raise DatasetError(f"{shard.path} of '{self.name}' is not a whole parquet file. Choose another revision.")
         needed = int.from_bytes(tail[-8:-4], "little") + 8
-        _check_lengths(shard, [needed], min(LARGEST_FOOTER, shard.size), "footer")
+        check_lengths(shard, [needed], min(LARGEST_FOOTER, shard.size), "footer")
         if needed > len(tail):
             tail = connection.read(self._revision, shard, shard.size - needed, needed - len(tail)) + tail
         self._tail = needed + needed // 16  # the shards of a dataset are much alike
@@ -312,7 +320,7 @@ class HubRepository:
         return opened(Ranges(shard.size, [(shard.size - len(tail), tail), *pieces]), where, self._columns)
 
     def _index(self, shard: RemoteFile) -> ShardIndex:
-        index = _read_index(self._index_path(shard))
+        index = read_index(self._index_path(shard))
         assert index is not None  # `rows` has just read it
         return index
 
@@ -352,85 +360,6 @@ class HubRepository:
         path = self._cache.parent / "speed.json"
         speed = connection.received / max(time.monotonic() - began, 1e-3)
         write_whole(path, json.dumps((_json_if_any(path) or {}) | {self._hub.endpoint: speed}))
-
-
-class Ranges(io.RawIOBase):
-    """A file of which only some ranges are here. Reading others is an error, save for what fills up a footer's read."""
-
-    def __init__(self, size: int, pieces: Sequence[tuple[int, bytes]]) -> None:
-        super().__init__()
-        self._size, self._pieces, self._position = size, pieces, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def read(self, count: int = -1) -> bytes:
-        start = self._position
-        stop = self._size if count < 0 else min(start + count, self._size)
-        self._position = max(start, stop)
-        for first, data in self._pieces:
-            if first <= start and stop <= first + len(data):
-                return data[start - first : stop - first]
-        if stop == self._size:  # pyarrow reads the last 64 KB, whatever the footer's length
-            first, data = self._pieces[0]
-            return bytes(first - start) + data
-        raise OSError(f"bytes {start} to {stop} were not fetched")
-
-
-def _check_lengths(shard: RemoteFile, lengths: Iterable[int], limit: int, what: str) -> None:
-    if (largest := max(lengths, default=0)) > limit:
-        raise DatasetError(
-            f"The shard {shard.path} is not fetched: its {what} take {largest:,} bytes, and may take {limit:,}. Choose "
-            "another source."
-        )
-
-
-def _chunks(file: ParquetFile, shard: RemoteFile, chosen: Callable[[str], bool]) -> list[tuple[int, int]]:
-    """Start and length in bytes of the column chunks whose path is chosen, row group by row group.
-
-    Raises:
-        ValueError: one lies outside the shard.
-    """
-    spans = []
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            if chosen(column.path_in_schema):
-                pages = (column.dictionary_page_offset, column.data_page_offset)
-                spans.append((min(page for page in pages if page is not None), column.total_compressed_size))
-    if any(start < 0 or length < 0 or start + length > shard.size for start, length in spans):
-        raise ValueError("a column lies outside the file")
-    return spans
-
-
-def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans that lie within `NEAR` of each other made one, since a request costs more than these bytes."""
-    joined: list[tuple[int, int]] = []
-    for start, length in sorted(spans):
-        if joined and start - sum(joined[-1]) <= NEAR:
-            joined[-1] = (joined[-1][0], max(sum(joined[-1]), start + length) - joined[-1][0])
-        else:
-            joined.append((start, length))
-    return joined
-
-
-def _read_index(path: Path) -> ShardIndex | None:
-    try:
-        value = parsed_json(gzip.decompress(path.read_bytes()))
-        groups = tuple(Group(*group) for group in value["groups"])
-        return ShardIndex(value["column"], groups, tuple(tuple(column) for column in value["labels"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError):  # missing, or damaged: it is read again
-        return None
 
 
 def _json_if_any(path: Path) -> Any:

@@ -12,8 +12,7 @@ from ..dataset.pictures import PictureRefused, StoredPicture
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, NameRefused, encodable
 from ..paths import child_of
-from .artgan import is_archive
-from .parquet import find_shards
+from .local import holds_source
 
 # Words that may come with a picture -> the field of the record that takes them.
 COLUMNS = {
@@ -64,7 +63,7 @@ def dataset_folder(datasets_root: Path, name: str) -> Path:
         NameRefused: the name is not plain, or is that of a source of pictures.
     """
     folder = child_of(datasets_root, name, what="dataset name")
-    if find_shards(folder) or is_archive(folder):
+    if holds_source(folder):
         raise NameRefused(
             f"The dataset name '{name}' is that of a source: {folder} holds its pictures. "
             f"Choose another, for example '{folder.name}-selection'."

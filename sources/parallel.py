@@ -39,9 +39,9 @@ def in_parallel(
         running.update((pool.submit(work, item), item) for item in items)
         while running:
             done, _ = concurrent.futures.wait(running, POLL, concurrent.futures.FIRST_COMPLETED)
-            tick()
-            for future in done:
+            for future in done:  # before `tick`, so that Cancel loses nothing that has come
                 yield running.pop(future), future.result()
+            tick()
     except BaseException:
         connection.stop()
         pool.shutdown(wait=False, cancel_futures=True)

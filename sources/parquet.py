@@ -11,13 +11,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import parquet_limits
 from ..dataset.pictures import PictureRefused
 from ..errors import DatasetError, SettingsError
 from ..files import parsed_json
 from ..progress import Progress, silent
+from .source import Row
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,22 +27,6 @@ if TYPE_CHECKING:
 MAX_ROWS_OF_A_SOURCE = 2_000_000  # in all its shards; each row is kept in memory with its labels
 _MANIFEST = re.compile(r"[0-9a-f]{16}\.jsonl")  # as `records.Dataset.manifest`
 ROWS_AT_ONCE = 16  # pictures held in memory while a row group is read; WikiArt's weigh about half a megabyte each
-
-
-class Row(NamedTuple):
-    """Where one painting lies and what its label columns say; "" where a column is missing or has no value."""
-
-    shard: int  # index into the list of shards
-    row: int  # within the shard, from 0
-    artist: str
-    genre: str
-    style: str
-    title: str
-    date: str
-    text: str
-    rights: str = ""
-
-
 COLUMNS = Row._fields[2:]
 # What other datasets of paintings call these columns (Artificio/WikiArt, asahi417/wikiart-all, imagefolders).
 OTHER_NAMES = {
@@ -82,13 +67,6 @@ def find_shards(folder: Path) -> list[Path]:
     if any(_MANIFEST.fullmatch(path.name) for path in folder.glob("manifests/*.jsonl")):
         return []
     return sorted(path for pattern in ("*.parquet", "*/*.parquet") for path in folder.glob(pattern) if path.is_file())
-
-
-def find_sources(root: Path) -> list[str]:
-    """Names of the folders directly under `root` that hold parquet files."""
-    if not root.is_dir():
-        return []
-    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and find_shards(folder))
 
 
 def read_rows(shards: list[Path], progress: Progress = silent, columns: Mapping[str, str] | None = None) -> list[Row]:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from ..dataset.labels import ANY
 from ..dataset.records import Record
 from ..errors import DatasetError
-from .hub_repository import HubRepository
-from .parquet import Row
 from .quotas import Quota, parse_quotas
 from .selection import artist_key, few_groups_first, matching, spread_order
+from .source import Row, RowGroups
 
 AUTO, EVEN, CHEAP = "automatic", "even artists", "few megabytes"
 SPARE_STEP = 50  # percent; Dataset Composition asks for 50, 150, 350 … where a filter left too few
@@ -74,7 +73,7 @@ class Cell:
 
 
 def plan_cells(
-    request: Request, rows: Sequence[Row], shard_names: Sequence[str], repository: HubRepository | None
+    request: Request, rows: Sequence[Row], shard_names: Sequence[str], fetched: RowGroups | None
 ) -> list[Cell]:
     """The cells in the order in which they were asked for, each with the order in which to take its paintings.
 
@@ -82,7 +81,7 @@ def plan_cells(
 
     Args:
         rows: every painting of the source.
-        repository: the source where it is on the Hub, so that row groups matter.
+        fetched: which paintings come together, where it matters.
 
     Raises:
         SettingsError: a quota line has another form.
@@ -97,12 +96,10 @@ def plan_cells(
     for cell in _scarcest_first(cells):
         candidates = [row for row in cell.pool if row not in used]
         cell.order = spread_order(candidates, request.seed, shard_names)
-        if repository and cell.order:
+        if fetched and cell.order:
             limits = _limits(cell, request, by_artist)
-            cell.order = few_groups_first(
-                cell.order, cell.asked, repository.group_of, repository.weight_of, groups, limits
-            )
-            groups |= {repository.group_of(row) for row in _first(cell, cap, by_artist)}
+            cell.order = few_groups_first(cell.order, cell.asked, fetched.group_of, fetched.weight_of, groups, limits)
+            groups |= {fetched.group_of(row) for row in _first(cell, cap, by_artist)}
         first = _first(cell, cap, by_artist)
         used.update(first)
         by_artist.update(map(artist_key, first))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..dataset.labels import ANY, is_unknown, label_key
 from ..errors import DatasetError
-from .parquet import Row
+from .source import Row
 
 T = TypeVar("T")
 MOST_LABELS_LISTED = 40  # in an error; WikiArt has 129 artists

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,12 +19,12 @@ from ..paths import child_of
 from ..progress import Progress, silent
 from .download import Fetcher
 from .import_pictures import Incoming, IncomingRefused, dataset_folder, described, stored_as_dataset
+from .parallel import in_parallel
 from .selection import in_turn
 
 AT_ONCE = 8  # fetches, over all hosts
 MOST_URLS = 20_000
 LARGEST_LIST = 16_000_000  # bytes
-WAKE_EVERY = 0.2  # seconds between two looks at Cancel
 
 
 @dataclass(frozen=True)
@@ -143,20 +142,14 @@ def load_urls(
 
     waiting = [item for item in listed if item not in outcome]
     progress(len(outcome), len(listed), f"{len(outcome)} of {len(listed)} are there already")
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        running = {pool.submit(fetch, item): item for item in _spread(waiting)}
-        while running:
-            # not longer, so that Cancel need not wait for a slow host
-            for future in wait(running, WAKE_EVERY, FIRST_COMPLETED).done:
-                item = running.pop(future)
-                result = outcome[item] = future.result()
-                if isinstance(result, Incoming):
-                    append_line(ledger, json.dumps(_ledger_line(result, kind, keep_metadata)))
-            progress(len(outcome), len(listed), f"Fetched {len(outcome)} of {len(listed)}")
-    finally:
-        fetcher.stop()
-        pool.shutdown(wait=False, cancel_futures=True)
+
+    def look() -> None:
+        progress(len(outcome), len(listed), f"Fetched {len(outcome)} of {len(listed)}")
+
+    for item, result in in_parallel(fetcher, fetch, _spread(waiting), look, AT_ONCE):
+        outcome[item] = result
+        if isinstance(result, Incoming):
+            append_line(ledger, json.dumps(_ledger_line(result, kind, keep_metadata)))
     return stored_as_dataset(folder, [outcome[item] for item in listed], "URLs")
 
 

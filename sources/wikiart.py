@@ -1,7 +1,6 @@
 """From a source of labelled paintings to a dataset: read labels, plan, fetch what was planned, store it by content.
 
-A source is a folder under the datasets root (parquet shards, or the ArtGAN archive), a repository on the Hugging Face
-Hub (`repository`), or WikiArt.org itself (`wikiart_org`). Whether a painting is good enough is for `quality`.
+Which sources there are is for `opening`; whether a painting is good enough for `curation.quality`.
 """
 
 from __future__ import annotations
@@ -9,31 +8,26 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from ..dataset.labels import ANY, artist_name, is_unknown, label_key
-from ..dataset.pictures import Outcome, PictureRefused, StoredPicture, stored_or_refused
+from ..dataset.labels import ANY, artist_name, is_unknown
+from ..dataset.pictures import Outcome, PictureRefused, StoredPicture
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, SettingsError
-from ..files import content_hash, remove_partials
-from ..paths import child_of
+from ..files import remove_partials
 from ..progress import Progress, silent
-from . import wikiart_org
-from .artgan import find_pictures, find_styles, is_archive, read_archive
 from .availability import write_available
-from .hub import Hub, hub_from_environment, parse_repository
-from .hub_repository import SOURCES, HubRepository
 from .import_pictures import dataset_folder
-from .parquet import Row, find_shards, find_sources, parse_columns, read_pictures, read_rows
+from .opening import open_source
 from .plan import CHEAP, EVEN, Cell, Request, pick, plan_cells, planned
-from .quotas import Filled, parse_quotas, table
+from .quotas import Filled, table
 from .selection import artist_key
-from .wikiart_org import Site, WikiArtOrg
+from .source import Row, Source
 
 PREVIEW_EVERY = 0.5  # seconds; decoding every painting for a preview would cost more than storing it
 PREVIEW_SIZE = 512  # pixels of the longer side
@@ -48,67 +42,12 @@ class Loaded:
     report: str  # available / asked / taken, what it cost, and what was refused
 
 
-class ParquetFolder:
-    """Parquet shards in a folder under the datasets root."""
-
-    def __init__(self, folder: Path, columns: Mapping[str, str], keep_metadata: bool = False) -> None:
-        self._folder, self._columns, self._keep_metadata = folder, columns, keep_metadata
-        self._shards = find_shards(folder)
-        self.name = folder.name
-        self.shard_names = [shard.relative_to(folder).as_posix() for shard in self._shards]
-
-    def rows(self, progress: Progress) -> list[Row]:
-        return read_rows(self._shards, progress, self._columns)
-
-    def place(self, row: Row) -> str:
-        return f"{self.name}/{self.shard_names[row.shard]}#{row.row}"
-
-    def store(
-        self, folder: Path, rows: Sequence[Row], pool: Collection[Row], tick: Callable[[str], None]
-    ) -> Iterator[tuple[Row, Outcome]]:
-        """Shard by shard, so that each row group is read once."""
-        by_shard: dict[int, dict[int, Row]] = defaultdict(dict)
-        for row in rows:
-            by_shard[row.shard][row.row] = row
-        for shard, wanted in sorted(by_shard.items()):
-            for number, data in read_pictures(self._shards[shard], wanted, self._columns):
-                yield wanted[number], stored_or_refused(folder, data, self._keep_metadata)
-
-
-class ArchiveFolder:
-    """The ArtGAN archive, unpacked in a folder under the datasets root."""
-
-    def __init__(self, folder: Path, keep_metadata: bool = False) -> None:
-        self._folder, self._keep_metadata = folder, keep_metadata
-        self._styles = find_styles(folder)
-        self.name = folder.name
-        self.shard_names = [style.name for style in self._styles]
-
-    def rows(self, progress: Progress) -> list[Row]:
-        return read_archive(self._folder)
-
-    def place(self, row: Row) -> str:
-        return f"{self.name}/{self.shard_names[row.shard]}#{row.row}"
-
-    def store(
-        self, folder: Path, rows: Sequence[Row], pool: Collection[Row], tick: Callable[[str], None]
-    ) -> Iterator[tuple[Row, Outcome]]:
-        pictures = [find_pictures(style) for style in self._styles]
-        for row in rows:
-            data = pictures[row.shard][row.row].read_bytes()
-            yield row, stored_or_refused(folder, data, self._keep_metadata)
-
-
-Source = ParquetFolder | ArchiveFolder | HubRepository | WikiArtOrg
-
-
 def load_paintings(
     datasets_root: Path,
     request: Request,
     progress: Progress = silent,
-    hub: Hub | None = None,
     plan_only: bool = False,
-    site: Site | None = None,
+    opener: Callable[[Path, Request], Source] = open_source,
 ) -> Loaded:
     """Make the dataset that `request` asks for; the same request on the same source gives the same bytes.
 
@@ -117,9 +56,8 @@ def load_paintings(
     refused, recorded, and replaced by the next in order.
 
     Args:
-        hub: where repositories are looked for; the one of the environment where it is None.
         plan_only: stop before the first picture, and report what would be taken and what that would cost.
-        site: how WikiArt.org is reached; as from this machine where it is None.
+        opener: what opens the source that a request names.
 
     Raises:
         NameRefused: the name is not plain, or is that of a source.
@@ -129,7 +67,7 @@ def load_paintings(
     if request.count < 1:
         raise SettingsError(f"count is {request.count}. Ask for at least 1 painting.")
     folder = dataset_folder(datasets_root, request.name)
-    source = open_source(datasets_root, request, hub, site)
+    source = opener(datasets_root, request)
     rows = source.rows(progress)
     cells = _planned_for(source, request, rows)
     plan = _plan_text(source, request, cells, folder)
@@ -146,97 +84,31 @@ def load_paintings(
             f"{_counted(refusals)}. Fetch the source again."
         )
     write_available(folder, cells)
-    report = "\n".join([_report(request, cells, records, refusals), *_notes(source)])
+    report = "\n".join([_report(request, cells, records, refusals), *source.notes])
     return Loaded(write_manifest(folder, records, refusals), report)
 
 
-def open_source(datasets_root: Path, request: Request, hub: Hub | None = None, site: Site | None = None) -> Source:
-    """The source that a request names.
-
-    Raises:
-        NameRefused: it is neither a repository's name nor plain, or leads out of the root.
-        SettingsError: a column line has another form, or WikiArt.org is asked for no label at all.
-        DatasetError: there is no such source.
-    """
-    keep = request.keep_metadata
-    if _is_wikiart_org(request.source):
-        labels = [(kind, label) for kind, label in request.labels().items() if label_key(label) not in ("", ANY)]
-        lists = wikiart_org.lists_for(labels, parse_quotas(request.quotas))
-        return WikiArtOrg(Path(datasets_root) / SOURCES / wikiart_org.NAME, lists, site or Site(), keep)
-    columns = parse_columns(request.columns)
-    if repository := parse_repository(request.source):
-        return HubRepository(datasets_root, hub or hub_from_environment(), *repository, columns, keep)
-    folder = find_source(datasets_root, request.source)
-    return ParquetFolder(folder, columns, keep) if find_shards(folder) else ArchiveFolder(folder, keep)
-
-
-def find_source(datasets_root: Path, source: str) -> Path:
-    """The folder of a source.
-
-    Raises:
-        NameRefused: the name is not plain or leads out of the root.
-        DatasetError: it holds neither parquet files nor the ArtGAN archive; the text lists the folders that do.
-    """
-    folder = child_of(datasets_root, source, what="source")
-    if not find_shards(folder) and not is_archive(folder):
-        others = sorted({*find_sources(datasets_root), *_archives(datasets_root)})
-        remedy = (
-            f"Choose one of these: {', '.join(others)}." if others else "No folder there holds any yet: put some in."
-        )
-        raise DatasetError(
-            f"There is no folder '{source}' with parquet files in it under {datasets_root}. {remedy} "
-            "A repository on the Hugging Face Hub is written owner/name."
-        )
-    return folder
-
-
-def _is_wikiart_org(source: str) -> bool:
-    return source.strip().lower() == wikiart_org.NAME
-
-
-def _archives(datasets_root: Path) -> list[str]:
-    return [folder.name for folder in datasets_root.glob("*") if folder.is_dir() and is_archive(folder)]
-
-
-def source_fingerprint(datasets_root: Path, source: str, hub: Hub | None = None) -> str:
-    """Changes when a shard of the source is added, removed or rewritten. Raises what `open_source` raises.
-
-    WikiArt.org's never does: its lists are read once.
-    """
-    if _is_wikiart_org(source):
-        return wikiart_org.NAME
-    if repository := parse_repository(source):
-        # asked at every queueing, so not for long: where the Hub does not answer, loading will say so
-        return HubRepository.current_sha(datasets_root, replace(hub or hub_from_environment(), attempts=1), *repository)
-    folder = find_source(datasets_root, source)
-    files = find_shards(folder) or [path for style in find_styles(folder) for path in find_pictures(style)]
-    states = ((str(path), path.stat()) for path in files)
-    return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
-
-
 def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[Cell]:
-    return plan_cells(request, rows, source.shard_names, source if isinstance(source, HubRepository) else None)
+    return plan_cells(request, rows, source.shard_names, source.groups)
 
 
 def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: Path) -> str:
     rows = planned(cells, request.max_per_artist)
     lines = [_asked(request), _table(cells, {name: len(chosen) for name, chosen in rows.items()})]
-    if isinstance(source, HubRepository | WikiArtOrg):
-        lines.append(str(source.cost(folder, itertools.chain(*rows.values()))))
-    return "\n".join([*lines, *_notes(source)])
-
-
-def _notes(source: Source) -> list[str]:
-    return source.notes if isinstance(source, WikiArtOrg) else []
+    if cost := source.cost(folder, itertools.chain(*rows.values())):
+        lines.append(cost.text)
+    return "\n".join([*lines, *source.notes])
 
 
 def _other_way(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
     """What the other way to choose would take."""
-    if not isinstance(source, HubRepository):
+    if source.groups is None:
         return ""
     other = replace(request, prefer=EVEN if request.way == CHEAP else CHEAP)
     chosen = planned(_planned_for(source, other, rows), request.max_per_artist)
     cost = source.cost(folder, itertools.chain(*chosen.values()))
+    if cost is None or cost.size is None:
+        return ""
     return f"\nThis is with prefer '{request.way}'; with '{other.prefer}' it would be {cost.size / 1e6:,.1f} MB."
 
 

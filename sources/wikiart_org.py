@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..clock import Clock
-from ..dataset.labels import label_key
+from ..dataset.labels import ANY, label_key
 from ..dataset.pictures import Outcome, PictureRefused, stored_or_refused
 from ..dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from ..errors import DatasetError, SettingsError
@@ -32,8 +32,9 @@ from ..rate_limit import RateLimiter as RateLimiter
 from .download import NO_HEADERS, Fetcher, Limits, Network, Unavailable
 from .download_log import Fetched
 from .parallel import in_parallel
-from .parquet import Row
-from .quotas import Quota
+from .plan import Request
+from .quotas import Quota, parse_quotas
+from .source import CACHES, NOTHING_TO_FETCH, Cost, Row, RowGroups
 
 NAME = "wikiart.org"  # as the source of a request
 HOST = "www.wikiart.org"
@@ -124,10 +125,35 @@ def lists_for(labels: Iterable[tuple[str, str]], quotas: Iterable[Quota]) -> lis
     return list(lists.values())
 
 
+def recognises(source: str) -> bool:
+    """Whether the site is meant, whose name is no folder's."""
+    return source.strip().lower() == NAME
+
+
+def fingerprint(datasets_root: Path, source: str) -> str:
+    """Always the same: the site's lists are read once."""
+    return NAME
+
+
+def open_source(datasets_root: Path, request: Request, site: Site | None = None) -> WikiArtOrg:
+    """The lists that a request needs.
+
+    Args:
+        site: how it is reached; as from this machine where it is None.
+
+    Raises:
+        SettingsError: no label is asked for, or a quota line has another form.
+    """
+    labels = [(kind, label) for kind, label in request.labels().items() if label_key(label) not in ("", ANY)]
+    lists = lists_for(labels, parse_quotas(request.quotas))
+    return WikiArtOrg(Path(datasets_root) / CACHES / NAME, lists, site or Site(), request.keep_metadata)
+
+
 class WikiArtOrg:
     """The paintings of some of the site's lists."""
 
     name = NAME
+    groups: RowGroups | None = None
 
     def __init__(self, cache: Path, lists: Sequence[PaintingList], site: Site, keep_metadata: bool = False) -> None:
         self._cache, self._lists, self._keep_metadata = cache, lists, keep_metadata
@@ -180,14 +206,14 @@ class WikiArtOrg:
     def place(self, row: Row) -> str:
         return f"https://{HOST}/{self._paintings[row.shard].page.lstrip('/')}"
 
-    def cost(self, folder: Path, rows: Iterable[Row]) -> str:
+    def cost(self, folder: Path, rows: Iterable[Row]) -> Cost:
         """What it will take to have these pictures, beyond what the dataset has already."""
         fetched = Fetched(folder)
         missing = sum(fetched.get(self._key(row)) is None for row in rows)
         if not missing:
-            return "Nothing needs to be fetched: all of it is here."
+            return NOTHING_TO_FETCH
         seconds = missing / PICTURE_LIMITS[0].most
-        return (
+        return Cost(
             f"To fetch: {missing:,} pictures in as many requests, at least {seconds / 60:.1f} min at the site's limit "
             f"of {PICTURE_LIMITS[0].most} a second. It does not tell how many megabytes they are."
         )

@@ -21,8 +21,8 @@ from impasto.curation.measures import Measures  # noqa: E402
 from impasto.curation.quality import Thresholds, filter_quality  # noqa: E402
 from impasto.curation.statistics import draw, statistics  # noqa: E402
 from impasto.dataset.records import Dataset, Record, write_manifest  # noqa: E402
-from impasto.sources.parquet import Row  # noqa: E402
 from impasto.sources.plan import Request, plan_cells, planned  # noqa: E402
+from impasto.sources.source import Row  # noqa: E402
 
 GENRES = ("landscape", "portrait", "cityscape", "still_life", "")
 MOST_PER_ARTIST = 200

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
 from aiohttp import web
 from impasto.sources.hub import Hub
+from impasto.sources.hub_repository import open_source
+from impasto.sources.plan import Request
+from impasto.sources.source import Source
 
 from .. import loopback
 
@@ -60,6 +64,10 @@ class LoopbackHub:
 
     def client(self, **options: object) -> Hub:
         return Hub(self.endpoint, **({"first_wait": 0.01} | options))
+
+    def opener(self, **options: object) -> Callable[[Path, Request], Source]:
+        """Opens the repositories of this hub."""
+        return partial(open_source, hub=self.client(**options))
 
     def application(self) -> web.Application:
         application = web.Application()

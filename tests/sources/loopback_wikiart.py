@@ -7,11 +7,15 @@ import http.server
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from impasto.clock import Clock
-from impasto.sources.wikiart_org import HOST, PICTURE_HOSTS, Site
+from impasto.sources.plan import Request
+from impasto.sources.source import Source
+from impasto.sources.wikiart_org import HOST, PICTURE_HOSTS, Site, open_source
 
 from ..small_sources import picture_bytes, serving_https
 
@@ -34,6 +38,10 @@ class LoopbackWikiArt:
         self.time = 1_700_000_000.0  # seconds
         self.lock = threading.Lock()
         self.site = Site()
+
+    def opener(self) -> Callable[[Path, Request], Source]:
+        """Opens the site's lists here."""
+        return partial(open_source, site=self.site)
 
     def sleep(self, seconds: float) -> None:
         with self.lock:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from impasto.errors import NameRefused
 from impasto.sources.artgan import read_archive
+from impasto.sources.opening import source_fingerprint
 from impasto.sources.plan import Request
-from impasto.sources.wikiart import load_paintings, source_fingerprint
+from impasto.sources.wikiart import load_paintings
 
 from ..small_sources import picture_bytes
 

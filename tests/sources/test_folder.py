@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from impasto.errors import DatasetError, NameRefused
 from impasto.sources.folder import folder_fingerprint, load_folder
-from impasto.sources.parquet import find_sources
+from impasto.sources.local import find_sources
 from pyarrow import parquet
 
 from ..small_sources import Painting, picture_bytes, write_shard

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from impasto.errors import DatasetError, NameRefused, SettingsError
+from impasto.sources.opening import source_fingerprint
 from impasto.sources.parquet import read_pictures, read_rows
 from impasto.sources.plan import Request
-from impasto.sources.wikiart import load_paintings, source_fingerprint
+from impasto.sources.wikiart import load_paintings
 from pyarrow.parquet import ParquetFile
 
 from ..leftovers import of_a_killed_process

@@ -6,14 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from impasto.errors import DatasetError, SettingsError
 from impasto.rate_limit import RateLimiter
+from impasto.sources.opening import source_fingerprint
 from impasto.sources.plan import Request
-from impasto.sources.wikiart import load_paintings, source_fingerprint
-from impasto.sources.wikiart_org import LIST_LIMITS, PaintingList
+from impasto.sources.wikiart import load_paintings
+from impasto.sources.wikiart_org import LIST_LIMITS, PaintingList, open_source
 
 from ..small_sources import picture_bytes
 from .loopback_wikiart import HurriedClock, LoopbackWikiArt, most_within, serving_wikiart
@@ -55,7 +57,7 @@ def test_a_painting_has_the_labels_of_the_lists_it_is_in(wikiart, datasets_root)
     wikiart.add(51, IMPRESSIONISM)  # neither landscape nor portrait
     asked = Request("wikiart.org", "few", style="Impressionism", quotas="landscape: 4\nportrait: 2", max_per_artist=3)
 
-    loaded = load_paintings(datasets_root, asked, site=wikiart.site)
+    loaded = load_paintings(datasets_root, asked, opener=wikiart.opener())
 
     records = loaded.dataset.records()
     assert [record.genre for record in records] == ["landscape"] * 4 + ["portrait"] * 2
@@ -69,7 +71,7 @@ def test_a_painting_has_the_labels_of_the_lists_it_is_in(wikiart, datasets_root)
         assert record.date == ("1872" if number % 2 else "")
     assert len(wikiart.sent) == 6
     assert wikiart.headers[0]["X-Requested-With"] == "XMLHttpRequest"
-    again = load_paintings(datasets_root, replace(asked, name="again"), site=wikiart.site)
+    again = load_paintings(datasets_root, replace(asked, name="again"), opener=wikiart.opener())
     assert [record.sha256 for record in again.dataset.records()] == [record.sha256 for record in records]
 
 
@@ -78,7 +80,7 @@ def test_the_plan_is_told_before_any_picture_is_asked_for(wikiart, datasets_root
         wikiart.add(number, MONET)
     asked = Request("wikiart.org", "monet", artist="Claude Monet", count=100)
 
-    plan = load_paintings(datasets_root, asked, plan_only=True, site=wikiart.site)
+    plan = load_paintings(datasets_root, asked, plan_only=True, opener=wikiart.opener())
 
     assert plan.dataset is None and not (datasets_root / "monet").exists()
     assert "130" in plan.report and "To fetch: 100 pictures" in plan.report and "plan_only" in plan.report
@@ -97,9 +99,8 @@ def test_the_published_limits_on_requests_hold_and_are_used_up(wikiart, datasets
         datasets_root,
         ALL_OF_MONET,
         lambda done, total, text="", preview=None: told.append(text),
-        None,
-        True,
-        wikiart.site,
+        plan_only=True,
+        opener=wikiart.opener(),
     )
 
     times = [at for at, _ in wikiart.listed]
@@ -125,14 +126,14 @@ def test_the_hours_limit_outlives_the_process(wikiart, datasets_root):
     wikiart.add(1, MONET)
     started = wikiart.time
     use_up_the_hour(wikiart, datasets_root)
-    load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, site=wikiart.site)
+    load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, opener=wikiart.opener())
     assert wikiart.listed[0][0] - started >= 3600
 
 
 def test_pictures_come_at_most_twenty_a_second(wikiart, datasets_root):
     for number in range(70):
         wikiart.add(number, MONET)
-    load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     assert len(wikiart.sent) == 70
     assert most_within([at for at, _ in wikiart.sent], 1.0) <= 20
 
@@ -144,17 +145,17 @@ def test_a_cancelled_load_goes_on_where_it_stopped(wikiart, datasets_root, stop_
         wikiart.add(number, MONET)
     with pytest.raises(Cancelled):
         load_paintings(
-            datasets_root, ALL_OF_MONET, cancelling(lambda text: text.startswith(stop_at)), site=wikiart.site
+            datasets_root, ALL_OF_MONET, cancelling(lambda text: text.startswith(stop_at)), opener=wikiart.opener()
         )
     before = len(wikiart.listed) + len(wikiart.sent)
 
-    loaded = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    loaded = load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
 
     assert 0 < before < 36 and len(loaded.dataset.records()) == 30
     # what was under way when it was cancelled may be asked for twice
     assert len({path for _, path in wikiart.listed}) == 6 and len(wikiart.listed) <= 7
     assert len({path for _, path in wikiart.sent}) == 30 and len(wikiart.sent) <= 34
-    load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     assert len(wikiart.listed) + len(wikiart.sent) <= 41
 
 
@@ -170,7 +171,7 @@ def test_cancel_ends_an_hours_wait_at_once(wikiart, datasets_root):
     use_up_the_hour(wikiart, datasets_root)
     still = replace(wikiart.site, clock=StandingClock(wikiart))
     with pytest.raises(Cancelled):
-        load_paintings(datasets_root, ALL_OF_MONET, cancelling(long_wait), site=still)
+        load_paintings(datasets_root, ALL_OF_MONET, cancelling(long_wait), opener=partial(open_source, site=still))
     assert wikiart.listed == []
     for thread in threading.enumerate():
         if thread.name.startswith("impasto-fetch"):
@@ -182,7 +183,7 @@ def test_a_busy_or_failing_site_is_asked_again_after_the_wait_it_names(wikiart, 
     for number in range(3):
         wikiart.add(number, MONET)
     wikiart.faults.extend([(429, {"Retry-After": "90"}), (500, {}), (200, {}), (503, {"Retry-After": "40"})])
-    loaded = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    loaded = load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     assert len(loaded.dataset.records()) == 3
     (first, _), (second, _), (third, _) = wikiart.listed
     assert second - first >= 90 and third - second >= 10
@@ -194,11 +195,11 @@ def test_a_site_that_stays_down_ends_the_load_and_keeps_what_came(wikiart, datas
         wikiart.add(number, MONET)
     wikiart.faults.extend([(200, {})] * 9 + [(500, {})] * 200)
     with pytest.raises(DatasetError, match="5 pictures in a row not at all .*500.*queue again"):
-        load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+        load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     wikiart.faults.clear()
     kept = len(list((datasets_root / "monet" / "images").iterdir()))
     wikiart.sent.clear()
-    assert len(load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site).dataset.records()) == 40
+    assert len(load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener()).dataset.records()) == 40
     assert kept == 8 and len({path for _, path in wikiart.sent}) == 32
 
 
@@ -206,7 +207,7 @@ def test_what_is_missing_or_no_picture_is_refused_and_replaced(wikiart, datasets
     for number in range(8):
         wikiart.add(number, MONET, picture=b"<html>" if number == 1 else None)
     del wikiart.pictures["/images/claude-monet/painting-2.jpg"]
-    loaded = load_paintings(datasets_root, replace(ALL_OF_MONET, count=6), site=wikiart.site)
+    loaded = load_paintings(datasets_root, replace(ALL_OF_MONET, count=6), opener=wikiart.opener())
     assert len(loaded.dataset.records()) == 6
     assert {refusal.rule for refusal in loaded.dataset.refusals()} <= {"fetch", "unreadable"}
 
@@ -224,7 +225,7 @@ def test_a_list_cannot_send_the_loader_to_another_host(wikiart, datasets_root, i
     wikiart.add(1, MONET)
     wikiart.add(2, MONET)
     wikiart.lists[MONET][0]["image"] = image
-    loaded = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    loaded = load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     assert [refusal.rule for refusal in loaded.dataset.refusals()] == ["address"]
     assert len(wikiart.sent) == 1
 
@@ -233,7 +234,7 @@ def test_a_list_that_counts_more_than_it_gives_ends_where_it_is_empty(wikiart, d
     wikiart.page_size, wikiart.overstated = 10, 500
     for number in range(25):
         wikiart.add(number, MONET)
-    plan = load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, site=wikiart.site)
+    plan = load_paintings(datasets_root, ALL_OF_MONET, plan_only=True, opener=wikiart.opener())
     assert "25" in plan.report and len(wikiart.listed) == 4
     assert "list of the artist 'claude-monet' ended at page 3 of 53" in plan.report
 
@@ -242,12 +243,12 @@ def test_a_page_that_was_empty_once_ends_no_list_for_ever(wikiart, datasets_root
     wikiart.page_size, wikiart.overstated = 10, 15
     for number in range(10):
         wikiart.add(number, MONET)
-    short = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    short = load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     assert len(short.dataset.records()) == 10 and "ended at page 1 of 3" in short.report
     wikiart.overstated = 0
     for number in range(10, 25):
         wikiart.add(number, MONET)
-    whole = load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+    whole = load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
     assert len(whole.dataset.records()) == 25 and "ended at page" not in whole.report
     assert [path.partition("page=")[2][0] for _, path in wikiart.listed] == ["1", "2", "2", "3"]
 
@@ -259,7 +260,7 @@ def test_an_empty_page_that_was_kept_before_is_asked_for_again(wikiart, datasets
     kept = datasets_root / ".sources" / "wikiart.org" / "artist-claude-monet" / "2.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("[2, []]")
-    assert len(load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site).dataset.records()) == 15
+    assert len(load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener()).dataset.records()) == 15
 
 
 def test_cancel_does_not_wait_for_a_host_that_is_not_found(wikiart, datasets_root):
@@ -273,7 +274,9 @@ def test_cancel_does_not_wait_for_a_host_that_is_not_found(wikiart, datasets_roo
 
     site = replace(wikiart.site, network=replace(wikiart.site.network, resolve=resolve))
     with pytest.raises(Cancelled):
-        load_paintings(datasets_root, ALL_OF_MONET, cancelling(lambda text: asked.is_set()), site=site)
+        load_paintings(
+            datasets_root, ALL_OF_MONET, cancelling(lambda text: asked.is_set()), opener=partial(open_source, site=site)
+        )
     assert not waited.is_set()
     answered.set()
 
@@ -294,16 +297,16 @@ def test_an_answer_that_is_no_list_is_told_as_that(wikiart, datasets_root, answe
     wikiart.add(1, MONET)
     wikiart.answer = answer
     with pytest.raises(DatasetError, match="page 1 of its list of the artist 'claude-monet'.*not one of its lists"):
-        load_paintings(datasets_root, ALL_OF_MONET, site=wikiart.site)
+        load_paintings(datasets_root, ALL_OF_MONET, opener=wikiart.opener())
 
 
 def test_asking_for_everything_or_for_what_is_not_there_is_told_before_long(wikiart, datasets_root):
     with pytest.raises(SettingsError, match="no list of all its paintings. Ask for a style"):
-        load_paintings(datasets_root, Request("WikiArt.org", "all"), site=wikiart.site)
+        load_paintings(datasets_root, Request("WikiArt.org", "all"), opener=wikiart.opener())
     with pytest.raises(DatasetError, match="artist 'nobody'.*404"):
-        load_paintings(datasets_root, Request("wikiart.org", "nobody", artist="nobody"), site=wikiart.site)
+        load_paintings(datasets_root, Request("wikiart.org", "nobody", artist="nobody"), opener=wikiart.opener())
     with pytest.raises(SettingsError, match="cannot be looked up"):
-        load_paintings(datasets_root, Request("wikiart.org", "nobody", artist="北斎"), site=wikiart.site)
+        load_paintings(datasets_root, Request("wikiart.org", "nobody", artist="北斎"), opener=wikiart.opener())
     assert source_fingerprint(datasets_root, "wikiart.org") == source_fingerprint(Path("elsewhere"), " WikiArt.org")
 
 

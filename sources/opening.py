@@ -1,0 +1,47 @@
+"""The sources there are, and which of them a name means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from . import hub_repository, local, wikiart_org
+from .plan import Request
+from .source import Source
+
+
+class Opener(Protocol):
+    """How the sources of one kind are found by name; a module can be one."""
+
+    def recognises(self, source: str) -> bool:
+        """Whether the name is written as those of this kind are."""
+
+    def fingerprint(self, datasets_root: Path, source: str) -> str:
+        """What changes when the source does; asked at every queueing, so found quickly. Raises as `open_source`."""
+
+    def open_source(self, datasets_root: Path, request: Request) -> Source:
+        """The source that a request names.
+
+        Raises:
+            NameRefused: the name is not plain, or leads out of the root.
+            SettingsError: the request cannot be read, or not be answered by this kind of source.
+            DatasetError: there is no such source.
+        """
+
+
+# The first that recognises a name opens it; a folder's may be any.
+OPENERS: tuple[Opener, ...] = (wikiart_org, hub_repository, local)
+
+
+def open_source(datasets_root: Path, request: Request) -> Source:
+    """The source that a request names. Raises as `Opener.open_source`."""
+    return _opener(request.source).open_source(datasets_root, request)
+
+
+def source_fingerprint(datasets_root: Path, source: str) -> str:
+    """Changes when what the source holds is known to have changed. Raises as `Opener.open_source`."""
+    return _opener(source).fingerprint(datasets_root, source)
+
+
+def _opener(source: str) -> Opener:
+    return next(opener for opener in OPENERS if opener.recognises(source))
