@@ -157,11 +157,11 @@ def plain_loop(florence: Any, files: Sequence[Path], beams: int, tokens: int) ->
 
 
 def new_captioner(florence: Any, folder: Path, batch: int, beams: int, tokens: int) -> Any:
-    from impasto.captioners.florence import Florence2Captioner, Settings
-    from impasto.captioners.florence_checkpoints import Checkpoint
+    from impasto.captioners.florence import Florence2Captioner, FlorenceSettings
+    from impasto.captioners.florence_checkpoints import FlorenceCheckpoint
 
-    checkpoint = Checkpoint("benchmark", folder, own_code=False)
-    return Florence2Captioner(checkpoint, Settings(TASK, beams, tokens), batch, Held(florence))
+    checkpoint = FlorenceCheckpoint("benchmark", folder, own_code=False)
+    return Florence2Captioner(checkpoint, FlorenceSettings(TASK, beams, tokens), batch, Held(florence))
 
 
 def captioned(captioner: Any, files: Sequence[Path]) -> None:

@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Caption:
-    """What a captioner said of a picture: raw, as it came. Never empty: an empty answer is a `Refusal`."""
+    """What a captioner said of a picture: raw, as it came. Never empty: an empty answer is a `CaptionRefusal`."""
 
     text: str
     finish_reason: str = "stop"
@@ -50,7 +50,7 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True)
-class Refusal:
+class CaptionRefusal:
     """Why a picture has no caption.
 
     A refusal with `lasting` goes to the ledger: the same question would be answered the same, so it is not asked again
@@ -97,7 +97,7 @@ class Captioner(Protocol):
 
     async def caption(
         self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
-    ) -> Sequence[Caption | Refusal]:
+    ) -> Sequence[Caption | CaptionRefusal]:
         """Caption 1 … `batch_size` pictures: one result for each, in their order.
 
         Waiting is awaited, so that Cancel (asyncio's cancellation) can end it. `check` raises (to be let through) when

@@ -34,7 +34,7 @@ LISTED = 10
 THUMBNAIL_SIDE = 192  # pixels
 
 
-class Record(Protocol):
+class EditableRecord(Protocol):
     @property
     def sha256(self) -> str: ...
     @property
@@ -51,10 +51,10 @@ D = TypeVar("D", bound="Editable")
 class Editable(Protocol):
     """A dataset, as far as editing its captions needs it."""
 
-    def records(self) -> Sequence[Record]: ...
+    def records(self) -> Sequence[EditableRecord]: ...
     @property
     def folder(self) -> str: ...
-    def image_path(self, record: Record) -> Path: ...
+    def image_path(self, record: EditableRecord) -> Path: ...
     def with_texts(self: D, texts: Mapping[str, str]) -> D: ...
 
 
@@ -92,7 +92,7 @@ class EditRules:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table of captions."""
 
     sha256: str
@@ -187,7 +187,7 @@ def edit_captions(
     progress: Progress = silent,
     thumbnails: Path | None = None,
     count_tokens: CountTokens = least_tokens,
-) -> tuple[D, str, tuple[Row, ...]]:
+) -> tuple[D, str, tuple[TableRow, ...]]:
     """Apply rules and edits to every caption; returns the edited revision, a report and the table's rows.
 
     Args:
@@ -201,7 +201,7 @@ def edit_captions(
     """
     trigger_word = checked_trigger_word(rules.trigger_word)
     records = dataset.records()
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     check = now_and_then(lambda: progress(len(rows), len(records)))
     edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word), check)
     texts: dict[str, str] = {}
@@ -212,7 +212,7 @@ def edit_captions(
         caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
         texts[record.sha256] = caption
         rows.append(
-            Row(
+            TableRow(
                 sha256=record.sha256,
                 file_name=record.file_name,
                 thumbnail=_thumbnail(dataset.image_path(record), record.sha256, thumbnails),
@@ -298,7 +298,7 @@ def _framed(caption: str, rules: EditRules) -> str:
 
 def _kept_edits(
     dataset: Editable,
-    records: Sequence[Record],
+    records: Sequence[EditableRecord],
     overrides: Mapping[str, Edit | None],
     rules: EditRules,
     check: Callable[[], None],
@@ -361,7 +361,7 @@ def _thumbnail(picture: Path, sha256: str, folder: Path | None) -> str:
     return target.name
 
 
-def _report(rows: Sequence[Row], before: Sequence[Record], doubts: str) -> str:
+def _report(rows: Sequence[TableRow], before: Sequence[EditableRecord], doubts: str) -> str:
     changed = sum(row.caption != record.text for row, record in zip(rows, before, strict=True))
     by_hand, locked = sum(row.edited for row in rows), sum(row.locked for row in rows)
     empty = [row for row in rows if not row.caption]
@@ -372,6 +372,6 @@ def _report(rows: Sequence[Row], before: Sequence[Record], doubts: str) -> str:
     return "\n".join([*lines, doubts])
 
 
-def table(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def table(rows: Sequence[TableRow]) -> list[dict[str, Any]]:
     """The rows as plain values, for JSON."""
     return [asdict(row) for row in rows]

@@ -22,9 +22,9 @@ from ..clock import now_and_then
 from ..errors import ModelError, SettingsError
 from ..files import content_hash
 from ..pixels import refuse_enormous
-from .captioner import Caption, Kind, Picture, Refusal
+from .captioner import Caption, CaptionRefusal, Kind, Picture
 from .captions import one_line
-from .florence_checkpoints import Checkpoint, fingerprint
+from .florence_checkpoints import FlorenceCheckpoint, fingerprint
 
 if TYPE_CHECKING:
     from transformers import Florence2ForConditionalGeneration, Florence2Processor
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class FlorenceSettings:
     """What Florence-2 is told beside the picture."""
 
     task: str = "more_detailed_caption"  # a key of `TASKS`
@@ -144,7 +144,7 @@ def read_picture(path: Path, size: tuple[int, int], resample: int = Image.Resamp
 
 @torch.inference_mode()
 def generate(
-    florence: Florence, pictures: Sequence[Image.Image], settings: Settings, check: Callable[[], None]
+    florence: Florence, pictures: Sequence[Image.Image], settings: FlorenceSettings, check: Callable[[], None]
 ) -> list[Generated]:
     """Answer `settings.task` for pictures of `picture_size`; `check` is called several times a second and may raise."""
     model, processor = florence.model, florence.processor
@@ -201,7 +201,7 @@ def _generated(florence: Florence, sequence: list[int]) -> Generated:
     return Generated(tokenizer.decode(answer, skip_special_tokens=False), len(answer), ended)
 
 
-def read_answer(florence: Florence, generated: Generated, settings: Settings) -> Caption | Refusal:
+def read_answer(florence: Florence, generated: Generated, settings: FlorenceSettings) -> Caption | CaptionRefusal:
     """The caption in an answer. One cut off by the limit of tokens is given as far as its sentences are whole."""
     token = TASKS[settings.task]
     parsed = florence.processor.post_process_generation(generated.text, task=token, image_size=(1000, 1000))[token]
@@ -212,14 +212,14 @@ def read_answer(florence: Florence, generated: Generated, settings: Settings) ->
     if generated.ended and text:
         return Caption(text, "stop", generated.tokens)
     if generated.ended:
-        return Refusal(Kind.NO_ANSWER, f"Florence-2 gave an empty {settings.task}", tokens=generated.tokens)
+        return CaptionRefusal(Kind.NO_ANSWER, f"Florence-2 gave an empty {settings.task}", tokens=generated.tokens)
     whole = text if regions else whole_sentences(text)  # a region counts only with all its corners
     if whole:
         return Caption(whole, "length", generated.tokens)
     reason = (
         f"no {'region' if regions else 'sentence'} was whole after max_new_tokens = {settings.max_new_tokens}; raise it"
     )
-    return Refusal(Kind.CUT_OFF, reason, tokens=generated.tokens)
+    return CaptionRefusal(Kind.CUT_OFF, reason, tokens=generated.tokens)
 
 
 def whole_sentences(text: str) -> str:
@@ -272,8 +272,8 @@ class HostMemory:
 class Florence2Captioner:
     """A `Captioner` over one checkpoint. What it holds is small until it captions, and after `close`."""
 
-    checkpoint: Checkpoint
-    settings: Settings = Settings()
+    checkpoint: FlorenceCheckpoint
+    settings: FlorenceSettings = FlorenceSettings()
     batch_size: int = 8
     place: Place = field(default_factory=HostMemory)
     remarks: list[str] = field(default_factory=list)  # what a person should know of the run, for the report
@@ -293,7 +293,7 @@ class Florence2Captioner:
 
     async def caption(
         self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
-    ) -> list[Caption | Refusal]:
+    ) -> list[Caption | CaptionRefusal]:
         """See `Captioner.caption`.
 
         Raises:
@@ -334,7 +334,7 @@ class Florence2Captioner:
         self.remarks.append(remark)
         log.warning("Florence-2: %s", remark)
 
-    def _caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> list[Caption | Refusal]:
+    def _caption(self, pictures: Sequence[Picture], check: Callable[[], None]) -> list[Caption | CaptionRefusal]:
         check()
         florence = self.place.open(self)
         read = self._read_all(florence, pictures, check)
@@ -347,19 +347,19 @@ class Florence2Captioner:
 
     def _read_all(
         self, florence: Florence, pictures: Sequence[Picture], check: Callable[[], None]
-    ) -> list[Image.Image | Refusal]:
+    ) -> list[Image.Image | CaptionRefusal]:
         size, resample = picture_size(florence), florence.processor.image_processor.resample
 
-        def read(picture: Picture) -> Image.Image | Refusal:
+        def read(picture: Picture) -> Image.Image | CaptionRefusal:
             try:
                 return read_picture(picture.path, size, resample)
             except MemoryError:
                 raise
             except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
                 words = one_line(str(error)) or type(error).__name__
-                return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {words}")
+                return CaptionRefusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {words}")
 
-        results: list[Image.Image | Refusal] = []
+        results: list[Image.Image | CaptionRefusal] = []
         with ThreadPoolExecutor(min(DECODING_THREADS, len(pictures))) as threads:
             for result in threads.map(read, pictures):
                 check()

@@ -30,7 +30,7 @@ POLL = 0.2  # seconds between two looks at a download
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class FlorenceCheckpoint:
     """A folder with Florence-2 in it."""
 
     name: str  # as a person chooses it: the path below the models folder, "LLM/Florence-2-base"
@@ -38,12 +38,12 @@ class Checkpoint:
     own_code: bool  # microsoft's first release, whose config.json names code to be run (`auto_map`)
 
 
-def find_checkpoints(models_root: Path, other_folders: Iterable[Path] = ()) -> tuple[Checkpoint, ...]:
+def find_checkpoints(models_root: Path, other_folders: Iterable[Path] = ()) -> tuple[FlorenceCheckpoint, ...]:
     """Every Florence-2 up to three folders below `models_root` and two below the other model folders, by name.
 
     Of two with one name the first counts, as in ComfyUI's own lists.
     """
-    found: dict[str, Checkpoint] = {}
+    found: dict[str, FlorenceCheckpoint] = {}
     places = [(models_root, models_root, 3)]
     places += [(other, other.parent, 2) for other in other_folders if not other.is_relative_to(models_root)]
     for start, root, depth in places:
@@ -51,11 +51,11 @@ def find_checkpoints(models_root: Path, other_folders: Iterable[Path] = ()) -> t
             config = _config(folder)
             if config.get("model_type") == "florence2":
                 name = folder.relative_to(root).as_posix()
-                found.setdefault(name, Checkpoint(name, folder, "auto_map" in config))
+                found.setdefault(name, FlorenceCheckpoint(name, folder, "auto_map" in config))
     return tuple(found[name] for name in sorted(found))
 
 
-def choose_checkpoint(name: str, found: Sequence[Checkpoint]) -> Checkpoint | None:
+def choose_checkpoint(name: str, found: Sequence[FlorenceCheckpoint]) -> FlorenceCheckpoint | None:
     """The checkpoint that a person means by a name from the list or by one of `REPOSITORIES`; None if it is not there.
 
     A repository is found wherever its folder lies, as long as the folder bears the repository's own name.
@@ -77,7 +77,7 @@ def choose_checkpoint(name: str, found: Sequence[Checkpoint]) -> Checkpoint | No
     return same[0] if same else None
 
 
-def missing_checkpoint(name: str, models_root: Path, found: Sequence[Checkpoint]) -> ModelError:
+def missing_checkpoint(name: str, models_root: Path, found: Sequence[FlorenceCheckpoint]) -> ModelError:
     """What to tell a person whose chosen repository is not on this machine, download being off."""
     folder = destination(models_root, name)
     old = [one.name for one in found if one.own_code]
@@ -110,7 +110,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def download_checkpoint(repository: str, models_root: Path, progress: Progress = silent) -> Checkpoint:
+def download_checkpoint(repository: str, models_root: Path, progress: Progress = silent) -> FlorenceCheckpoint:
     """Fetch one of `REPOSITORIES` from the Hugging Face hub, or from the mirror that `HF_ENDPOINT` names.
 
     The folder appears whole, and one that is there is never replaced. After a stop, files that came whole are kept.
@@ -142,7 +142,7 @@ def download_checkpoint(repository: str, models_root: Path, progress: Progress =
     _fetch(repository, revision, endpoint, partial, size, progress)
     remove(partial / ".cache")
     os.rename(partial, final)
-    checkpoint = Checkpoint(final.relative_to(models_root).as_posix(), final, "auto_map" in _config(final))
+    checkpoint = FlorenceCheckpoint(final.relative_to(models_root).as_posix(), final, "auto_map" in _config(final))
     _refuse_unusable(checkpoint)
     return checkpoint
 
@@ -171,7 +171,7 @@ def _config(folder: Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def _refuse_unusable(checkpoint: Checkpoint) -> None:
+def _refuse_unusable(checkpoint: FlorenceCheckpoint) -> None:
     name = checkpoint.folder.name
     if checkpoint.own_code:
         native = f"florence-community/{name}" if f"florence-community/{name}" in REPOSITORIES else REPOSITORIES[0]

@@ -24,10 +24,10 @@ from ..clock import SYSTEM, Clock
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash, parsed_json
 from ..progress import duration
-from .captioner import Caption, Kind, Picture, Refusal
+from .captioner import Caption, CaptionRefusal, Kind, Picture
 from .keys import Project, checked_model, read_projects, refuse_key, service_url, without_keys
 from .pictures import LONGEST_SIDE, is_about_the_picture, jpeg_or_refusal
-from .quota import Budget, Limits, Request, take
+from .quota import CountedRequest, ProjectBudget, ProjectLimits, take
 
 REQUIREMENT = "google-genai>=2.33"  # as in pyproject's extra "gemini"
 SERVICE_URL = "https://generativelanguage.googleapis.com/"
@@ -82,7 +82,7 @@ class GeminiSettings:
     model: str = DEFAULT_MODEL
     system_prompt: str = SYSTEM_PROMPT
     media_resolution: str = "high"
-    limits: Limits = Limits()  # of projects whose own are not in the file
+    limits: ProjectLimits = ProjectLimits()  # of projects whose own are not in the file
     timeout: float = 120.0  # seconds for one call
     api_version: str = ""  # "" for the package's own
 
@@ -101,7 +101,7 @@ class GeminiSettings:
 class Session:
     """Connections and budgets while a run lasts."""
 
-    budgets: list[Budget]
+    budgets: list[ProjectBudget]
     clients: dict[str, Any]  # google.genai.Client by project
     keys: list[str]
     prompt_tokens: int  # expected of the next question
@@ -150,7 +150,7 @@ class GeminiCaptioner:
 
     async def caption(
         self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
-    ) -> Sequence[Caption | Refusal]:
+    ) -> Sequence[Caption | CaptionRefusal]:
         return [await self._caption(picture, check, sending) for picture in pictures]
 
     async def close(self) -> None:
@@ -160,20 +160,20 @@ class GeminiCaptioner:
 
     async def _caption(
         self, picture: Picture, check: Callable[[], None], sending: Callable[[], None]
-    ) -> Caption | Refusal:
+    ) -> Caption | CaptionRefusal:
         session = self._session = self._session or self._opened()
         jpeg = await jpeg_or_refusal(picture)
-        if isinstance(jpeg, Refusal):
+        if isinstance(jpeg, CaptionRefusal):
             return jpeg
         result = await self._ask(session, self._request(jpeg, ROOM), check, sending)
-        if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
+        if isinstance(result, CaptionRefusal) and result.kind is Kind.CUT_OFF:
             first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM), check, sending)
             result = _with_tokens(result, first.prompt_tokens, first.tokens)
         return result
 
     async def _ask(
         self, session: Session, question: dict[str, Any], check: Callable[[], None], sending: Callable[[], None]
-    ) -> Caption | Refusal:
+    ) -> Caption | CaptionRefusal:
         """Ask until a project is not over its rate."""
         refusal = None
         for _ in range(RATE_LIMITED + len(session.budgets)):
@@ -181,7 +181,7 @@ class GeminiCaptioner:
             sending()
             answer = await self._call(session, budget, request, question)
             if not isinstance(answer, RateLimited):
-                if not isinstance(answer, Refusal):
+                if not isinstance(answer, CaptionRefusal):
                     used = answer.usage_metadata
                     if used and used.prompt_token_count:
                         budget.used(request, used.prompt_token_count)
@@ -193,7 +193,7 @@ class GeminiCaptioner:
                 budget.end_day()
             else:
                 budget.pause(answer.delay)
-        return Refusal(Kind.BUSY, f"over the rate of every project: {refusal.reason}", lasting=False)
+        return CaptionRefusal(Kind.BUSY, f"over the rate of every project: {refusal.reason}", lasting=False)
 
     def _request(self, jpeg: bytes, room: int) -> dict[str, Any]:
         """Arguments of google-genai's `generate_content`, made before it is counted, so as to leave at once."""
@@ -208,8 +208,10 @@ class GeminiCaptioner:
         contents = [types.Part.from_bytes(data=jpeg, mime_type="image/jpeg"), types.Part.from_text(text=QUESTION)]
         return {"model": self.settings.model, "contents": contents, "config": config}
 
-    async def _call(self, session: Session, budget: Budget, request: Request, question: dict[str, Any]) -> Any:
-        """One request: google-genai's response, a `Refusal`, or `RateLimited`."""
+    async def _call(
+        self, session: Session, budget: ProjectBudget, request: CountedRequest, question: dict[str, Any]
+    ) -> Any:
+        """One request: google-genai's response, a `CaptionRefusal`, or `RateLimited`."""
         _on_sent.set(lambda: budget.sent(request))
         errors, http = _google_genai().errors, _http_library()
         try:
@@ -219,13 +221,15 @@ class GeminiCaptioner:
         except errors.APIError as error:
             return read_error(error.code, error.details, error.message or "", self.model, budget.project, session.keys)
         except asyncio.TimeoutError:
-            return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
+            return CaptionRefusal(
+                Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False
+            )
         except (OSError, http.HTTPError) as error:
             reason = without_keys(str(error) or type(error).__name__, session.keys)
-            return Refusal(Kind.BUSY, f"the connection failed: {reason}", retry=True, lasting=False)
+            return CaptionRefusal(Kind.BUSY, f"the connection failed: {reason}", retry=True, lasting=False)
         except ValueError as error:  # a body that is no JSON, or not the service's
             reason = f"the service's reply cannot be read ({type(error).__name__})"
-            return Refusal(Kind.MALFORMED, reason, retry=True, lasting=False)
+            return CaptionRefusal(Kind.MALFORMED, reason, retry=True, lasting=False)
 
     def _opened(self) -> Session:
         genai = _google_genai()
@@ -244,7 +248,9 @@ class GeminiCaptioner:
             return genai.Client(api_key=project.key, vertexai=False, http_options=options)
 
         return Session(
-            budgets=[Budget(project.name, project.limits, self._usage(project), self.clock) for project in projects],
+            budgets=[
+                ProjectBudget(project.name, project.limits, self._usage(project), self.clock) for project in projects
+            ],
             clients={project.name: client(project) for project in projects},
             keys=[project.key for project in projects],
             prompt_tokens=self._expected_tokens(),
@@ -282,20 +288,20 @@ class RateLimited:
     day: bool = False  # not before the day is over
 
 
-def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
+def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | CaptionRefusal:
     """The caption in google-genai's `GenerateContentResponse`, or which of the ways to be empty it is."""
     used = response.usage_metadata
     prompt_tokens = (used and used.prompt_token_count) or 0
     tokens = ((used and used.candidates_token_count) or 0) + ((used and used.thoughts_token_count) or 0)
 
-    def refusal(kind: Kind, reason: str, retry: bool = False) -> Refusal:
-        return Refusal(kind, reason, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
+    def refusal(kind: Kind, reason: str, retry: bool = False) -> CaptionRefusal:
+        return CaptionRefusal(kind, reason, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
 
     feedback = response.prompt_feedback
     if not (feedback or response.candidates or used):
         # Not the service's own words, so nothing about the picture: ten in a row end the run.
         reason = "the reply is not Gemini's: it has no candidates, no feedback and no usage"
-        return Refusal(Kind.NO_ANSWER, reason, retry=True, lasting=False)
+        return CaptionRefusal(Kind.NO_ANSWER, reason, retry=True, lasting=False)
     if feedback and feedback.block_reason:
         return refusal(Kind.PROMPT_BLOCKED, _name(feedback.block_reason))
     if not response.candidates:
@@ -322,7 +328,7 @@ def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
 
 def read_error(
     code: int, details: Any, message: str, model: str, project: str, keys: Sequence[str]
-) -> Refusal | RateLimited:
+) -> CaptionRefusal | RateLimited:
     """What an HTTP error means for the picture and for the project.
 
     Raises:
@@ -348,9 +354,9 @@ def read_error(
             "Have base_url in gemini.toml corrected."
         )
     if code >= 500 or code in (408, 499):
-        return Refusal(Kind.BUSY, f"{code} {message}", retry=True, lasting=False)
+        return CaptionRefusal(Kind.BUSY, f"{code} {message}", retry=True, lasting=False)
     # What is not about this picture (the request, the account) may be the same for all: ten in a row end the run.
-    return Refusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or is_about_the_picture(whole))
+    return CaptionRefusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or is_about_the_picture(whole))
 
 
 def _rate_limited(told: list[dict[str, Any]], whole: str, model: str, project: str) -> RateLimited:
@@ -377,7 +383,7 @@ def _details(details: Any) -> list[dict[str, Any]]:
     return [detail for detail in told if isinstance(detail, dict)]
 
 
-def _with_tokens(result: Caption | Refusal, prompt_tokens: int, tokens: int) -> Caption | Refusal:
+def _with_tokens(result: Caption | CaptionRefusal, prompt_tokens: int, tokens: int) -> Caption | CaptionRefusal:
     return replace(result, prompt_tokens=result.prompt_tokens + prompt_tokens, tokens=result.tokens + tokens)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
-from .quota import Limits
+from .quota import ProjectLimits
 
 # Only such variables: a name in a graph must not be able to send any other secret of the server anywhere.
 _VARIABLE = re.compile(r"(?:GEMINI|GOOGLE)_API_KEY(?:_[A-Za-z0-9_]+)?")
@@ -35,7 +35,7 @@ class Project:
 
     name: str
     key: str = field(repr=False)
-    limits: Limits
+    limits: ProjectLimits
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def _key_as_model() -> SettingsError:
     )
 
 
-def read_projects(file: Path, names: Sequence[str], defaults: Limits, environment: Mapping[str, str]) -> list[Project]:
+def read_projects(
+    file: Path, names: Sequence[str], defaults: ProjectLimits, environment: Mapping[str, str]
+) -> list[Project]:
     """The named projects: from `[projects.<name>]` in `file`, else from the environment variable of that name.
 
     Raises:
@@ -114,7 +116,7 @@ def read_projects(file: Path, names: Sequence[str], defaults: Limits, environmen
 
 
 def _project(
-    name: str, table: dict[str, Any] | None, file: Path, defaults: Limits, environment: Mapping[str, str]
+    name: str, table: dict[str, Any] | None, file: Path, defaults: ProjectLimits, environment: Mapping[str, str]
 ) -> Project:
     if table is None:
         key = environment.get(name, "").strip() if _VARIABLE.fullmatch(name) else ""
@@ -128,11 +130,11 @@ def _project(
             )
         return Project(name, _checked_key(key, f"The environment variable {name}"), defaults)
     key = _key(table, file, f"projects.{name}", environment)
-    limits = {limit: table.get(limit, getattr(defaults, limit)) for limit in Limits.__dataclass_fields__}
+    limits = {limit: table.get(limit, getattr(defaults, limit)) for limit in ProjectLimits.__dataclass_fields__}
     for limit, value in limits.items():
         if not isinstance(value, int) or value < 1:
             raise SettingsError(f"{file}: [projects.{name}] {limit} is {value!r}. It must be a whole number above 0.")
-    return Project(name, key, Limits(**limits))
+    return Project(name, key, ProjectLimits(**limits))
 
 
 def _key(table: dict[str, Any], file: Path, where: str, environment: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash, parsed_json
-from .captioner import Caption, Kind, Picture, Refusal
+from .captioner import Caption, CaptionRefusal, Kind, Picture
 from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
 from .keys import Endpoint, checked_model, read_endpoint, refuse_key, without_keys
@@ -70,7 +70,7 @@ class OpenAICaptioner:
 
     async def caption(
         self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
-    ) -> Sequence[Caption | Refusal]:
+    ) -> Sequence[Caption | CaptionRefusal]:
         return [await self._caption(picture, check, sending) for picture in pictures]
 
     async def close(self) -> None:
@@ -80,16 +80,16 @@ class OpenAICaptioner:
 
     async def _caption(
         self, picture: Picture, check: Callable[[], None], sending: Callable[[], None]
-    ) -> Caption | Refusal:
+    ) -> Caption | CaptionRefusal:
         endpoint = read_endpoint(self.folder / "openai.toml", self.settings.endpoint, self.environment)
         refuse_key(self.model, [endpoint.key])
         jpeg = await jpeg_or_refusal(picture)
-        if isinstance(jpeg, Refusal):
+        if isinstance(jpeg, CaptionRefusal):
             return jpeg
         check()
         sending()
         result = await self._ask(endpoint, jpeg, ANSWER_TOKENS)
-        if isinstance(result, Refusal) and result.kind is Kind.CUT_OFF:
+        if isinstance(result, CaptionRefusal) and result.kind is Kind.CUT_OFF:
             check()
             sending()
             first, result = result, await self._ask(endpoint, jpeg, MORE_TOKENS)
@@ -97,7 +97,7 @@ class OpenAICaptioner:
             result = replace(result, tokens=tokens, prompt_tokens=prompt_tokens)
         return result
 
-    async def _ask(self, endpoint: Endpoint, jpeg: bytes, most_tokens: int) -> Caption | Refusal:
+    async def _ask(self, endpoint: Endpoint, jpeg: bytes, most_tokens: int) -> Caption | CaptionRefusal:
         import aiohttp
 
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
@@ -116,12 +116,16 @@ class OpenAICaptioner:
                     return self._failed(response.status, await response.text(), response.headers, endpoint)
                 return read_completion(await response.json(content_type=None, loads=parsed_json), [endpoint.key])
         except asyncio.TimeoutError:
-            return Refusal(Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False)
+            return CaptionRefusal(
+                Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False
+            )
         except (aiohttp.ClientError, OSError) as error:
             reason = without_keys(str(error) or type(error).__name__, [endpoint.key])
-            return Refusal(Kind.BUSY, f"'{endpoint.name}' cannot be reached: {reason}", retry=True, lasting=False)
+            return CaptionRefusal(
+                Kind.BUSY, f"'{endpoint.name}' cannot be reached: {reason}", retry=True, lasting=False
+            )
         except ValueError:
-            return Refusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True, lasting=False)
+            return CaptionRefusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True, lasting=False)
 
     def _body(self, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
         picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
@@ -140,7 +144,7 @@ class OpenAICaptioner:
             ],
         }
 
-    def _failed(self, status: int, body: str, headers: Mapping[str, str], endpoint: Endpoint) -> Refusal:
+    def _failed(self, status: int, body: str, headers: Mapping[str, str], endpoint: Endpoint) -> CaptionRefusal:
         """What an HTTP error means.
 
         Raises:
@@ -158,12 +162,12 @@ class OpenAICaptioner:
         if status == 429 or status >= 500 or status == 408:
             after = headers.get("Retry-After", "")
             wait = min(float(after), MOST_RETRY_AFTER) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0
-            return Refusal(Kind.BUSY, f"{status} {said}", retry=True, wait=wait, lasting=False)
+            return CaptionRefusal(Kind.BUSY, f"{status} {said}", retry=True, wait=wait, lasting=False)
         # What is not about this picture may be the same for all: ten in a row end the run.
-        return Refusal(Kind.FAILED, f"{status} {said}", lasting=status == 413 or is_about_the_picture(whole))
+        return CaptionRefusal(Kind.FAILED, f"{status} {said}", lasting=status == 413 or is_about_the_picture(whole))
 
 
-def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
+def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | CaptionRefusal:
     """The caption in a chat completion, or why there is none."""
     try:
         choice = reply["choices"][0]
@@ -174,10 +178,10 @@ def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | Refusal:
         # Nothing about the picture: ten in a row end the run.
         said = reply.get("error", reply) if isinstance(reply, dict) else reply
         said = without_keys(str(said.get("message", said) if isinstance(said, dict) else said), keys)[:300]
-        return Refusal(Kind.MALFORMED, f"not a chat completion: {said!r}", retry=True, lasting=False)
+        return CaptionRefusal(Kind.MALFORMED, f"not a chat completion: {said!r}", retry=True, lasting=False)
 
-    def refusal(kind: Kind, why: str, retry: bool) -> Refusal:
-        return Refusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
+    def refusal(kind: Kind, why: str, retry: bool) -> CaptionRefusal:
+        return CaptionRefusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
 
     text = without_thinking(text).strip() if isinstance(text, str) else ""
     if reason == "length":

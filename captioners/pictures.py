@@ -9,7 +9,7 @@ import re
 from PIL import Image, ImageOps
 
 from ..pixels import refuse_enormous
-from .captioner import Kind, Picture, Refusal
+from .captioner import CaptionRefusal, Kind, Picture
 
 LONGEST_SIDE = 1024  # pixels
 JPEG_QUALITY = 90
@@ -22,12 +22,12 @@ def is_about_the_picture(message: str) -> bool:
     return bool(_ABOUT_THE_PICTURE.search(message))
 
 
-async def jpeg_or_refusal(picture: Picture) -> bytes | Refusal:
+async def jpeg_or_refusal(picture: Picture) -> bytes | CaptionRefusal:
     """`jpeg_bytes`, made in a thread of its own, or that the picture cannot be decoded."""
     try:
         return await asyncio.to_thread(jpeg_bytes, picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return Refusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
+        return CaptionRefusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {error}")
 
 
 def jpeg_bytes(picture: Picture, longest_side: int = LONGEST_SIDE) -> bytes:

@@ -34,7 +34,7 @@ class DayLimitReached(CaptionError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProjectLimits:
     """Of one project. Google shows them in AI Studio; these are what the free tier was last reported to give."""
 
     requests_per_minute: int = 15
@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass
-class Request:
+class CountedRequest:
     """One request: counted when it is about to be sent, again when it has left, and its tokens when they are known."""
 
     time: float  # seconds since 1970
@@ -66,14 +66,14 @@ def midnight(time: float, days: int = 1) -> float:
 
 
 @dataclass
-class Budget:
+class ProjectBudget:
     """What one project has left. Lives as long as a run; the file outlives it, and is shared by all that send."""
 
     project: str
-    limits: Limits
+    limits: ProjectLimits
     file: Path
     clock: Clock
-    requests: list[Request] = field(default_factory=list)  # of this day and the last minute, oldest first
+    requests: list[CountedRequest] = field(default_factory=list)  # of this day and the last minute, oldest first
     paused_until: float = 0.0
     spent_until: float = 0.0  # the service itself said that the day is over
     set_back: bool = False  # whether the clock was, since something was written to the file
@@ -118,7 +118,7 @@ class Budget:
         if not isinstance(line, dict):
             return
         if has_types(line, request=str, time=float, tokens=int):
-            request = self._by_id.setdefault(line["request"], Request(0.0, 0, line["request"]))
+            request = self._by_id.setdefault(line["request"], CountedRequest(0.0, 0, line["request"]))
             request.time, request.tokens = float(line["time"]), max(line["tokens"], 0)
         for name in ("paused_until", "spent_until"):
             if has_types(line, **{name: float}):
@@ -163,25 +163,25 @@ class Budget:
         ]
         return max(0.0, *waits)
 
-    def spend(self, tokens: int) -> Request | None:
+    def spend(self, tokens: int) -> CountedRequest | None:
         """Count a request that is about to be sent; it is on disk when this returns. None: it may not be sent yet."""
         with self._lock:
             if self.wait(tokens) > 0:
                 return None
             self._forget()
-            request = Request(self.clock.time(), tokens)
+            request = CountedRequest(self.clock.time(), tokens)
             self.requests.append(request)
             self._by_id[request.id] = request
             self._append(request.line())
         return request
 
-    def sent(self, request: Request) -> None:
+    def sent(self, request: CountedRequest) -> None:
         """The request has left only now: what the service counts is its arrival."""
         request.time = self.clock.time()
         self.requests.sort(key=lambda request: request.time)
         self._append(request.line())
 
-    def used(self, request: Request, tokens: int) -> None:
+    def used(self, request: CountedRequest, tokens: int) -> None:
         """The answer says how many tokens the question had."""
         if tokens != request.tokens:
             request.tokens = tokens
@@ -216,8 +216,8 @@ class Budget:
 
 
 async def take(
-    budgets: Sequence[Budget], tokens: int, clock: Clock, check: Callable[[], None]
-) -> tuple[Budget, Request]:
+    budgets: Sequence[ProjectBudget], tokens: int, clock: Clock, check: Callable[[], None]
+) -> tuple[ProjectBudget, CountedRequest]:
     """Wait until a project may send a request of so many tokens, and count it; the one with most left goes first.
 
     Args:
@@ -236,12 +236,12 @@ async def take(
             await clock.sleep(shortest, check)
             continue
         ready = [budget for budget, wait in zip(budgets, waits, strict=True) if wait <= 0]
-        chosen = max(ready, key=Budget.left_today)
+        chosen = max(ready, key=ProjectBudget.left_today)
         if request := chosen.spend(tokens):
             return chosen, request
 
 
-def _day_limit_text(budgets: Sequence[Budget], clock: Clock) -> str:
+def _day_limit_text(budgets: Sequence[ProjectBudget], clock: Clock) -> str:
     reset = midnight(clock.time())
     local = datetime.fromtimestamp(reset).astimezone()
     hours = (reset - clock.time()) / 3600

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, duration, silent
-from .captioner import Caption, Captioner, Kind, Picture, Refusal
+from .captioner import Caption, Captioner, CaptionRefusal, Kind, Picture
 from .captions import checked_trigger_word, one_line, with_trigger
 from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
 from .in_flight import InFlight
@@ -28,7 +28,7 @@ GIVEN_UP_IN_A_ROW = 10  # pictures that stayed busy to the last attempt, before 
 LISTED = 20  # refusals that a report lists
 
 
-class Record(Protocol):
+class CaptionableRecord(Protocol):
     """What a record must tell."""
 
     @property
@@ -47,7 +47,7 @@ class Record(Protocol):
     def source_sha256(self) -> str: ...
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=CaptionableRecord)
 D = TypeVar("D", bound="Captionable")
 
 
@@ -67,7 +67,7 @@ class Captioned(Generic[D]):
 
     dataset: D  # a refused picture keeps the text that it had
     report: str
-    refused: Mapping[str, Refusal]  # by sha256
+    refused: Mapping[str, CaptionRefusal]  # by sha256
     open: frozenset[str] = frozenset()  # sha256 of those without a caption that the same call would ask about again
 
 
@@ -83,7 +83,7 @@ class Tally:
     cleaned: int = 0  # captions that clean-up changed
     given_up_in_a_row: int = 0
     error: ImpastoError | None = None  # that ended the run
-    busy: dict[str, Refusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
+    busy: dict[str, CaptionRefusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
 
 
 def pictures_of(dataset: Captionable) -> dict[str, Picture]:
@@ -166,7 +166,7 @@ async def caption_dataset(
     trigger_word = checked_trigger_word(trigger_word)
     pictures = pictures_of(dataset)
     captions: dict[str, str] = {}
-    refused: dict[str, Refusal] = {}
+    refused: dict[str, CaptionRefusal] = {}
     busy: set[str] = set()
     lines = []
     for asked in [captioner] if fallback is None else [captioner, fallback]:
@@ -178,7 +178,7 @@ async def caption_dataset(
         )
         said = _answers(asked, open_pictures, dataset.captions_ledger, tally, rules, progress)
         captions |= {sha256: text for sha256, text in said.items() if isinstance(text, str)}
-        refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, Refusal)}
+        refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, CaptionRefusal)}
         busy |= tally.busy.keys()
         lines.append(_stage_report(asked, len(open_pictures), len(refused), tally, rules))
     texts = {sha256: with_trigger(trigger_word, text) for sha256, text in captions.items()}
@@ -288,7 +288,7 @@ async def _ask_batch(
             for picture, result in zip(batch, results, strict=True):
                 tally.tokens += result.tokens
                 tally.prompt_tokens += result.prompt_tokens
-                if isinstance(result, Refusal) and result.retry and attempt < ATTEMPTS:
+                if isinstance(result, CaptionRefusal) and result.retry and attempt < ATTEMPTS:
                     open_pictures.append(picture)
                     waits.append(result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0))
                 else:
@@ -305,7 +305,7 @@ def _back_off(attempt: int) -> float:
 
 
 def _record(
-    captioner: Captioner, picture: Picture, result: Caption | Refusal, seconds: float, ledger: Path, tally: Tally
+    captioner: Captioner, picture: Picture, result: Caption | CaptionRefusal, seconds: float, ledger: Path, tally: Tally
 ) -> None:
     """Append an answer or a lasting refusal to the ledger; count what is left open.
 
@@ -314,7 +314,7 @@ def _record(
     """
     tally.answered += 1
     if isinstance(result, Caption) and not one_line(result.text):
-        result = Refusal(Kind.NO_ANSWER, "the answer is empty", tokens=result.tokens)
+        result = CaptionRefusal(Kind.NO_ANSWER, "the answer is empty", tokens=result.tokens)
     if isinstance(result, Caption):
         answer = Answer(
             one_line(result.text), result.finish_reason, result.tokens, seconds, now(), result.prompt_tokens
@@ -344,23 +344,25 @@ def _answers(
     tally: Tally,
     rules: Rules | None,
     progress: Progress,
-) -> dict[str, str | Refusal]:
+) -> dict[str, str | CaptionRefusal]:
     """By sha256, what the ledger now holds: the cleaned caption, or why there is none."""
     answers = read_ledger(ledger)
-    said: dict[str, str | Refusal] = {}
+    said: dict[str, str | CaptionRefusal] = {}
     check = now_and_then(lambda: progress(len(pictures), len(pictures)))
     for picture in pictures:
         check()
         answer = answer_to(answers, captioner, picture)
         if picture.sha256 in tally.busy or answer is None:
-            said[picture.sha256] = tally.busy.get(picture.sha256) or Refusal(Kind.BUSY, "not asked", lasting=False)
+            said[picture.sha256] = tally.busy.get(picture.sha256) or CaptionRefusal(
+                Kind.BUSY, "not asked", lasting=False
+            )
         elif not answer.text:
             kind = Kind(answer.finish_reason) if answer.finish_reason in {kind.value for kind in Kind} else Kind.FAILED
-            said[picture.sha256] = Refusal(kind, answer.reason)
+            said[picture.sha256] = CaptionRefusal(kind, answer.reason)
         else:
             text = clean(answer.text, rules) if rules else answer.text
             tally.cleaned += text != answer.text
-            said[picture.sha256] = text or Refusal(
+            said[picture.sha256] = text or CaptionRefusal(
                 Kind.NO_ANSWER, f"clean-up leaves nothing of the answer '{answer.text[:80]}'"
             )
     return said
@@ -385,7 +387,7 @@ def _stage_report(captioner: Captioner, count: int, refused: int, tally: Tally, 
     return f"{line}\nClean-up ({rules}) changed {tally.cleaned} of its captions." if rules else line
 
 
-def _refusal_report(pictures: Mapping[str, Picture], refused: Mapping[str, Refusal]) -> list[str]:
+def _refusal_report(pictures: Mapping[str, Picture], refused: Mapping[str, CaptionRefusal]) -> list[str]:
     if not refused:
         return []
     listed = [

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..paths import child_of
 from ..prompting.prompt_set import crossed
-from ..rendering.batches import Batch, Memory, paint_all
+from ..rendering.batches import Memory, PictureBatch, paint_all
 from ..rendering.cells import Sampling
 from . import sockets
 from .host import execution, folders, identity, memory
@@ -70,14 +70,14 @@ class BatchGenerator(io.ComfyNode):
         scheduler,
     ) -> io.NodeOutput:
         sampling = Sampling(width, height, steps, guidance, sampler_name, scheduler)
-        batch = Batch(
+        batch = PictureBatch(
             folder=child_of(folders.batches_root(), name, what="batch name"),
             jobs=crossed(prompts, seeds),
             sampling=sampling,
             models=identity.sampling_identity(model, clip, vae),
             size=at_a_time,
         )
-        painter = host_sampling.Painter(model, clip, vae, sampling, strength=1.0)
+        painter = host_sampling.ComfyPainter(model, clip, vae, sampling, strength=1.0)
         painted = paint_all(
             batch, painter, Memory(memory.is_out_of_memory, memory.empty_device_caches), execution.progress()
         )

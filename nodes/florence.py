@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..captioners import florence
 from ..captioners.florence_checkpoints import (
     REPOSITORIES,
-    Checkpoint,
+    FlorenceCheckpoint,
     choose_checkpoint,
     download_checkpoint,
     find_checkpoints,
@@ -113,18 +113,18 @@ class Florence2Captioner(io.ComfyNode):
     ) -> io.NodeOutput:
         captioner = florence.Florence2Captioner(
             _checkpoint(model, download),
-            florence.Settings(task, num_beams, max_new_tokens),
+            florence.FlorenceSettings(task, num_beams, max_new_tokens),
             batch_size,
             FlorencePlace(),
         )
         return await captioned(captioner, dataset, **common)
 
 
-def _found() -> tuple[Checkpoint, ...]:
+def _found() -> tuple[FlorenceCheckpoint, ...]:
     return find_checkpoints(folders.models_root(), folders.model_folders())
 
 
-def _checkpoint(model: str, download: bool) -> Checkpoint:
+def _checkpoint(model: str, download: bool) -> FlorenceCheckpoint:
     found = _found()
     checkpoint = choose_checkpoint(model, found)
     if checkpoint is None and not download:

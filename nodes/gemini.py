@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..captioners import gemini
 from ..captioners.keys import names_in
-from ..captioners.quota import Limits
+from ..captioners.quota import ProjectLimits
 from ..captioners.runner import unanswered
 from ..captioners.unfinished import fingerprint
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
@@ -16,7 +16,7 @@ from .host import execution, folders
 class GeminiCaptioner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        limits = Limits()
+        limits = ProjectLimits()
         return captioner_schema(
             node_id="ImpastoGeminiCaptioner",
             display_name="Gemini Captioner",
@@ -105,7 +105,7 @@ class GeminiCaptioner(io.ComfyNode):
         dataset=None,
         **common,
     ) -> io.NodeOutput:
-        limits = Limits(requests_per_minute, tokens_per_minute, requests_per_day)
+        limits = ProjectLimits(requests_per_minute, tokens_per_minute, requests_per_day)
         settings = gemini.GeminiSettings(names_in(projects), model.strip(), system_prompt, media_resolution, limits)
         captioner = gemini.GeminiCaptioner(settings, folders.user_root())
         estimate = ""

@@ -75,7 +75,7 @@ class ProgressGrid(io.ComfyNode):
             strength=strength,
             models=identity.sampling_identity(model, clip, vae),
         )
-        cells = render(grid, sampling.Painter(model, clip, vae, grid.sampling, strength), execution.progress())
+        cells = render(grid, sampling.ComfyPainter(model, clip, vae, grid.sampling, strength), execution.progress())
         pictures = [cells[place] for place in sorted(cells)]
         return io.NodeOutput(sampling.image_batch([grid.picture(cells)]), sampling.image_batch(pictures))
 

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import SettingsError
-from .tokens import Encoder
+from .tokens import TextEncoder
 
 # The groups from the most to the least important, and the words that tell them.
 GROUPS = {
@@ -102,7 +102,7 @@ def unmarked(prompt: str) -> str:
     return _joined([(segment, segment.text) for segment in segments(prompt)])
 
 
-def fit(prompt: str, encoder: Encoder) -> Fitted:
+def fit(prompt: str, encoder: TextEncoder) -> Fitted:
     """Shorten `prompt` until the encoder takes it in whole; what is left keeps its order.
 
     Of the least important group the last segment goes first, from its last word on, and so on up to the subject.
@@ -169,7 +169,7 @@ def _group(text: str) -> str:
     return best if votes[best] else "subject"
 
 
-def _to_drop(kept: list[tuple[Segment, str]], order: list[int], encoder: Encoder) -> int:
+def _to_drop(kept: list[tuple[Segment, str]], order: list[int], encoder: TextEncoder) -> int:
     """How many segments, in `order`, must go so that the others fit. Few texts are counted, however many there are."""
     most = sum(kept[index][0].group != "!" for index in order)
 
@@ -185,11 +185,11 @@ def _to_drop(kept: list[tuple[Segment, str]], order: list[int], encoder: Encoder
     return bisect.bisect_left(range(most), True, key=fits_without)
 
 
-def _fits(kept: list[tuple[Segment, str]], encoder: Encoder) -> bool:
+def _fits(kept: list[tuple[Segment, str]], encoder: TextEncoder) -> bool:
     return encoder.count(_joined(kept)) + encoder.extra <= encoder.limit
 
 
-def _shortened(kept: list[tuple[Segment, str]], index: int, encoder: Encoder) -> str:
+def _shortened(kept: list[tuple[Segment, str]], index: int, encoder: TextEncoder) -> str:
     """The most words of one segment with which all fits; none where even that is too long."""
     segment = kept[index][0]
     space, opening, words, closing = _inside(segment.text)

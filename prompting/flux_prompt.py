@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import check_finite
 from .dynamic import Check, Wildcards, combinations, expand, never
 from .fitting import Fitted, fit, unmarked
-from .tokens import Encoder, token_count
+from .tokens import TextEncoder, token_count
 
 AT_RANDOM, IN_TURN, AS_WRITTEN = "at random", "every combination in turn", "as written"
 EXPANSIONS = (AT_RANDOM, IN_TURN, AS_WRITTEN)
@@ -48,7 +48,12 @@ def expanded(text: str, expansion: str, seed: int, wildcards: Wildcards, check: 
 
 
 def flux_prompt(
-    text: str, clip_l_text: str, negative: str, true_cfg: float, encoders: tuple[Encoder, Encoder], shorten: bool
+    text: str,
+    clip_l_text: str,
+    negative: str,
+    true_cfg: float,
+    encoders: tuple[TextEncoder, TextEncoder],
+    shorten: bool,
 ) -> FluxPrompt:
     """Fit a text to both encoders and say what it costs.
 

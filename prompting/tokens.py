@@ -19,7 +19,7 @@ T5_EXTRA = 1  # end
 
 
 @dataclass(frozen=True)
-class Encoder:
+class TextEncoder:
     """One text encoder: how it counts, how many tokens it takes in, and how many of these it adds itself."""
 
     name: str
@@ -42,19 +42,19 @@ class TokenCount:
         return f"{told}; past the limit: '{self.past}'" if self.past else told
 
 
-def flux_encoders(clip_l: Counter, t5: Counter, t5_limit: int) -> tuple[Encoder, Encoder]:
+def flux_encoders(clip_l: Counter, t5: Counter, t5_limit: int) -> tuple[TextEncoder, TextEncoder]:
     """FLUX's CLIP-L and T5, the latter for schnell (256) or dev (512)."""
-    return Encoder("CLIP-L", clip_l, CLIP_L_LIMIT, CLIP_L_EXTRA), Encoder("T5", t5, t5_limit, T5_EXTRA)
+    return TextEncoder("CLIP-L", clip_l, CLIP_L_LIMIT, CLIP_L_EXTRA), TextEncoder("T5", t5, t5_limit, T5_EXTRA)
 
 
-def token_count(text: str, encoder: Encoder) -> TokenCount:
+def token_count(text: str, encoder: TextEncoder) -> TokenCount:
     """Count `text`, and find the first word that does not fit whole within the limit."""
     tokens = encoder.count(text) + encoder.extra
     past = "" if tokens <= encoder.limit else text[fitting_length(text, encoder) :].strip()
     return TokenCount(encoder.name, tokens, encoder.limit, past)
 
 
-def fitting_length(text: str, encoder: Encoder) -> int:
+def fitting_length(text: str, encoder: TextEncoder) -> int:
     """Characters of the longest beginning of `text`, in whole words, that the encoder takes in."""
     ends = [0, *(word.end() for word in re.finditer(r"\S+", text))]
     low, high = 0, len(ends) - 1

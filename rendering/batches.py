@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..errors import ModelError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress
-from .cells import Prompt, Sampling
+from .cells import PromptToDraw, Sampling
 
 BATCH_VERSION = 1  # raise when the same inputs would give another picture
 
@@ -31,7 +31,7 @@ class Memory:
 
 
 class BatchPainter(Protocol):
-    """Samples several pictures of one prompt together; `nodes.host.sampling.Painter` does it with ComfyUI."""
+    """Samples several pictures of one prompt together; `nodes.host.sampling.ComfyPainter` does it with ComfyUI."""
 
     def encode(self, texts: Sequence[str]) -> None: ...
 
@@ -41,11 +41,11 @@ class BatchPainter(Protocol):
 
 
 @dataclass(frozen=True)
-class Batch:
+class PictureBatch:
     """What a batch is of. `size` is the most pictures to sample at a time; `models` identifies MODEL, CLIP and VAE."""
 
     folder: Path
-    jobs: tuple[Prompt, ...]
+    jobs: tuple[PromptToDraw, ...]
     sampling: Sampling
     models: str
     size: int
@@ -54,7 +54,7 @@ class Batch:
     def manifest(self) -> Path:
         return self.folder / "manifest.jsonl"
 
-    def file(self, job: Prompt) -> Path:
+    def file(self, job: PromptToDraw) -> Path:
         settings = [BATCH_VERSION, self.models, asdict(self.sampling), job.text, str(job.seed)]
         return self.folder / f"{content_hash(settings)}.png"
 
@@ -71,7 +71,7 @@ class Painted:
         return [Image.open(file).convert("RGB") for file in self.files]
 
 
-def paint_all(batch: Batch, painter: BatchPainter, memory: Memory, progress: Progress) -> Painted:
+def paint_all(batch: PictureBatch, painter: BatchPainter, memory: Memory, progress: Progress) -> Painted:
     """Paint what is not there yet, prompt by prompt; on running out of memory, go on with half as many at a time.
 
     A cancelled batch keeps what is done, and goes on from there.
@@ -102,14 +102,14 @@ def paint_all(batch: Batch, painter: BatchPainter, memory: Memory, progress: Pro
     return Painted(tuple(batch.file(job) for job in batch.jobs), found, size)
 
 
-def _by_text(jobs: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+def _by_text(jobs: Sequence[PromptToDraw]) -> Iterator[list[PromptToDraw]]:
     """The jobs of each prompt together, prompts in the order of their first."""
     for text in dict.fromkeys(job.text for job in jobs):
         yield [job for job in jobs if job.text == text]
 
 
 def _paint_what_fits(
-    painter: BatchPainter, memory: Memory, jobs: list[Prompt], on_step: Callable[[int], None]
+    painter: BatchPainter, memory: Memory, jobs: list[PromptToDraw], on_step: Callable[[int], None]
 ) -> list[Image.Image | None]:
     """Pictures of the first of `jobs`: all of them, or half, a quarter … of them where memory runs out."""
     while True:
@@ -129,7 +129,7 @@ def _paint_what_fits(
         log.warning("Out of memory; going on with %d pictures at a time", len(jobs))
 
 
-def _keep(batch: Batch, job: Prompt, picture: Image.Image | None) -> None:
+def _keep(batch: PictureBatch, job: PromptToDraw, picture: Image.Image | None) -> None:
     if picture is None:
         raise ModelError(
             f"The picture of '{job.text[:60]}' with seed {job.seed} has values that are not finite. Try another "
@@ -141,11 +141,11 @@ def _keep(batch: Batch, job: Prompt, picture: Image.Image | None) -> None:
         picture.save(temporary, format="PNG", pnginfo=information)
 
 
-def _entry(batch: Batch, job: Prompt) -> dict[str, object]:
+def _entry(batch: PictureBatch, job: PromptToDraw) -> dict[str, object]:
     return {"file": batch.file(job).name, "text": job.text, "seed": job.seed, **asdict(batch.sampling)}
 
 
-def _write_manifest(batch: Batch) -> None:
+def _write_manifest(batch: PictureBatch) -> None:
     """A line for each job whose picture is there, in their order."""
     lines = [json.dumps(_entry(batch, job), ensure_ascii=False) for job in batch.jobs if batch.file(job).exists()]
     write_whole(batch.manifest, "".join(f"{line}\n" for line in lines))

@@ -26,7 +26,7 @@ PREVIEW_CELL = 160  # pixels of a cell's longer side in the live preview
 log = logging.getLogger(__name__)
 
 
-class Prompt(Protocol):
+class PromptToDraw(Protocol):
     """What `prompting.prompt_set.Prompt` looks like from here."""
 
     @property
@@ -83,7 +83,7 @@ class Grid:
     name: str
     folder: Path
     columns: tuple[Column, ...]
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[PromptToDraw, ...]
     sampling: Sampling
     strength: float
     models: str
@@ -112,7 +112,7 @@ class Grid:
 
 
 class Painter(Protocol):
-    """Samples pictures with a model; `nodes.host.sampling.Painter` does it with ComfyUI."""
+    """Samples pictures with a model; `nodes.host.sampling.ComfyPainter` does it with ComfyUI."""
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode all texts at once, so that text encoders and model need not take turns in memory."""

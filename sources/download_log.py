@@ -15,7 +15,7 @@ from ..dataset.pictures import Outcome, PictureRefused, StoredPicture, store_pic
 from ..files import append_line, has_types, read_jsonl
 
 
-class Fetched:
+class DownloadLog:
     """Pictures that were stored, or had to be refused, by the source's file and the row in it; several a line."""
 
     def __init__(self, folder: Path, keep_metadata: bool = False) -> None:

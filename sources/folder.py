@@ -18,7 +18,7 @@ from ..errors import DatasetError, NameRefused, encodable
 from ..files import content_hash, read_jsonl, remove_partials
 from ..paths import child_of
 from ..progress import Progress, silent
-from .import_pictures import Incoming, IncomingRefused, dataset_folder, described, stored_as_dataset
+from .import_pictures import Imported, ImportRefused, dataset_folder, described, stored_as_dataset
 
 PICTURES = {
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm"),
@@ -86,7 +86,7 @@ def load_folder(
         )
     remove_partials(target / "images")
     metadata = _metadata(source)
-    outcome: list[Incoming | IncomingRefused] = []
+    outcome: list[Imported | ImportRefused] = []
     for done, path in enumerate(files, start=1):
         there = path.relative_to(source).as_posix()
         place = encodable(there)  # an old archive's names are not UTF-8
@@ -94,9 +94,9 @@ def load_folder(
             data, changes = normalised(_bytes(path, source), kind)
             words = _words(path, metadata.get(there, {}))
             stored = store_picture(target, data, keep_metadata)
-            outcome.append(Incoming(f"{source.name}/{place}", stored, words, changes))
+            outcome.append(Imported(f"{source.name}/{place}", stored, words, changes))
         except PictureRefused as refused:
-            outcome.append(IncomingRefused(f"{source.name}/{place}", refused))
+            outcome.append(ImportRefused(f"{source.name}/{place}", refused))
         progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
     return stored_as_dataset(target, outcome, "files", _repeats(files))
 

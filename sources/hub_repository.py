@@ -23,7 +23,7 @@ from ..errors import DatasetError
 from ..files import content_hash, is_old, parsed_json, remove_partials, write_whole
 from ..parquet_limits import check_labels
 from ..progress import Progress
-from .download_log import Fetched
+from .download_log import DownloadLog
 from .hub import WORKERS, Connection, Hub, RemoteFile, Revision, hub_from_environment, parse_repository
 from .parallel import in_parallel
 from .parquet import (
@@ -184,7 +184,7 @@ class HubRepository:
 
     def cost(self, folder: Path, rows: Iterable[Row]) -> Cost:
         """What it will take to have these pictures, beyond what the dataset has already."""
-        fetched = Fetched(folder, self._keep_metadata)
+        fetched = DownloadLog(folder, self._keep_metadata)
         groups = {self.group_of(row) for row in rows if fetched.get(self._key(row)) is None}
         size = sum(self.weight_of(group) for group in groups)
         speed = self._speed()
@@ -203,7 +203,7 @@ class HubRepository:
         Raises:
             DatasetError: the Hub fails for good, or gives something else than the revision lists.
         """
-        fetched = Fetched(folder, self._keep_metadata)
+        fetched = DownloadLog(folder, self._keep_metadata)
         wanted: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for row in rows:
             if (outcome := fetched.verified(self._key(row))) is not None:
@@ -235,7 +235,7 @@ class HubRepository:
             self._keep_speed(connection, began)
 
     def _fetch(
-        self, connection: Connection, folder: Path, group: tuple[int, int], keep: set[int], fetched: Fetched
+        self, connection: Connection, folder: Path, group: tuple[int, int], keep: set[int], fetched: DownloadLog
     ) -> dict[int, Outcome]:
         shard, place = self._shards[group[0]], self._group(group)
         part = self._part(group)

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Incoming:
+class Imported:
     """A picture that was stored, and what is known of it."""
 
     source: str  # its URL, or its path
@@ -39,7 +39,7 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class IncomingRefused:
+class ImportRefused:
     source: str
     refused: PictureRefused
 
@@ -72,7 +72,7 @@ def dataset_folder(datasets_root: Path, name: str) -> Path:
 
 
 def stored_as_dataset(
-    folder: Path, outcome: Sequence[Incoming | IncomingRefused], what: str, notes: Sequence[str] = ()
+    folder: Path, outcome: Sequence[Imported | ImportRefused], what: str, notes: Sequence[str] = ()
 ) -> tuple[Dataset, str]:
     """Write the manifest; a picture that comes twice keeps its first place, and words that only the second has.
 
@@ -83,7 +83,7 @@ def stored_as_dataset(
     refusals: list[Refusal] = []
     changes: Counter[str] = Counter()
     for item in outcome:
-        if isinstance(item, IncomingRefused):
+        if isinstance(item, ImportRefused):
             refusals.append(Refusal(item.source, item.refused.rule, str(item.refused)))
             continue
         picture = item.picture

@@ -14,7 +14,7 @@ from ..progress import Progress
 from .artgan import find_pictures, find_styles, is_archive, read_archive
 from .parquet import find_shards, parse_columns, read_pictures, read_rows
 from .plan import Request
-from .source import Cost, Row, RowGroups, Source
+from .source import Cost, PaintingSource, Row, RowGroups
 
 
 class ParquetFolder:
@@ -123,7 +123,7 @@ def fingerprint(datasets_root: Path, source: str) -> str:
     return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
-def open_source(datasets_root: Path, request: Request) -> Source:
+def open_source(datasets_root: Path, request: Request) -> PaintingSource:
     """The folder that a request names. Raises what `find_source` and `parse_columns` raise."""
     columns = parse_columns(request.columns)
     folder = find_source(datasets_root, request.source)

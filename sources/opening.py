@@ -7,7 +7,7 @@ from typing import Protocol
 
 from . import hub_repository, local, wikiart_org
 from .plan import Request
-from .source import Source
+from .source import PaintingSource
 
 
 class Opener(Protocol):
@@ -19,7 +19,7 @@ class Opener(Protocol):
     def fingerprint(self, datasets_root: Path, source: str) -> str:
         """What changes when the source does; asked at every queueing, so found quickly. Raises as `open_source`."""
 
-    def open_source(self, datasets_root: Path, request: Request) -> Source:
+    def open_source(self, datasets_root: Path, request: Request) -> PaintingSource:
         """The source that a request names.
 
         Raises:
@@ -33,7 +33,7 @@ class Opener(Protocol):
 OPENERS: tuple[Opener, ...] = (wikiart_org, hub_repository, local)
 
 
-def open_source(datasets_root: Path, request: Request) -> Source:
+def open_source(datasets_root: Path, request: Request) -> PaintingSource:
     """The source that a request names. Raises as `Opener.open_source`."""
     return _opener(request.source).open_source(datasets_root, request)
 

@@ -1,6 +1,6 @@
 """What a source of paintings is to whoever makes a dataset of it: one Protocol for a folder, a repository, a site.
 
-A new source is a module with a class that satisfies `Source` and the three functions of `Opener`, and a line in
+A new source is a module with a class that satisfies `PaintingSource` and the three functions of `Opener`, and a line in
 `opening.OPENERS`.
 """
 
@@ -53,7 +53,7 @@ class RowGroups(Protocol):
         """Bytes to fetch for a group."""
 
 
-class Source(Protocol):
+class PaintingSource(Protocol):
     """The paintings of one source."""
 
     @property

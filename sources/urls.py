@@ -18,7 +18,7 @@ from ..files import append_line, content_hash, parsed_json, read_jsonl, remove_p
 from ..paths import child_of
 from ..progress import Progress, silent
 from .download import Fetcher
-from .import_pictures import Incoming, IncomingRefused, dataset_folder, described, stored_as_dataset
+from .import_pictures import Imported, ImportRefused, dataset_folder, described, stored_as_dataset
 from .parallel import in_parallel
 from .selection import in_turn
 
@@ -32,7 +32,7 @@ class Listed:
     """One line of the list."""
 
     url: str
-    words: dict[str, str] = field(default_factory=dict, hash=False)  # of `incoming.COLUMNS`
+    words: dict[str, str] = field(default_factory=dict, hash=False)  # of `import_pictures.COLUMNS`
 
 
 def list_file(root: Path, name: str) -> str:
@@ -129,16 +129,16 @@ def load_urls(
     folder = dataset_folder(datasets_root, name)
     remove_partials(folder / "images")
     ledger = folder / "fetched.jsonl"
-    outcome: dict[Listed, Incoming | IncomingRefused] = {}
+    outcome: dict[Listed, Imported | ImportRefused] = {}
     for item, picture, changes in _fetched_before(folder, ledger, listed, kind, keep_metadata):
-        outcome[item] = Incoming(item.url, picture, item.words, changes)
+        outcome[item] = Imported(item.url, picture, item.words, changes)
 
-    def fetch(item: Listed) -> Incoming | IncomingRefused:
+    def fetch(item: Listed) -> Imported | ImportRefused:
         try:
             data, changes = normalised(fetcher.fetch(item.url), kind)
-            return Incoming(item.url, store_picture(folder, data, keep_metadata), item.words, changes)
+            return Imported(item.url, store_picture(folder, data, keep_metadata), item.words, changes)
         except PictureRefused as refused:
-            return IncomingRefused(item.url, refused)
+            return ImportRefused(item.url, refused)
 
     waiting = [item for item in listed if item not in outcome]
     progress(len(outcome), len(listed), f"{len(outcome)} of {len(listed)} are there already")
@@ -148,7 +148,7 @@ def load_urls(
 
     for item, result in in_parallel(fetcher, fetch, _spread(waiting), look, AT_ONCE):
         outcome[item] = result
-        if isinstance(result, Incoming):
+        if isinstance(result, Imported):
             append_line(ledger, json.dumps(_ledger_line(result, kind, keep_metadata)))
     return stored_as_dataset(folder, [outcome[item] for item in listed], "URLs")
 
@@ -183,16 +183,16 @@ def _key(url: str, kind: str, keep_metadata: bool) -> str:
     return content_hash([url, kind, "metadata"] if keep_metadata else [url, kind])
 
 
-def _ledger_line(incoming: Incoming, kind: str, keep_metadata: bool) -> dict[str, object]:
-    picture = incoming.picture
+def _ledger_line(imported: Imported, kind: str, keep_metadata: bool) -> dict[str, object]:
+    picture = imported.picture
     return {
-        "key": _key(incoming.source, kind, keep_metadata),
-        "url": incoming.source,
+        "key": _key(imported.source, kind, keep_metadata),
+        "url": imported.source,
         "file_name": picture.file_name,
         "sha256": picture.sha256,
         "width": picture.width,
         "height": picture.height,
         "size": picture.size,
         "source_sha256": picture.source_sha256,
-        "changes": list(incoming.changes),
+        "changes": list(imported.changes),
     }

@@ -27,7 +27,7 @@ from .opening import open_source
 from .plan import CHEAP, EVEN, Cell, Request, pick, plan_cells, planned
 from .quotas import Filled, table
 from .selection import artist_key
-from .source import Row, Source
+from .source import PaintingSource, Row
 
 PREVIEW_EVERY = 0.5  # seconds; decoding every painting for a preview would cost more than storing it
 PREVIEW_SIZE = 512  # pixels of the longer side
@@ -47,7 +47,7 @@ def load_paintings(
     request: Request,
     progress: Progress = silent,
     plan_only: bool = False,
-    opener: Callable[[Path, Request], Source] = open_source,
+    opener: Callable[[Path, Request], PaintingSource] = open_source,
 ) -> Loaded:
     """Make the dataset that `request` asks for; the same request on the same source gives the same bytes.
 
@@ -88,11 +88,11 @@ def load_paintings(
     return Loaded(write_manifest(folder, records, refusals), report)
 
 
-def _planned_for(source: Source, request: Request, rows: Sequence[Row]) -> list[Cell]:
+def _planned_for(source: PaintingSource, request: Request, rows: Sequence[Row]) -> list[Cell]:
     return plan_cells(request, rows, source.shard_names, source.groups)
 
 
-def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: Path) -> str:
+def _plan_text(source: PaintingSource, request: Request, cells: Sequence[Cell], folder: Path) -> str:
     rows = planned(cells, request.max_per_artist)
     lines = [_asked(request), _table(cells, {name: len(chosen) for name, chosen in rows.items()})]
     if cost := source.cost(folder, itertools.chain(*rows.values())):
@@ -100,7 +100,7 @@ def _plan_text(source: Source, request: Request, cells: Sequence[Cell], folder: 
     return "\n".join([*lines, *source.notes])
 
 
-def _other_way(source: Source, request: Request, rows: Sequence[Row], folder: Path) -> str:
+def _other_way(source: PaintingSource, request: Request, rows: Sequence[Row], folder: Path) -> str:
     """What the other way to choose would take."""
     if source.groups is None:
         return ""
@@ -112,7 +112,7 @@ def _other_way(source: Source, request: Request, rows: Sequence[Row], folder: Pa
     return f"\nThis is with prefer '{request.way}'; with '{other.prefer}' it would be {cost.size / 1e6:,.1f} MB."
 
 
-def _take(folder: Path, source: Source, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:
+def _take(folder: Path, source: PaintingSource, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:
     """Fill the cells with pictures that can be read and are not there twice."""
     seen: dict[str, str] = {}  # sha256 -> where it was first found
     refusals: list[Refusal] = []
@@ -144,7 +144,13 @@ def _keep(cell: Cell, row: Row, picture: Outcome, place: str, seen: dict[str, st
 
 
 def _store(
-    folder: Path, source: Source, rows: Sequence[Row], pool: Collection[Row], done: int, total: int, progress: Progress
+    folder: Path,
+    source: PaintingSource,
+    rows: Sequence[Row],
+    pool: Collection[Row],
+    done: int,
+    total: int,
+    progress: Progress,
 ) -> dict[Row, Outcome]:
     """Fetch and store these rows, telling how far it is."""
     outcome: dict[Row, Outcome] = {}

@@ -30,7 +30,7 @@ from ..progress import Progress
 from ..rate_limit import Limit
 from ..rate_limit import RateLimiter as RateLimiter
 from .download import NO_HEADERS, Fetcher, Limits, Network, Unavailable
-from .download_log import Fetched
+from .download_log import DownloadLog
 from .parallel import in_parallel
 from .plan import Request
 from .quotas import Quota, parse_quotas
@@ -208,7 +208,7 @@ class WikiArtOrg:
 
     def cost(self, folder: Path, rows: Iterable[Row]) -> Cost:
         """What it will take to have these pictures, beyond what the dataset has already."""
-        fetched = Fetched(folder)
+        fetched = DownloadLog(folder)
         missing = sum(fetched.get(self._key(row)) is None for row in rows)
         if not missing:
             return NOTHING_TO_FETCH
@@ -226,7 +226,7 @@ class WikiArtOrg:
         Raises:
             DatasetError: the site gives several in a row not at all.
         """
-        fetched = Fetched(folder, self._keep_metadata)
+        fetched = DownloadLog(folder, self._keep_metadata)
         waiting, failures = [], 0
         for row in rows:
             if (outcome := fetched.verified(self._key(row))) is not None:

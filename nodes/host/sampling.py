@@ -59,7 +59,7 @@ def latents_preview(path: Path) -> Image:
     return sheet.resize((sheet.width * 4, sheet.height * 4))
 
 
-class Painter:
+class ComfyPainter:
     """Samples pictures as core's KSampler does at cfg 1.0: one model pass a step, guided by FLUX's own guidance.
 
     Keeps the encoded prompts and the model with the present LoRA, so that neither is made once a picture.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from aiohttp import web
-from impasto.captioners.quota import Limits, midnight
+from impasto.captioners.quota import ProjectLimits, midnight
 from impasto.clock import SYSTEM, Clock
 
 from .. import loopback
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass
 class GeminiServer:
-    projects: dict[str, Limits]  # by key
+    projects: dict[str, ProjectLimits]  # by key
     clock: Clock = SYSTEM
     latency: float = 0.0  # seconds of real time
     fault: Callable[[int, str], str | None] = lambda number, picture: None
@@ -113,7 +113,7 @@ class GeminiServer:
             self.answered[said.picture] += 1
         return reply
 
-    def _over_quota(self, key: str, limits: Limits, now: float, tokens: int, model: str) -> web.Response | None:
+    def _over_quota(self, key: str, limits: ProjectLimits, now: float, tokens: int, model: str) -> web.Response | None:
         counted = self._counted[key]
         begin = midnight(now, 0)
         recent = [(time, used) for time, used in counted if time > now - MINUTE]

@@ -11,7 +11,7 @@ from impasto.captioners import background
 from impasto.captioners.background import ask_in_background
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings
-from impasto.captioners.quota import Limits
+from impasto.captioners.quota import ProjectLimits
 from impasto.captioners.runner import caption_dataset
 from impasto.errors import CaptionError, SettingsError
 from impasto.tests.captioners.conftest import write_pictures
@@ -20,7 +20,7 @@ from impasto.tests.captioners.test_gemini import KEYS, captioner, served, write_
 from impasto.tests.captioners.test_openai import Server
 from impasto.tests.captioners.test_openai import serving as serving_openai
 
-FOUR_AT_A_TIME = Limits(24, 10**9, 1_500)
+FOUR_AT_A_TIME = ProjectLimits(24, 10**9, 1_500)
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ def test_one_captioner_may_ask_about_another_dataset_while_its_cancelled_calls_e
 
 def test_an_error_of_the_captioner_is_raised_in_its_own_words(make_dataset, folder):
     dataset = make_dataset(5)
-    with serving(served(folder, Limits(1_000, 10**9, 3))) as server:
+    with serving(served(folder, ProjectLimits(1_000, 10**9, 3))) as server:
         write_keys(folder, server.url)
         with pytest.raises(CaptionError, match=r"come back at .*3 of 5 pictures"):
-            run(dataset, captioner(folder, Limits(1_000, 10**9, 3)))
+            run(dataset, captioner(folder, ProjectLimits(1_000, 10**9, 3)))
     with pytest.raises(SettingsError, match="no key for the project 'nobody'"):
         run(dataset, captioner(folder, names=("nobody",)))
 

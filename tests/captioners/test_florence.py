@@ -11,12 +11,12 @@ from pathlib import Path
 import impasto
 import pytest
 import torch
-from impasto.captioners.captioner import Caption, Kind, Picture, Refusal
+from impasto.captioners.captioner import Caption, CaptionRefusal, Kind, Picture
 from impasto.captioners.florence import (
     TASKS,
     Florence2Captioner,
+    FlorenceSettings,
     Generated,
-    Settings,
     generate,
     load_florence,
     picture_size,
@@ -24,7 +24,7 @@ from impasto.captioners.florence import (
     read_picture,
     whole_sentences,
 )
-from impasto.captioners.florence_checkpoints import Checkpoint
+from impasto.captioners.florence_checkpoints import FlorenceCheckpoint
 from impasto.captioners.runner import caption_dataset
 from impasto.dataset.pictures import store_picture
 from impasto.dataset.records import Record, write_manifest
@@ -60,8 +60,8 @@ class Held:
 
 @pytest.fixture
 def captioner(tiny_florence, florence):
-    checkpoint = Checkpoint("florence2/Florence-2-tiny", tiny_florence, own_code=False)
-    return Florence2Captioner(checkpoint, Settings(max_new_tokens=60), 4, Held(florence))
+    checkpoint = FlorenceCheckpoint("florence2/Florence-2-tiny", tiny_florence, own_code=False)
+    return Florence2Captioner(checkpoint, FlorenceSettings(max_new_tokens=60), 4, Held(florence))
 
 
 @pytest.fixture
@@ -95,23 +95,23 @@ def test_the_size_of_the_batch_changes_no_caption(captioner, pictures):
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "dense_region_caption"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_every_captioning_task_is_asked_in_the_models_own_words(captioner, pictures, task, beams):
-    captioner.settings = Settings(task, beams, 60)
+    captioner.settings = FlorenceSettings(task, beams, 60)
     assert texts(ask(captioner, pictures[:3])) == SAID[:3]
 
 
 def test_regions_are_listed_once_each(florence):
     corners = "<loc_1><loc_2><loc_30><loc_40>"
     text = f"<s>a red boat{corners}a house{corners}a house{corners}"
-    answer = read_answer(florence, Generated(text, 30, True), Settings("dense_region_caption"))
+    answer = read_answer(florence, Generated(text, 30, True), FlorenceSettings("dense_region_caption"))
     assert answer == Caption("a red boat, a house", "stop", 30)
-    cut = read_answer(florence, Generated(text + "a tree<loc_1>", 32, False), Settings("dense_region_caption"))
+    cut = read_answer(florence, Generated(text + "a tree<loc_1>", 32, False), FlorenceSettings("dense_region_caption"))
     assert cut == Caption("a red boat, a house", "length", 32)
 
 
 def test_the_same_task_goes_through_transformers_own_processing(florence, tiny_florence, pictures):
     """What the pack generates is what the plain calls of the transformers documentation generate."""
     opened = [read_picture(picture.path, picture_size(florence)) for picture in pictures]
-    ours = [one.text for one in generate(florence, opened, Settings(max_new_tokens=60), lambda: None)]
+    ours = [one.text for one in generate(florence, opened, FlorenceSettings(max_new_tokens=60), lambda: None)]
     inputs = florence.processor(text=["<MORE_DETAILED_CAPTION>"] * 5, images=opened, return_tensors="pt")
     plain = florence.model.generate(**inputs, num_beams=3, max_new_tokens=60, do_sample=False)
     theirs = florence.processor.batch_decode(plain, skip_special_tokens=True)
@@ -182,24 +182,24 @@ def test_a_damaged_file_is_refused_and_the_rest_captioned(captioner, pictures):
     content = pictures[1].path.read_bytes()
     pictures[1].path.write_bytes(content[: len(content) // 2])
     results = ask(captioner, pictures[:3])
-    assert isinstance(results[1], Refusal)
+    assert isinstance(results[1], CaptionRefusal)
     assert results[1].kind is Kind.UNREADABLE
     assert "1.png" in results[1].reason
     assert [results[0].text, results[2].text] == [SAID[0], SAID[2]]
 
 
 def test_an_answer_cut_off_is_given_as_far_as_it_is_whole(captioner, pictures):
-    captioner.settings = Settings(max_new_tokens=10)
+    captioner.settings = FlorenceSettings(max_new_tokens=10)
     (cut,) = ask(captioner, pictures[:1])
     assert (cut.text, cut.finish_reason) == ("A red boat on the water.", "length")
-    captioner.settings = Settings(max_new_tokens=4)
+    captioner.settings = FlorenceSettings(max_new_tokens=4)
     (refused,) = ask(captioner, pictures[:1])
     assert refused.kind is Kind.CUT_OFF
     assert "max_new_tokens = 4" in refused.reason
 
 
 def test_an_empty_answer_is_a_refusal(florence):
-    refused = read_answer(florence, Generated("<s>", 1, True), Settings("caption"))
+    refused = read_answer(florence, Generated("<s>", 1, True), FlorenceSettings("caption"))
     assert refused.kind is Kind.NO_ANSWER
 
 
@@ -275,14 +275,14 @@ def test_cancel_is_heard_between_tokens(captioner, pictures, florence, monkeypat
 def test_settings_out_of_range_are_refused():
     for wrong in ({"task": "<OD>"}, {"num_beams": 0}, {"max_new_tokens": 5000}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
-            Settings(**wrong)
+            FlorenceSettings(**wrong)
 
 
 def test_what_is_asked_names_all_that_changes_the_answer(captioner):
     picture = Picture("0", Path("0.jpg"), 1, 1)
     asked = {captioner.prompt(picture)}
     for change in ({"task": "caption"}, {"num_beams": 1}, {"max_new_tokens": 61}):
-        captioner.settings = replace(Settings(max_new_tokens=60), **change)
+        captioner.settings = replace(FlorenceSettings(max_new_tokens=60), **change)
         asked.add(captioner.prompt(picture))
     assert len(asked) == 4
 
@@ -315,9 +315,10 @@ sys.path.insert(0, {str(REPOSITORY / "tests")!r})
 import conftest
 from pathlib import Path
 from impasto.captioners.captioner import Picture
-from impasto.captioners.florence import Florence2Captioner, Settings
-from impasto.captioners.florence_checkpoints import Checkpoint
-captioner = Florence2Captioner(Checkpoint("tiny", Path({str(tiny_florence)!r}), False), Settings(max_new_tokens=60))
+from impasto.captioners.florence import Florence2Captioner, FlorenceSettings
+from impasto.captioners.florence_checkpoints import FlorenceCheckpoint
+checkpoint = FlorenceCheckpoint("tiny", Path({str(tiny_florence)!r}), False)
+captioner = Florence2Captioner(checkpoint, FlorenceSettings(max_new_tokens=60))
 pictures = [Picture(str(n), Path(p), 64, 64) for n, p in enumerate({[str(p.path) for p in pictures[:3]]!r})]
 print("|".join(c.text for c in asyncio.run(captioner.caption(pictures, lambda: None, lambda: None))))
 assert not [name for name in sys.modules if name.startswith("torchvision.")]

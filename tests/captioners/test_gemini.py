@@ -25,7 +25,7 @@ from impasto.captioners.gemini import (
 )
 from impasto.captioners.keys import names_in, read_endpoint, read_projects
 from impasto.captioners.ledger import read_ledger
-from impasto.captioners.quota import Budget, DayLimitReached, Limits
+from impasto.captioners.quota import DayLimitReached, ProjectBudget, ProjectLimits
 from impasto.captioners.runner import caption_dataset, unanswered
 from impasto.captioners.unfinished import fingerprint, leave_open
 from impasto.clock import SYSTEM, Clock
@@ -33,7 +33,7 @@ from impasto.errors import CaptionError, SettingsError
 from impasto.tests.captioners.gemini_server import GeminiServer, serving
 
 KEYS = {"one": "AIza-key-of-one-0001", "two": "AIza-key-of-two-0002", "three": "AIza-key-of-three-3"}
-PLENTY = Limits(100_000, 10**9, 10**6)
+PLENTY = ProjectLimits(100_000, 10**9, 10**6)
 
 
 def write_keys(folder: Path, url: str, names=("one",)) -> None:
@@ -42,7 +42,9 @@ def write_keys(folder: Path, url: str, names=("one",)) -> None:
     (folder / "gemini.toml").write_text(f'base_url = "{url}"\n{tables}')
 
 
-def captioner(folder: Path, limits: Limits = PLENTY, names=("one",), clock=SYSTEM, **settings) -> GeminiCaptioner:
+def captioner(
+    folder: Path, limits: ProjectLimits = PLENTY, names=("one",), clock=SYSTEM, **settings
+) -> GeminiCaptioner:
     settings = {"timeout": 3.0} | settings
     return GeminiCaptioner(GeminiSettings(projects=tuple(names), limits=limits, **settings), folder, clock, {})
 
@@ -52,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "user"
 
 
-def served(folder: Path, limits: Limits = PLENTY, names=("one",), **options) -> GeminiServer:
+def served(folder: Path, limits: ProjectLimits = PLENTY, names=("one",), **options) -> GeminiServer:
     return GeminiServer({KEYS[name]: limits for name in names}, **options)
 
 
@@ -267,7 +269,7 @@ def test_three_projects_are_used_to_98_percent_of_their_quota_without_one_refusa
     """A window that slides enforces 15 requests a minute and project. Time runs 6 times as fast, or as it does."""
     minutes, scale = (3, 1) if os.environ.get("IMPASTO_LONG") else (1, 6)
     clock = Clock(time.time(), scale)
-    limits = Limits(15, 250_000, 1_500)
+    limits = ProjectLimits(15, 250_000, 1_500)
     dataset = make_dataset(3 * 15 * (minutes + 1))  # 45 at once, and 45 after each minute
     with serving(served(folder, limits, KEYS, clock=clock, latency=0.05)) as server:
         write_keys(folder, server.url, KEYS)
@@ -284,7 +286,7 @@ def test_three_projects_are_used_to_98_percent_of_their_quota_without_one_refusa
 
 def test_tokens_a_minute_are_kept_too(make_dataset, folder):
     clock = Clock(time.time(), 60)
-    limits = Limits(1_000, 8_000, 1_500)  # 5 or 6 pictures a minute
+    limits = ProjectLimits(1_000, 8_000, 1_500)  # 5 or 6 pictures a minute
     with serving(served(folder, limits, clock=clock)) as server:
         write_keys(folder, server.url)
         done = run(make_dataset(12), captioner(folder, limits, clock=clock), clock=clock)
@@ -295,7 +297,7 @@ def test_tokens_a_minute_are_kept_too(make_dataset, folder):
 def test_budgets_survive_a_restart(make_dataset, folder):
     """The second captioner knows only the file of the first, and still does not run into the limit."""
     clock = Clock(time.time(), 30)
-    limits = Limits(10, 10**9, 1_500)
+    limits = ProjectLimits(10, 10**9, 1_500)
     dataset = make_dataset(14)
     with serving(served(folder, limits, clock=clock)) as server:
         write_keys(folder, server.url)
@@ -307,7 +309,7 @@ def test_budgets_survive_a_restart(make_dataset, folder):
 
 def test_two_nodes_at_work_at_once_share_a_projects_budget(make_dataset, folder):
     clock = Clock(time.time(), 30)
-    limits = Limits(10, 10**9, 1_500)
+    limits = ProjectLimits(10, 10**9, 1_500)
     first, second = (captioner(folder, limits, clock=clock, system_prompt=prompt) for prompt in ("One.", "Two."))
     dataset = make_dataset(8)
 
@@ -334,49 +336,49 @@ def test_days_are_counted_by_the_calendar_when_the_clocks_change(tmp_path, now, 
     lines = [{"request": str(number), "time": time, "tokens": 1} for number, time in enumerate(times)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     standing = Clock(datetime.fromisoformat(now).timestamp(), 0)
-    assert Budget("one", Limits(15, 10**9, 10), file, standing).left_today() == 10 - counted
+    assert ProjectBudget("one", ProjectLimits(15, 10**9, 10), file, standing).left_today() == 10 - counted
 
 
 def test_a_usage_file_that_has_grown_is_written_anew_with_what_counts(tmp_path):
     file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
     old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(30_000))
     file.write_text(old)
-    Budget("one", Limits(), file, clock).spend(7)
-    again = Budget("one", Limits(), file, clock)
+    ProjectBudget("one", ProjectLimits(), file, clock).spend(7)
+    again = ProjectBudget("one", ProjectLimits(), file, clock)
     assert file.stat().st_size < 1_000 and [request.tokens for request in again.requests] == [7]
 
 
 def test_a_usage_file_written_anew_loses_no_request_of_another_process(tmp_path):
     """Many open the same grown file, and so write it anew, while others count requests in it."""
     file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
-    limits = Limits(100_000, 10**9, 10**6)
+    limits = ProjectLimits(100_000, 10**9, 10**6)
     old = "".join(f'{{"request": "{number}", "time": 1.0, "tokens": 5}}\n' for number in range(25_000))
 
     def spend(_) -> None:
-        budget = Budget("one", limits, file, clock)
+        budget = ProjectBudget("one", limits, file, clock)
         for _ in range(5):
             budget.spend(7)
         with budget._lock:
             file.write_text(file.read_text() + old)  # grown again
-        Budget("one", limits, file, clock)
+        ProjectBudget("one", limits, file, clock)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(spend, range(8)))
-    assert sum(request.tokens == 7 for request in Budget("one", limits, file, clock).requests) == 40
+    assert sum(request.tokens == 7 for request in ProjectBudget("one", limits, file, clock).requests) == 40
 
 
 def test_two_that_ask_at_the_same_instant_do_not_both_get_the_last_request(tmp_path):
     file, clock = tmp_path / "usage.jsonl", Clock(time.time(), 1)
-    first, second = (Budget("one", Limits(1, 10**9, 1_500), file, clock) for _ in range(2))
+    first, second = (ProjectBudget("one", ProjectLimits(1, 10**9, 1_500), file, clock) for _ in range(2))
     assert first.wait(5) == second.wait(5) == 0
     assert first.spend(5) and second.spend(5) is None and second.wait(5) > 59
 
 
 def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder):
     clock = Clock(time.time(), 60)
-    with serving(served(folder, Limits(5, 10**9, 1_500), clock=clock)) as server:
+    with serving(served(folder, ProjectLimits(5, 10**9, 1_500), clock=clock)) as server:
         write_keys(folder, server.url)
-        done = run(make_dataset(12), captioner(folder, Limits(15, 10**9, 1_500), clock=clock), clock=clock)
+        done = run(make_dataset(12), captioner(folder, ProjectLimits(15, 10**9, 1_500), clock=clock), clock=clock)
     assert not done.refused and server.over_quota > 0
     assert len(set(server.answered)) == 12
 
@@ -384,7 +386,7 @@ def test_a_service_that_allows_less_than_we_think_is_obeyed(make_dataset, folder
 def test_the_days_limit_stops_cleanly_and_the_next_day_goes_on(make_dataset, folder):
     clock = Clock(time.time(), 1)
     dataset = make_dataset(9)
-    limits = Limits(1_000, 10**9, 3)
+    limits = ProjectLimits(1_000, 10**9, 3)
     with serving(served(folder, limits, ("one", "two"), clock=clock)) as server:
         write_keys(folder, server.url, ("one", "two"))
         with pytest.raises(DayLimitReached, match=r"come back at .*6 of 9 pictures"):
@@ -400,15 +402,15 @@ def test_the_days_limit_stops_cleanly_and_the_next_day_goes_on(make_dataset, fol
 
 
 def test_a_day_that_the_service_says_is_over_moves_on_to_the_other_project(make_dataset, folder):
-    limits = {KEYS["one"]: Limits(1_000, 10**9, 2), KEYS["two"]: PLENTY}
+    limits = {KEYS["one"]: ProjectLimits(1_000, 10**9, 2), KEYS["two"]: PLENTY}
     with serving(GeminiServer(limits)) as server:
         write_keys(folder, server.url, ("one", "two"))
-        done = run(make_dataset(8), captioner(folder, Limits(1_000, 10**9, 1_500), ("one", "two")))
+        done = run(make_dataset(8), captioner(folder, ProjectLimits(1_000, 10**9, 1_500), ("one", "two")))
     assert not done.refused and len(server.answered) == 8
 
 
 def test_limit_0_fails_at_once_in_those_words(make_dataset, folder):
-    with serving(served(folder, Limits(15, 10**6, 0))) as server:
+    with serving(served(folder, ProjectLimits(15, 10**6, 0))) as server:
         write_keys(folder, server.url)
         with pytest.raises(CaptionError, match="^limit: 0. .*free tier"):
             run(make_dataset(3), captioner(folder))
@@ -474,7 +476,7 @@ def test_a_pasted_key_is_no_name_and_is_not_repeated(pasted, tmp_path):
     key = pasted.removeprefix("one, ")
     assert key[:5] not in str(refused.value) and "never keys" in str(refused.value)
     with pytest.raises(SettingsError) as refused:
-        read_projects(tmp_path / "gemini.toml", [key], Limits(), {})
+        read_projects(tmp_path / "gemini.toml", [key], ProjectLimits(), {})
     assert key[:5] not in str(refused.value)
     with pytest.raises(SettingsError) as refused:
         read_endpoint(tmp_path / "openai.toml", key, {})
@@ -517,7 +519,7 @@ def test_names_of_variables_and_of_projects_are_names_however_long():
 
 def test_two_names_of_one_key_share_one_budget(make_dataset, folder):
     clock = Clock(time.time(), 60)
-    limits = Limits(5, 10**9, 1_500)
+    limits = ProjectLimits(5, 10**9, 1_500)
     with serving(served(folder, limits, clock=clock)) as server:
         write_keys(folder, server.url)
         with open(folder / "gemini.toml", "a") as file:
@@ -622,9 +624,9 @@ def test_cancel_ends_the_run_within_a_second(make_dataset, folder):
 
 def test_the_estimate_says_tokens_money_and_time(folder):
     write_keys(folder, "http://127.0.0.1:9", KEYS)
-    text = captioner(folder, Limits(), KEYS).estimate(1_000)
+    text = captioner(folder, ProjectLimits(), KEYS).estimate(1_000)
     assert "1000 requests" in text and "$0." in text and "22 min at 45 a minute" in text
-    assert "on 2 days at 750" in captioner(folder, Limits(15, 250_000, 250), KEYS).estimate(1_000)
+    assert "on 2 days at 750" in captioner(folder, ProjectLimits(15, 250_000, 250), KEYS).estimate(1_000)
 
 
 def test_a_thousand_pictures_are_all_accounted_for_through_faults(make_dataset, folder):
@@ -637,7 +639,7 @@ def test_a_thousand_pictures_are_all_accounted_for_through_faults(make_dataset, 
         return random_faults.choice(kinds) if random_faults.random() < 0.05 else None
 
     clock = Clock(time.time(), 100)
-    limits = Limits(15, 250_000, 1_500)
+    limits = ProjectLimits(15, 250_000, 1_500)
     dataset = make_dataset(count)
     with serving(served(folder, limits, KEYS, clock=clock, fault=fault)) as server:
         write_keys(folder, server.url, KEYS)

@@ -20,7 +20,7 @@ import pytest
 from impasto.captioners.captioner import Kind
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.ledger import read_ledger
-from impasto.captioners.quota import Limits
+from impasto.captioners.quota import ProjectLimits
 from impasto.clock import Clock
 from impasto.files import read_jsonl
 from impasto.tests.captioners.gemini_server import GeminiServer, serving
@@ -47,7 +47,7 @@ class Kills:
 
 def caption_through_kills(dataset, user: Path) -> tuple[GeminiServer, Kills]:
     """Start captioning, kill it a moment later, `KILLS` times; then let it end, with every picture accounted for."""
-    clock, limits = Clock(time.time(), SCALE), Limits(15, 250_000, 1_500)
+    clock, limits = Clock(time.time(), SCALE), ProjectLimits(15, 250_000, 1_500)
     chance, faults = random.Random(1), random.Random(4)
 
     def fault(number: int, picture: str) -> str | None:
@@ -110,7 +110,7 @@ def test_a_kill_costs_at_most_the_calls_in_flight_and_the_next_run_says_how_many
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_the_calls_in_flight_at_a_kill_are_said_by_their_number(make_dataset, tmp_path):
     dataset, user = make_dataset(20), tmp_path / "user"
-    limits = Limits(15, 250_000, 1_500)
+    limits = ProjectLimits(15, 250_000, 1_500)
     with serving(GeminiServer({key: limits for key in KEYS.values()}, latency=30.0)) as server:
         write_keys(user, server.url, KEYS)
         command = [sys.executable, PROCESS, *map(str, [dataset.folder, dataset.revision, user, 0.0, 1, 60])]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from impasto.captioners.captioner import Kind, Refusal
+from impasto.captioners.captioner import CaptionRefusal, Kind
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.metadata import MetadataCaptioner, label_caption
 from impasto.captioners.runner import caption_dataset
@@ -120,7 +120,7 @@ def test_labels_caption_what_another_captioner_refuses(dataset):
         name = "refusing"
 
         async def caption(self, pictures, check, sending):
-            return [Refusal(Kind.PROMPT_BLOCKED, "no") for _ in pictures]
+            return [CaptionRefusal(Kind.PROMPT_BLOCKED, "no") for _ in pictures]
 
     done = asyncio.run(caption_dataset(dataset, Refusing(), trigger_word="mntgrdn", fallback=MetadataCaptioner()))
     assert texts(done.dataset)[:2] == ["mntgrdn, A landscape", "mntgrdn, A still life, Basket of Apples"]

@@ -10,20 +10,20 @@ from types import SimpleNamespace
 import pytest
 from impasto.captioners.captioner import Picture
 from impasto.captioners.ledger import Answer, Question, append_answer, read_ledger
-from impasto.captioners.quota import MARGIN, MINUTE, Budget, Limits, midnight
+from impasto.captioners.quota import MARGIN, MINUTE, ProjectBudget, ProjectLimits, midnight
 from impasto.captioners.runner import waiting_pictures
 from impasto.clock import Clock
 
 NOON = 1_800_000_000.0
-LIMITS = Limits(3, 10**6, 100)
+LIMITS = ProjectLimits(3, 10**6, 100)
 
 
 def standing(time: float) -> Clock:
     return Clock(time, 0.0)
 
 
-def budget(file: Path, time: float) -> Budget:
-    return Budget("one", LIMITS, file, standing(time))
+def budget(file: Path, time: float) -> ProjectBudget:
+    return ProjectBudget("one", LIMITS, file, standing(time))
 
 
 @pytest.mark.parametrize("back", [3600.0, 365 * 86_400.0])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import impasto
 import pytest
-from impasto.captioners.quota import Limits
+from impasto.captioners.quota import ProjectLimits
 from impasto.setup import comfy_cli
 from impasto.setup.environment import HOME
 from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed
@@ -179,7 +179,7 @@ def test_the_same_graph_goes_on_when_the_days_quota_is_back(server: ComfyServer,
     usage = server.base / "user" / "impasto" / "usage"
     graph = without_fallback("gemini-day")
     gemini.fault = lambda number, picture: None
-    gemini.projects = {KEYS["one"]: Limits(1_000, 10**9, len(gemini.requests) + 5)}
+    gemini.projects = {KEYS["one"]: ProjectLimits(1_000, 10**9, len(gemini.requests) + 5)}
     answered = gemini.answered.copy()
     try:
         for _ in range(2):

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impasto.captioners.captioner import Picture
-from impasto.captioners.florence import Florence2Captioner
-from impasto.captioners.florence import Settings as FlorenceSettings
-from impasto.captioners.florence_checkpoints import Checkpoint
+from impasto.captioners.florence import Florence2Captioner, FlorenceSettings
+from impasto.captioners.florence_checkpoints import FlorenceCheckpoint
 from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
 from impasto.captioners.ledger import Answer, Question, append_answer, read_ledger
 from impasto.captioners.metadata import MetadataCaptioner
@@ -29,7 +28,7 @@ from impasto.prompting.library import Library, SavedPrompt
 from impasto.prompting.prompt_set import Prompt, crossed, expanded_set, held_out_prompts, prompt_set
 from impasto.prompting.seed_book import SeedBook
 from impasto.prompting.seeds import SeedSettings, further_seed, seeds_at
-from impasto.rendering.batches import Batch, Memory, paint_all
+from impasto.rendering.batches import Memory, PictureBatch, paint_all
 from impasto.rendering.cells import Grid, Sampling, columns_of, render
 from impasto.trainers.flux import loading
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
@@ -260,7 +259,7 @@ def captioners(florence: Path) -> dict[str, Any]:
         florence: folder of a checkpoint.
     """
     nowhere = Path("nowhere")
-    checkpoint = Checkpoint(florence.name, florence, own_code=False)
+    checkpoint = FlorenceCheckpoint(florence.name, florence, own_code=False)
     briefly = FlorenceSettings(task="caption", num_beams=1, max_new_tokens=64)
     return {
         "metadata": MetadataCaptioner(),
@@ -389,7 +388,7 @@ class _Painter:
 def batch_files(folder: Path, prompts: Sequence[tuple[str, int]], models: str, **sampling: Any) -> dict[str, Any]:
     """The manifest of a painted batch, and what each picture says of itself."""
     chosen = Sampling(**sampling)
-    batch = Batch(folder, tuple(Prompt(*each) for each in prompts), chosen, models, size=2)
+    batch = PictureBatch(folder, tuple(Prompt(*each) for each in prompts), chosen, models, size=2)
     memory = Memory(ran_out=lambda error: False, free=lambda: None)
     painted = paint_all(batch, _Painter((chosen.width, chosen.height)), memory, silent)
     lines = batch.manifest.read_text(encoding="utf-8").splitlines()

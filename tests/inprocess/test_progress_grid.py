@@ -146,7 +146,7 @@ def test_cancel_between_two_sampling_steps_keeps_the_pictures_done(run, tiny):
     from impasto.nodes.host import sampling
 
     asked = []
-    paint = sampling.Painter.paint
+    paint = sampling.ComfyPainter.paint
 
     def cancelled_in_the_third(self, text, seed, on_step):
         asked.append(text)
@@ -154,12 +154,12 @@ def test_cancel_between_two_sampling_steps_keeps_the_pictures_done(run, tiny):
             comfy.model_management.interrupt_current_processing()  # what ComfyUI's /interrupt does
         return paint(self, text, seed, on_step)
 
-    sampling.Painter.paint = cancelled_in_the_third
+    sampling.ComfyPainter.paint = cancelled_in_the_third
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             render(run, tiny)
     finally:
-        sampling.Painter.paint = paint
+        sampling.ComfyPainter.paint = paint
     assert len(asked) == 3 and len(kept(run)) == 2
     times = {path: path.stat().st_mtime_ns for path in (run.path / "grid").iterdir()}
     render(run, tiny)

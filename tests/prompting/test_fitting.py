@@ -4,7 +4,7 @@ import pytest
 from impasto.errors import SettingsError
 from impasto.prompting.fitting import GROUPS, fit, segments, unmarked
 from impasto.prompting.flux_prompt import flux_prompt
-from impasto.prompting.tokens import Encoder, closed, flux_encoders, token_count
+from impasto.prompting.tokens import TextEncoder, closed, flux_encoders, token_count
 
 PROMPT = (
     "a woman reading a letter, in a garden by the sea, soft morning light, wide shot from above, "
@@ -12,9 +12,9 @@ PROMPT = (
 )
 
 
-def words(limit: int) -> Encoder:
+def words(limit: int) -> TextEncoder:
     """An encoder whose tokens are words; the weights of parentheses cost none."""
-    return Encoder("words", lambda text: len(text.replace("(", " ").replace(")", " ").split()), limit, 0)
+    return TextEncoder("words", lambda text: len(text.replace("(", " ").replace(")", " ").split()), limit, 0)
 
 
 def test_segments_are_grouped_by_their_meaning():
@@ -73,7 +73,7 @@ def test_of_many_segments_only_a_few_texts_are_counted():
     """Counting takes time in proportion to the text: once a segment would be a minute for a long prompt."""
     counted = []
     plain = words(75)
-    encoder = Encoder("words", lambda text: counted.append(text) or plain.count(text), plain.limit, plain.extra)
+    encoder = TextEncoder("words", lambda text: counted.append(text) or plain.count(text), plain.limit, plain.extra)
     fitted = fit(", ".join(f"masterpiece {n}" for n in range(5000)), encoder)
     assert len(fitted.text.replace(",", "").split()) == 75
     assert len(counted) < 20

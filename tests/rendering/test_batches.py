@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from impasto.errors import ModelError
 from impasto.progress import silent
-from impasto.rendering.batches import Batch, Memory, paint_all
+from impasto.rendering.batches import Memory, PictureBatch, paint_all
 from impasto.rendering.cells import Sampling
 from PIL import Image
 
@@ -41,8 +41,8 @@ class SmallPainter:
 JOBS = tuple(Job(text, seed) for text in ("a", "bb") for seed in range(10))
 
 
-def batch(folder: Path, jobs=JOBS, size: int = 8) -> Batch:
-    return Batch(folder, jobs, Sampling(8, 8, 4), "models", size)
+def batch(folder: Path, jobs=JOBS, size: int = 8) -> PictureBatch:
+    return PictureBatch(folder, jobs, Sampling(8, 8, 4), "models", size)
 
 
 def memory(freed: list | None = None) -> Memory:

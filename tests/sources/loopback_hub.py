@@ -18,7 +18,7 @@ from aiohttp import web
 from impasto.sources.hub import Hub
 from impasto.sources.hub_repository import open_source
 from impasto.sources.plan import Request
-from impasto.sources.source import Source
+from impasto.sources.source import PaintingSource
 
 from .. import loopback
 
@@ -65,7 +65,7 @@ class LoopbackHub:
     def client(self, **options: object) -> Hub:
         return Hub(self.endpoint, **({"first_wait": 0.01} | options))
 
-    def opener(self, **options: object) -> Callable[[Path, Request], Source]:
+    def opener(self, **options: object) -> Callable[[Path, Request], PaintingSource]:
         """Opens the repositories of this hub."""
         return partial(open_source, hub=self.client(**options))
 

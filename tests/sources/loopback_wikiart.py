@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from impasto.clock import Clock
 from impasto.sources.plan import Request
-from impasto.sources.source import Source
+from impasto.sources.source import PaintingSource
 from impasto.sources.wikiart_org import HOST, PICTURE_HOSTS, Site, open_source
 
 from ..small_sources import picture_bytes, serving_https
@@ -39,7 +39,7 @@ class LoopbackWikiArt:
         self.lock = threading.Lock()
         self.site = Site()
 
-    def opener(self) -> Callable[[Path, Request], Source]:
+    def opener(self) -> Callable[[Path, Request], PaintingSource]:
         """Opens the site's lists here."""
         return partial(open_source, site=self.site)
 
