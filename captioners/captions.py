@@ -29,11 +29,6 @@ def checked_trigger_word(trigger_word: str) -> str:
     return stripped
 
 
-def one_line(text: str) -> str:
-    """The text with every run of white space, line breaks included, as one space."""
-    return " ".join(text.split())
-
-
 def with_trigger(trigger_word: str, caption: str) -> str:
     """`<trigger word>, <caption>`, or the caption alone where there is no trigger word."""
     return f"{trigger_word}, {caption}" if trigger_word else caption

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .. import token_limits
 from ..errors import SettingsError
 from ..files import parsed_json
-from .captions import one_line
+from ..texts import one_line
 
-CLIP_TOKENS = 77  # that FLUX's CLIP-L reads, start and end included
-T5_TOKENS = 512  # that training on FLUX.1-dev keeps, the end included
 LONGEST = 3_000  # characters of an answer that are looked at; T5 reads about 2,000
 LISTED = 5  # captions that the lint report lists under each heading
 MAX_WORDS, MAX_WORD = 200, 100  # words of a person's own to take out, and the characters of each
@@ -387,8 +386,8 @@ def flags(text: str, count_tokens: CountTokens = least_tokens) -> dict[str, tupl
         "artists": _matches(_BARE_ARTIST, text),
         "titles": _matches(_QUOTED_TITLE, text),
         "refusal": _matches(_REFUSALS, text),
-        "too long for CLIP": (f"{clip} tokens",) if clip > CLIP_TOKENS else (),
-        "too long for T5": (f"{t5} tokens",) if t5 > T5_TOKENS else (),
+        "too long for CLIP": (f"{clip} tokens",) if clip > token_limits.CLIP_L else (),
+        "too long for T5": (f"{t5} tokens",) if t5 > token_limits.T5_DEV else (),
     }
     return {kind: words for kind, words in found.items() if words}
 
@@ -449,8 +448,8 @@ def lint_report(found: Lint) -> str:
             lines.append(f"  {len(by_picture)} with {kind}: {listed}")
     for what, sha256s in (
         ("that read like a refusal", found.refusals),
-        (f"longer than CLIP's {CLIP_TOKENS} tokens; T5 reads them whole", found.too_long_for_clip),
-        (f"longer than T5's {T5_TOKENS} tokens: training cuts them", found.too_long_for_t5),
+        (f"longer than CLIP's {token_limits.CLIP_L} tokens; T5 reads them whole", found.too_long_for_clip),
+        (f"longer than T5's {token_limits.T5_DEV} tokens: training cuts them", found.too_long_for_t5),
     ):
         if sha256s:
             lines.append(f"  {len(sha256s)} {what}")

@@ -20,7 +20,8 @@ from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
 from ..pixels import refuse_enormous
 from ..progress import Progress, silent
-from .captions import checked_trigger_word, one_line, with_trigger
+from ..texts import one_line
+from .captions import checked_trigger_word, with_trigger
 from .cleanup import CountTokens, flags, least_tokens, lint, lint_report
 from .expression import MAX_LENGTH, compiled
 

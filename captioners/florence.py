@@ -22,8 +22,8 @@ from ..clock import now_and_then
 from ..errors import ModelError, SettingsError
 from ..files import content_hash
 from ..pixels import refuse_enormous
+from ..texts import one_line
 from .captioner import Caption, CaptionRefusal, Kind, Picture
-from .captions import one_line
 from .florence_checkpoints import FlorenceCheckpoint, fingerprint
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-class Place(Protocol):
+class FlorencePlace(Protocol):
     """Where a captioner's model is while it captions."""
 
     def open(self, captioner: Florence2Captioner) -> Florence:
@@ -252,7 +252,7 @@ class Place(Protocol):
 
 
 class HostMemory:
-    """A `Place` on the CPU, without ComfyUI."""
+    """A `FlorencePlace` on the CPU, without ComfyUI."""
 
     def __init__(self) -> None:
         self._florence: Florence | None = None
@@ -275,7 +275,7 @@ class Florence2Captioner:
     checkpoint: FlorenceCheckpoint
     settings: FlorenceSettings = FlorenceSettings()
     batch_size: int = 8
-    place: Place = field(default_factory=HostMemory)
+    place: FlorencePlace = field(default_factory=HostMemory)
     remarks: list[str] = field(default_factory=list)  # what a person should know of the run, for the report
     name: str = field(default=CAPTIONER, init=False)
     concurrency: int = field(default=1, init=False)

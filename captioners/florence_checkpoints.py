@@ -18,6 +18,7 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import TEMPORARY_PREFIX, parsed_json, remove
 from ..progress import Progress, silent
+from ..texts import first_line
 
 REPOSITORIES = tuple(f"florence-community/Florence-2-{size}" for size in ("base", "large", "base-ft", "large-ft"))
 FILES = ("*.json", "*.txt", "*.safetensors")  # no pickles, no code: what from_pretrained reads of a native checkpoint
@@ -279,7 +280,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _unreachable(repository: str, endpoint: str | None, error: Exception | str) -> ModelError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error, type(error).__name__)
     return ModelError(
         f"{repository} could not be fetched from {endpoint or 'huggingface.co'}: {first}. Files that came whole are "
         "kept; queue again to go on. Behind a firewall, set HF_ENDPOINT to a mirror before starting ComfyUI."

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..files import content_hash
+from ..texts import one_line
 from .captioner import Caption, Picture
-from .captions import one_line
 
 WORDING = 1  # raised when the same labels shall read otherwise, so that old answers no longer count
 

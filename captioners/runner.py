@@ -16,8 +16,9 @@ from typing import Generic, Protocol, TypeVar
 from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, duration, silent
+from ..texts import one_line
 from .captioner import Caption, Captioner, CaptionRefusal, Kind, Picture
-from .captions import checked_trigger_word, one_line, with_trigger
+from .captions import checked_trigger_word, with_trigger
 from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
 from .in_flight import InFlight
 from .ledger import Answer, Question, append_answer, now, read_ledger

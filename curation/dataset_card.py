@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ..dataset.records import Dataset, Record
 from ..errors import SettingsError
+from ..texts import one_line
 
 LONGEST_TABLE = 30  # rows; what is rarer is summed up in one more
 # The Hub's own classes, https://github.com/huggingface/hub-docs/blob/main/datasetcard.md
@@ -112,7 +113,7 @@ def _source(source: str) -> str:
 
 def _cell(text: str) -> str:
     """Text of others as it stands: no mark-up, no HTML, no further cell or line."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text))
 
 
 def _pictures(count: int) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from .. import token_limits
 from ..dataset.pictures import PictureRefused
 from ..dataset.records import Dataset, Record
 from ..drawing.charts import BLUE, HAIRLINE, LONGEST_LABEL, QUIET, RUST, as_picture, calm, new_figure, plain
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 1760, 1240  # pixels of the figure
 BARS = 10  # in one chart; what is rarer is counted together
-TEXT_ENCODERS = {"clip": ("CLIP", 77), "t5": ("T5", 512)}  # name, and tokens that FLUX was trained with
+TEXT_ENCODERS = {
+    "clip": ("CLIP", token_limits.CLIP_L),
+    "t5": ("T5", token_limits.T5_DEV),
+}  # name, and tokens read
 
 Bucket = Callable[[int, int], tuple[int, int]]  # width and height of a picture -> of its bucket
 TokenCounts = Callable[[str], tuple[int, int]]  # caption -> tokens, in the order of `TEXT_ENCODERS`

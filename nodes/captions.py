@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .. import token_limits
 from ..captioners import metadata
 from ..captioners.background import ask_in_background
 from ..captioners.captioner import Captioner
@@ -14,7 +15,7 @@ from ..captioners.cleanup import Rules, read_words
 from ..captioners.gemini import SYSTEM_PROMPT
 from ..captioners.runner import caption_dataset
 from ..captioners.unfinished import leave_open
-from ..prompting.tokens import T5_LIMITS, flux_encoders
+from ..prompting.tokens import flux_encoders
 from . import sockets
 from .host import encoders, execution, folders
 
@@ -125,7 +126,7 @@ def system_prompt_input() -> io.Input:
 
 def token_counts(text: str) -> tuple[int, int]:
     """Tokens of a text for FLUX's CLIP-L and T5, start and end included, by the tokenizers that ComfyUI ships."""
-    clip_l, t5 = flux_encoders(*encoders.token_counters(None), T5_LIMITS[0])
+    clip_l, t5 = flux_encoders(*encoders.token_counters(None), token_limits.T5_DEV)
     return clip_l.count(text) + clip_l.extra, t5.count(text) + t5.extra
 
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..dataset.caption_variants import DEFAULT_VARIANTS, MOST_VARIANTS
 from ..paths import child_of
+from ..texts import megabytes
 from ..trainers.features import encoding as features
 from ..trainers.features import index, text_table
 from . import sockets
@@ -108,7 +109,7 @@ class ExportTextFeatures(io.ComfyNode):
     def execute(cls, features, name: str, float_type: str) -> io.NodeOutput:
         path = _table_path(Path(features.folder).parent.parent, name)
         rows = text_table.export_texts(features, path, float_type, execution.progress())
-        return io.NodeOutput(path.stem, f"{rows} rows in {path}, {path.stat().st_size / 1e6:.1f} MB")
+        return io.NodeOutput(path.stem, f"{rows} rows in {path}, {megabytes(path.stat().st_size)}")
 
 
 def _table_path(dataset: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from .. import token_limits
 from ..errors import SettingsError
 from ..files import content_hash
 from ..paths import child_of
@@ -16,7 +17,7 @@ from ..prompting.queued_graph import loras_with
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.seed_book import SeedBook
 from ..prompting.text_file import read_text
-from ..prompting.tokens import T5_LIMITS, flux_encoders
+from ..prompting.tokens import flux_encoders
 from . import sockets
 from .host import encoders as host_encoders
 from .host import execution, folders
@@ -75,8 +76,8 @@ class PromptManager(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "t5_limit",
-                    options=[str(limit) for limit in T5_LIMITS],
-                    default=str(T5_LIMITS[0]),
+                    options=[str(limit) for limit in (token_limits.T5_DEV, token_limits.T5_SCHNELL)],
+                    default=str(token_limits.T5_DEV),
                     tooltip="Tokens that T5 is used with: 512 for FLUX.1-dev, 256 for FLUX.1-schnell.",
                 ),
                 io.Boolean.Input(

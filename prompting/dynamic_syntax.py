@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import SettingsError
+from ..texts import one_line
 
 MAX_NESTING = 50  # of braces in braces, and of wildcards in wildcards
 MAX_NUMBER = 1_000_000_000  # of picks, and of a weight: Python reads at most 4,300 digits, and sums must be finite
@@ -36,7 +37,7 @@ class DynamicPromptError(SettingsError):
         self.position = position
         line = text.count("\n", 0, position) + 1
         column = position - text.rfind("\n", 0, position)
-        near = " ".join(text[position : position + 24].split())
+        near = one_line(text[position : position + 24])
         super().__init__(f"{source}, line {line}, character {column}, at '{near}': {what}")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..files import parsed_json, write_whole
+from ..texts import one_line
 from .database import reading, writing
 from .recovery import Repaired, repair
 from .seeds import MAX_SEED
@@ -274,7 +275,7 @@ def split_tags(text: str) -> tuple[str, ...]:
 
 
 def _tag(tag: str) -> str:
-    return " ".join(tag.lower().split())
+    return one_line(tag.lower())
 
 
 def _query(words: str) -> str:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .. import token_limits
+
 # Tokens that a text itself has: without start, end and padding; the weights of "(x:1.2)" cost none.
 Counter = Callable[[str], int]
 
-CLIP_L_LIMIT = 77  # openai/clip-vit-large-patch14: max_position_embeddings
 CLIP_L_EXTRA = 2  # start and end
-T5_LIMITS = (512, 256)  # black-forest-labs/flux util.py, load_t5: dev 512, schnell 256
 T5_EXTRA = 1  # end
 
 
@@ -44,7 +44,7 @@ class TokenCount:
 
 def flux_encoders(clip_l: Counter, t5: Counter, t5_limit: int) -> tuple[TextEncoder, TextEncoder]:
     """FLUX's CLIP-L and T5, the latter for schnell (256) or dev (512)."""
-    return TextEncoder("CLIP-L", clip_l, CLIP_L_LIMIT, CLIP_L_EXTRA), TextEncoder("T5", t5, t5_limit, T5_EXTRA)
+    return TextEncoder("CLIP-L", clip_l, token_limits.CLIP_L, CLIP_L_EXTRA), TextEncoder("T5", t5, t5_limit, T5_EXTRA)
 
 
 def token_count(text: str, encoder: TextEncoder) -> TokenCount:

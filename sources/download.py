@@ -24,6 +24,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from ..dataset.pictures import PictureRefused
 from ..errors import DatasetError
+from ..texts import megabytes
 
 HTTPS_PORT = 443
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -303,7 +304,7 @@ class Fetcher:
 
 
 def _too_large(limit: int) -> PictureRefused:
-    return PictureRefused("too_large", f"more than {limit / 1e6:g} MB")
+    return PictureRefused("too_large", f"more than {megabytes(limit, 0)}")
 
 
 class _Decoded:

@@ -18,6 +18,7 @@ from ..errors import DatasetError, NameRefused, encodable
 from ..files import content_hash, read_jsonl, remove_partials
 from ..paths import child_of
 from ..progress import Progress, silent
+from ..texts import megabytes, one_line
 from .import_pictures import Imported, ImportRefused, dataset_folder, described, stored_as_dataset
 
 PICTURES = {
@@ -120,7 +121,7 @@ def _bytes(path: Path, folder: Path) -> bytes:
     if not Path(os.path.realpath(path)).is_relative_to(folder):
         raise PictureRefused("address", "a link that leads out of the folder")
     if path.stat().st_size > LARGEST_FILE:
-        raise PictureRefused("too_large", f"more than {LARGEST_FILE / 1e6:g} MB")
+        raise PictureRefused("too_large", f"more than {megabytes(LARGEST_FILE, 0)}")
     return path.read_bytes()
 
 
@@ -142,12 +143,12 @@ def _words(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
         beside = path.with_suffix(extension)
         if beside.is_file() and not beside.is_symlink():
             with open(beside, "rb") as file:
-                text = " ".join(file.read(LONGEST_CAPTION).decode("utf-8-sig", "replace").split())
+                text = one_line(file.read(LONGEST_CAPTION).decode("utf-8-sig", "replace"))
             if text:
                 return words | {"text": text}
     kohya = KOHYA.fullmatch(path.parent.name)
     if kohya and not words.get("text"):
-        words["text"] = encodable(" ".join(kohya[2].split()))
+        words["text"] = encodable(one_line(kohya[2]))
     return words
 
 

@@ -23,6 +23,7 @@ from ..errors import DatasetError
 from ..files import content_hash, is_old, parsed_json, remove_partials, write_whole
 from ..parquet_limits import check_labels
 from ..progress import Progress
+from ..texts import megabytes
 from .download_log import DownloadLog
 from .hub import WORKERS, Connection, Hub, RemoteFile, Revision, hub_from_environment, parse_repository
 from .parallel import in_parallel
@@ -191,7 +192,7 @@ class HubRepository:
         if not groups:
             return NOTHING_TO_FETCH
         lasting = f"about {size / speed / 60:.1f} min at the speed last measured" if speed else "speed unknown"
-        return Cost(f"To fetch: {size / 1e6:,.1f} MB in {len(groups):,} requests, {lasting}.", size)
+        return Cost(f"To fetch: {megabytes(size)} in {len(groups):,} requests, {lasting}.", size)
 
     def store(
         self, folder: Path, rows: Sequence[Row], pool: Collection[Row], tick: Callable[[str], None]
@@ -218,13 +219,13 @@ class HubRepository:
                 keep[group].add(row.row)
         self._forget_other_parts(wanted)
         connection, began, done = Connection(self._hub), time.monotonic(), 0
-        size = sum(map(self.weight_of, wanted)) / 1e6
+        size = sum(map(self.weight_of, wanted))
 
         def fetch(group: tuple[int, int]) -> dict[int, Outcome]:
             return self._fetch(connection, folder, group, keep[group], fetched)
 
         def look() -> None:
-            got = f"{connection.received / 1e6:,.1f} of {size:,.1f} MB, row group {done} of {len(wanted)}"
+            got = f"{connection.received / 1e6:,.1f} of {megabytes(size)}, row group {done} of {len(wanted)}"
             tick(connection.countdown() or f"Fetching from the Hub: {got}")
 
         for group, outcomes in in_parallel(connection, fetch, wanted, look, WORKERS):

@@ -12,6 +12,7 @@ from ..dataset.pictures import PictureRefused, StoredPicture
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, NameRefused, encodable
 from ..paths import child_of
+from ..texts import megabytes, one_line
 from .local import holds_source
 
 # Words that may come with a picture -> the field of the record that takes them.
@@ -50,7 +51,7 @@ def described(row: Mapping[str, object]) -> dict[str, str]:
     for column, field in COLUMNS.items():
         value = row.get(column)
         # JSON may hold lists, and half a character.
-        text = encodable(" ".join(str(value).split())) if isinstance(value, str | int | float) and value else ""
+        text = encodable(one_line(str(value))) if isinstance(value, str | int | float) and value else ""
         if text and field not in words and (field == "text" or not is_unknown(text)):
             words[field] = artist_name(text) if field == "artist" else text
     return words
@@ -123,9 +124,9 @@ def _report(
     notes: Sequence[str],
 ) -> str:
     captioned = sum(bool(record.text) for record in records.values())
-    megabytes = sum(record.size for record in records.values()) / 1e6
+    size = sum(record.size for record in records.values())
     lines = [
-        f"{len(records) + len(refusals)} {what}, {len(records)} pictures stored ({megabytes:.1f} MB, {captioned} with "
+        f"{len(records) + len(refusals)} {what}, {len(records)} pictures stored ({megabytes(size)}, {captioned} with "
         f"a caption), {len(refusals)} refused.",
         *notes,
     ]

@@ -18,6 +18,7 @@ from ..dataset.pictures import PictureRefused
 from ..errors import DatasetError, SettingsError
 from ..files import parsed_json
 from ..progress import Progress, silent
+from ..texts import first_line
 from .source import Row
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def opened(
             "source, or move it out of the folder."
         ) from error
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error, type(error).__name__)
         raise DatasetError(
             f"The shard {where or shard} cannot be read as parquet ({reason}). It may be a download that "
             "broke off: fetch it again, or move it out of the folder."

@@ -21,6 +21,7 @@ from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, SettingsError
 from ..files import remove_partials
 from ..progress import Progress, silent
+from ..texts import megabytes, one_line
 from .availability import write_available
 from .import_pictures import dataset_folder
 from .opening import open_source
@@ -109,7 +110,7 @@ def _other_way(source: PaintingSource, request: Request, rows: Sequence[Row], fo
     cost = source.cost(folder, itertools.chain(*chosen.values()))
     if cost is None or cost.size is None:
         return ""
-    return f"\nThis is with prefer '{request.way}'; with '{other.prefer}' it would be {cost.size / 1e6:,.1f} MB."
+    return f"\nThis is with prefer '{request.way}'; with '{other.prefer}' it would be {megabytes(cost.size)}."
 
 
 def _take(folder: Path, source: PaintingSource, cells: Sequence[Cell], cap: int, progress: Progress) -> list[Refusal]:
@@ -175,14 +176,14 @@ def _record(picture: StoredPicture, row: Row, place: str) -> Record:
         width=picture.width,
         height=picture.height,
         size=picture.size,
-        text=" ".join(row.text.split()),
+        text=one_line(row.text),
         artist=artist_name(row.artist),
         genre="" if is_unknown(row.genre) else row.genre,
         style="" if is_unknown(row.style) else row.style,
         source=place,
         title="" if is_unknown(row.title) else row.title,
         date=row.date,
-        rights=" ".join(row.rights.split()),
+        rights=one_line(row.rights),
         source_sha256=picture.source_sha256,
     )
 
@@ -219,7 +220,7 @@ def _report(request: Request, cells: Sequence[Cell], records: Sequence[Record], 
     spare = f", {sum(_spare(cell, taken) for cell in cells)} of them spare" if _with_spare(cells) else ""
     lines = [
         f"{_asked(request)}: {available} available, {asked} asked for, {len(records)} taken{spare}.",
-        f"Dataset '{request.name.strip()}': {sum(record.size for record in records) / 1e6:.1f} MB, "
+        f"Dataset '{request.name.strip()}': {megabytes(sum(record.size for record in records))}, "
         f"artists known by name: {len({record.artist for record in records} - {''})}.",
     ]
     if len(cells) > 1 or cells[0].name != "all":

@@ -29,6 +29,7 @@ from ..files import parsed_json, remove_partials, write_whole
 from ..progress import Progress
 from ..rate_limit import Limit
 from ..rate_limit import RateLimiter as RateLimiter
+from ..texts import one_line
 from .download import NO_HEADERS, Fetcher, Limits, Network, Unavailable
 from .download_log import DownloadLog
 from .parallel import in_parallel
@@ -354,7 +355,7 @@ def _parsed(content: bytes) -> Page:
 
 def _painting(entry: dict[str, Any]) -> Painting:
     def text(name: str) -> str:
-        return " ".join(str(entry.get(name) or "").split())
+        return one_line(str(entry.get(name) or ""))
 
     # "….jpg!Large.jpg" is a smaller copy
     image = text("image").partition("!")[0]

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BOTTOM = ("clock", "errors", "files", "parquet_limits", "paths", "pixels", "progress", "rate_limit", "worker")
+BOTTOM = (
+    "clock",
+    "errors",
+    "files",
+    "parquet_limits",
+    "paths",
+    "pixels",
+    "progress",
+    "rate_limit",
+    "texts",
+    "token_limits",
+    "worker",
+)
 # Package -> the other packages, or modules of them, that it may import, beside what lies at the bottom.
 MAY_IMPORT = {
     "drawing": (),

@@ -8,6 +8,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from ...errors import ImpastoError
+from ...texts import first_line
 from . import estimate as memory_plan
 
 if TYPE_CHECKING:
@@ -73,7 +74,3 @@ def cheaper(settings: Settings, budget: Budget | None) -> str:
     if budget is None or not memory_plan.is_settled(settings):
         return "Close other programs that use memory."
     return memory_plan.after_running_out(settings, budget)
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else ""
