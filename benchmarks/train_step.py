@@ -376,7 +376,8 @@ def measure(contender: Contender, work: Work) -> dict[str, Any]:
 def simulate_card(gigabytes: int) -> None:
     """Leave PyTorch what a card of this size has free when nothing else uses it; on the CPU, all."""
     import torch
-    from impasto.trainers.memory.estimate import GIGABYTE, TAKEN
+    from impasto.trainers.memory.choice import TAKEN
+    from impasto.trainers.memory.estimate import GIGABYTE
 
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
@@ -888,6 +889,7 @@ def tell(where: str, result: dict[str, Any]) -> None:
 def caps(arguments: argparse.Namespace, work: Work) -> str:
     """Every preset on every card that is simulated, as the planner would have it run there."""
     from impasto.trainers.flux import detection
+    from impasto.trainers.memory import block_profile, choice
     from impasto.trainers.memory import estimate as memory_plan
     from impasto.trainers.presets import PRESETS
 
@@ -899,10 +901,10 @@ def caps(arguments: argparse.Namespace, work: Work) -> str:
         preset = PRESETS[name]
         width, height = (64, 64) if arguments.quick else (preset.width, preset.height)
         cell = with_features(dataclasses.replace(work, width=width, height=height, batch=preset.batch_size))
-        shape = memory_plan.BatchShape(width, height, preset.batch_size, work.tokens)
+        shape = block_profile.BatchShape(width, height, preset.batch_size, work.tokens)
         for card in arguments.cap:
             about = (name, str(card), f"{width} x {height}", str(preset.batch_size))
-            settings = memory_plan.simulate(preset.settings, flux, shape, card)
+            settings = choice.simulate(preset.settings, flux, shape, card)
             if settings is None:
                 lines.append((*about, preset.settings.precision, *["does not fit"] * 5))
                 continue

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from ..clock import now_and_then
 from ..errors import ModelError, SettingsError
 from ..files import content_hash
+from ..out_of_memory import is_out_of_memory
 from ..pixels import refuse_enormous
 from ..texts import one_line
 from .captioner import Caption, CaptionRefusal, Kind, Picture
@@ -225,14 +226,6 @@ def read_answer(florence: Florence, generated: Generated, settings: FlorenceSett
 def whole_sentences(text: str) -> str:
     """The text up to the last sentence that ends; "" if none does."""
     return (re.match(r".*[.!?](?=\s|$)", text) or [""])[0]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the host, had no memory left: each back end has words of its own."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate")
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
 
 
 class FlorencePlace(Protocol):

@@ -16,7 +16,7 @@ from ..captioners.florence_checkpoints import (
 from ..captioners.unfinished import fingerprint
 from .captions import captioned, captioner_schema
 from .host import execution, folders
-from .host.florence import FlorencePlace
+from .host.florence import ManagedFlorence
 
 
 class Florence2Captioner(io.ComfyNode):
@@ -115,7 +115,7 @@ class Florence2Captioner(io.ComfyNode):
             _checkpoint(model, download),
             florence.FlorenceSettings(task, num_beams, max_new_tokens),
             batch_size,
-            FlorencePlace(),
+            ManagedFlorence(),
         )
         return await captioned(captioner, dataset, **common)
 

@@ -11,6 +11,7 @@ BOTTOM = (
     "clock",
     "errors",
     "files",
+    "out_of_memory",
     "parquet_limits",
     "paths",
     "pixels",

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..errors import TrainingError
 from ..files import appearing, remove_partials, write_whole
 from ..hardware.memory import free_device_memory, peak_device_memory, peak_host_memory, spilled_device
+from ..texts import first_line
 from . import objective
 from . import preview as sampling
 from .batches import Batch, prefetched
@@ -32,11 +33,14 @@ from .flux.forward import compile_blocks, predict_velocity
 from .flux.streaming import StreamedBlocks, block_names, streamed_indices
 from .lora import adapter
 from .lora import metadata as provenance
+from .memory import choice
 from .memory import estimate as memory_plan
-from .memory.estimate import BatchShape, Budget
-from .memory.remedy import SAID, cheaper, explained, first_line, is_lost_process
+from .memory.block_profile import BatchShape
+from .memory.estimate import Budget
+from .memory.remedy import cheaper, explained, remedy
 from .optimizers import STATE_NUMBERS, averaged, check_installed, make_optimizer, make_scheduler
 from .run import checkpoints
+from .run.failure import SAID, is_lost_process
 from .run.folder import Job, Run
 from .run.metrics import Metrics
 
@@ -222,11 +226,11 @@ class FluxLoraRecipe:
         shards = self.accelerator.num_processes if self.mesh else 1
         self.budget = Budget(architecture, self.largest_batches(), self.device.type, self.free_memory(), shards)
         if settings.precision == "auto" or settings.streamed_blocks < 0:
-            settings = memory_plan.choose(settings, self.budget)
+            settings = choice.choose(settings, self.budget)
         self.plan = memory_plan.preflight(settings, self.budget)
         if not memory_plan.fits(settings, self.budget):
             # Settings that were chosen by hand are tried all the same: it is a prediction.
-            self.plan += f" {memory_plan.remedy(settings, self.budget)}"
+            self.plan += f" {remedy(settings, self.budget)}"
         logger.info(self.plan)
         self.report("starting")
         return settings

@@ -31,7 +31,7 @@ class _Movable(torch.nn.Module):
         self.transformer = model
 
 
-class FlorencePlace:
+class ManagedFlorence:
     """Where ComfyUI computes, in bf16 on a GPU that has it, else in float32; in the care of its memory management.
 
     Other models make room for it and its batch. They take the room back when they need it, between batches too.

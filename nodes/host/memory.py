@@ -15,6 +15,7 @@ import comfy.utils
 import comfy.weight_adapter
 import torch
 
+from ... import out_of_memory
 from ...errors import ModelError
 from ...hardware.cleanup import DeviceMemory, HeldModel, MemoryState
 from ...hardware.device_memory import empty_cache, reserved_memory
@@ -39,9 +40,11 @@ def empty_device_caches() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had no memory left for what was asked."""
-    on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch's own on the CPU
-    return on_host or comfy.model_management.is_oom(error)
+    """Whether the host or a device had no memory left for what was asked.
+
+    ComfyUI is asked first, because it also clears the device's error, which would be raised again by what comes next.
+    """
+    return comfy.model_management.is_oom(error) or out_of_memory.is_out_of_memory(error)
 
 
 def memory_state() -> MemoryState:

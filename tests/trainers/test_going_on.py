@@ -20,11 +20,11 @@ from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.flux import latents as flux_latents
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
-from impasto.trainers.memory import estimate as memory_plan
+from impasto.trainers.memory import block_profile
 from impasto.trainers.recipe import train_run
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.folder import Job
-from impasto.trainers.run.launch import CHILD
+from impasto.trainers.run.launch import PROCESS
 from impasto.trainers.settings import OPTIMIZERS
 from PIL import Image
 from safetensors.torch import load_file
@@ -358,7 +358,7 @@ def test_what_memory_decided_is_kept_when_a_run_goes_on(make_run, monkeypatch):
     assert train(run, stop_at=3)
     state = torch.load(max(run.checkpoints().items())[1] / "state.pt", weights_only=True)
     assert state["precision"] == "fp32"  # on the CPU, where it fits
-    monkeypatch.setattr(recipe.memory_plan, "choose", lambda settings, budget: dataclasses.replace(settings))
+    monkeypatch.setattr(recipe.choice, "choose", lambda settings, budget: dataclasses.replace(settings))
     assert train(run) and run.finished
 
 
@@ -510,7 +510,7 @@ def test_a_folder_that_is_no_runs_is_named_and_not_made(tmp_path):
 def in_two_processes(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    root = CHILD.parent.parent
+    root = PROCESS.parents[2]
     return subprocess.run([*launcher, *command], capture_output=True, text=True, env=environment, cwd=root, timeout=200)
 
 
@@ -525,7 +525,7 @@ def test_two_processes_train_the_weights_that_one_does_with_twice_the_accumulati
     one = make_run("one", **QUICK, steps=3, gradient_accumulation=2)
     two = make_run("two", **QUICK, steps=3, streamed_blocks=1)  # which is no reason to send the base around
     assert train(one)
-    by_two_processes(CHILD, two.folder, "--cpu")
+    by_two_processes(PROCESS, two.folder, "--cpu")
     assert two.finished
     expected, got = final_adapter(one), final_adapter(two)
     assert expected.keys() == got.keys()
@@ -632,8 +632,8 @@ def test_a_recomputed_block_that_had_no_memory_does_not_reach_into_the_planning_
         return predict(transformer, *arguments, **options)
 
     monkeypatch.setattr(recipe, "predict_velocity", watched)
-    memory_plan._rehearse_frame.cache_clear()
-    memory_plan._rehearse_block.cache_clear()
+    block_profile._rehearse_frame.cache_clear()
+    block_profile._rehearse_block.cache_clear()
     assert train(run) and run.finished
     assert [record["step"] for record in run.metrics() if "skipped" in record] == [2]
 

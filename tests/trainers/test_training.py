@@ -339,7 +339,7 @@ def test_a_process_that_is_not_the_first_leaves_the_status_alone_even_before_it_
 def train_on_small_disk(run, folder, size) -> list[str]:
     """Train where `folder` is a file system of its own, with room for `size` bytes; what is left in it."""
     folder.mkdir()
-    child = " ".join(f"'{part}'" for part in [sys.executable, str(launch.CHILD), run.folder, "--cpu"])
+    child = " ".join(f"'{part}'" for part in [sys.executable, str(launch.PROCESS), run.folder, "--cpu"])
     # A mount of the test's own, which ends with its process. What is left on it is listed before.
     script = f"mount -t tmpfs -o size={size} tmpfs '{folder}' && {{ {child}; ls '{folder}' > '{run.folder}/left'; }}"
     done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
     from diffusers import FluxTransformer2DModel
 
 
@@ -21,3 +23,15 @@ def recomputed(index: int, checkpointing: bool, interval: int, streamed: Collect
     A streamed block always is: what autograd keeps of a block includes views of its weights, which are gone by then.
     """
     return (checkpointing and index % interval == 0) or index in streamed
+
+
+@contextmanager
+def replaced_blocks(transformer: FluxTransformer2DModel, instead: torch.nn.Module) -> Iterator[None]:
+    """Within it `instead` takes the place of all blocks."""
+    double, single = transformer.transformer_blocks, transformer.single_transformer_blocks
+    transformer.transformer_blocks = torch.nn.ModuleList()
+    transformer.single_transformer_blocks = torch.nn.ModuleList([instead])
+    try:
+        yield
+    finally:
+        transformer.transformer_blocks, transformer.single_transformer_blocks = double, single

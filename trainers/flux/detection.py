@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import ModelError
 from ...files import parsed_json
-from .header import REMEDY, Header, broken, read_header
+from .header import REMEDY, WeightsHeader, broken, read_header
 from .layout import HEAD_WIDTH, FluxArchitecture, canonical, layout
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")  # checkpoint, saved diffusion model, bare transformer
@@ -67,7 +67,7 @@ def inspect(path: str | Path) -> FluxArchitecture:
     return architecture
 
 
-def scaled_layers(path: str | Path, header: Header, prefix: str) -> dict[str, ScaledLayer]:
+def scaled_layers(path: str | Path, header: WeightsHeader, prefix: str) -> dict[str, ScaledLayer]:
     """Find the scaled layers by name (without prefix), in the three ways in which ComfyUI does.
 
     Sources: ComfyUI comfy/utils.py `convert_old_quants` (a tensor `scaled_fp8` beside `….scale_weight`, or metadata),
@@ -103,7 +103,7 @@ def _find_prefix(path: str | Path, tensors: Mapping[str, Any]) -> str:
     raise ModelError(f"{path} is not a FLUX.1 transformer: {found}. {REMEDY}")
 
 
-def _layers_in_metadata(path: str | Path, header: Header) -> dict[str, Any]:
+def _layers_in_metadata(path: str | Path, header: WeightsHeader) -> dict[str, Any]:
     text = header.metadata.get("_quantization_metadata")
     if text is None:
         return {}
@@ -113,7 +113,7 @@ def _layers_in_metadata(path: str | Path, header: Header) -> dict[str, Any]:
         raise broken(Path(path), f"its quantisation metadata cannot be read ({error!r})") from error
 
 
-def _layers_in_tensors(path: str | Path, header: Header) -> dict[str, Any]:
+def _layers_in_tensors(path: str | Path, header: WeightsHeader) -> dict[str, Any]:
     from safetensors import safe_open
 
     keys = [key for key in header.tensors if key.endswith(".comfy_quant")]
@@ -151,7 +151,7 @@ def _markers(prefix: str) -> set[str]:
     return {"scaled_fp8", f"{prefix}scaled_fp8"}
 
 
-def _check_scales(path: str | Path, header: Header, prefix: str, scaled: Mapping[str, ScaledLayer]) -> None:
+def _check_scales(path: str | Path, header: WeightsHeader, prefix: str, scaled: Mapping[str, ScaledLayer]) -> None:
     """Refuse scales that are missing, or are not the one number per weight that ComfyUI computes with."""
     for layer, entry in scaled.items():
         shape = header.tensors.get(entry.scale_key, {"shape": None})["shape"]

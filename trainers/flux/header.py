@@ -14,7 +14,7 @@ _HEADER_LIMIT = 100_000_000  # bytes; the safetensors library's own limit
 
 
 @dataclass(frozen=True)
-class Header:
+class WeightsHeader:
     """A file's table of tensors, its metadata, and the byte at which the tensors' data starts."""
 
     tensors: dict[str, dict[str, Any]]
@@ -22,7 +22,7 @@ class Header:
     data_start: int
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path) -> WeightsHeader:
     file_path = Path(path)
     if not file_path.is_file():
         raise ModelError(f"There is no model file {file_path}. Choose another model, or put the file back.")
@@ -38,7 +38,7 @@ def read_header(path: str | Path) -> Header:
     end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if end != size:
         raise broken(file_path, f"its header promises {end:,} bytes, the file has {size:,}")
-    return Header(header, metadata, 8 + length)
+    return WeightsHeader(header, metadata, 8 + length)
 
 
 def _parse_header(path: Path, content: bytes) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,10 @@ class FluxArchitecture:
     prefix: str
     parameters: int
 
+    @property
+    def blocks(self) -> int:
+        return self.double_blocks + self.single_blocks
+
 
 @dataclass(frozen=True)
 class Source:

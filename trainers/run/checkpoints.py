@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainingError
 from ...files import appearing, remove, temporary_beside
-from ..memory.remedy import is_full_disk
+from .failure import is_full_disk
 
 if TYPE_CHECKING:
     from torch import Tensor

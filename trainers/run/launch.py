@@ -15,7 +15,7 @@ from ... import worker
 from ...errors import TrainingError
 from ...files import appearing, parsed_json
 from ...progress import duration
-from ..memory.remedy import killed
+from .failure import killed
 from .folder import Job, Run
 from .launch_profiles import SINGLE_PROCESS
 

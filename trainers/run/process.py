@@ -40,8 +40,8 @@ def main() -> int:
     stop = process.end_of_input() if arguments.stop_at_eof else threading.Event()
     process.load_pack()
     from impasto.errors import ImpastoError
-    from impasto.trainers.memory.remedy import SAID
     from impasto.trainers.recipe import train_run
+    from impasto.trainers.run.failure import SAID
     from impasto.trainers.run.folder import Job, Run, sole_trainer
 
     folder = Path(os.path.abspath(arguments.run))  # which has a name also where "." was given

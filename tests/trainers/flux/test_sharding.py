@@ -9,12 +9,14 @@ import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import TrainingError
 from impasto.trainers.flux import detection, loading, sharding
-from impasto.trainers.memory.estimate import Budget, choose, plan, preflight, remedy
+from impasto.trainers.memory.choice import choose
+from impasto.trainers.memory.estimate import Budget, plan, preflight
+from impasto.trainers.memory.remedy import remedy
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
 
 from ..memory.test_estimate import FLUX_DEV, SMALL, BatchShape
-from ..test_going_on import CHILD, QUICK, by_two_processes, final_adapter, in_two_processes, train
+from ..test_going_on import PROCESS, QUICK, by_two_processes, final_adapter, in_two_processes, train
 from .sharded_step import RANK
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate's launcher tells of a profile with FSDP
@@ -32,7 +34,7 @@ def test_a_sharded_base_trains_the_weights_that_a_whole_one_does(make_run, setti
     one = make_run("one", **QUICK, steps=3, gradient_accumulation=2, **settings)
     two = make_run("two", **QUICK, steps=3, **settings)
     assert train(one)
-    by_two_processes(CHILD, two.folder, "--cpu", **FSDP)
+    by_two_processes(PROCESS, two.folder, "--cpu", **FSDP)
     assert two.finished and "with the base sharded over 2 devices" in two.status()["plan"]
     expected, got = final_adapter(one), final_adapter(two)
     assert expected.keys() == got.keys()
@@ -67,7 +69,7 @@ def test_the_plan_for_a_sharded_base_never_streams_blocks_and_says_how_many_devi
 
 def test_streamed_blocks_set_by_hand_and_a_sharded_base_exclude_each_other(make_run):
     run = make_run(**QUICK, streamed_blocks=1)
-    assert in_two_processes(CHILD, run.folder, "--cpu", **FSDP).returncode != 0
+    assert in_two_processes(PROCESS, run.folder, "--cpu", **FSDP).returncode != 0
     assert "streamed_blocks is 1" in run.status()["error"] and "without FSDP" in run.status()["error"]
 
 

@@ -10,8 +10,10 @@ from impasto.trainers import objective
 from impasto.trainers.flux import detection, layout, loading
 from impasto.trainers.flux.streaming import StreamedBlocks, streamed_indices
 from impasto.trainers.lora import adapter
-from impasto.trainers.memory.estimate import BatchShape, Budget, choose, fits, plan, preflight, remedy, simulate
-from impasto.trainers.memory.remedy import explained
+from impasto.trainers.memory.block_profile import BatchShape
+from impasto.trainers.memory.choice import choose, simulate
+from impasto.trainers.memory.estimate import Budget, fits, plan, preflight
+from impasto.trainers.memory.remedy import explained, remedy
 from impasto.trainers.optimizers import check_installed, make_optimizer
 from impasto.trainers.presets import PRESETS
 from impasto.trainers.recipe import VelocityModel
