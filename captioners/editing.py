@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..clock import now_and_then
+from ..dataset.pictures import PictureRefused, thumbnail
 from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
-from ..pixels import refuse_enormous
 from ..progress import Progress, silent
 from ..texts import one_line
 from .captions import checked_trigger_word, with_trigger
@@ -343,20 +343,14 @@ def _kept_edits(
 
 def _thumbnail(picture: Path, sha256: str, folder: Path | None) -> str:
     """The name of the picture's small copy in `folder`, made if it is not there yet."""
-    from PIL import Image, ImageOps
-
     if folder is None:
         return ""
     target = folder / f"{sha256[:32]}.jpg"
     if not target.exists():
         try:
-            with Image.open(picture) as image:
-                refuse_enormous(image)
-                image.draft("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                small = ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # the table shows the caption alone
+            small = thumbnail(picture, THUMBNAIL_SIDE)
+        except PictureRefused:  # the table shows the caption alone
             return ""
-        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         with appearing(target) as temporary:
             small.save(temporary, "JPEG", quality=80)
     return target.name

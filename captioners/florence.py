@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..clock import now_and_then
+from ..dataset.pictures import PictureRefused, seen
 from ..errors import ModelError, SettingsError
 from ..files import content_hash
 from ..out_of_memory import is_out_of_memory
-from ..pixels import refuse_enormous
 from ..texts import one_line
 from .captioner import Caption, CaptionRefusal, Kind, Picture
 from .florence_checkpoints import FlorenceCheckpoint, fingerprint
@@ -128,19 +128,12 @@ def picture_size(florence: Florence) -> tuple[int, int]:
 
 
 def read_picture(path: Path, size: tuple[int, int], resample: int = Image.Resampling.BICUBIC) -> Image.Image:
-    """A picture upright, in RGB on white, at exactly `size` (width, height).
+    """A picture as it is `seen`, at exactly `size` (width, height).
 
     Raises:
-        OSError, SyntaxError, ValueError, Image.DecompressionBombError: what Pillow meets in a damaged file.
+        PictureRefused: the file is missing or does not decode whole.
     """
-    with Image.open(path) as opened:
-        refuse_enormous(opened)
-        opened.draft("RGB", (2 * size[0], 2 * size[1]))  # a JPEG is decoded no larger than needed
-        upright = ImageOps.exif_transpose(opened)
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        return upright.convert("RGB").resize(size, Image.Resampling(resample))
+    return seen(path, (2 * size[0], 2 * size[1])).resize(size, Image.Resampling(resample))
 
 
 @torch.inference_mode()
@@ -346,11 +339,10 @@ class Florence2Captioner:
         def read(picture: Picture) -> Image.Image | CaptionRefusal:
             try:
                 return read_picture(picture.path, size, resample)
-            except MemoryError:
-                raise
-            except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
-                words = one_line(str(error)) or type(error).__name__
-                return CaptionRefusal(Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {words}")
+            except PictureRefused as refused:
+                return CaptionRefusal(
+                    Kind.UNREADABLE, f"{picture.path.name} cannot be decoded: {one_line(str(refused))}"
+                )
 
         results: list[Image.Image | CaptionRefusal] = []
         with ThreadPoolExecutor(min(DECODING_THREADS, len(pictures))) as threads:

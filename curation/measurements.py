@@ -14,14 +14,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ..dataset.pictures import PictureRefused, strict_decoding
+from ..dataset.pictures import PictureRefused
 from ..dataset.records import Dataset, Record
 from ..files import append_lines, has_types, read_jsonl
 from ..progress import Progress, silent
 from .measures import Measures, jpeg_quality, measure
 
 HEADERS = "headers"  # what is measured, and the name of its file
-VERSION = 1  # raised when the same picture would measure otherwise
+VERSION = 2  # raised when the same picture would measure otherwise
 SAVE_EVERY = 2.0  # seconds: what a kill can cost
 TELL_EVERY = 0.1  # seconds between two calls of progress, which looks for Cancel too
 
@@ -70,18 +70,17 @@ def _remembered(
     progress(0, len(waiting), f"{len(found)} {what} are known already")
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and numpy let go of the interpreter's lock while they work
     try:
-        with strict_decoding():
-            for done, (record, line) in enumerate(zip(waiting, pool.map(line_of, waiting), strict=True), start=1):
-                found[record] = line
-                if record in intact:
-                    fresh.append(json.dumps(line))
-                now = time.monotonic()
-                if now - saved > SAVE_EVERY:
-                    append_lines(cache, fresh)
-                    fresh, saved = [], now
-                if now - told > TELL_EVERY or done == len(waiting):
-                    progress(done, len(waiting), f"Measured {done} of {len(waiting)} {what}")
-                    told = now
+        for done, (record, line) in enumerate(zip(waiting, pool.map(line_of, waiting), strict=True), start=1):
+            found[record] = line
+            if record in intact:
+                fresh.append(json.dumps(line))
+            now = time.monotonic()
+            if now - saved > SAVE_EVERY:
+                append_lines(cache, fresh)
+                fresh, saved = [], now
+            if now - told > TELL_EVERY or done == len(waiting):
+                progress(done, len(waiting), f"Measured {done} of {len(waiting)} {what}")
+                told = now
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # Cancel must not wait for what is queued
         if fresh:
@@ -116,4 +115,4 @@ def _refused(line: Mapping[str, Any]) -> PictureRefused | None:
 
 def _from_line(line: Mapping[str, Any]) -> Measures:
     values = {name: value for name, value in line.items() if name != "sha256"}
-    return Measures(**values | {name: tuple(line[name]) for name in ("border", "hashes")})
+    return Measures(**values | {name: tuple(line[name]) for name in ("size", "border", "hashes")})

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from ..dataset.pictures import whole
+from ..dataset.orientation import upright_size
+from ..dataset.pictures import as_seen, opened, smaller
 
 DECODED_SIDE = 256  # pixels: a JPEG is shrunk by 2, 4 or 8 while it is decoded, down to no less than this
 REDUCED_SIDE = 384  # pixels of the longer side on which everything is measured
@@ -41,6 +42,7 @@ _LUMINANCE = (
 class Measures:
     """What the reduced copy of one picture shows, apart from its border."""
 
+    size: tuple[int, int]  # (width, height) of the picture as it is seen, in pixels
     sharpness: float  # see `sharpness`
     highlight: float  # brightness of the 99th percentile, 0 to 1
     shadow: float  # brightness of the 1st percentile, 0 to 1
@@ -65,7 +67,7 @@ def jpeg_quality(path: Path) -> int | None:
     Raises:
         PictureRefused: the file is missing, or no picture.
     """
-    with whole(path) as picture:
+    with opened(path) as picture:
         tables = getattr(picture, "quantization", None)
         if not tables:
             return None
@@ -94,10 +96,10 @@ def measure(path: Path) -> Measures:
     Raises:
         PictureRefused: the file is missing, truncated or damaged.
     """
-    with whole(path) as picture:
-        picture.draft("RGB", (DECODED_SIDE, DECODED_SIDE))
-        picture.load()
-        small = _reduced(picture)
+    with opened(path) as picture:
+        size = upright_size(picture)
+        smaller(picture, (DECODED_SIDE, DECODED_SIDE))
+        small = _reduced(as_seen(picture)[0])
     border = find_border(numpy.asarray(small))
     inside = small.crop(_inner_box(small.size, border))
     brightness, blue, red = (numpy.asarray(band) for band in inside.convert("YCbCr").split())
@@ -106,6 +108,7 @@ def measure(path: Path) -> Measures:
     shares = counts[counts > 0] / counts.sum()
     coarse = slice(None, None, COLOUR_STRIDE), slice(None, None, COLOUR_STRIDE)
     return Measures(
+        size=size,
         sharpness=_rounded(sharpness(brightness.astype(numpy.float32))),
         highlight=_rounded(int(numpy.searchsorted(up_to, 0.99)) / 255),
         shadow=_rounded(int(numpy.searchsorted(up_to, 0.01)) / 255),
@@ -118,14 +121,10 @@ def measure(path: Path) -> Measures:
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
-    """A copy in RGB whose longer side has at most `REDUCED_SIDE` pixels; what is transparent becomes white."""
-    if picture.mode.startswith("I;16"):  # 16 bits of grey, which Pillow's own conversion would cut off at 255
-        picture = Image.fromarray((numpy.asarray(picture) >> 8).astype(numpy.uint8))
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    """A copy whose longer side has at most `REDUCED_SIDE` pixels."""
     scale = min(1.0, REDUCED_SIDE / max(picture.size))
     size = tuple(max(1, round(side * scale)) for side in picture.size)
-    return picture.convert("RGB").resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+    return picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def _rounded(value: float) -> float:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields, replace
 from PIL import Image
 
 from ..dataset.labels import is_unknown, label_key
-from ..dataset.pictures import JPEG_QUALITY, PictureRefused, store_picture, whole
+from ..dataset.orientation import upright
+from ..dataset.pictures import JPEG_QUALITY, PictureRefused, opened, store_picture, thumbnail
 from ..dataset.records import Dataset, Record, Refusal, write_manifest, write_refusals
 from ..drawing.contact_sheet import contact_sheet
 from ..drawing.histograms import Histogram, histograms
@@ -106,7 +107,7 @@ class Filtered:
             f"{self.dataset.name}: {count} pictures refused" if count else f"{self.dataset.name}: no picture refused"
         )
         return contact_sheet(
-            title, [(self.dataset.image_path(record), refusal.reason) for record, refusal in self.refused]
+            title, [(self.dataset.image_path(record), refusal.reason) for record, refusal in self.refused], thumbnail
         )
 
     def histograms(self) -> Image.Image:
@@ -301,18 +302,19 @@ def _cropped(
 
 
 def _without_border(dataset: Dataset, record: Record, border: tuple[float, float, float, float]) -> Record:
-    """Store a copy without the border, in the picture's own format, and give its record."""
-    with whole(dataset.image_path(record)) as picture:
+    """Store an upright copy without the border, in the picture's own format and colours, and give its record."""
+    with opened(dataset.image_path(record)) as file:
+        picture = upright(file)
         left, top, right, bottom = border
         # up and down to whole pixels of the picture, so that no line of the border stays
         box = (math.ceil(left * picture.width), math.ceil(top * picture.height))
         box += (math.floor((1 - right) * picture.width), math.floor((1 - bottom) * picture.height))
-        kind = "JPEG" if picture.format == "MPO" else picture.format
+        kind = "JPEG" if file.format == "MPO" else file.format
         options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
         buffer = io.BytesIO()
-        # the profile and the orientation still hold for what is left
-        kept = {"icc_profile": picture.info.get("icc_profile"), "exif": picture.info.get("exif", b"")}
-        picture.crop(box).save(buffer, kind, **kept, **options)
+        left_over = picture.crop(box)
+        left_over.info = {name: value for name, value in file.info.items() if name == "transparency"}
+        left_over.save(buffer, kind, icc_profile=file.info.get("icc_profile"), **options)
     stored = store_picture(dataset.image_path(record).parent.parent, buffer.getvalue())
     return replace(
         record,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .. import token_limits
-from ..dataset.pictures import PictureRefused
+from ..dataset.pictures import PictureRefused, thumbnail
 from ..dataset.records import Dataset, Record
 from ..drawing.charts import BLUE, HAIRLINE, LONGEST_LABEL, QUIET, RUST, as_picture, calm, new_figure, plain
 from ..drawing.contact_sheet import MOST_CELLS, contact_sheet
@@ -86,7 +86,10 @@ def statistics(
     """Count everything; pictures are measured once and remembered, as by the quality filter."""
     records = dataset.records()
     seen = measures(dataset, records, progress)
-    colourfulness = [found.colourfulness for found in seen.values() if not isinstance(found, PictureRefused)]
+    measured = {record: found for record, found in seen.items() if not isinstance(found, PictureRefused)}
+    colourfulness = [found.colourfulness for found in measured.values()]
+    # a record has the sides of the file, which a camera may have had turned
+    sizes = [measured[record].size if record in measured else (record.width, record.height) for record in records]
     captions = [record.text for record in records if record.text]
     tokens: dict[str, list[int]] = {key: [] for key in TEXT_ENCODERS}
     for done, text in enumerate(captions, start=1):
@@ -94,7 +97,7 @@ def statistics(
             tokens[key].append(count)
         if done % 100 == 0 or done == len(captions):
             progress(done, len(captions), f"Counted the tokens of {done} of {len(captions)} captions")
-    buckets = Counter(bucket(record.width, record.height) for record in records)
+    buckets = Counter(bucket(*size) for size in sizes)
     return Statistics(
         name=dataset.name,
         revision=dataset.revision,
@@ -103,7 +106,7 @@ def statistics(
         genres=_counted(record.genre for record in records),
         styles=_counted(record.style for record in records),
         artists=_counted(record.artist for record in records),
-        sizes=[(record.width, record.height) for record in records],
+        sizes=sizes,
         resolution=resolution,
         buckets={f"{width}x{height}": count for (width, height), count in sorted(buckets.items())},
         captions=len(captions),
@@ -251,7 +254,7 @@ def sheet(dataset: Dataset) -> Image.Image:
     step = max(1, math.ceil(len(records) / MOST_CELLS))
     shown = records[::step]
     title = f"{dataset.name}: {len(shown)} of {len(records)} pictures" if step > 1 else f"{dataset.name}: all pictures"
-    return contact_sheet(title, [(dataset.image_path(record), _words(record)) for record in shown])
+    return contact_sheet(title, [(dataset.image_path(record), _words(record)) for record in shown], thumbnail)
 
 
 def _words(record: Record) -> str:

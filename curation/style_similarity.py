@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy
 from PIL import Image, ImageOps
 
-from ..dataset.pictures import whole
+from ..dataset.pictures import seen
 from ..dataset.records import Dataset, Record
 from ..errors import ModelError
 from ..files import append_lines, read_jsonl
 from ..progress import Progress, silent
 from .measurements import SAVE_EVERY
 
-VERSION = 1  # raised when the same picture and encoder would give another embedding
+VERSION = 2  # raised when the same picture and encoder would give another embedding
 BATCH = 8  # pictures encoded together; Cancel is looked for between two batches
 # Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993): a modified z-score over 3.5 is an outlier, where
 # 0.6745 makes the median absolute deviation of a normal distribution its standard deviation.
@@ -105,10 +105,7 @@ def _embeddings(
 
 def _square(path: Path, side: int) -> Image.Image:
     """The middle of a picture, `side` x `side` pixels: what CLIP's own preprocessing looks at."""
-    with whole(path) as picture:
-        # draft decodes a JPEG at the least eighth that is large enough
-        picture.draft("RGB", (2 * side, 2 * side))
-        return ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+    return ImageOps.fit(seen(path, (2 * side, 2 * side)), (side, side), Image.Resampling.BICUBIC)
 
 
 def _checked(embedding: numpy.ndarray) -> numpy.ndarray:

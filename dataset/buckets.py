@@ -6,20 +6,17 @@ BucketManager), so that a dataset config means the same here and there.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from ..errors import DatasetError
-from ..pixels import refuse_enormous
+from . import orientation, pictures
 
 SIDE_MULTIPLE = 16  # pixels; the FLUX autoencoder divides by 8 and the transformer's patches by 2
-ORIENTATION = 0x0112  # Exif tag; values 5 to 8 exchange width and height
 
 
 @dataclass(frozen=True)
@@ -155,24 +152,21 @@ def upright_size(path: str | Path) -> tuple[int, int]:
         DatasetError: the file is not a picture that Pillow reads.
     """
     try:
-        with Image.open(path) as image:
-            refuse_enormous(image)
-            width, height = image.size
-            # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels.
-            turned = Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-    return (height, width) if turned else (width, height)
+        with pictures.opened(Path(path)) as picture:
+            return orientation.upright_size(picture)
+    except pictures.PictureRefused as refused:
+        raise _unreadable(path, refused) from refused
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """The whole picture, upright, as 8-bit RGB; what its alpha channel hides is shown.
+    """The whole picture as `pictures.seen` gives it, but for what its alpha channel hides, which is shown.
+
+    sd-scripts shows that too, with and without `alpha_mask`, which weighs the loss alone.
 
     Raises:
         DatasetError: the file is truncated, damaged or not a picture.
     """
-    with upright(path) as picture:
-        return _eight_bits(picture).convert("RGB")
+    return _seen(path).convert("RGB")
 
 
 def read_alpha(path: str | Path) -> Image.Image:
@@ -181,28 +175,14 @@ def read_alpha(path: str | Path) -> Image.Image:
     Raises:
         DatasetError: the file is truncated, damaged or not a picture.
     """
-    with upright(path) as picture:
-        return _eight_bits(picture).convert("RGBA").getchannel("A")
+    return _seen(path).convert("RGBA").getchannel("A")
 
 
-@contextlib.contextmanager
-def upright(path: str | Path) -> Iterator[Image.Image]:
-    """The picture as its file has it, with its Exif orientation applied.
-
-    Raises:
-        DatasetError: the file is truncated, damaged or not a picture.
-    """
+def _seen(path: str | Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            refuse_enormous(image)
-            yield ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit greyscale, which convert() would clip to white, brought to 8 bits; any other picture as it is."""
-    return picture.point(lambda value: value * (1 / 257)).convert("L") if picture.mode.startswith("I") else picture
+        return pictures.seen(Path(path), keep_alpha=True)
+    except pictures.PictureRefused as refused:
+        raise _unreadable(path, refused) from refused
 
 
 def _unreadable(path: str | Path, error: Exception) -> DatasetError:

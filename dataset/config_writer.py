@@ -333,12 +333,7 @@ def _put_picture(dataset: Dataset, record: Record, target: Path, keep_alpha: boo
     image = _stored(dataset, record)
     try:
         written = for_trainers(image, keep_alpha)
-    except (
-        PictureRefused,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:  # the last three are Pillow's, of damaged headers
+    except (PictureRefused, OSError) as error:
         raise DatasetError(
             f"The picture {image} of dataset '{dataset.name}' cannot be read ({error}). Run Quality Filter first."
         ) from error

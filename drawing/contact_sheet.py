@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-
-from ..pixels import refuse_enormous
 
 CELL = 224  # pixels, the square in which a picture is shown
 GAP = 16  # pixels
@@ -21,10 +19,13 @@ MOST_CELLS = 60  # more would be too small to see in a preview
 PAPER, INK, SHADE = (247, 245, 240), (40, 38, 35), (221, 216, 206)
 
 
-def contact_sheet(title: str, pictures: Sequence[tuple[Path, str]]) -> Image.Image:
+def contact_sheet(
+    title: str, pictures: Sequence[tuple[Path, str]], thumbnail: Callable[[Path, int], Image.Image]
+) -> Image.Image:
     """Draw `pictures` (file and text) in a grid under `title`; with none of them, the title alone.
 
-    A file that cannot be decoded gets a crossed box. Beyond 60 pictures the rest is counted under the title.
+    A file of which `thumbnail` (of a file, its longer side at most so many pixels) raises an error gets a crossed box.
+    Beyond 60 pictures the rest is counted under the title.
     """
     shown = pictures[:MOST_CELLS]
     columns = max(2, min(COLUMNS, len(shown)))
@@ -41,21 +42,17 @@ def contact_sheet(title: str, pictures: Sequence[tuple[Path, str]]) -> Image.Ima
     for index, (path, text) in enumerate(shown):
         x = GAP + index % columns * (CELL + GAP)
         y = top + index // columns * cell_height
-        _paste(sheet, draw, path, x, y)
+        _paste(sheet, draw, lambda path=path: thumbnail(path, CELL), x, y)
         lines = textwrap.wrap(text, CHARACTERS, max_lines=LINES, placeholder=" …")
         draw.multiline_text((x, y + CELL + 4), "\n".join(lines), INK, font, spacing=LINE - TEXT_SIZE)
     return sheet
 
 
-def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, path: Path, x: int, y: int) -> None:
+def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, thumbnail: Callable[[], Image.Image], x: int, y: int) -> None:
     """Put the picture into the square at `(x, y)`, down on the text under it."""
     try:
-        with Image.open(path) as picture:
-            refuse_enormous(picture)
-            picture.draft("RGB", (CELL, CELL))
-            picture.thumbnail((CELL, CELL))
-            small = picture.convert("RGB")
-    except Exception:  # Pillow's decoders raise whatever they meet in damaged bytes
+        small = thumbnail()
+    except Exception:  # whatever a damaged file leads to
         box = (x, y, x + CELL, y + CELL)
         draw.rectangle(box, SHADE)
         draw.line(box, INK)

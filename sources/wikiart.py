@@ -5,18 +5,16 @@ Which sources there are is for `opening`; whether a painting is good enough for 
 
 from __future__ import annotations
 
-import io
 import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from ..dataset.labels import ANY, artist_name, is_unknown
-from ..dataset.pictures import Outcome, PictureRefused, StoredPicture
+from ..dataset.pictures import Outcome, PictureRefused, StoredPicture, thumbnail
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, SettingsError
 from ..files import remove_partials
@@ -29,6 +27,9 @@ from .plan import CHEAP, EVEN, Cell, Request, pick, plan_cells, planned
 from .quotas import Filled, table
 from .selection import artist_key
 from .source import PaintingSource, Row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PREVIEW_EVERY = 0.5  # seconds; decoding every painting for a preview would cost more than storing it
 PREVIEW_SIZE = 512  # pixels of the longer side
@@ -188,16 +189,13 @@ def _record(picture: StoredPicture, row: Row, place: str) -> Record:
     )
 
 
-def _preview(folder: Path, picture: Outcome) -> Image.Image | None:
+def _preview(folder: Path, picture: Outcome) -> Image | None:
     """A small copy to show while loading; None where it does not decode, which the quality filter will record."""
     if not isinstance(picture, StoredPicture):
         return None
     try:
-        with Image.open(io.BytesIO((folder / picture.file_name).read_bytes())) as image:
-            image.draft("RGB", (PREVIEW_SIZE, PREVIEW_SIZE))
-            image.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
-            return image.convert("RGB")
-    except Exception:  # Pillow's decoders raise whatever they meet in damaged bytes
+        return thumbnail(folder / picture.file_name, PREVIEW_SIZE)
+    except PictureRefused:
         return None
 
 

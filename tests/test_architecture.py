@@ -14,7 +14,6 @@ BOTTOM = (
     "out_of_memory",
     "parquet_limits",
     "paths",
-    "pixels",
     "progress",
     "rate_limit",
     "texts",
@@ -35,6 +34,9 @@ MAY_IMPORT = {
     "rendering": ("drawing", "prompting", "trainers.run"),
 }
 PURE = tuple(MAY_IMPORT)
+# Where picture files are opened: for everyone in the first, and what the pack has drawn itself in the others.
+OPENS_PICTURES = {"dataset.pictures", "drawing.charts", "rendering.batches", "rendering.cells", "rendering.loss_plot"}
+READS_EXIF = {"dataset.orientation"}
 SCRIPTS = {"trainers.run.process"}  # started by path as a process of its own; loads the pack as `impasto` first
 COMFYUI = {
     "app",
@@ -183,6 +185,22 @@ def test_no_module_reaches_its_neighbours_by_an_absolute_name():
         if imported.startswith(":") and package_of(imported[1:]) == "impasto"
     ]
     assert not offences
+
+
+def test_pictures_are_opened_and_turned_in_one_place():
+    """Else some readers see a picture on its side, black where it is transparent, or white where it has 16 bits."""
+    offences = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute | ast.Name):
+                continue
+            used = ast.unparse(node)
+            if used.endswith("Image.open") and name not in OPENS_PICTURES:
+                offences.append(f"{name} uses {used}")
+            if used.rpartition(".")[2] in ("exif_transpose", "getexif") and name not in READS_EXIF:
+                offences.append(f"{name} uses {used}")
+    assert not offences
+    assert set(modules()) >= OPENS_PICTURES | READS_EXIF
 
 
 def test_importing_the_nodes_runs_no_heavy_import():

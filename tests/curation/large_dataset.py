@@ -47,7 +47,7 @@ def dataset(folder: Path, rows: list[Row]) -> Dataset:
         with open(folder / "images" / f"{sha256}.jpg", "wb") as picture:
             picture.truncate(size)
         hashes = (chance.getrandbits(64), chance.getrandbits(64))
-        seen = Measures(chance.random() / 2, 0.9, 0.1, 7.0, 9.0, 40.0, (0.0, 0.0, 0.0, 0.0), hashes)
+        seen = Measures((width, height), chance.random() / 2, 0.9, 0.1, 7.0, 9.0, 40.0, (0.0, 0.0, 0.0, 0.0), hashes)
         lines["headers"].append({"sha256": sha256, "jpeg_quality": chance.randint(60, 100)})
         lines["pictures"].append({"sha256": sha256, **asdict(seen)})
         known = {"artist": row.artist, "genre": row.genre, "style": row.style, "source": f"museum#{n}"}

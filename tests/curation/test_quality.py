@@ -297,14 +297,19 @@ def test_borders_are_cropped_when_asked_and_the_copy_must_pass_too(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_cropped_copy_keeps_its_orientation(tmp_path, format):
+def test_a_cropped_copy_stands_upright(tmp_path, format):
     exif = Image.Exif()
     exif[0x0112] = 6
-    framed = ImageOps.expand(painting(), 40, "white")
+    framed = Image.new("RGB", (700, 500), "white")
+    framed.paste(painting(width=500, height=400), (160, 40))  # the widest border will lie above
     dataset = dataset_of(tmp_path, encoded(framed, format, exif=exif))
     [record] = filter_quality(dataset, replace(LOOSE, crop_borders=True)).dataset.records()
     assert record != dataset.records()[0] and record.file_name[-4:] == dataset.records()[0].file_name[-4:]
-    assert Image.open(dataset.image_path(record)).getexif()[0x0112] == 6
+    assert (record.width, record.height) == pytest.approx((400, 500), abs=6)
+    cropped = Image.open(dataset.image_path(record))
+    assert not cropped.getexif() and cropped.size == (record.width, record.height)
+    upright = painting(width=500, height=400).transpose(Image.Transpose.ROTATE_270).resize(cropped.size)
+    assert numpy.abs(numpy.asarray(cropped).astype(float) - numpy.asarray(upright)).mean() < 12
 
 
 def test_other_thresholds_measure_nothing_again(tmp_path, monkeypatch):
