@@ -68,7 +68,17 @@ class Painted:
     size: int
 
     def pictures(self) -> list[Image.Image]:
-        return [Image.open(file).convert("RGB") for file in self.files]
+        return [_picture(file) for file in self.files]
+
+
+def _picture(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
+        raise ModelError(
+            f"The picture {file} cannot be read ({error}). Delete it and queue again: it is painted anew."
+        ) from error
 
 
 def paint_all(batch: PictureBatch, painter: BatchPainter, memory: Memory, progress: Progress) -> Painted:

@@ -4,7 +4,6 @@ is done, so that a stop loses at most the picture being made and a later grid ma
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -248,11 +247,12 @@ def _paths(grid: Grid) -> dict[tuple[int, int], Path]:
 
 def _load(path: Path, sampling: Sampling) -> Image.Image | None:
     """The picture kept at `path`; one that a failing disk damaged is made again like one that is not there."""
-    with contextlib.suppress(OSError, SyntaxError), Image.open(path) as file:
-        picture = file.convert("RGB")
-        if picture.size == (sampling.width, sampling.height):
-            return picture
-    return None
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+    except Exception:  # Pillow's decoders raise whatever they meet in damaged bytes
+        return None
+    return picture if picture.size == (sampling.width, sampling.height) else None
 
 
 def _save(path: Path, picture: Image.Image, grid: Grid, row: int, index: int) -> None:
