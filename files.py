@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -24,6 +25,8 @@ _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?P<machine>[0-9a-f]{8})-(?P
 _NAME_KEPT = 40  # characters: with what names the owner and at 4 bytes each under the 255 bytes of a file's name
 READERS_NEED = 2.0  # seconds: who follows a run opens its small files for some microseconds, ten times a second
 _WINDOWS = os.name == "nt"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_IN_WORDS = tuple(f"os error {number})" for number in (*_FULL, 112))  # safetensors; 112 is Windows' own
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +224,13 @@ def _begun(process: int) -> str:
             os.kill(process, 0)  # raises where the system hides it (hidepid)
         return ""
     return "" if state == b"Z" else numbers[18].decode()  # proc(5): field 22, in clock ticks since the machine's start
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a writer found no room, as the system reports it or as safetensors does. PyTorch gives no reason."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(words in str(error) for words in _FULL_IN_WORDS)
 
 
 def file_hash(path: str | Path) -> str:

@@ -212,8 +212,8 @@ def train_step(transformer: Any, work: Work, mesh: Any) -> dict[str, float]:
     from impasto.trainers.flux import sharding
     from impasto.trainers.lora import adapter
     from impasto.trainers.lora.targets import LoraShape
-    from impasto.trainers.recipe import VelocityModel
     from impasto.trainers.settings import Settings
+    from impasto.trainers.step import VelocityModel
 
     transformer.train()
     parameters = adapter.add_lora(transformer, LoraShape(work.rank, float(work.rank), "attention"), seed=0)

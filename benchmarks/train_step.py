@@ -215,14 +215,14 @@ def encode_features(work: Work) -> str:
     return features.encode(config, features.Encoder("vae", encode_image), features.Encoder("clip", encode_text)).key
 
 
-def samples(work: Work) -> list[tuple[Any, Any, Any]]:
+def examples(work: Work) -> list[tuple[Any, Any, Any]]:
     """(latent, T5, pooled) of every picture, each with a batch axis of 1."""
     from impasto.trainers.features.index import Features, load
 
     loaded = load(Features(str(work.features_folder), work.features_key))
     return [
-        (loaded.load_latent(sample)[None], *(text[None] for text in loaded.load_text(sample.text_path)))
-        for sample in loaded.samples
+        (loaded.load_latent(example)[None], *(text[None] for text in loaded.load_text(example.text_path)))
+        for example in loaded.examples
     ]
 
 
@@ -394,6 +394,7 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     from impasto.trainers import recipe
     from impasto.trainers.features import index as features_index
     from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
+    from impasto.trainers.run import create
     from impasto.trainers.run import folder as runs
     from impasto.trainers.settings import Settings
     from safetensors.torch import load_file
@@ -414,7 +415,7 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     with tempfile.TemporaryDirectory(dir=work.folder) as runs_root:
         fingerprint = flux_fingerprint(work.weights)
         job = runs.Job("benchmark", settings, data.folder, data.key, str(work.weights), fingerprint)
-        run = runs.create_run(Path(runs_root), job)
+        run = create.create_run(Path(runs_root), job)
         meter = Meter(work)
 
         asked = itertools.count()
@@ -455,7 +456,7 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
         transformer.enable_gradient_checkpointing()
     transformer.train()
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    pictures = samples(work)
+    pictures = examples(work)
     groups = [pictures[start : start + work.batch] for start in range(0, len(pictures), work.batch)]
     data = [tuple(torch.cat(tensors).to(device) for tensors in zip(*group, strict=True)) for group in groups]
     guidance = torch.ones(work.batch, device=device)
@@ -538,7 +539,7 @@ def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
         "bypass_mode": contender.bypass,
     }
     with torch.inference_mode():  # execution.py runs every node inside it
-        data = [tuple(tensor.clone() for tensor in sample) for sample in samples(work)]
+        data = [tuple(tensor.clone() for tensor in example) for example in examples(work)]
         # The node gets what VAE Encode gives; ComfyUI scales it.
         latents = torch.cat([unscale_latent(latent) for latent, _, _ in data])
         positive = [[t5, {"pooled_output": pooled, "guidance": 1.0}] for _, t5, pooled in data]

@@ -11,16 +11,15 @@ from comfy_api.latest import io
 
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
-from ..trainers import preview, recipe
-from ..trainers.flux import detection, loading
+from ..trainers.flux import detection
 from ..trainers.flux.fingerprint import fingerprint as flux_fingerprint
-from ..trainers.lora import adapter
 from ..trainers.lora import file_formats as lora_files
-from ..trainers.optimizers import check_installed
+from ..trainers.preflight import check_settings, preflight
+from ..trainers.run import create, launch, publish
 from ..trainers.run import folder as runs
-from ..trainers.run import launch
 from ..trainers.run import launch_profiles as profiles
-from ..trainers.settings import SCHEDULERS, Settings
+from ..trainers.run.samples import drawn_samples
+from ..trainers.settings import SCHEDULERS
 from . import sockets
 from .host import execution, folders, memory, models, sampling
 from .inputs import AS_BEFORE, changed, number_or_as_before
@@ -35,7 +34,7 @@ def _lora_format() -> io.Combo.Input:
     return io.Combo.Input(
         "lora_format",
         options=list(lora_files.FORMATS),
-        default=runs.CHECKPOINT_FORMAT,
+        default=publish.CHECKPOINT_FORMAT,
         optional=True,
         advanced=True,
         tooltip="Names of the keys in the LoRA's file. ComfyUI loads all of them; diffusers is the most widely read.",
@@ -109,7 +108,7 @@ class FluxLoraTrainer(io.ComfyNode):
         Their lists are not asked: they are older than what was put into the folders since.
         """
         return _refused(
-            (name, lambda: runs.lora_folder(folders.loras_root(), name)),
+            (name, lambda: publish.lora_folder(folders.loras_root(), name)),
             (start_from, lambda: start_from == NEW_LORA or _start_file(start_from, name)),
             (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())),
         )
@@ -132,30 +131,25 @@ class FluxLoraTrainer(io.ComfyNode):
         training,
         name,
         start_from=NEW_LORA,
-        lora_format=runs.CHECKPOINT_FORMAT,
+        lora_format=publish.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
-        runs.lora_folder(folders.loras_root(), name)  # refused before the model is written out
-        check_installed(training)
-        lora_files.check_format(lora_format, training.lora)
+        publish.lora_folder(folders.loras_root(), name)  # refused before the model is written out
+        check_settings(training, lora_format)
         start = "" if start_from == NEW_LORA else str(_start_file(start_from, name))
         weights, fingerprint = _base(model)
-        _check_lora(weights, training, start)
-        run = runs.create_run(
-            folders.runs_root(),
-            runs.Job(
-                name,
-                training,
-                features.folder,
-                features.key,
-                str(weights),
-                fingerprint,
-                start_lora=start,
-                start_hash=flux_fingerprint(start) if start else "",
-                prompts=features.prompts,
-            ),
+        job = runs.Job(
+            name,
+            training,
+            features.folder,
+            features.key,
+            str(weights),
+            fingerprint,
+            start_lora=start,
+            start_hash=flux_fingerprint(start) if start else "",
+            prompts=features.prompts,
         )
-        return _train(run, name, lora_format, launch_profile, cls.hidden)
+        return _train(job, lora_format, launch_profile, cls.hidden)
 
 
 class ContinueTraining(io.ComfyNode):
@@ -206,13 +200,13 @@ class ContinueTraining(io.ComfyNode):
         more_steps,
         learning_rate,
         scheduler,
-        lora_format=runs.CHECKPOINT_FORMAT,
+        lora_format=publish.CHECKPOINT_FORMAT,
         launch_profile=profiles.ONE,
     ) -> io.NodeOutput:
-        lora_files.check_format(lora_format, runs.Job.read(run).settings.lora)
+        check_settings(runs.Job.read(run).settings, lora_format)
         changes = changed({"learning_rate": learning_rate, "scheduler": scheduler})
-        longer = runs.continue_run(folders.runs_root(), run, more_steps, *_base(model), **changes)
-        return _train(longer, runs.Job.read(longer).name, lora_format, launch_profile, cls.hidden)
+        longer = create.continue_run(folders.runs_root(), run, more_steps, *_base(model), **changes)
+        return _train(runs.Job.read(longer), lora_format, launch_profile, cls.hidden)
 
 
 def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
@@ -241,29 +235,10 @@ def _base(model) -> tuple[Path, str]:
     return weights, flux_fingerprint(weights)
 
 
-def _check_lora(weights: Path, settings: Settings, start: str) -> None:
-    """Refused before any memory is given up: blocks that the model lacks, and a LoRA to start from that does not fit.
-
-    Args:
-        start: file of that LoRA; "" for none.
-    """
-    if not (settings.block_ranks or start):  # every model has the named targets, and the check loads diffusers
-        return
-    empty = loading.empty_transformer(detection.inspect(weights))
-    adapter.check(empty, settings.lora, start)
-
-
-def _check_data(run: runs.Run) -> None:
-    """Refused before any memory is given up: training data that the trainer would refuse as the first thing it does."""
-    trainer = recipe.FluxLoraRecipe(run, memory.on_cpu(), stop_requested=lambda: False)
-    trainer.load_features()
-    trainer.check_widths(detection.inspect(trainer.job.weights))
-
-
 def _start_file(lora: str, name: str | None) -> Path:
     """Where the LoRA to start from lies; `name` is that of the new one, None as long as it is not known."""
     file = folders.lora_path(lora).resolve()
-    if name is not None and file.is_relative_to(runs.lora_folder(folders.loras_root(), name)):
+    if name is not None and file.is_relative_to(publish.lora_folder(folders.loras_root(), name)):
         raise SettingsError(
             f"start_from is {lora}, which this node would write over as soon as it is done, and then begin anew from "
             "that. Give the new LoRA another name, or use Continue Training to go on with this one."
@@ -271,10 +246,13 @@ def _start_file(lora: str, name: str | None) -> Path:
     return file
 
 
-def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
+def _train(job: runs.Job, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
+    run = create.run_of(folders.runs_root(), job)
     launcher = profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
+    if not run.has_finished(job.settings):
+        preflight(job, run, lora_format)
+    create.create_run(folders.runs_root(), job)
     if not run.finished:
-        _check_data(run)
         # The graph as the browser sent it, else as the API did: the run says how it was made.
         workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
         write_whole(run.path / "workflow.json", json.dumps(workflow))
@@ -284,9 +262,9 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
                 run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher, folders.trainer_folder()
             )
         except BaseException:
-            _publish_so_far(run, name, lora_format)
+            _publish_so_far(run, job.name, lora_format)
             raise
-    final = runs.publish(run, name, folders.loras_root(), lora_format)
+    final = publish.publish(run, job.name, folders.loras_root(), lora_format)
     if final is None:
         raise TrainingError(
             f"The run '{run.id}' is finished, but its checkpoints are gone from {run.path}. Delete that folder "
@@ -299,7 +277,7 @@ def _train(run: runs.Run, name: str, lora_format: str, launch_profile: str, hidd
 def _publish_so_far(run: runs.Run, name: str, lora_format: str) -> None:
     """What is trained so far is there to be used; what goes wrong with that must not hide why training ended."""
     try:
-        runs.publish(run, name, folders.loras_root(), lora_format)
+        publish.publish(run, name, folders.loras_root(), lora_format)
     except Exception:
         logger.exception(
             "The LoRAs trained so far are in %s, but could not be put into %s",
@@ -361,7 +339,7 @@ class TrainingSamples(io.ComfyNode):
 
     @classmethod
     def execute(cls, run) -> io.NodeOutput:
-        latents, steps = preview.drawn_samples(run)
+        latents, steps = drawn_samples(run)
         return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)))
 
 

@@ -33,7 +33,10 @@ from impasto.rendering.cells import Grid, Sampling, columns_of, render
 from impasto.trainers.flux import loading
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.presets import PRESETS
+from impasto.trainers.run import create
 from impasto.trainers.run import folder as runs
+from impasto.trainers.run import publish as publishing
+from impasto.trainers.run.checkpoints import ADAPTER_FILE
 from impasto.trainers.settings import (
     LOSS_WEIGHTINGS,
     OPTIMIZERS,
@@ -82,13 +85,13 @@ def targets() -> list[str]:
 
 def begin_run(root: Path, name: str, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> Path:
     """The folder of the run of these training settings; `inputs` as settings.toml has them under [inputs]."""
-    return runs.create_run(root, runs.Job(name, Settings(**settings), **inputs)).path
+    return create.create_run(root, runs.Job(name, Settings(**settings), **inputs)).path
 
 
 def continue_run(root: Path, run: Path, more_steps: int, weights: Path, **changes: Any) -> Path:
     """The folder of the run that goes on from the last checkpoint of `run`."""
     fingerprint = flux_fingerprint(weights)
-    return runs.continue_run(root, runs.Run(run.name, str(run)), more_steps, weights, fingerprint, **changes).path
+    return create.continue_run(root, runs.Run(run.name, str(run)), more_steps, weights, fingerprint, **changes).path
 
 
 def asked_for(run: Path) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def latest_run(root: Path) -> str:
 
 def checkpoints_of(run: Path) -> dict[int, Path]:
     """Step -> the LoRA file of its checkpoint, in our own format."""
-    return {step: folder / runs.ADAPTER_FILE for step, folder in runs.Run(run.name, str(run)).checkpoints().items()}
+    return {step: folder / ADAPTER_FILE for step, folder in runs.Run(run.name, str(run)).checkpoints().items()}
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -125,7 +128,7 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 
 def publish(run: Path, name: str, loras_root: Path, format: str) -> Path | None:
-    return runs.publish(runs.Run(run.name, str(run)), name, loras_root, format)
+    return publishing.publish(runs.Run(run.name, str(run)), name, loras_root, format)
 
 
 def fingerprint(weights: Path) -> str:
@@ -151,23 +154,23 @@ def encode(
 
 
 def samples_of(folder: Path, key: str, prompts: str = "") -> list[dict[str, Any]]:
-    """Each sample of the features, with the tensors of its files."""
+    """Each example of the features, with the tensors of its files."""
     from impasto.trainers.features.index import Features, load
 
     loaded = load(Features(str(folder), key, prompts))
     described = []
-    for sample in loaded.samples:
-        t5, pooled = loaded.load_text(sample.text_path)
+    for example in loaded.examples:
+        t5, pooled = loaded.load_text(example.text_path)
         described.append(
             {
-                "id": sample.id,
-                "image": sample.image,
-                "caption": sample.caption,
-                "size": [sample.width, sample.height],
-                "tokens": sample.tokens,
-                "repeats": sample.repeats,
-                "held_out": sample.held_out,
-                "tensors": {"latent": loaded.load_latent(sample), "t5": t5, "pooled": pooled},
+                "id": example.id,
+                "image": example.image,
+                "caption": example.caption,
+                "size": [example.width, example.height],
+                "tokens": example.tokens,
+                "repeats": example.repeats,
+                "held_out": example.held_out,
+                "tensors": {"latent": loaded.load_latent(example), "t5": t5, "pooled": pooled},
             }
         )
     return described
@@ -206,18 +209,20 @@ def read_lora(path: Path) -> dict[str, Tensor]:
 
 
 def metadata_in(lora: Path) -> dict[str, str]:
-    return runs.lora_metadata(lora)
+    from impasto.trainers.run.lora_metadata import read_metadata
+
+    return read_metadata(lora)
 
 
 def lora_metadata(run: Path, step: int, folder: Path, key: str, guidance: bool) -> dict[str, str]:
     """What the LoRA file of a step says of itself; trained on the features in `folder` that are not held out."""
     from impasto.trainers.features import index as features_index
-    from impasto.trainers.lora import metadata as provenance
+    from impasto.trainers.run.lora_metadata import metadata
 
     loaded = features_index.load(features_index.Features(str(folder), key))
-    trained = [sample for sample in loaded.samples if not sample.held_out]
+    trained = [example for example in loaded.examples if not example.held_out]
     of_folder = runs.Run(run.name, str(run))
-    return provenance.metadata(of_folder, runs.Job.read(of_folder), step, trained, guidance)
+    return metadata(of_folder, runs.Job.read(of_folder), step, trained, guidance)
 
 
 # Datasets.

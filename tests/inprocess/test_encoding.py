@@ -76,7 +76,7 @@ def test_the_latents_are_what_the_sampler_would_be_given(config, tiny_flux):
     from nodes import VAEEncode
 
     loaded, report = encode(config, tiny_flux)
-    boat = next(sample for sample in loaded.samples if sample.caption == CAPTION)
+    boat = next(example for example in loaded.examples if example.caption == CAPTION)
     picture = fit(read_picture(config.parent / "boat.png"), (boat.width, boat.height))
     (latent,) = VAEEncode().encode(tiny_flux.vae, sampling.image_batch([picture]))
 
@@ -93,7 +93,7 @@ def test_the_texts_are_what_clip_text_encode_gives(config, tiny_flux, text):
     loaded, _ = encode(config, tiny_flux)
     path = loaded.empty_text_path
     if text:
-        path = next(sample.text_path for sample in loaded.samples if sample.caption == text)
+        path = next(example.text_path for example in loaded.examples if example.caption == text)
     ((hidden_states, options),) = CLIPTextEncode().encode(tiny_flux.clip, text)[0]
 
     t5, pooled = loaded.load_text(path)
@@ -121,7 +121,7 @@ def test_captions_that_vary_become_as_many_texts_as_the_widget_says(config, tiny
     config.write_text(config.read_text() + "enable_wildcard = true\n")
     (config.parent / "garden.txt").write_text("a {red|blue|green|white|black|grey} garden")
     loaded, report = encode(config, tiny_flux, caption_variants=3)
-    assert {len(sample.all_texts) for sample in loaded.samples} == {1, 3}
+    assert {len(example.all_texts) for example in loaded.examples} == {1, 3}
     assert "1 pictures with several texts" in report
 
 
@@ -137,7 +137,7 @@ def test_texts_go_out_and_in_as_one_file_under_the_datasets_exports(config, tiny
     imported, _ = execute(config, tiny_flux, text_features=name)
     assert imported.key != found.key
     before, after = index.load(found), index.load(imported)
-    for one, other in zip(before.samples, after.samples, strict=True):
+    for one, other in zip(before.examples, after.examples, strict=True):
         assert torch.equal(before.load_text(one.text_path)[0], after.load_text(other.text_path)[0])
 
     table.rename(config.parent / "my texts.parquet")  # where earlier versions wrote it

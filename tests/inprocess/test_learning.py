@@ -16,6 +16,7 @@ from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.features import plan as planning
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
+from impasto.trainers.run import create
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
@@ -69,7 +70,7 @@ def encoded(comfyui, tmp_path_factory) -> dict[str, index.Features]:
         return features.encode(folder / "dataset.toml", encoders.autoencoder(vae), encoders.text_encoder(clip))
 
     theirs = encode(captions)
-    trained = {sample.image for sample in index.load(theirs).samples if not sample.held_out}
+    trained = {example.image for example in index.load(theirs).examples if not example.held_out}
     pictures = [picture for picture in captions if planning.file_hash(picture) in trained]
     dealt = [captions[picture] for picture in pictures]
     random.Random(0).shuffle(dealt)
@@ -87,7 +88,7 @@ def learnt(encoded, tmp_path_factory):
         data, settings = encoded[captions], Settings(**SETTINGS | changes)
         fingerprint = flux_fingerprint(weights)
         job = runs.Job(captions, settings, data.folder, data.key, str(weights), fingerprint)
-        run = runs.create_run(folder, job)
+        run = create.create_run(folder, job)
         assert recipe.train_run(run, cpu=True, stop_requested=lambda: False), run.status()["error"]
         untrained, *_, trained = run.metrics()
         return 1 - trained["held_out_loss"] / untrained["held_out_loss"]
@@ -102,7 +103,7 @@ def proper(learnt) -> float:
 
 def test_the_pictures_are_the_same_and_only_captions_of_training_pictures_change_places(encoded):
     theirs, shuffled = (
-        {sample.image: (sample.caption, sample.held_out) for sample in index.load(found).samples}
+        {example.image: (example.caption, example.held_out) for example in index.load(found).examples}
         for found in encoded.values()
     )
     assert sorted(theirs.values()) == sorted(shuffled.values())

@@ -92,7 +92,7 @@ def test_what_goes_wrong_with_the_files_does_not_replace_cancel(node, model, hel
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(training.launch, "train", cancelled)
-    monkeypatch.setattr(training.runs, "publish", full)
+    monkeypatch.setattr(training.publish, "publish", full)
     with pytest.raises(InterruptProcessingException):
         train(node, model, "cancelled", tmp_path)
     assert held == ["unload"] and "No space left on device" in caplog.text and "checkpoints" in caplog.text

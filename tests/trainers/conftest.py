@@ -8,6 +8,7 @@ from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
+from impasto.trainers.run import create
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 from PIL import Image
@@ -78,6 +79,6 @@ def make_run(tmp_path, tiny_features, tiny_weights):
         chosen = Settings(**defaults | settings)
         fingerprint = flux_fingerprint(weights)
         job = runs.Job("tiny", chosen, tiny_features.folder, tiny_features.key, str(weights), fingerprint)
-        return runs.create_run(tmp_path / root, job)
+        return create.create_run(tmp_path / root, job)
 
     return make

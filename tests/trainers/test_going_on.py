@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 from impasto.errors import TrainingError
-from impasto.trainers import objective, recipe
-from impasto.trainers import preview as sampling
+from impasto.trainers import objective, preflight, recipe, step, validation
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.flux import latents as flux_latents
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.memory import block_profile
 from impasto.trainers.recipe import train_run
+from impasto.trainers.run import create, lora_metadata, publish, samples
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.folder import Job
 from impasto.trainers.run.launch import PROCESS
 from impasto.trainers.settings import OPTIMIZERS
+from impasto.worker import PACK
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -109,7 +110,7 @@ def test_training_stops_when_the_held_out_loss_no_longer_falls_and_the_best_is_p
     status = run.status()
     assert status["state"] == "finished" and status["step"] < 60 and run.finished
     assert status["best_step"] == status["step"] - 2
-    published = runs.publish(run, "tiny", tmp_path / "loras")
+    published = publish.publish(run, "tiny", tmp_path / "loras")
     best = run.checkpoints()[run.best_step()] / "adapter.safetensors"
     assert published.read_bytes() == best.read_bytes()
 
@@ -168,7 +169,7 @@ def finished(make_run):
 
 def continued(run, weights, more_steps=4, **changes):
     root = Path(run.folder).parent
-    return runs.continue_run(root, run, more_steps, weights, flux_fingerprint(weights), **changes)
+    return create.continue_run(root, run, more_steps, weights, flux_fingerprint(weights), **changes)
 
 
 def test_a_finished_run_is_continued_as_another_with_a_newly_planned_learning_rate(finished, tiny_weights):
@@ -193,7 +194,7 @@ def test_a_run_that_stopped_early_can_be_continued_and_published(make_run, tiny_
     assert train(run) and run.status()["step"] < 60
     longer = continued(run, tiny_weights, more_steps=4)
     assert train(longer) and longer.status()["step"] > run.status()["step"] + 1
-    assert runs.publish(longer, "tiny", tmp_path / "loras").is_file()
+    assert publish.publish(longer, "tiny", tmp_path / "loras").is_file()
 
 
 def test_more_patience_lets_a_run_that_stopped_early_go_on(make_run):
@@ -220,7 +221,7 @@ def test_another_number_of_steps_between_checkpoints_drops_none_of_the_earlier_o
     assert [(folder / "state.pt").exists() for folder in run.checkpoints().values()] == [False] * 4 + [True]
 
 
-def test_a_stop_at_a_milestone_loses_neither_its_measuring_nor_its_sample(make_run):
+def test_a_stop_while_a_checkpoint_is_validated_loses_neither_its_measuring_nor_its_sample(make_run):
     whole = make_run("whole", **QUICK | {"sample_steps": 1})
     assert train(whole)
     run = make_run("stopped", **QUICK | {"sample_steps": 1})
@@ -240,15 +241,16 @@ def test_a_failure_while_measuring_loses_no_step_and_is_made_up_for(make_run, mo
     whole, parts = make_run("whole", **settings), make_run("parts", **settings)
     assert train(whole)
 
-    sample, failures = recipe.FluxLoraRecipe.sample, [4, 4, 8]
+    draw, failures = validation.Validation.samples, [4, 4, 8]
 
     def failing(self):
-        if self.step in failures:
-            failures.remove(self.step)
+        step = max(parts.checkpoints())  # it is saved before it is measured
+        if step in failures:
+            failures.remove(step)
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return sample(self)
+        return draw(self)
 
-    monkeypatch.setattr(recipe.FluxLoraRecipe, "sample", failing)
+    monkeypatch.setattr(validation.Validation, "samples", failing)
     for saved in ([4], [4], [4, 8]):
         assert not train(parts) and list(parts.checkpoints()) == saved
     assert train(parts) and parts.finished
@@ -358,7 +360,7 @@ def test_what_memory_decided_is_kept_when_a_run_goes_on(make_run, monkeypatch):
     assert train(run, stop_at=3)
     state = torch.load(max(run.checkpoints().items())[1] / "state.pt", weights_only=True)
     assert state["precision"] == "fp32"  # on the CPU, where it fits
-    monkeypatch.setattr(recipe.choice, "choose", lambda settings, budget: dataclasses.replace(settings))
+    monkeypatch.setattr(preflight.choice, "choose", lambda settings, budget: dataclasses.replace(settings))
     assert train(run) and run.finished
 
 
@@ -372,7 +374,7 @@ def test_a_device_that_does_not_tell_its_free_memory_trains_what_was_set_by_hand
     def untold(device):
         raise NotImplementedError(f"PyTorch does not tell how much memory is free on {device}.")
 
-    monkeypatch.setattr(recipe, "free_device_memory", untold)
+    monkeypatch.setattr(preflight, "free_device_memory", untold)
     by_hand = make_run(**QUICK, steps=1, precision="bf16")
     assert train(by_hand)
     assert "how much is free is unknown" in by_hand.status()["plan"]
@@ -382,13 +384,15 @@ def test_a_device_that_does_not_tell_its_free_memory_trains_what_was_set_by_hand
 
 
 def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint(make_run, tiny_features):
-    text = next(iter(index.load(tiny_features).samples)).text_path
+    text = next(iter(index.load(tiny_features).examples)).text_path
     listed = [{"text": "a pond", "seed": seed, "file": os.path.relpath(text, tiny_features.folder)} for seed in (1, 2)]
     (Path(tiny_features.folder) / "prompts-1.json").write_text(json.dumps(listed))
     run = make_run(**QUICK | {"sample_steps": 2})
-    assert runs.create_run(Path(run.folder).parent, dataclasses.replace(Job.read(run), prompts="prompts-1.json")) == run
+    assert (
+        create.create_run(Path(run.folder).parent, dataclasses.replace(Job.read(run), prompts="prompts-1.json")) == run
+    )
     assert train(run)
-    latents, steps = sampling.drawn_samples(run)
+    latents, steps = samples.drawn_samples(run)
     assert steps == [4, 4, 8, 8] and latents.shape[0] == 4
     assert not torch.equal(latents[0], latents[1])
     scaled = load_file(run.samples()[4])["latents"]
@@ -397,18 +401,18 @@ def test_the_prompts_encoded_with_the_training_data_are_drawn_at_each_checkpoint
 
 def test_a_run_without_samples_says_how_to_get_some(make_run):
     with pytest.raises(TrainingError, match="has no samples.*sample_steps above 0"):
-        sampling.drawn_samples(make_run(**QUICK))
+        samples.drawn_samples(make_run(**QUICK))
 
 
 def test_a_finished_run_without_samples_says_how_further_steps_get_some(make_run):
     run = make_run(**QUICK)
     assert train(run)
     with pytest.raises(TrainingError, match="finished run draws none.*Progress Grid.*sample_steps.*Continue Training"):
-        sampling.drawn_samples(run)
+        samples.drawn_samples(run)
     assert make_run(**QUICK | {"sample_steps": 1}) == run and run.finished
     job = Job.read(run)
-    longer = runs.continue_run(Path(run.folder).parent, run, 2, Path(job.weights), job.fingerprint)
-    assert train(longer) and sampling.drawn_samples(longer)[1] == [10]
+    longer = create.continue_run(Path(run.folder).parent, run, 2, Path(job.weights), job.fingerprint)
+    assert train(longer) and samples.drawn_samples(longer)[1] == [10]
 
 
 def test_a_run_may_start_from_a_lora_and_then_does_what_it_did(make_run, tiny_features, tiny_weights):
@@ -418,11 +422,11 @@ def test_a_run_may_start_from_a_lora_and_then_does_what_it_did(make_run, tiny_fe
     settings = dataclasses.replace(Job.read(first).settings, learning_rate=1e-8, steps=1)
     fingerprint = flux_fingerprint(tiny_weights)
     job = Job("tiny", settings, tiny_features.folder, tiny_features.key, str(tiny_weights), fingerprint)
-    started = runs.create_run(
+    started = create.create_run(
         Path(first.folder).parent,
         dataclasses.replace(job, start_lora=str(lora), start_hash=flux_fingerprint(lora)),
     )
-    assert started != runs.create_run(Path(first.folder).parent, job)
+    assert started != create.create_run(Path(first.folder).parent, job)
     assert train(started)
     untrained = started.metrics()[0]["held_out_loss"]
     assert untrained == pytest.approx(first.evaluations()[-1][1], abs=1e-6)
@@ -434,7 +438,7 @@ def job_here(make_run, tiny_features, tiny_weights, tmp_path):
     here = tmp_path / "here"
     folder = here / "features" / tiny_features.key
     shutil.copytree(Path(tiny_features.folder).parent, folder.parent)
-    text = os.path.relpath(index.load(tiny_features).samples[0].text_path, tiny_features.folder)
+    text = os.path.relpath(index.load(tiny_features).examples[0].text_path, tiny_features.folder)
     (folder / "prompts-1.json").write_text(json.dumps([{"text": "a pond", "seed": 1, "file": text}]))
     first = make_run("first", **QUICK, steps=1)
     assert train(first)
@@ -456,7 +460,7 @@ def job_here(make_run, tiny_features, tiny_weights, tmp_path):
 def launched(folder, given, packages):
     """What `accelerate launch -m impasto.trainers <given> --cpu` did in `folder`, with the pack installed."""
     packages.mkdir()
-    (packages / "impasto").symlink_to(Path(recipe.__file__).parent.parent)
+    (packages / "impasto").symlink_to(PACK)
     command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "impasto.trainers", given, "--cpu"]
     environment = os.environ | {"PYTHONPATH": str(packages), "HF_HOME": str(packages)}  # no accelerate config of ours
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -465,7 +469,7 @@ def launched(folder, given, packages):
 @pytest.mark.parametrize("begun", [False, True], ids=["not begun", "half trained"])
 def test_a_run_copied_to_another_machine_is_trained_there_by_accelerate_launch(job_here, tmp_path, begun):
     here, there = tmp_path / "here", tmp_path / "there"
-    whole, run = (runs.create_run(root, job_here) for root in (tmp_path / "runs", here / "runs"))
+    whole, run = (create.create_run(root, job_here) for root in (tmp_path / "runs", here / "runs"))
     assert train(whole)
     assert not begun or train(run, stop_at=3)
     shutil.copytree(here, there)
@@ -483,9 +487,9 @@ def test_a_run_copied_to_another_machine_is_trained_there_by_accelerate_launch(j
     assert done.returncode == 0, done.stderr
     assert copied.finished and same(final_adapter(whole), final_adapter(copied))
     assert list(copied.samples()) == [2, 4] and copied.evaluations() == whole.evaluations()
-    assert runs.lora_metadata(copied.checkpoints()[4] / "adapter.safetensors")["impasto_run"] == run.id
+    assert lora_metadata.read_metadata(copied.checkpoints()[4] / "adapter.safetensors")["impasto_run"] == run.id
     shutil.copytree(there, here)  # and back
-    assert runs.create_run(here / "runs", job_here) == run and run.finished
+    assert create.create_run(here / "runs", job_here) == run and run.finished
 
 
 def test_a_copied_run_is_not_trained_with_other_features_or_weights(job_here, tmp_path):
@@ -494,7 +498,7 @@ def test_a_copied_run_is_not_trained_with_other_features_or_weights(job_here, tm
     other = tmp_path / "other.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(job_here.weights).items()}, other)
     for key, place in {"weights": str(other), "features_folder": str(tmp_path)}.items():
-        run = runs.create_run(tmp_path / key, job_here)
+        run = create.create_run(tmp_path / key, job_here)
         dataclasses.replace(job_here, **{key: place}).write(run)
         assert not train(run)
         assert re.search(f"{place}.*[Ss]et {key} in its settings.toml", run.status()["error"])
@@ -510,7 +514,7 @@ def test_a_folder_that_is_no_runs_is_named_and_not_made(tmp_path):
 def in_two_processes(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    root = PROCESS.parents[2]
+    root = PACK
     return subprocess.run([*launcher, *command], capture_output=True, text=True, env=environment, cwd=root, timeout=200)
 
 
@@ -568,7 +572,7 @@ def test_a_finished_continued_run_is_returned_also_when_its_training_data_is_gon
     job = Job.read(run)
 
     def continued():
-        return runs.continue_run(Path(run.folder).parent, run, 1, Path(job.weights), job.fingerprint)
+        return create.continue_run(Path(run.folder).parent, run, 1, Path(job.weights), job.fingerprint)
 
     longer = continued()
     assert train(longer) and longer.finished
@@ -578,7 +582,7 @@ def test_a_finished_continued_run_is_returned_also_when_its_training_data_is_gon
 
 def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
     run = make_run(**QUICK)
-    predict, calls = recipe.predict_velocity, []
+    predict, calls = step.predict_velocity, []
 
     def sometimes_full(*arguments, **options):
         if torch.is_grad_enabled():
@@ -587,7 +591,7 @@ def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return predict(*arguments, **options)
 
-    monkeypatch.setattr(recipe, "predict_velocity", sometimes_full)
+    monkeypatch.setattr(step, "predict_velocity", sometimes_full)
     assert train(run) and run.finished
     assert {r["step"]: r["skipped"] for r in run.metrics() if "skipped" in r} == {
         2: "out of memory",
@@ -596,19 +600,19 @@ def test_a_step_without_memory_is_left_out_and_counted(make_run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("measured", "missing"), [("held_out_loss", "held-out loss and no sample"), ("sample", "sample")]
+    ("measured", "missing"), [("held_out_loss", "held-out loss and no sample"), ("samples", "sample")]
 )
-def test_a_milestone_that_cannot_be_measured_for_want_of_memory_is_told_and_trained_past(
+def test_a_checkpoint_that_cannot_be_measured_for_want_of_memory_is_told_and_trained_past(
     make_run, monkeypatch, measured, missing
 ):
-    run, measure = make_run(**QUICK | {"sample_steps": 1}), getattr(recipe.FluxLoraRecipe, measured)
+    run, measure = make_run(**QUICK | {"sample_steps": 1}), getattr(validation.Validation, measured)
 
     def full(self):
-        if self.step == 4:
+        if max(run.checkpoints(), default=0) == 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return measure(self)
 
-    monkeypatch.setattr(recipe.FluxLoraRecipe, measured, full)
+    monkeypatch.setattr(validation.Validation, measured, full)
     assert train(run) and run.finished and list(run.checkpoints()) == [4, 8] and list(run.samples()) == [8]
     assert {r["step"]: r["left_out"] for r in run.metrics() if "left_out" in r} == {4: "out of memory"}
     assert [step for step, _ in run.evaluations()] == ([8] if measured == "held_out_loss" else [4, 8])
@@ -618,7 +622,7 @@ def test_a_milestone_that_cannot_be_measured_for_want_of_memory_is_told_and_trai
 def test_a_recomputed_block_that_had_no_memory_does_not_reach_into_the_planning_of_the_remedy(make_run, monkeypatch):
     """torch's checkpoint holds on to what is kept for a backward pass for as long as the error holds its frames."""
     run = make_run(**QUICK, steps=3)
-    predict, calls = recipe.predict_velocity, []
+    predict, calls = step.predict_velocity, []
 
     def full(block, arguments, outputs):
         if len(calls) == 2:
@@ -631,7 +635,7 @@ def test_a_recomputed_block_that_had_no_memory_does_not_reach_into_the_planning_
                 transformer.single_transformer_blocks[0].register_forward_hook(full)
         return predict(transformer, *arguments, **options)
 
-    monkeypatch.setattr(recipe, "predict_velocity", watched)
+    monkeypatch.setattr(step, "predict_velocity", watched)
     block_profile._rehearse_frame.cache_clear()
     block_profile._rehearse_block.cache_clear()
     assert train(run) and run.finished
@@ -643,8 +647,8 @@ def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_ru
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     run = make_run(**QUICK, gradient_checkpointing=False)
-    monkeypatch.setattr(recipe.FluxLoraRecipe, "held_out_loss", lambda self: None)
-    monkeypatch.setattr(recipe, "predict_velocity", full)
+    monkeypatch.setattr(validation.Validation, "held_out_loss", lambda self: None)
+    monkeypatch.setattr(step, "predict_velocity", full)
     assert not train(run)
     assert re.search(r"Out of memory.*(Set|Switch) .*Queue again", run.status()["error"])
     assert [record["step"] for record in run.metrics() if "skipped" in record] == [1, 2, 3]

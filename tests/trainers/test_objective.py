@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from impasto.trainers import objective
-from impasto.trainers import preview as sampling
+from impasto.trainers import objective, sampler
 from impasto.trainers.settings import TIMESTEP_SAMPLINGS, Settings
 
 
@@ -27,12 +26,12 @@ def test_the_loss_is_zero_for_noise_minus_latents_and_only_there():
 
 def test_following_the_true_velocity_from_noise_arrives_at_the_picture():
     latents, noise = torch.randn(2, 1, 16, 8, 8).unbind(0)
-    arrived = sampling.sample(lambda x, sigma: noise - latents, noise, steps=3)
+    arrived = sampler.sample(lambda x, sigma: noise - latents, noise, steps=3)
     assert torch.allclose(arrived, latents, atol=1e-5)
 
 
 def test_the_sampling_schedule_goes_from_one_to_zero_and_lingers_at_noise_for_large_pictures():
-    small, large = sampling.schedule(8, 256), sampling.schedule(8, 4096)
+    small, large = sampler.schedule(8, 256), sampler.schedule(8, 4096)
     assert small[0] == large[0] == 1 and small[-1] == large[-1] == 0
     assert all(a > b for a, b in zip(small, small[1:], strict=False))
     assert large[4] > small[4] > 0.5

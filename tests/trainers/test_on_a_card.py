@@ -12,7 +12,6 @@ import bitsandbytes
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers import batches
 from impasto.trainers.batches import Batch
@@ -21,8 +20,8 @@ from impasto.trainers.flux.forward import compile_blocks
 from impasto.trainers.flux.streaming import StreamedBlocks, block_names
 from impasto.trainers.lora import adapter
 from impasto.trainers.optimizers import averaged, make_optimizer
-from impasto.trainers.recipe import FluxLoraRecipe, VelocityModel
 from impasto.trainers.settings import Settings
+from impasto.trainers.step import Learner
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -47,26 +46,19 @@ def deep_path(tmp_path_factory):
     return path
 
 
-def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **settings) -> FluxLoraRecipe:
-    """The recipe as after its `setup`, without a run's files."""
-    recipe = FluxLoraRecipe.__new__(FluxLoraRecipe)
-    recipe.settings = Settings(rank=4, alpha=4.0, targets="all linear", learning_rate=1e-3, **settings)
-    recipe.device, recipe.step = device, 0
-    recipe.accelerator = Accelerator(cpu=True)
-    architecture = detection.inspect(path)
-    host = block_names(architecture, streamed)
-    recipe.transformer = loading.load_transformer(path, recipe.settings.precision, device, in_host_memory=host)
-    recipe.parameters = adapter.add_lora(recipe.transformer, recipe.settings.lora, recipe.settings.seed)
-    ring = StreamedBlocks(recipe.transformer, streamed, device) if streamed else None
-    if recipe.settings.compile:
-        compile_blocks(recipe.transformer, device)
-    optimizer = make_optimizer(recipe.parameters, recipe.settings)
-    recipe.ema = EMAModel(recipe.parameters, decay=0.9, foreach=True) if recipe.settings.ema_decay else None
-    recipe.model = recipe.distributed(VelocityModel(recipe.transformer, recipe.settings, ring))
-    recipe.optimizer = recipe.accelerator.prepare(optimizer, device_placement=[False])
-    recipe.model.train()
-    recipe.optimizer.train()
-    return recipe
+def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **settings) -> Learner:
+    """The learner as a recipe's `setup` makes it, without a run's files."""
+    settings = Settings(rank=4, alpha=4.0, targets="all linear", learning_rate=1e-3, **settings)
+    host = block_names(detection.inspect(path), streamed)
+    transformer = loading.load_transformer(path, settings.precision, device, in_host_memory=host)
+    parameters = adapter.add_lora(transformer, settings.lora, settings.seed)
+    ring = StreamedBlocks(transformer, streamed, device) if streamed else None
+    if settings.compile:
+        compile_blocks(transformer, device)
+    learner = Learner(transformer, parameters, settings, Accelerator(cpu=True), device, streamed=ring)
+    learner.prepare()
+    learner.train()
+    return learner
 
 
 def batch_of(number: int) -> Batch:
@@ -80,9 +72,9 @@ def batch_of(number: int) -> Batch:
     return Batch(latents, noise, sigma, t5, pooled, weights, torch.ones(2, 1, 8, 12))
 
 
-def step(recipe: FluxLoraRecipe, number: int) -> torch.Tensor:
-    loss = recipe.add_gradients([batch_of(number)])
-    return torch.stack([loss, recipe.follow_gradients()])
+def step(learner: Learner, number: int) -> torch.Tensor:
+    loss = learner.add_gradients([batch_of(number)], positions=[0])
+    return torch.stack([loss, learner.apply_gradients()])
 
 
 MODES = [
@@ -96,18 +88,18 @@ MODES = [
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["precision"])
 def test_a_step_stays_on_the_card_and_asks_it_for_no_number(path, mode, monkeypatch):
     monkeypatch.setattr(bitsandbytes.functional, "name2qmap", {})  # kept where it was first used, which is no device
-    recipe = set_up(path, STAND_IN, **mode)
+    learner = set_up(path, STAND_IN, **mode)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert step(recipe, 0).device == STAND_IN
-        with averaged(recipe.optimizer, recipe.ema, recipe.parameters), torch.no_grad():
-            assert recipe.loss(batch_of(3)).device == STAND_IN
+        assert step(learner, 0).device == STAND_IN
+        with averaged(learner.optimizer, learner.ema, learner.parameters), torch.no_grad():
+            assert learner.loss(batch_of(3)).device == STAND_IN
 
 
 def test_the_stand_in_notices_what_was_left_on_the_host(path, monkeypatch):
     monkeypatch.setattr(batches.Batch, "to", lambda batch, device: batch)
-    recipe = set_up(path, STAND_IN, precision="bf16")
+    learner = set_up(path, STAND_IN, precision="bf16")
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="two different devices"):
-        step(recipe, 0)
+        step(learner, 0)
 
 
 def test_the_stand_in_notices_a_question_for_a_number():
@@ -151,13 +143,13 @@ def test_an_8_bit_optimiser_does_not_wait_and_steps_as_bitsandbytes_does(name, m
 @pytest.mark.parametrize("mode", [*MODES, {"precision": "bf16", "optimizer": "adamw8bit"}], ids=str)
 def test_a_real_step_makes_the_host_wait_for_nothing(deep_path, mode):
     device = torch.device("cuda")
-    recipe = set_up(deep_path, device, STREAMED, **mode)
-    step(recipe, 0)  # the first makes the optimiser's state
+    learner = set_up(deep_path, device, STREAMED, **mode)
+    step(learner, 0)  # the first makes the optimiser's state
     batch = batch_of(1).pinned()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        recipe.add_gradients([batch])
-        numbers = recipe.follow_gradients()
+        learner.add_gradients([batch], positions=[0])
+        numbers = learner.apply_gradients()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert numbers.isfinite()
@@ -168,8 +160,8 @@ def test_a_real_step_makes_the_host_wait_for_nothing(deep_path, mode):
 def test_a_card_learns_what_the_cpu_learns(deep_path, precision):
     norms = {}
     for device in ("cpu", "cuda"):
-        recipe = set_up(deep_path, torch.device(device), precision=precision)
-        numbers = torch.stack([step(recipe, number).cpu() for number in range(3)])
+        learner = set_up(deep_path, torch.device(device), precision=precision)
+        numbers = torch.stack([step(learner, number).cpu() for number in range(3)])
         norms[device] = numbers
     assert torch.allclose(norms["cpu"], norms["cuda"], rtol=1e-4 if precision == "fp32" else 0.05)
 
@@ -188,8 +180,8 @@ def test_streaming_changes_no_bit_on_a_card_either(tmp_path, precision, compiled
     try:
         for streamed in ((), STREAMED, tuple(range(7))):
             torch._dynamo.reset()
-            recipe = set_up(tmp_path / "wide", torch.device("cuda"), streamed, precision=precision, compile=compiled)
-            found.append(torch.stack([step(recipe, number) for number in range(4)]))
+            learner = set_up(tmp_path / "wide", torch.device("cuda"), streamed, precision=precision, compile=compiled)
+            found.append(torch.stack([step(learner, number) for number in range(4)]))
     finally:
         torch.use_deterministic_algorithms(False)
     resident, *others = found

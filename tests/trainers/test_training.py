@@ -57,6 +57,7 @@ def same(one, other):
 def uninterrupted(tmp_path_factory, tiny_features, tiny_weights):
     """The run that others are compared with: 24 steps in one go."""
     from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
+    from impasto.trainers.run import create
     from impasto.trainers.run import folder as runs
     from impasto.trainers.settings import Settings
 
@@ -64,7 +65,7 @@ def uninterrupted(tmp_path_factory, tiny_features, tiny_weights):
     root = tmp_path_factory.mktemp("runs")
     fingerprint = flux_fingerprint(tiny_weights)
     job = runs.Job("tiny", settings, tiny_features.folder, tiny_features.key, str(tiny_weights), fingerprint)
-    run = runs.create_run(root, job)
+    run = create.create_run(root, job)
     launch.train(run, cpu=True, progress=silent)
     return run
 
@@ -311,7 +312,7 @@ def test_gradient_accumulation_takes_more_batches_per_step(make_run):
 
 
 def test_the_lora_file_says_what_made_it(uninterrupted):
-    from impasto.trainers.run.folder import lora_metadata
+    from impasto.trainers.run.lora_metadata import read_metadata as lora_metadata
 
     metadata = lora_metadata(uninterrupted.checkpoints()[24] / "adapter.safetensors")
     assert metadata["impasto_run"] == uninterrupted.id and metadata["impasto_step"] == "24"
@@ -319,7 +320,7 @@ def test_the_lora_file_says_what_made_it(uninterrupted):
 
 
 def test_the_alpha_that_the_lora_file_names_is_that_of_its_tensors(make_run):
-    from impasto.trainers.run.folder import lora_metadata
+    from impasto.trainers.run.lora_metadata import read_metadata as lora_metadata
 
     run = make_run(steps=1, sample_steps=0, alpha=2.0, rslora=True)
     assert train_here(run)

@@ -85,19 +85,21 @@ def encode(
     index = {
         "version": VERSION,
         "batch_size": batch_size,
-        "samples": [_entry(sample, named, batch_size) for sample in planned],
+        "samples": [_entry(example, named, batch_size) for example in planned],
         "empty_text": named.text(""),
     }
     key = files.content_hash(index)
     folder = Path(os.path.abspath(config_path)).parent / "features" / key
     for place in (folder, *(folder.parent / kind for kind in ("texts", "latents", "masks"))):
         files.remove_partials(place)
-    captions = {inside(folder, named.text(text, sample)): (sample, text) for sample in planned for text in sample.texts}
+    captions = {
+        inside(folder, named.text(text, example)): (example, text) for example in planned for text in example.texts
+    }
     texts = {inside(folder, named.text(text)): text for text in ("", *(text for text, _ in prompts))}
     if not text_table:
         texts |= {path: text for path, (_, text) in captions.items()}
     latents = {
-        inside(folder, file): (kind, sample) for sample in planned for kind, file in named.of_picture(sample).items()
+        inside(folder, file): (kind, example) for example in planned for kind, file in named.of_picture(example).items()
     }
     _encode_missing(texts, latents, autoencoder, text_encoder, progress)
     if text_table:
@@ -124,45 +126,45 @@ class _Names:
     text_encoder: str
     table: str | None
 
-    def text(self, text: str, sample: Planned | None = None) -> str:
-        """Of a text, which is a caption of `sample` or else is always encoded here."""
-        source = [self.table, sample.image] if self.table and sample else [self.text_encoder]
+    def text(self, text: str, example: Planned | None = None) -> str:
+        """Of a text, which is a caption of `example` or else is always encoded here."""
+        source = [self.table, example.image] if self.table and example else [self.text_encoder]
         return f"../texts/{files.content_hash([VERSION, *source, text], 32)}.safetensors"
 
-    def of_picture(self, sample: Planned) -> dict[str, str]:
+    def of_picture(self, example: Planned) -> dict[str, str]:
         """Those that come from the picture alone, by their kind."""
-        options = dict(sample.options)
-        made = {"latent": [VERSION, self.autoencoder, sample.image, sample.size]}
+        options = dict(example.options)
+        made = {"latent": [VERSION, self.autoencoder, example.image, example.size]}
         if "flip_aug" in options:
-            made["flipped"] = [VERSION, self.autoencoder, sample.image, sample.size, "flipped"]
+            made["flipped"] = [VERSION, self.autoencoder, example.image, example.size, "flipped"]
         if "alpha_mask" in options:
-            made["mask"] = [VERSION, sample.image, sample.size]
+            made["mask"] = [VERSION, example.image, example.size]
         return {
             kind: f"../{'masks' if kind == 'mask' else 'latents'}/{files.content_hash(parts, 32)}.safetensors"
             for kind, parts in made.items()
         }
 
 
-def _entry(sample: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
-    """A sample as the index lists it; what a plain subset does not ask for is left out."""
+def _entry(example: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
+    """An example as the index lists it; what a plain subset does not ask for is left out."""
     entry = {
-        "id": sample.id,
-        "image": sample.image,
-        "caption": sample.caption,
-        **named.of_picture(sample),
-        "text": named.text(sample.caption, sample),
-        "width": sample.size[0],
-        "height": sample.size[1],
-        "repeats": sample.repeats,
-        "held_out": sample.held_out,
+        "id": example.id,
+        "image": example.image,
+        "caption": example.caption,
+        **named.of_picture(example),
+        "text": named.text(example.caption, example),
+        "width": example.size[0],
+        "height": example.size[1],
+        "repeats": example.repeats,
+        "held_out": example.held_out,
     }
-    entry |= {name: value for name, value in sample.options if name not in ("flip_aug", "alpha_mask")}
-    if len(sample.texts) > 1:
+    entry |= {name: value for name, value in example.options if name not in ("flip_aug", "alpha_mask")}
+    if len(example.texts) > 1:
         # Lists in a list, which had more than one of them while there was a token warm-up.
-        entry["captions"] = [sample.texts]
-        entry["texts"] = [[named.text(text, sample) for text in sample.texts]]
-    if sample.batch_size != batch_size:
-        entry["batch_size"] = sample.batch_size
+        entry["captions"] = [example.texts]
+        entry["texts"] = [[named.text(text, example) for text in example.texts]]
+    if example.batch_size != batch_size:
+        entry["batch_size"] = example.batch_size
     return entry
 
 
@@ -198,19 +200,19 @@ def _encode_missing(
         progress(done, total, f"Encoding caption {done + 1} of {len(missing_texts)}")
         _write(path, _encoded_text(text, text_encoder))
     shown = -math.inf
-    for done, (path, (kind, sample)) in enumerate(missing_latents.items()):
+    for done, (path, (kind, example)) in enumerate(missing_latents.items()):
         picture = buckets.fit(
-            buckets.read_alpha(sample.path) if kind == "mask" else buckets.read_picture(sample.path), sample.size
+            buckets.read_alpha(example.path) if kind == "mask" else buckets.read_picture(example.path), example.size
         )
         due = time.monotonic() - shown >= PREVIEW_EVERY
         shown = time.monotonic() if due else shown
         progress(
             len(missing_texts) + done,
             total,
-            f"Encoding picture {done + 1} of {len(missing_latents)}: {sample.path.name}",
+            f"Encoding picture {done + 1} of {len(missing_latents)}: {example.path.name}",
             picture if due else None,
         )
-        _write(path, _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, sample, autoencoder))
+        _write(path, _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, example, autoencoder))
     progress(max(total, 1), max(total, 1), "Encoded")
 
 
@@ -218,11 +220,11 @@ def _import_missing(
     table: TextTable, captions: Mapping[Path, tuple[Planned, str]], empty_text: Path, progress: Progress
 ) -> None:
     """Take the captions' embeddings that are not there yet from a Parquet file; the empty text tells their widths."""
-    missing = {(sample.image, text): path for path, (sample, text) in captions.items() if not path.is_file()}
+    missing = {(example.image, text): path for path, (example, text) in captions.items() if not path.is_file()}
     if not missing:
         return
     t5, pooled = read_tensors(empty_text, "t5", "pooled")
-    pictures = {sample.image: sample.path for sample, _ in captions.values()}
+    pictures = {example.image: example.path for example, _ in captions.values()}
     for image, text, *embeddings in table.rows(missing, pictures, (t5.shape[-1], len(pooled)), progress):
         if not all(tensor.isfinite().all() for tensor in embeddings):
             raise FeatureError(f"The embedding of '{text[:60]}' in {table.path} is not finite. Export it again.")
@@ -241,7 +243,7 @@ def _encoded_text(text: str, text_encoder: Encoder) -> bytes:
     return _serialised(t5=t5, pooled=pooled)
 
 
-def _encoded_latent(picture: Image, kind: str, sample: Planned, autoencoder: Encoder) -> bytes:
+def _encoded_latent(picture: Image, kind: str, example: Planned, autoencoder: Encoder) -> bytes:
     import numpy
     import torch
 
@@ -249,13 +251,13 @@ def _encoded_latent(picture: Image, kind: str, sample: Planned, autoencoder: Enc
     if kind == "flipped":
         pixels = numpy.ascontiguousarray(pixels[:, ::-1])
     raw = autoencoder.encode(torch.from_numpy(pixels))
-    expected = latent_shape(*sample.size)
+    expected = latent_shape(*example.size)
     if tuple(raw.shape) != expected:
         raise ModelError(
             f"The VAE gave a latent of shape {tuple(raw.shape)} instead of {expected}: it is not FLUX's. "
             "Load FLUX's autoencoder (ae.safetensors) with Load VAE."
         )
-    _check_finite(f"picture {sample.path}", "--fp32-vae", raw)
+    _check_finite(f"picture {example.path}", "--fp32-vae", raw)
     return _serialised(latent=scale_latent(raw.float()))
 
 

@@ -1,4 +1,4 @@
-"""Encoded samples as the trainer reads them: the batches of an epoch, and what is drawn for one batch.
+"""Encoded examples as the trainer reads them: the batches of an epoch, and what is drawn for one batch.
 
 All of it are pure functions of the files, the seed and the place in the run, so that a resumed run goes on as if it had
 never stopped, and a thread can read ahead.
@@ -39,7 +39,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Example:
     """One picture with its caption, as the trainer sees it. What a plain subset does not ask for has its default.
 
     Attributes:
@@ -87,7 +87,7 @@ class Sample:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Samples of equal shape can share a batch, whichever of their texts are drawn and dropped in an epoch."""
+        """Examples of equal shape can share a batch, whichever of their texts are drawn and dropped in an epoch."""
         lengths = tuple(sorted({text.tokens for text in self.all_texts}))
         return self.width, self.height, self.batch_size, lengths, self.caption_dropout_every_n_epochs
 
@@ -103,7 +103,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Draw:
+class EncodedBatch:
     """What one batch is trained on.
 
     Attributes:
@@ -128,36 +128,38 @@ class FeatureSet:
     """What `load` found.
 
     Attributes:
-        samples: every picture, those held out too.
+        examples: every picture, those held out too.
         empty_text_path: the embedding of the empty caption, for caption dropout.
         empty_tokens: the length of its T5 embedding.
         prompts: text, seed and embedding of each prompt for samples during training.
     """
 
-    samples: tuple[Sample, ...]
+    examples: tuple[Example, ...]
     empty_text_path: Path
     empty_tokens: int
     prompts: tuple[tuple[str, int, Path], ...] = ()
 
-    def load_latent(self, sample: Sample, flipped: bool = False) -> Tensor:
-        """The scaled latent of `sample`, or of its mirror image: float32 `(16, height/8, width/8)`, on the CPU.
+    def load_latent(self, example: Example, flipped: bool = False) -> Tensor:
+        """The scaled latent of `example`, or of its mirror image: float32 `(16, height/8, width/8)`, on the CPU.
 
         Raises:
             FeatureError: the file is missing, damaged or of another shape.
         """
         return _read_tensor(
-            sample.flipped_path if flipped else sample.latent_path, "latent", latent_shape(sample.width, sample.height)
+            example.flipped_path if flipped else example.latent_path,
+            "latent",
+            latent_shape(example.width, example.height),
         )
 
-    def load_mask(self, sample: Sample) -> Tensor:
-        """Weights of the loss in 0…1, float32 `(1, height/8, width/8)`; ones where the sample has no mask.
+    def load_mask(self, example: Example) -> Tensor:
+        """Weights of the loss in 0…1, float32 `(1, height/8, width/8)`; ones where the example has no mask.
 
         Raises:
             FeatureError: the file is missing, damaged or of another shape.
         """
-        shape = (1, *latent_shape(sample.width, sample.height)[1:])
-        if sample.mask_path:
-            return _read_tensor(sample.mask_path, "mask", shape)
+        shape = (1, *latent_shape(example.width, example.height)[1:])
+        if example.mask_path:
+            return _read_tensor(example.mask_path, "mask", shape)
         return torch.ones(shape)
 
     def load_text(self, path: str | Path) -> tuple[Tensor, Tensor]:
@@ -172,23 +174,23 @@ class FeatureSet:
             raise FeatureError(f"{path} has shapes {shapes}, not (tokens, width) and (width,). Delete it. {REMEDY}")
         return t5.float(), pooled.float()
 
-    def draw(
+    def load_batch(
         self,
-        batch: Sequence[Sample],
+        batch: Sequence[Example],
         random: Generator,
         *,
         epoch: int,
         caption_dropout: float,
         prior_loss_weight: float,
-    ) -> Draw:
+    ) -> EncodedBatch:
         """What `batch` is trained on. A pure function of its arguments and the files.
 
         From `random` come, in this order: one number for the whole batch, which drops its captions by
-        `caption_dropout`; and, only where a sample `varies`, one number for each sample's flip, then one for each
-        sample's own dropout, then one for each sample's text.
+        `caption_dropout`; and, only where an example `varies`, one number for each example's flip, then one for each
+        example's own dropout, then one for each example's text.
 
         Args:
-            batch: samples of one shape, as `epoch_batches` gives them.
+            batch: examples of one shape, as `epoch_batches` gives them.
             epoch: counted from 0.
             caption_dropout: share of empty captions where the dataset config names none.
             prior_loss_weight: weight of the loss of regularisation pictures.
@@ -197,26 +199,26 @@ class FeatureSet:
             FeatureError: a file is missing, damaged or of another shape.
         """
         together = torch.rand((), generator=random)
-        varies = any(sample.varies for sample in batch)
+        varies = any(example.varies for example in batch)
         flips, drops, choices = torch.rand(3, len(batch), generator=random) if varies else torch.zeros(3, len(batch))
-        texts = _chosen_texts([sample.all_texts for sample in batch], choices.tolist())
+        texts = _chosen_texts([example.all_texts for example in batch], choices.tolist())
         one_by_one = texts[0].tokens == self.empty_tokens
         dropped = _dropped(batch, together, drops if one_by_one else None, epoch, caption_dropout)
         paths = [self.empty_text_path if drop else text.path for drop, text in zip(dropped, texts, strict=True)]
         t5, pooled = zip(*map(self.load_text, paths), strict=True)
-        flipped = [bool(sample.flipped_path and flip < 0.5) for sample, flip in zip(batch, flips, strict=True)]
+        flipped = [bool(example.flipped_path and flip < 0.5) for example, flip in zip(batch, flips, strict=True)]
         mask = weights = None
-        if any(sample.mask_path for sample in batch):
+        if any(example.mask_path for example in batch):
             masks = map(self.load_mask, batch)
             mask = torch.stack([mask.flip(-1) if flip else mask for mask, flip in zip(masks, flipped, strict=True)])
-        if any(sample.is_reg for sample in batch):
-            weights = torch.tensor([prior_loss_weight if sample.is_reg else 1.0 for sample in batch])
+        if any(example.is_reg for example in batch):
+            weights = torch.tensor([prior_loss_weight if example.is_reg else 1.0 for example in batch])
         latents = torch.stack(list(map(self.load_latent, batch, flipped)))
-        return Draw(latents, torch.stack(t5), torch.stack(pooled), mask, weights, dropped)
+        return EncodedBatch(latents, torch.stack(t5), torch.stack(pooled), mask, weights, dropped)
 
 
 def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -> list[Text]:
-    """One text for each sample, by numbers in 0…1; those after the first are of the first one's length."""
+    """One text for each example, by numbers in 0…1; those after the first are of the first one's length."""
     chosen: list[Text] = []
     for texts, choice in zip(options, choices, strict=True):
         fitting = [text for text in texts if not chosen or text.tokens == chosen[0].tokens]
@@ -225,12 +227,12 @@ def _chosen_texts(options: Sequence[Sequence[Text]], choices: Sequence[float]) -
 
 
 def _dropped(
-    batch: Sequence[Sample], together: Tensor, alone: Tensor | None, epoch: int, caption_dropout: float
+    batch: Sequence[Example], together: Tensor, alone: Tensor | None, epoch: int, caption_dropout: float
 ) -> tuple[bool, ...]:
-    """Which samples of a batch get the empty caption, by numbers in 0…1.
+    """Which examples of a batch get the empty caption, by numbers in 0…1.
 
     Args:
-        batch: the samples.
+        batch: the examples.
         together: one number, for those whose rate is the run's.
         alone: a number for each of those with a rate of their own. None where the batch's texts are longer than the
             empty one: a batch has one length of text, so that all of it is dropped or nothing, by the mean rate.
@@ -238,38 +240,38 @@ def _dropped(
         caption_dropout: the run's rate.
     """
     rates = [
-        caption_dropout if sample.caption_dropout_rate is None else sample.caption_dropout_rate for sample in batch
+        caption_dropout if example.caption_dropout_rate is None else example.caption_dropout_rate for example in batch
     ]
     if alone is None:
         rates = [sum(rates) / len(rates)] * len(rates)
     numbers = [
-        together if alone is None or sample.caption_dropout_rate is None else alone[place]
-        for place, sample in enumerate(batch)
+        together if alone is None or example.caption_dropout_rate is None else alone[place]
+        for place, example in enumerate(batch)
     ]
     return tuple(
-        bool(number < rate) or _is_dropped_epoch(sample, epoch)
-        for sample, number, rate in zip(batch, numbers, rates, strict=True)
+        bool(number < rate) or _is_dropped_epoch(example, epoch)
+        for example, number, rate in zip(batch, numbers, rates, strict=True)
     )
 
 
-def _is_dropped_epoch(sample: Sample, epoch: int) -> bool:
+def _is_dropped_epoch(example: Example, epoch: int) -> bool:
     """sd-scripts counts epochs from 1 here (train_network.py)."""
-    every = sample.caption_dropout_every_n_epochs
+    every = example.caption_dropout_every_n_epochs
     return every > 0 and (epoch + 1) % every == 0
 
 
-def epoch_batches(samples: Sequence[Sample], seed: int, epoch: int) -> list[tuple[Sample, ...]]:
-    """The batches of one epoch: each sample `repeats` times, shuffled, every batch of one shape.
+def epoch_batches(examples: Sequence[Example], seed: int, epoch: int) -> list[tuple[Example, ...]]:
+    """The batches of one epoch: each example `repeats` times, shuffled, every batch of one shape.
 
-    A pure function: the order is that of SHA-256 hashes of (seed, epoch, sample, repeat), the same on every machine and
-    Python, so that resuming needs no more than the step. Every epoch has as many batches. The last batch of a shape may
-    be smaller, as in sd-scripts.
+    A pure function: the order is that of SHA-256 hashes of (seed, epoch, example, repeat), the same on every machine
+    and Python, so that resuming needs no more than the step. Every epoch has as many batches. The last batch of a shape
+    may be smaller, as in sd-scripts.
     """
-    shapes: dict[tuple[Any, ...], list[tuple[str, Sample]]] = defaultdict(list)
-    for sample in samples:
-        members = shapes[sample.shape]
-        for repeat in range(sample.repeats):
-            members.append((files.content_hash([seed, epoch, sample.id, repeat]), sample))
+    shapes: dict[tuple[Any, ...], list[tuple[str, Example]]] = defaultdict(list)
+    for example in examples:
+        members = shapes[example.shape]
+        for repeat in range(example.repeats):
+            members.append((files.content_hash([seed, epoch, example.id, repeat]), example))
     batches = []
     for members in shapes.values():
         members.sort(key=lambda member: member[0])

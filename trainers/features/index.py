@@ -12,7 +12,7 @@ from typing import Any
 from ... import files
 from ...dataset import config_reader as dataset_config
 from ...errors import FeatureError
-from .feature_set import REMEDY, FeatureSet, Sample, Text, token_count
+from .feature_set import REMEDY, Example, FeatureSet, Text, token_count
 
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
 INDEX = "index.json"
@@ -42,14 +42,14 @@ def load(features: Features) -> FeatureSet:
     if index["version"] != VERSION:
         raise FeatureError(f"The training data {folder} is of version {index['version']}, not {VERSION}. {REMEDY}")
     empty_text = inside(folder, index["empty_text"])
-    samples = tuple(_sample(folder, entry, index["batch_size"]) for entry in index["samples"])
+    examples = tuple(_example(folder, entry, index["batch_size"]) for entry in index["samples"])
     prompts = read_json(folder / features.prompts) if features.prompts else []
     listed = tuple((prompt["text"], prompt["seed"], inside(folder, prompt["file"])) for prompt in prompts)
-    paths = (empty_text, *(path for sample in samples for path in sample.files), *(path for _, _, path in listed))
+    paths = (empty_text, *(path for example in examples for path in example.files), *(path for _, _, path in listed))
     for path in dict.fromkeys(paths):
         if not path.is_file():
             raise FeatureError(f"The encoded file {path} is missing. {REMEDY}")
-    return FeatureSet(samples, empty_text, token_count(empty_text), listed)
+    return FeatureSet(examples, empty_text, token_count(empty_text), listed)
 
 
 def read_json(path: Path) -> Any:
@@ -61,7 +61,7 @@ def read_json(path: Path) -> Any:
         raise FeatureError(f"The training data {path} is damaged ({error}). Delete it. {REMEDY}") from error
 
 
-def _sample(folder: Path, entry: dict[str, Any], batch_size: int) -> Sample:
+def _example(folder: Path, entry: dict[str, Any], batch_size: int) -> Example:
     names = ("id", "image", "caption", "width", "height", "tokens", "repeats", "held_out")
     optional = ("is_reg", "caption_dropout_rate", "caption_dropout_every_n_epochs")
     if step := entry.get("token_warmup_step"):
@@ -72,7 +72,7 @@ def _sample(folder: Path, entry: dict[str, Any], batch_size: int) -> Sample:
         )
     listed = (entry.get(name, [[]])[0] for name in ("captions", "texts", "text_tokens"))
     texts = tuple(Text(caption, inside(folder, file), tokens) for caption, file, tokens in zip(*listed, strict=True))
-    return Sample(
+    return Example(
         latent_path=inside(folder, entry["latent"]),
         text_path=inside(folder, entry["text"]),
         texts=texts,
@@ -101,15 +101,16 @@ def pictures(features: Features) -> list[dataset_config.Picture]:
 def report(features: Features) -> str:
     """What was encoded, in lines for a person: subsets, pictures, buckets, texts, megabytes, held-out pictures."""
     loaded = load(features)
-    trained = [sample for sample in loaded.samples if not sample.held_out]
-    sizes = Counter((sample.width, sample.height) for sample in loaded.samples)
-    paths = {path for sample in loaded.samples for path in sample.files} | {loaded.empty_text_path}
+    trained = [example for example in loaded.examples if not example.held_out]
+    per_epoch = sum(example.repeats for example in trained)
+    sizes = Counter((example.width, example.height) for example in loaded.examples)
+    paths = {path for example in loaded.examples for path in example.files} | {loaded.empty_text_path}
     texts = {path for path in paths if path.parent.name == "texts"}
     megabytes = sum(path.stat().st_size for path in paths) / 1e6
     return "\n".join(
         [
-            f"{len(loaded.samples)} pictures, {len(loaded.samples) - len(trained)} of them held out",
-            f"{sum(sample.repeats for sample in trained)} per epoch with repeats, batch size {_sizes(loaded.samples)}",
+            f"{len(loaded.examples)} pictures, {len(loaded.examples) - len(trained)} of them held out",
+            f"{per_epoch} per epoch with repeats, batch size {_sizes(loaded.examples)}",
             *_subsets(pictures(features)),
             *(f"bucket {width} x {height}: {count}" for (width, height), count in sorted(sizes.items())),
             f"{len(texts)} texts, the empty caption among them",
@@ -128,19 +129,19 @@ def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
     ]
 
 
-def _sizes(samples: Iterable[Sample]) -> str:
-    return ", ".join(str(size) for size in sorted({sample.batch_size for sample in samples}))
+def _sizes(examples: Iterable[Example]) -> str:
+    return ", ".join(str(size) for size in sorted({example.batch_size for example in examples}))
 
 
-def _extras(trained: Sequence[Sample], loaded: FeatureSet) -> list[str]:
+def _extras(trained: Sequence[Example], loaded: FeatureSet) -> list[str]:
     """The lines of a report that only some datasets have."""
-    several = [len({text.path for text in sample.texts}) for sample in trained if sample.texts]
-    lengths = {sample.tokens for sample in trained} - {loaded.empty_tokens}
+    several = [len({text.path for text in example.texts}) for example in trained if example.texts]
+    lengths = {example.tokens for example in trained} - {loaded.empty_tokens}
     counted = (
-        (sum(bool(sample.flipped_path) for sample in trained), "pictures encoded mirrored too"),
+        (sum(bool(example.flipped_path) for example in trained), "pictures encoded mirrored too"),
         (len(several), f"pictures with several texts, {max(several, default=0)} at most"),
-        (sum(sample.is_reg for sample in trained), "regularisation pictures"),
-        (sum(bool(sample.mask_path) for sample in loaded.samples), "pictures with a mask"),
+        (sum(example.is_reg for example in trained), "regularisation pictures"),
+        (sum(bool(example.mask_path) for example in loaded.examples), "pictures with a mask"),
         (len(loaded.prompts), "prompts for samples during training"),
     )
     lines = [f"{count} {what}" for count, what in counted if count]

@@ -19,7 +19,7 @@ from ...progress import Progress
 
 @dataclass(frozen=True)
 class Planned:
-    """A sample before it is encoded.
+    """An example before it is encoded.
 
     Attributes:
         path: of the picture.
@@ -29,7 +29,7 @@ class Planned:
         repeats: how often it comes in an epoch.
         held_out: never trained on.
         batch_size: of its dataset.
-        options: what else its subset asks for, in the names of `samples.Sample`; nothing for a plain subset.
+        options: what else its subset asks for, in the names of `feature_set.Example`; nothing for a plain subset.
     """
 
     path: Path
@@ -54,9 +54,9 @@ class Planned:
 
 
 def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress) -> list[Planned]:
-    """Every sample, by id, so that neither names nor folders decide the order.
+    """Every example, by id, so that neither names nor folders decide the order.
 
-    A picture that is named twice, with the same text, bucket and options, becomes one sample with the sum of the
+    A picture that is named twice, with the same text, bucket and options, becomes one example with the sum of the
     repeats. Pictures held out are taken as they are: not mirrored, with one text.
 
     Raises:
@@ -71,15 +71,15 @@ def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress)
     planned: dict[str, Planned] = {}
     for picture, image, times in zip(pictures, images, repeats, strict=True):
         if times:
-            sample = _sample(picture, image, times, image in held_out, caption_variants)
-            if twin := planned.get(sample.id):
-                repeats_of_both, smaller = sample.repeats + twin.repeats, min(sample.batch_size, twin.batch_size)
-                sample = dataclasses.replace(sample, repeats=repeats_of_both, batch_size=smaller)
-            planned[sample.id] = sample
+            example = _example(picture, image, times, image in held_out, caption_variants)
+            if twin := planned.get(example.id):
+                repeats_of_both, smaller = example.repeats + twin.repeats, min(example.batch_size, twin.batch_size)
+                example = dataclasses.replace(example, repeats=repeats_of_both, batch_size=smaller)
+            planned[example.id] = example
     return [planned[id] for id in sorted(planned)]
 
 
-def _sample(picture: Picture, image: str, repeats: int, held_out: bool, caption_variants: int) -> Planned:
+def _example(picture: Picture, image: str, repeats: int, held_out: bool, caption_variants: int) -> Planned:
     subset = picture.subset
     texts = variants(picture.caption, subset.captions, image, caption_variants)
     options: dict[str, Any] = {}

@@ -162,7 +162,7 @@ def export_texts(encoded: index.Features, path: Path, float_type: str = "float32
 
     loaded = index.load(encoded)
     files.remove_partials(path.parent)
-    texts = {(sample.image, text.caption): text.path for sample in loaded.samples for text in sample.all_texts}
+    texts = {(example.image, text.caption): text.path for example in loaded.examples for text in example.all_texts}
     hashes = _pixel_hashes(index.pictures(encoded), {image for image, _ in texts}, progress)
     rows = list(texts.items())
     number = pyarrow.list_({"float32": pyarrow.float32(), "float16": pyarrow.float16()}[float_type])

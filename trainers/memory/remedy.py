@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ImpastoError
+from ...files import is_full_disk
 from ...out_of_memory import is_out_of_memory
 from ...texts import first_line
 from ..flux import quantisation
 from ..flux.latents import PIXELS_PER_TOKEN
 from ..optimizers import STATE_NUMBERS, install_command, is_installed
-from ..run.failure import QUEUE_AGAIN, is_full_disk
+from ..run.failure import QUEUE_AGAIN
 from .block_profile import BatchShape
 from .estimate import Budget, fits, gigabytes, is_settled, plan, usable
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainingError
-from ...files import appearing, remove, temporary_beside
-from .failure import is_full_disk
+from ...files import appearing, is_full_disk, remove, temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
 ZIP = b"PK\x03\x04"  # how the files of torch.save begin
-BY_STOP = "by-stop"  # an empty file in a checkpoint that is no milestone: a stop's, or one not measured yet
+NOT_VALIDATED = "by-stop"  # an empty file in a checkpoint that was not measured: of a stop, or not measured yet
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Checkpoint:
     folder: Path
 
     def state(self) -> dict[str, Any]:
-        """What `FluxLoraRecipe.save` gave: the trained weights, optimiser, schedule and moving average.
+        """What `Learner.state_dict` gave: the trained weights, optimiser, schedule and moving average.
 
         Raises:
             TrainingError: the file is not of the kind that `save` writes.
@@ -69,7 +68,8 @@ def save(
     metadata: dict[str, str],
     state: dict[str, Any],
 ) -> Checkpoint:
-    """Write `step-<step>` into `folder` so that it is there whole or not at all; it is no milestone before `keep`.
+    """Write `step-<step>` into `folder` so that it is there whole or not at all; it does not count as validated before
+    `mark_validated`.
 
     Raises:
         TrainingError: the disk is full; the checkpoints before this one are untouched.
@@ -82,17 +82,39 @@ def save(
         temporary.mkdir()
         save_file(adapter, temporary / ADAPTER_FILE, metadata)
         torch.save(state, temporary / STATE_FILE)
-        (temporary / BY_STOP).touch()
+        (temporary / NOT_VALIDATED).touch()
     return checkpoint
 
 
-def is_by_stop(checkpoint_folder: Path) -> bool:
-    return (checkpoint_folder / BY_STOP).exists()
+def is_validated(checkpoint_folder: Path) -> bool:
+    """Whether the checkpoint was measured, and is to be kept; one that a stop left is dropped by the next."""
+    return not (checkpoint_folder / NOT_VALIDATED).exists()
 
 
-def keep(checkpoint_folder: Path) -> None:
-    """Make a milestone of a checkpoint."""
-    (checkpoint_folder / BY_STOP).unlink()
+def mark_validated(checkpoint_folder: Path) -> None:
+    (checkpoint_folder / NOT_VALIDATED).unlink()
+
+
+def prune(folder: Path, step: int, keep: int, best: int | None) -> None:
+    """Drop the checkpoints before `step` that were not validated, and all but the latest and the best of the others.
+
+    Of those that stay, only the one of `step` is gone on from: the others keep their LoRA alone.
+
+    Args:
+        folder: of the checkpoints.
+        step: of the newest one.
+        keep: how many of the latest stay, that of `step` among them; 0 for all.
+        best: the step with the lowest held-out loss, if any was measured.
+    """
+    earlier = {at: path for at, path in found(folder).items() if at < step}
+    validated = [at for at, path in earlier.items() if is_validated(path)]
+    others = keep - 1
+    kept = {*(validated[-others:] if others > 0 else validated if others < 0 else ()), best}
+    for at, path in earlier.items():
+        if at in kept:
+            drop_state(path)
+        else:
+            discard(path)
 
 
 def drop_state(checkpoint_folder: Path) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import re
+import sys
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_IN_WORDS = tuple(f"os error {number})" for number in (*_FULL, 112))  # safetensors; 112 is Windows' own
 SAID = "impasto: "  # begins a line of the log that is meant for the person
 QUEUE_AGAIN = "Queue again: training goes on from the last checkpoint."
 _LOST = ("DistBackendError", "DistNetworkError", "DistStoreError")  # of torch.distributed, which not every build has
 
 
-def is_full_disk(error: Exception) -> bool:
-    """Whether a writer found no room, as the system reports it or as safetensors does. PyTorch gives no reason."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(words in str(error) for words in _FULL_IN_WORDS)
-
-
 def is_lost_process(error: Exception) -> bool:
     """Whether another of several processes is gone: why, that one has said."""
     return type(error).__name__ in _LOST or "gloo/transport" in str(error)
+
+
+def say(text: str) -> None:
+    """Leave a text for the person as the last word in the log, where status.json cannot be written."""
+    sys.stderr.write(f"\n{SAID}{text}\n")
 
 
 def killed(log: str) -> str:

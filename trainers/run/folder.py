@@ -1,47 +1,24 @@
-"""A training run on disk: its folder, what it was asked to do, how far it is, and the LoRA files it gives.
+"""A training run on disk: its folder, what it was asked to do, how far it is, and which runs there are.
 
-The folder is the door between the trainer's process, which writes it, and everything else, which reads it.
+The folder is the door between the trainer's process, which writes it, and everything else, which reads it: this module
+imports little, so that reading a run costs little. Making a run is in `create`, its LoRA files are in `publish`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
-import re
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ImpastoError, NameRefused, TrainingError
-from ...files import (
-    appearing,
-    content_hash,
-    file_hash,
-    link_or_copy,
-    parsed_json,
-    read_jsonl,
-    remove_partials,
-    write_changed,
-    write_whole,
-)
-from ...paths import MAX_NAME_LENGTH, checked_name, child_of
-from ..features.index import DATASET_CONFIG
-from ..flux.fingerprint import fingerprint as flux_fingerprint
-from ..lora import file_formats as lora_files
-from ..settings import FIXED, Settings
+from ...errors import ImpastoError, TrainingError
+from ...files import parsed_json, read_jsonl, write_changed
+from ...paths import MAX_NAME_LENGTH, child_of
+from ..settings import Settings
 from . import checkpoints
-from .checkpoints import ADAPTER_FILE
 
-LOCK_SECONDS = 330.0  # how long a trainer waits for another one of the same run
 MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
-CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
-BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
 LATEST = "latest"  # no run's id, which ends in a dash and a hash
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
 METRIC_NAMES = ("loss", "learning_rate", "seconds", "held_out_loss")
@@ -73,7 +50,11 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has come to the end that it is now asked for: a finished run may be given more steps."""
-        status, settings = self.status(), Job.read(self).settings
+        return self.has_finished(Job.read(self).settings)
+
+    def has_finished(self, settings: Settings) -> bool:
+        """Whether it has come to the end of these settings, as `job.settings` in its folder or to be written there."""
+        status = self.status()
         if status.get("state") != "finished" or status["total"] != settings.steps:
             return False
         return status["step"] == settings.steps or status["patience"] == settings.early_stop_patience
@@ -89,12 +70,12 @@ class Run:
         for record in read_jsonl(self.path / "metrics.jsonl", step=int):
             if not all(isinstance(record.get(name, 0.0), int | float) for name in METRIC_NAMES):
                 continue  # written by nobody who trains
-            # a milestone's held-out loss is a line of its own
+            # a checkpoint's held-out loss is a line of its own
             by_step.setdefault(record["step"], {}).update(record)
         return [by_step[step] for step in sorted(by_step)]
 
     def evaluations(self) -> list[tuple[int, float]]:
-        """(step, held-out loss) at the milestones that this run trained itself, in order."""
+        """(step, held-out loss) at the checkpoints that this run trained and validated itself, in order."""
         first = Job.read(self).first_step
         return [
             (record["step"], record["held_out_loss"])
@@ -114,6 +95,10 @@ class Run:
         """Step -> file of the samples drawn there: `latents`, scaled, `(prompts, 16, h, w)`; in order of steps."""
         files = sorted((self.path / "samples").glob("step-*/latents.safetensors"))
         return {int(file.parent.name.removeprefix("step-")): file for file in files}
+
+    def samples_file(self, step: int) -> Path:
+        """Where the samples drawn at a step lie."""
+        return self.path / "samples" / f"step-{step:06d}" / "latents.safetensors"
 
 
 @dataclass(frozen=True)
@@ -160,24 +145,6 @@ class Job:
         del inputs["settings"]
         write_changed(run.path / "settings.toml", tomlkit.dumps(document).encode())
 
-    def check_places(self) -> None:
-        """Refuse other contents where a person has set the places of a copied run anew.
-
-        Raises:
-            TrainingError: the features or the weights are not those that the run is of.
-            ModelError: there are no weights, or they are damaged.
-        """
-        if Path(self.features_folder).name != self.features_key:
-            raise TrainingError(
-                f"features_folder is {self.features_folder}, but this run is of the features {self.features_key}. Set "
-                "features_folder in its settings.toml to the folder of that name."
-            )
-        if flux_fingerprint(self.weights) != self.fingerprint:
-            raise TrainingError(
-                f"{self.weights} holds other weights than those that this run is of (fingerprint {self.fingerprint}). "
-                "Set weights in its settings.toml to a copy of the same file."
-            )
-
     @classmethod
     def read(cls, run: Run) -> Job:
         """What `write` wrote.
@@ -199,79 +166,6 @@ class Job:
                 f"{file} is not TOML ({error}). Write paths with / also on Windows, and save it as UTF-8."
             ) from error
         return cls(name=document["name"], settings=Settings.from_dict(document["training"]), **document["inputs"])
-
-
-def create_run(runs_root: Path, job: Job) -> Run:
-    """Make, or find again, the folder of the run that `job` defines.
-
-    Raises:
-        NameRefused: the name is not plain.
-        TrainingError: the run has been trained for more steps than it is now asked for.
-    """
-    child_of(runs_root, job.name, what="LoRA name")
-    job = dataclasses.replace(job, name=job.name.strip())
-    run_id = f"{job.name}-{content_hash(job.identity(), 8)}"
-    run = Run(run_id, str(child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)))
-    done = max(run.checkpoints(), default=0)
-    if done > job.settings.steps:
-        raise TrainingError(
-            f"The run '{run.id}' has already been trained for {done} steps, more than the {job.settings.steps} asked "
-            f"for. Set steps to {done} or more, or use an earlier checkpoint's LoRA: {job.name}-<step>.safetensors."
-        )
-    run.path.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):  # features that something else made
-        write_changed(run.path / DATASET_CONFIG, (Path(job.features_folder) / DATASET_CONFIG).read_bytes())
-    job.write(run)
-    return run
-
-
-def continue_run(
-    runs_root: Path, earlier: Run, more_steps: int, weights: Path, fingerprint: str, **changes: Any
-) -> Run:
-    """Make, or find again, the run that goes on from `earlier`'s last checkpoint for `more_steps`.
-
-    The learning rate is planned anew from there, with its warm-up; optimiser state and data order go on. `earlier`
-    stays as it is.
-
-    Args:
-        changes: settings that are to be others from here on.
-
-    Raises:
-        TrainingError: `earlier` has no checkpoint, was trained on another model, or a change makes its state useless.
-    """
-    job = Job.read(earlier)
-    step = max(earlier.checkpoints(), default=0)
-    if not step:
-        raise TrainingError(
-            f"The run '{earlier.id}' has no checkpoint to continue from. Queue FLUX LoRA Trainer with its settings."
-        )
-    if fingerprint != job.fingerprint:
-        raise TrainingError(
-            f"The run '{earlier.id}' was trained on {job.weights}, and {weights} holds other weights. "
-            "Its LoRA would be wrong there: load the model it was trained on."
-        )
-    settings = dataclasses.replace(job.settings, **changes, steps=step + more_steps)
-    if settings.warmup_steps >= more_steps and settings.warmup_steps:
-        raise TrainingError(
-            f"The run '{earlier.id}' warms its learning rate up over {settings.warmup_steps} steps, and only "
-            f"{more_steps} more are asked for: it would never reach it. Ask for more steps than that."
-        )
-    for name in FIXED:
-        asked, trained = getattr(settings, name), getattr(job.settings, name)
-        if asked != trained:
-            raise TrainingError(
-                f"{name} was {trained} in the run '{earlier.id}' and is {asked} now, which its checkpoint cannot go on "
-                f"with. Leave it at {trained}, or begin a new run with start_from."
-            )
-    job = dataclasses.replace(job, settings=settings, weights=str(weights), continued_from=earlier.id, first_step=step)
-    run = create_run(runs_root, job)
-    if not run.checkpoints():
-        target = run.path / "checkpoints" / earlier.checkpoints()[step].name
-        records = [record for record in earlier.metrics() if record["step"] <= step]
-        write_whole(run.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-        with appearing(target) as temporary:
-            shutil.copytree(earlier.checkpoints()[step], temporary, copy_function=link_or_copy)
-    return run
 
 
 def list_runs(runs_root: Path) -> list[str]:
@@ -314,37 +208,6 @@ def find_run(runs_root: Path, run_id: str) -> Run:
     return Run(folder.name, str(folder))
 
 
-@contextlib.contextmanager
-def sole_trainer(run: Run, stop_requested: Callable[[], bool]) -> Iterator[None]:
-    """Hold the run's lock, so that a trainer whose ComfyUI died can save its step before the next one reads it.
-
-    Only the first process of several takes the lock.
-
-    Raises:
-        TrainingError: another trainer still holds it after `LOCK_SECONDS`, or this one was asked to stop meanwhile.
-    """
-    from filelock import FileLock, Timeout
-
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    lock = FileLock(run.path / "run.lock")
-    deadline = time.monotonic() + LOCK_SECONDS
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout as error:
-            if stop_requested() or time.monotonic() > deadline:
-                raise TrainingError(
-                    f"Another trainer is at work on the run '{run.id}'. Wait until it is finished, or stop it there, "
-                    "and queue again."
-                ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def state_of(runs_root: Path, run_id: str) -> str:
     """A text that changes whenever the run goes on; empty as long as there is no such run."""
     try:
@@ -352,100 +215,3 @@ def state_of(runs_root: Path, run_id: str) -> str:
         return run.id + (run.path / "status.json").read_text(encoding="utf-8")  # two runs may have come equally far
     except (ImpastoError, FileNotFoundError):
         return ""
-
-
-def lora_folder(loras_root: Path, name: str) -> Path:
-    """Where the LoRA's files go.
-
-    Raises:
-        NameRefused: the name is not plain, or a symbolic link of that name leads out of `loras_root`.
-    """
-    return child_of(loras_root, name, what="LoRA name")
-
-
-def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORMAT) -> Path | None:
-    """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
-
-    The finished one is the last, or the best by held-out loss if the run was to stop early. It lies there a second
-    time, as `<run id>-<step>.safetensors`: ComfyUI's loaders keep what they read under a file's name, so that another
-    LoRA needs another name. What the first two names held of another run or step is kept under its name of that kind,
-    and so is every step of another run. Only a finished run takes `<name>.safetensors` from the one that finished
-    before it. Beside it lie its run's settings, dataset config and workflow.
-
-    Args:
-        format: a name in `lora_files.FORMATS`.
-
-    Returns:
-        The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
-    """
-    folder = lora_folder(loras_root, name)
-    remove_partials(folder)  # ComfyUI would list them
-    trained = run.checkpoints()
-    files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
-    for step, file in files.items():
-        _publish_file(trained[step] / ADAPTER_FILE, file, format)
-    if trained:
-        _set_aside_others(run, folder, files.values())
-    if not run.finished or not trained:
-        return None
-    chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
-    source = files.get(chosen, files[max(files)])
-    final = source.with_name(_own_name(source))
-    for target in (final, folder / f"{folder.name}.safetensors"):
-        _publish_file(source, target, format)
-    for file in BESIDE_THE_LORA:
-        if (run.path / file).is_file():
-            write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
-    return final
-
-
-def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
-    """Give the steps of other runs their own names, so that a series of step numbers is one run's.
-
-    Files that do not say which run they are of were not trained here, and stay.
-    """
-    step_file = re.compile(re.escape(folder.name) + r"-\d{6,}\.safetensors")
-    for file in set(folder.iterdir()).difference(own):
-        if step_file.fullmatch(file.name) and _described(file)[0] not in ("", run.id):
-            os.replace(file, file.with_name(_own_name(file)))
-            file.unlink(missing_ok=True)  # POSIX renames nothing where both names are already the same file's
-
-
-def _publish_file(source: Path, target: Path, format: str) -> None:
-    """Have at `target` the LoRA of `source`, which is in our form or in `format`; nothing is written that is there."""
-    wanted, present = _described(source), _described(target)
-    if present == (*wanted[:2], format) and target.stat().st_mtime >= source.stat().st_mtime:
-        return
-    with appearing(target) as temporary:
-        if wanted[2] == format:
-            link_or_copy(source, temporary)
-        else:
-            lora_files.export(source, temporary, format)
-        if target.exists() and present[:2] != wanted[:2]:
-            os.replace(target, target.with_name(_own_name(target)))
-
-
-def _described(lora: Path) -> tuple[str, str, str]:
-    """Run, step and format of a LoRA file, by what it says of itself; "" for what it does not say."""
-    metadata = lora_metadata(lora)
-    return metadata.get("impasto_run", ""), metadata.get("impasto_step", ""), lora_files.format_of(lora)
-
-
-def _own_name(lora: Path) -> str:
-    """A file name that is no other LoRA's: of its run and step, or where it was not trained here, of its content."""
-    run, step, _ = _described(lora)
-    try:
-        return f"{checked_name(run, longest=MAX_RUN_ID_LENGTH)}-{int(step):06d}.safetensors"
-    except (NameRefused, ValueError):
-        return f"{lora.stem}.{file_hash(lora)[:8]}.safetensors"
-
-
-def lora_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; empty if there is none, or no such file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (FileNotFoundError, SafetensorError):
-        return {}

@@ -56,7 +56,7 @@ def train(
     """Train `run` in a process of its own, until it is finished; returns at once when it already is.
 
     Args:
-        run: made by `runs.create_run`.
+        run: made by `create.create_run`.
         cpu: train on the CPU whatever accelerators there are.
         progress: told of every step; whatever it raises (Cancel) stops the training after the step it is in, with a
             checkpoint, and is raised again.

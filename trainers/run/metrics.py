@@ -36,7 +36,7 @@ class Metrics:
         self.job = job
         self.main = main
         self.send = send
-        self.waiting: deque[tuple[dict[str, Any], _Arriving]] = deque()
+        self.pending: deque[tuple[dict[str, Any], _Arriving]] = deque()
         self.broken = 0
         self.last = time.perf_counter()
 
@@ -49,21 +49,21 @@ class Metrics:
 
     def start_clock(self) -> None:
         """Leave what was done since the last step out of the next one's seconds, where nothing is under way."""
-        if not self.waiting:
+        if not self.pending:
             self.last = time.perf_counter()
 
     def add(self, record: dict[str, Any], loss_and_norm: torch.Tensor) -> None:
         """Take a step's record; its loss and gradient norm, shape `(2,)`, are still being computed."""
-        self.waiting.append((record, _Arriving(loss_and_norm)))
+        self.pending.append((record, _Arriving(loss_and_norm)))
 
-    def settle(self, late: int = 0) -> None:
-        """Write all records but the `late` newest.
+    def write_pending(self, keep: int = 0) -> None:
+        """Write all records that `add` took but the `keep` newest.
 
         Raises:
             TrainingError: the numbers say that going on is of no use; the text says which and what to do.
         """
-        while len(self.waiting) > late:
-            record, arriving = self.waiting.popleft()
+        while len(self.pending) > keep:
+            record, arriving = self.pending.popleft()
             loss, norm = arriving.values()
             now = time.perf_counter()
             record["seconds"], self.last = round(now - self.last, 4), now
@@ -102,7 +102,7 @@ class Metrics:
         Raises:
             TrainingError: with `reason`, at the third in a row.
         """
-        self.settle()
+        self.write_pending()
         self.write(record | {"skipped": why})
         self.count_broken(reason)
 

@@ -41,8 +41,9 @@ def main() -> int:
     process.load_pack()
     from impasto.errors import ImpastoError
     from impasto.trainers.recipe import train_run
-    from impasto.trainers.run.failure import SAID
-    from impasto.trainers.run.folder import Job, Run, sole_trainer
+    from impasto.trainers.run import failure
+    from impasto.trainers.run.folder import Job, Run
+    from impasto.trainers.run.lock import sole_trainer
 
     folder = Path(os.path.abspath(arguments.run))  # which has a name also where "." was given
     run = Run(folder.name, str(folder))
@@ -51,7 +52,7 @@ def main() -> int:
         with sole_trainer(run, stop.is_set):
             return 0 if train_run(run, arguments.cpu, stop.is_set) else 1
     except ImpastoError as error:  # of the lock or the settings; the run's status may be another trainer's
-        sys.stderr.write(f"\n{SAID}{error}\n")
+        failure.say(str(error))
         return 1
 
 

@@ -27,7 +27,7 @@ def config(tmp_path):
 
 def held_out_images(found):
     index = json.loads(Path(found.folder, "index.json").read_text())
-    return {sample["image"] for sample in index["samples"] if sample["held_out"]}
+    return {example["image"] for example in index["samples"] if example["held_out"]}
 
 
 def test_a_latent_is_shifted_and_scaled_exactly_once(config):
@@ -35,8 +35,8 @@ def test_a_latent_is_shifted_and_scaled_exactly_once(config):
     loaded = features_index.load(encode(config, encoders))
 
     raw = [raw_latent(pixels) for pixels in encoders.pictures]
-    for sample in loaded.samples:
-        latent = loaded.load_latent(sample)
+    for example in loaded.examples:
+        latent = loaded.load_latent(example)
         back = latent / 0.3611 + 0.1159
         assert latent.dtype == torch.float32
         assert any(back.shape == one.shape and torch.allclose(back, one, atol=1e-5) for one in raw)
@@ -47,7 +47,7 @@ def test_the_encoder_sees_whole_bucketed_pictures_between_0_and_1(config):
     loaded = features_index.load(encode(config, encoders))
 
     seen = Counter((pixels.shape[1], pixels.shape[0]) for pixels in encoders.pictures)
-    assert seen == Counter((sample.width, sample.height) for sample in loaded.samples)
+    assert seen == Counter((example.width, example.height) for example in loaded.examples)
     assert seen[160, 96] == 3 and seen[96, 160] == 1 and seen[128, 128] == 1  # never cut square
     assert all(
         pixels.dtype == torch.float32 and pixels.min() >= 0 and pixels.max() <= 1 for pixels in encoders.pictures
@@ -61,7 +61,7 @@ def test_text_embeddings_come_back_as_they_were_encoded(config):
 
     for text, path in [
         ("", loaded.empty_text_path),
-        *((sample.caption, sample.text_path) for sample in loaded.samples),
+        *((example.caption, example.text_path) for example in loaded.examples),
     ]:
         for stored, fresh in zip(loaded.load_text(path), encoders.encode_text(text), strict=True):
             assert torch.equal(stored, fresh)
@@ -70,8 +70,8 @@ def test_text_embeddings_come_back_as_they_were_encoded(config):
 def test_texts_are_kept_in_the_type_that_the_encoder_gave_and_lose_nothing(config):
     encoders = CountingEncoders(dtype=torch.bfloat16)
     loaded = features_index.load(encode(config, encoders))
-    path = loaded.samples[0].text_path
-    t5, pooled = encoders.encode_text(loaded.samples[0].caption)
+    path = loaded.examples[0].text_path
+    t5, pooled = encoders.encode_text(loaded.examples[0].caption)
 
     assert path.stat().st_size < 1.1 * 2 * (t5.numel() + pooled.numel())
     assert all(
@@ -174,14 +174,14 @@ def test_names_places_and_times_of_files_do_not_change_the_key(config, tmp_path)
 
     second = encode(moved / "dataset.toml")
     assert second.key == first.key
-    assert [s.id for s in features_index.load(second).samples] == [s.id for s in features_index.load(first).samples]
+    assert [s.id for s in features_index.load(second).examples] == [s.id for s in features_index.load(first).examples]
 
 
 def test_a_picture_named_twice_is_one_sample_with_both_repeats(config):
     text = config.read_text()
     config.write_text(text + text + "num_repeats = 4\n")
     loaded = features_index.load(encode(config))
-    assert [sample.repeats for sample in loaded.samples] == [5] * len(SIZES)
+    assert [example.repeats for example in loaded.examples] == [5] * len(SIZES)
 
 
 def test_a_plain_dataset_has_the_key_and_the_order_that_runs_were_made_with(tmp_path):
@@ -197,8 +197,8 @@ def test_a_plain_dataset_has_the_key_and_the_order_that_runs_were_made_with(tmp_
     found = encode(tmp_path / "dataset.toml", CountingEncoders("vae", "clip"))
 
     assert found.key == "d2e8a20f49568f9f"
-    trained = [sample for sample in features_index.load(found).samples if not sample.held_out]
-    order = [[sample.id[:4] for sample in batch] for batch in epoch_batches(trained, seed=7, epoch=1)]
+    trained = [example for example in features_index.load(found).examples if not example.held_out]
+    order = [[example.id[:4] for example in batch] for batch in epoch_batches(trained, seed=7, epoch=1)]
     assert order == [["9491", "bd29"], ["91da", "91da"], ["b117", "b117"], ["bd29", "9491"], ["0163", "0163"]]
 
 
@@ -231,13 +231,13 @@ def test_a_cancelled_run_goes_on_where_it_was(config, after):
     assert len(interrupted.texts) + len(interrupted.pictures) == after - len(SIZES)
     assert len(interrupted.texts + resumed.texts) == len(SIZES) + 1
     assert len(interrupted.pictures + resumed.pictures) == len(SIZES)
-    assert len(features_index.load(found).samples) == len(SIZES)
+    assert len(features_index.load(found).examples) == len(SIZES)
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away(config):
     found = encode(config)
     root = os.path.dirname(found.folder)
-    latent = features_index.load(found).samples[0].latent_path
+    latent = features_index.load(found).examples[0].latent_path
     torn = of_a_killed_process(latent)
     latent.rename(torn)
     os.remove(os.path.join(found.folder, "index.json"))
@@ -266,7 +266,7 @@ def test_a_truncated_picture_is_named_and_the_others_are_kept(config):
 
     broken.unlink()
     encoders = CountingEncoders()
-    assert len(features_index.load(encode(config, encoders)).samples) == len(SIZES) - 1
+    assert len(features_index.load(encode(config, encoders)).examples) == len(SIZES) - 1
     assert encoders.texts == []
 
 
@@ -334,14 +334,14 @@ def test_a_picture_is_held_out_wherever_it_is_named(tmp_path):
     config.write_text(text + text.replace("resolution = 128", "resolution = 192"))
     loaded = features_index.load(encode(config))
 
-    assert len(loaded.samples) > len(SIZES)
-    held_out = {sample.caption for sample in loaded.samples if sample.held_out}
-    trained = {sample.caption for sample in loaded.samples if not sample.held_out}
+    assert len(loaded.examples) > len(SIZES)
+    held_out = {example.caption for example in loaded.examples if example.held_out}
+    trained = {example.caption for example in loaded.examples if not example.held_out}
     assert held_out and trained and not held_out & trained
 
 
-def sampled(config, **arguments):
-    return features_index.load(encode(config, **arguments)).samples
+def examples_of(config, **arguments):
+    return features_index.load(encode(config, **arguments)).examples
 
 
 def test_flip_aug_encodes_every_trained_picture_mirrored_too(tmp_path):
@@ -350,13 +350,13 @@ def test_flip_aug_encodes_every_trained_picture_mirrored_too(tmp_path):
     loaded = features_index.load(encode(config, encoders))
 
     assert len(encoders.pictures) == 2 * len(SIZES) - 1
-    for sample in loaded.samples:
-        if sample.held_out:
-            assert sample.flipped_path is None
+    for example in loaded.examples:
+        if example.held_out:
+            assert example.flipped_path is None
         else:
             # The stand-in encodes each place for itself, so that it commutes with mirroring.
-            mirrored = loaded.load_latent(sample).flip(-1)
-            torch.testing.assert_close(loaded.load_latent(sample, flipped=True), mirrored)
+            mirrored = loaded.load_latent(example).flip(-1)
+            torch.testing.assert_close(loaded.load_latent(example, flipped=True), mirrored)
 
 
 def test_taking_flip_aug_away_again_encodes_nothing(config):
@@ -378,7 +378,7 @@ def test_a_mask_is_the_alpha_channel_at_the_size_of_the_latent(tmp_path):
     picture.putalpha(alpha)
     picture.save(config.parent / "train" / "picture-0.png")
     loaded = features_index.load(encode(config))
-    masks = {sample.caption: loaded.load_mask(sample) for sample in loaded.samples}
+    masks = {example.caption: loaded.load_mask(example) for example in loaded.examples}
 
     assert masks["caption 0"].shape == (1, 16, 16)
     assert masks["caption 0"][:, :, :8].max() == 0
@@ -395,7 +395,7 @@ def test_the_alpha_channel_changes_the_loss_and_not_the_picture(tmp_path):
     picture.save(masked.parent / "train" / "picture-0.png")
 
     latents = [
-        (found := features_index.load(encode(config))).load_latent(found.samples[0]) for config in (opaque, masked)
+        (found := features_index.load(encode(config))).load_latent(found.examples[0]) for config in (opaque, masked)
     ]
     assert torch.equal(*latents)
 
@@ -410,31 +410,31 @@ def test_regularisation_pictures_come_as_often_as_the_others(tmp_path, regular, 
         tmp_path / "regular", subset="num_repeats = 3\n" + REGULARISATION + f"num_repeats = {repeats}"
     )
     add_pictures(tmp_path / "regular" / "others", [(128, 128)] * regular, seed=1)
-    samples = sampled(config)
+    examples = examples_of(config)
 
-    assert sum(sample.repeats for sample in samples if not sample.is_reg) == 18
-    assert [sample.repeats for sample in samples if sample.is_reg] == expected
+    assert sum(example.repeats for example in examples if not example.is_reg) == 18
+    assert [example.repeats for example in examples if example.is_reg] == expected
 
 
 def test_regularisation_pictures_are_never_held_out(tmp_path):
     config = make_dataset(tmp_path / "split", dataset="validation_split = 0.5", subset=REGULARISATION)
     add_pictures(tmp_path / "split" / "others", [(128, 128)] * 6, seed=1)
-    samples = sampled(config)
+    examples = examples_of(config)
 
-    assert sum(sample.held_out for sample in samples) == 3
-    assert not any(sample.held_out and sample.is_reg for sample in samples)
-    assert sum(sample.repeats for sample in samples if sample.is_reg) == 3
+    assert sum(example.held_out for example in examples) == 3
+    assert not any(example.held_out and example.is_reg for example in examples)
+    assert sum(example.repeats for example in examples if example.is_reg) == 3
 
 
 def test_a_caption_that_varies_is_encoded_as_often_as_asked_for_and_the_held_out_once(tmp_path):
     config = make_dataset(tmp_path / "varied", dataset="validation_split = 0.2", subset="shuffle_caption = true")
     for caption in (config.parent / "train").glob("*.txt"):
         caption.write_text(f"{caption.stem}, boat, river, sky, trees, clouds")
-    samples = sampled(config, caption_variants=3)
+    examples = examples_of(config, caption_variants=3)
 
-    for sample in samples:
-        assert len({text.path for text in sample.all_texts}) == (1 if sample.held_out else 3)
-        assert sample.all_texts[0].path == sample.text_path
+    for example in examples:
+        assert len({text.path for text in example.all_texts}) == (1 if example.held_out else 3)
+        assert example.all_texts[0].path == example.text_path
     keys = {encode(config, caption_variants=number).key for number in (3, 3, 2)}
     assert len(keys) == 2
 
@@ -456,19 +456,19 @@ def test_every_picture_has_variants_of_its_own(tmp_path):
     config = make_dataset(tmp_path / "wild", [(128, 128)] * 8, subset="enable_wildcard = true")
     for caption in (config.parent / "train").glob("*.txt"):
         caption.write_text("{a|b|c|d|e|f|g|h|i|j}")
-    found = {text.caption for sample in sampled(config, caption_variants=2) for text in sample.all_texts}
+    found = {text.caption for example in examples_of(config, caption_variants=2) for text in example.all_texts}
     assert len(found) > 4
 
 
 def test_datasets_of_several_resolutions_and_batch_sizes_make_one_run(tmp_path):
     config = make_dataset(tmp_path / "small", SIZES[:4], dataset="batch_size = 3")
     config.write_text(config.read_text() + config.read_text().replace("128", "192").replace("batch_size = 3", ""))
-    samples = sampled(config)
+    examples = examples_of(config)
 
-    sides = {(sample.batch_size, sample.width * sample.height > 128 * 128) for sample in samples}
-    assert (len(samples), sides) == (8, {(3, False), (1, True)})
-    for batch in epoch_batches(samples, seed=0, epoch=0):
-        assert len({(sample.width, sample.height, sample.batch_size) for sample in batch}) == 1
+    sides = {(example.batch_size, example.width * example.height > 128 * 128) for example in examples}
+    assert (len(examples), sides) == (8, {(3, False), (1, True)})
+    for batch in epoch_batches(examples, seed=0, epoch=0):
+        assert len({(example.width, example.height, example.batch_size) for example in batch}) == 1
         assert len(batch) <= batch[0].batch_size
 
 
@@ -555,15 +555,19 @@ def test_a_folder_that_was_renamed_encodes_nothing_and_is_reported_by_its_new_na
 @pytest.mark.parametrize("what", ["latents", "texts", "index"])
 def test_missing_files_are_named_with_the_remedy(config, what):
     found = encode(config)
-    sample = features_index.load(found).samples[0]
-    lost = {"latents": sample.latent_path, "texts": sample.text_path, "index": os.path.join(found.folder, "index.json")}
+    example = features_index.load(found).examples[0]
+    lost = {
+        "latents": example.latent_path,
+        "texts": example.text_path,
+        "index": os.path.join(found.folder, "index.json"),
+    }
     os.remove(lost[what])
     with pytest.raises(FeatureError, match="queue Encode Training Data again") as refused:
         features_index.load(found)
     assert os.path.basename(lost[what]) in str(refused.value)
 
     encode(config)
-    assert features_index.load(found).samples
+    assert features_index.load(found).examples
 
 
 def test_a_damaged_index_is_named_with_the_remedy(config):
@@ -579,13 +583,13 @@ def test_damaged_files_are_named_with_the_remedy(config, damage):
     from safetensors.torch import save_file
 
     loaded = features_index.load(encode(config))
-    sample = loaded.samples[0]
+    example = loaded.examples[0]
     if damage == "torn":
-        sample.latent_path.write_bytes(sample.latent_path.read_bytes()[:100])
+        example.latent_path.write_bytes(example.latent_path.read_bytes()[:100])
     else:
-        save_file({"latent": torch.zeros(16, 3, 3)}, sample.latent_path)
-    with pytest.raises(FeatureError, match=sample.latent_path.name):
-        loaded.load_latent(sample)
+        save_file({"latent": torch.zeros(16, 3, 3)}, example.latent_path)
+    with pytest.raises(FeatureError, match=example.latent_path.name):
+        loaded.load_latent(example)
 
 
 def test_the_report_counts_buckets_texts_and_space(tmp_path):
@@ -602,43 +606,43 @@ def test_the_report_counts_buckets_texts_and_space(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory):
+def examples(tmp_path_factory):
     config = make_dataset(tmp_path_factory.mktemp("epochs") / "dataset", SIZES * 3, subset="num_repeats = 3")
     (config.parent / "train" / "picture-0.txt").write_text("a long caption " * 30)
-    found = features_index.load(encode(config)).samples
-    return [replace(sample, repeats=number % 3 + 1, batch_size=4) for number, sample in enumerate(found)]
+    found = features_index.load(encode(config)).examples
+    return [replace(example, repeats=number % 3 + 1, batch_size=4) for number, example in enumerate(found)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
-def test_an_epoch_has_every_sample_as_often_as_it_repeats(samples, batch_size):
-    samples = [replace(sample, batch_size=batch_size) for sample in samples]
-    batches = epoch_batches(samples, seed=1, epoch=0)
-    assert Counter(sample for batch in batches for sample in batch) == Counter({s: s.repeats for s in samples})
+def test_an_epoch_has_every_example_as_often_as_it_repeats(examples, batch_size):
+    examples = [replace(example, batch_size=batch_size) for example in examples]
+    batches = epoch_batches(examples, seed=1, epoch=0)
+    assert Counter(example for batch in batches for example in batch) == Counter({s: s.repeats for s in examples})
     assert all(1 <= len(batch) <= batch_size for batch in batches)
 
 
-def test_a_batch_has_one_bucket_and_one_text_length(samples):
-    batches = epoch_batches(samples, seed=1, epoch=0)
+def test_a_batch_has_one_bucket_and_one_text_length(examples):
+    batches = epoch_batches(examples, seed=1, epoch=0)
     assert all(len({(s.width, s.height, s.tokens) for s in batch}) == 1 for batch in batches)
-    assert len({sample.tokens for sample in samples}) == 2
+    assert len({example.tokens for example in examples}) == 2
 
 
-def test_batches_are_as_few_as_one_shape_per_batch_allows(samples):
-    batches = epoch_batches(samples, seed=1, epoch=0)
+def test_batches_are_as_few_as_one_shape_per_batch_allows(examples):
+    batches = epoch_batches(examples, seed=1, epoch=0)
     shapes = Counter()
-    for sample in samples:
-        shapes[sample.width, sample.height, sample.tokens] += sample.repeats
+    for example in examples:
+        shapes[example.width, example.height, example.tokens] += example.repeats
     assert len(batches) == sum(-(-count // 4) for count in shapes.values())
 
 
-def test_the_order_depends_on_seed_and_epoch_alone(samples):
-    order = epoch_batches(samples, seed=1, epoch=0)
-    assert order == epoch_batches(list(reversed(samples)), seed=1, epoch=0)
-    assert order != epoch_batches(samples, seed=1, epoch=1)
-    assert order != epoch_batches(samples, seed=2, epoch=0)
+def test_the_order_depends_on_seed_and_epoch_alone(examples):
+    order = epoch_batches(examples, seed=1, epoch=0)
+    assert order == epoch_batches(list(reversed(examples)), seed=1, epoch=0)
+    assert order != epoch_batches(examples, seed=1, epoch=1)
+    assert order != epoch_batches(examples, seed=2, epoch=0)
 
 
-def test_buckets_are_mixed_over_an_epoch(samples):
-    single = [replace(sample, batch_size=1) for sample in samples]
+def test_buckets_are_mixed_over_an_epoch(examples):
+    single = [replace(example, batch_size=1) for example in examples]
     shapes = [(batch[0].width, batch[0].height) for batch in epoch_batches(single, seed=1, epoch=0)]
     assert sum(a != b for a, b in zip(shapes, shapes[1:], strict=False)) > len(set(shapes)) + 2

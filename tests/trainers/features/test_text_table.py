@@ -56,9 +56,9 @@ def test_the_file_is_read_the_way_the_example_reads_it(config):
     assert len(table) == len(SIZES)
     for number in range(len(SIZES)):
         row = by_picture[pixels_hash(config.parent / "train" / f"picture-{number}.png")]
-        (sample,) = (sample for sample in loaded.samples if sample.caption == f"caption {number}")
-        t5, pooled = loaded.load_text(sample.text_path)
-        assert row["caption"] == sample.caption
+        (example,) = (example for example in loaded.examples if example.caption == f"caption {number}")
+        t5, pooled = loaded.load_text(example.text_path)
+        assert row["caption"] == example.caption
         assert torch.equal(torch.tensor(row["prompt_embeds"]).reshape(256, 32), t5)
         assert torch.equal(torch.tensor(row["pooled_prompt_embeds"]), pooled)
         assert not numpy.array(row["text_ids"]).reshape(256, 3).any()
@@ -72,7 +72,7 @@ def test_what_was_written_comes_back_the_same_without_the_text_encoder(config):
 
     assert imported.key != found.key  # where the texts come from decides them
     assert (encoders.texts, encoders.pictures) == ([], [])
-    for before, after in zip(loaded.samples, index.load(imported).samples, strict=True):
+    for before, after in zip(loaded.examples, index.load(imported).examples, strict=True):
         assert (before.id, before.tokens) == (after.id, after.tokens)
         for one, other in zip(loaded.load_text(before.text_path), loaded.load_text(after.text_path), strict=True):
             assert torch.equal(one, other)
@@ -91,11 +91,11 @@ def test_all_variants_of_a_caption_are_written_and_read(config):
         caption.write_text(f"{caption.stem}, boat, river, sky, trees")
     found = encode(config)
     path = export(found)
-    texts = {text.path for sample in index.load(found).samples for text in sample.all_texts}
+    texts = {text.path for example in index.load(found).examples for text in example.all_texts}
 
     assert parquet.ParquetFile(path).metadata.num_rows == len(texts) > len(SIZES)
     imported = index.load(encode(config, text_table=text_table.import_texts(path)))
-    assert len({text.path for sample in imported.samples for text in sample.all_texts}) == len(texts)
+    assert len({text.path for example in imported.examples for text in example.all_texts}) == len(texts)
 
 
 def test_a_table_of_the_example_is_read_by_the_pixels_of_its_pictures(config):
@@ -104,10 +104,10 @@ def test_a_table_of_the_example_is_read_by_the_pixels_of_its_pictures(config):
     found = encode(config, text_table=text_table.import_texts(config.parent / "example.parquet"))
     loaded = index.load(found)
 
-    for sample in loaded.samples:
-        row = int(sample.caption.split()[-1])
-        t5, pooled = loaded.load_text(sample.text_path)
-        assert sample.tokens == 77
+    for example in loaded.examples:
+        row = int(example.caption.split()[-1])
+        t5, pooled = loaded.load_text(example.text_path)
+        assert example.tokens == 77
         assert torch.equal(t5, torch.tensor(rows["prompt_embeds"][row]).view(77, 32))
         assert torch.equal(pooled, torch.tensor(rows["pooled_prompt_embeds"][row]))
     assert "texts of 77 T5 tokens, but sampling gives 256" in index.report(found)
@@ -119,8 +119,8 @@ def test_float16_halves_the_file_and_rounds_to_eleven_bits(config):
     assert half.stat().st_size < 0.6 * whole.stat().st_size
 
     imported = index.load(encode(config, text_table=text_table.import_texts(half)))
-    for before, after in zip(index.load(found).samples, imported.samples, strict=True):
-        one, other = (imported.load_text(sample.text_path)[0] for sample in (before, after))
+    for before, after in zip(index.load(found).examples, imported.examples, strict=True):
+        one, other = (imported.load_text(example.text_path)[0] for example in (before, after))
         assert after.text_path.stat().st_size < 0.6 * before.text_path.stat().st_size
         assert not torch.equal(one, other)
         torch.testing.assert_close(one, other, rtol=2**-11, atol=1e-7)

@@ -19,8 +19,8 @@ RANK = 2
 def main(weights: str) -> None:
     from impasto.trainers.flux import loading, sharding
     from impasto.trainers.lora import adapter
-    from impasto.trainers.recipe import VelocityModel
     from impasto.trainers.settings import Settings
+    from impasto.trainers.step import VelocityModel
 
     torch.distributed.init_process_group("gloo")
     settings = Settings(rank=RANK)

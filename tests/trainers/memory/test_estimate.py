@@ -16,8 +16,8 @@ from impasto.trainers.memory.estimate import Budget, fits, plan, preflight
 from impasto.trainers.memory.remedy import explained, remedy
 from impasto.trainers.optimizers import check_installed, make_optimizer
 from impasto.trainers.presets import PRESETS
-from impasto.trainers.recipe import VelocityModel
 from impasto.trainers.settings import Settings
+from impasto.trainers.step import VelocityModel
 from safetensors.torch import save_file
 
 FLUX_DEV = layout.FluxArchitecture(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from impasto.errors import NameRefused, TrainingError
 from impasto.trainers.features.index import Features
-from impasto.trainers.run import checkpoints
+from impasto.trainers.run import checkpoints, create, lock, lora_metadata, publish
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
@@ -28,7 +28,7 @@ def encoded(tmp_path_factory, monkeypatch):
 
 def make_run(root, name="monet", settings=None, fingerprint="f1", weights="/models/flux.safetensors"):
     job = runs.Job(name, settings or Settings(), FEATURES.folder, FEATURES.key, weights, fingerprint)
-    return runs.create_run(root, job)
+    return create.create_run(root, job)
 
 
 def save_checkpoint(run, step, value):
@@ -114,7 +114,7 @@ def test_a_name_that_a_symbolic_link_leads_out_of_the_root_is_refused(tmp_path):
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
     with pytest.raises(NameRefused, match="outside"):
-        runs.publish(run, "monet", root)
+        publish.publish(run, "monet", root)
     assert not any(outside.iterdir())
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(tmp_path):
 def test_the_latest_run_is_the_one_trained_last_that_continues_no_other(tmp_path):
     older, newer = make_run(tmp_path), make_run(tmp_path, settings=Settings(rank=8))
     save_checkpoint(newer, 10, 1)
-    longer = runs.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
+    longer = create.continue_run(tmp_path, newer, 5, "/models/flux.safetensors", "f1")
     for run in (older, newer, longer):
         finish(run)
         time.sleep(0.02)  # longer than a tick of the file system's clock
@@ -167,7 +167,7 @@ def test_the_latest_of_no_runs_is_told_to_be_none(tmp_path):
 def test_an_unfinished_run_publishes_its_checkpoints_but_no_final_lora(tmp_path):
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
-    assert runs.publish(run, "monet", tmp_path / "loras") is None
+    assert publish.publish(run, "monet", tmp_path / "loras") is None
     assert sorted(path.name for path in (tmp_path / "loras" / "monet").iterdir()) == ["monet-000010.safetensors"]
 
 
@@ -177,7 +177,7 @@ def test_a_second_run_of_the_same_name_keeps_the_first_ones_files(tmp_path):
     for value, run in enumerate((first, second)):
         save_checkpoint(run, 10, value)
         finish(run)
-        assert first_value(runs.publish(run, "monet", loras)) == value
+        assert first_value(publish.publish(run, "monet", loras)) == value
     assert first_value(loras / "monet" / f"{first.id}-000010.safetensors") == 0
     names = ("monet", "monet-000010", f"{first.id}-000010", f"{second.id}-000010")
     assert {path.stem for path in (loras / "monet").glob("*.safetensors")} == set(names)
@@ -196,20 +196,20 @@ def test_step_names_are_one_runs_and_the_finished_lora_stays_until_another_finis
             finish(run)
 
     def published(run):
-        runs.publish(run, "monet", folder.parent)
+        publish.publish(run, "monet", folder.parent)
         return {path.stem for path in folder.glob("*.safetensors")}
 
     kept = {"monet", f"{first.id}-000010"}
     assert published(first) == kept | {"monet-000005", "monet-000010"}
     kept |= {f"{first.id}-000005"}
     assert published(cancelled) == kept | {"monet-000007"}
-    assert runs.lora_metadata(folder / "monet.safetensors") == made_by(first, 10)
+    assert lora_metadata.read_metadata(folder / "monet.safetensors") == made_by(first, 10)
     kept |= {f"{cancelled.id}-000007", f"{last.id}-000010"}
     assert published(last) == kept | {"monet-000004", "monet-000010"}
-    assert runs.lora_metadata(folder / "monet.safetensors") == made_by(last, 10)
+    assert lora_metadata.read_metadata(folder / "monet.safetensors") == made_by(last, 10)
     for run, step in ((first, 5), (first, 10), (cancelled, 7)):
         file = folder / f"{run.id}-{step:06d}.safetensors"
-        assert runs.lora_metadata(file) == made_by(run, step) and first_value(file) == step
+        assert lora_metadata.read_metadata(file) == made_by(run, step) and first_value(file) == step
 
 
 def test_a_step_file_that_was_not_trained_here_stays(tmp_path):
@@ -219,7 +219,7 @@ def test_a_step_file_that_was_not_trained_here_stays(tmp_path):
     folder.mkdir(parents=True)
     save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, folder / "monet-000003.safetensors")
     save_checkpoint(run, 10, 1)
-    runs.publish(run, "monet", folder.parent)
+    publish.publish(run, "monet", folder.parent)
     assert {path.name for path in folder.iterdir()} == {"monet-000003.safetensors", "monet-000010.safetensors"}
 
 
@@ -231,7 +231,7 @@ def test_each_finished_lora_has_a_name_that_no_other_content_gets(tmp_path):
         if steps not in run.checkpoints():
             save_checkpoint(run, steps, rank + steps)
         finish(run)
-        final = runs.publish(run, "monet", loras)
+        final = publish.publish(run, "monet", loras)
         assert final.name == f"{run.id}-{steps:06d}.safetensors"
         assert first_value(final) == first_value(loras / "monet" / "monet.safetensors") == rank + steps
         held[final] = rank + steps
@@ -247,7 +247,7 @@ def test_loras_that_were_trained_elsewhere_are_all_kept(tmp_path):
     finish(run)
     for metadata in (None, {"impasto_run": "../../escaped", "impasto_step": "10"}, {"impasto_run": "a", "x": "b"}):
         save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, folder / "monet.safetensors", metadata)
-        runs.publish(run, "monet", folder.parent)
+        publish.publish(run, "monet", folder.parent)
     assert len(list(folder.glob("monet.????????.safetensors"))) == 3
     assert not list(tmp_path.glob("escaped*"))
 
@@ -259,10 +259,10 @@ def test_publishing_twice_changes_nothing(tmp_path, monkeypatch, format):
     run = make_run(tmp_path / "runs")
     checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
     finish(run)
-    final = runs.publish(run, "monet", tmp_path / "loras", format)
+    final = publish.publish(run, "monet", tmp_path / "loras", format)
     before = written(final.parent)
     monkeypatch.delattr(lora_files, "export")
-    assert runs.publish(run, "monet", tmp_path / "loras", format) == final and written(final.parent) == before
+    assert publish.publish(run, "monet", tmp_path / "loras", format) == final and written(final.parent) == before
 
 
 def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path, monkeypatch):
@@ -270,9 +270,9 @@ def test_publishing_twice_changes_nothing_where_files_cannot_be_linked(tmp_path,
     run = make_run(tmp_path / "runs")
     save_checkpoint(run, 10, 1)
     finish(run)
-    final = runs.publish(run, "monet", tmp_path / "loras")
+    final = publish.publish(run, "monet", tmp_path / "loras")
     before = written(final.parent)
-    assert runs.publish(run, "monet", tmp_path / "loras") == final and written(final.parent) == before
+    assert publish.publish(run, "monet", tmp_path / "loras") == final and written(final.parent) == before
 
 
 def test_what_was_left_half_written_is_cleared_away_once_nobody_can_be_writing_it(tmp_path, monkeypatch):
@@ -283,11 +283,11 @@ def test_what_was_left_half_written_is_cleared_away_once_nobody_can_be_writing_i
     checkpoint = save_checkpoint(run, 10, 1).folder / checkpoints.ADAPTER_FILE
     os.utime(checkpoint, (0, 0))  # trained long ago
     os.link(checkpoint, link)
-    runs.publish(run, "monet", folder.parent)
+    publish.publish(run, "monet", folder.parent)
     assert torso.exists() and link.exists()  # as far as can be seen, another server is publishing
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
-    runs.publish(run, "monet", folder.parent)
+    publish.publish(run, "monet", folder.parent)
     assert [path.name for path in folder.iterdir()] == ["monet-000010.safetensors"]
 
 
@@ -296,7 +296,7 @@ def test_a_checkpoint_written_anew_is_published_anew(tmp_path):
     for value in (1, 2):
         checkpoints.save(run.path / "checkpoints", 10, layer(alpha=value), made_by(run, 10), {"optimizer": {}})
         finish(run)
-        final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
+        final = publish.publish(run, "monet", tmp_path / "loras", "kohya")
     assert alpha_of(final) == alpha_of(final.with_name("monet.safetensors")) == 2
 
 
@@ -318,13 +318,13 @@ def test_a_continued_run_leaves_the_files_of_the_one_before_it_as_they_are(tmp_p
     run = make_run(root, settings=Settings(steps=10))
     checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
     finish(run)
-    first = runs.publish(run, "monet", loras, format)
+    first = publish.publish(run, "monet", loras, format)
     before = written(first.parent)
-    longer = runs.continue_run(root, run, 5, "/models/flux.safetensors", "f1")
+    longer = create.continue_run(root, run, 5, "/models/flux.safetensors", "f1")
     checkpoints.save(longer.path / "checkpoints", 15, layer(), made_by(longer, 15), {"optimizer": {}})
     finish(longer)
     for _ in range(2):
-        second = runs.publish(longer, "monet", loras, format)
+        second = publish.publish(longer, "monet", loras, format)
     assert (first.name, second.name) == (f"{run.id}-000010.safetensors", f"{longer.id}-000015.safetensors")
     files = {path.name for path in first.parent.glob("*.safetensors")}
     assert files == {first.name, second.name, *(f"monet{step}.safetensors" for step in ("", "-000010", "-000015"))}
@@ -343,12 +343,12 @@ def test_metrics_keep_the_last_word_on_each_step_and_leave_torn_lines_out(tmp_pa
 def test_a_trainer_waits_for_the_one_before_it_and_gives_up_when_asked_to(tmp_path):
     run = make_run(tmp_path)
     with (
-        runs.sole_trainer(run, lambda: False),
+        lock.sole_trainer(run, lambda: False),
         pytest.raises(TrainingError, match="Another trainer"),
-        runs.sole_trainer(run, lambda: True),
+        lock.sole_trainer(run, lambda: True),
     ):
         pass
-    with runs.sole_trainer(run, lambda: True):
+    with lock.sole_trainer(run, lambda: True):
         pass
 
 
@@ -368,9 +368,9 @@ def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(
     state = layer()
     checkpoints.save(run.path / "checkpoints", 10, state, made_by(run, 10), {"optimizer": {}})
     finish(run)
-    final = runs.publish(run, "monet", tmp_path / "loras", "kohya")
+    final = publish.publish(run, "monet", tmp_path / "loras", "kohya")
     assert all(key.startswith("lora_unet_double_blocks_0_") for key in load_file(final))
-    assert runs.lora_metadata(final)["impasto_run"] == run.id
+    assert lora_metadata.read_metadata(final)["impasto_run"] == run.id
     read = lora_files.read(final)
     assert all(torch.equal(read[key], state[key]) for key in state)
     assert (final.parent / "monet.settings.toml").is_file()
@@ -381,7 +381,7 @@ def test_the_finished_lora_lies_beside_the_settings_that_made_it(tmp_path):
     save_checkpoint(run, 10, 1)
     finish(run)
     (run.path / "workflow.json").write_text('{"nodes": []}')
-    folder = runs.publish(run, "monet", tmp_path / "loras").parent
+    folder = publish.publish(run, "monet", tmp_path / "loras").parent
     assert (folder / "monet.settings.toml").read_bytes() == (run.path / "settings.toml").read_bytes()
     assert (folder / "monet.workflow.json").read_text() == '{"nodes": []}'
 
@@ -391,7 +391,7 @@ def test_another_format_replaces_the_runs_own_files_and_leaves_no_second_copy(tm
     checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
     finish(run)
     for format, prefix in (("diffusers", "transformer."), ("kohya", "lora_unet_"), ("diffusers", "transformer.")):
-        final = runs.publish(run, "monet", tmp_path / "loras", format)
+        final = publish.publish(run, "monet", tmp_path / "loras", format)
         assert {path.stem for path in final.parent.glob("*.safetensors")} == {"monet", "monet-000010", final.stem}
         assert all(first_key(path).startswith(prefix) for path in final.parent.glob("*.safetensors"))
 

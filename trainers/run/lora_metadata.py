@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..features.encoding import Sample
-    from ..run.folder import Job, Run
+    from ..features.feature_set import Example
+    from .folder import Job, Run
 
 
 def trigger_phrase(captions: Sequence[str]) -> str:
@@ -19,18 +19,18 @@ def trigger_phrase(captions: Sequence[str]) -> str:
     return firsts.pop() if len(firsts) == 1 and any("," in caption for caption in captions) else ""
 
 
-def metadata(run: Run, job: Job, step: int, samples: Sequence[Sample], guidance: bool) -> dict[str, str]:
+def metadata(run: Run, job: Job, step: int, examples: Sequence[Example], guidance: bool) -> dict[str, str]:
     """Metadata of the LoRA file of `step`. No folder of the person's machine is in it, and no date: the same run gives
     the same file.
 
     Args:
-        samples: trained on.
+        examples: trained on.
         guidance: whether the base is guidance-distilled (FLUX.1-dev) or not (FLUX.1-schnell).
     """
     settings = job.settings
-    sizes = {f"{sample.width}x{sample.height}" for sample in samples}
-    largest = max(samples, key=lambda sample: sample.width * sample.height)
-    trigger = trigger_phrase([sample.caption for sample in samples])
+    sizes = {f"{example.width}x{example.height}" for example in examples}
+    largest = max(examples, key=lambda example: example.width * example.height)
+    trigger = trigger_phrase([example.caption for example in examples])
     described = {
         "format": "pt",
         "impasto_run": run.id,
@@ -53,7 +53,7 @@ def metadata(run: Run, job: Job, step: int, samples: Sequence[Sample], guidance:
         "ss_max_train_steps": str(settings.steps),
         "ss_steps": str(step),
         "ss_seed": str(settings.seed),
-        "ss_num_train_images": str(sum(sample.repeats for sample in samples)),
+        "ss_num_train_images": str(sum(example.repeats for example in examples)),
         "ss_resolution": json.dumps(sorted(sizes)),
         # github.com/Stability-AI/ModelSpec
         "modelspec.sai_model_spec": "1.0.0",
@@ -63,3 +63,14 @@ def metadata(run: Run, job: Job, step: int, samples: Sequence[Sample], guidance:
         "modelspec.resolution": f"{largest.width}x{largest.height}",
     }
     return described | ({"modelspec.trigger_phrase": trigger} if trigger else {})
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors file's header; empty if there is none, or no such file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return {}

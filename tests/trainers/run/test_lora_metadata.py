@@ -1,7 +1,7 @@
 """What a LoRA file says of itself."""
 
 import pytest
-from impasto.trainers.lora.metadata import trigger_phrase
+from impasto.trainers.run.lora_metadata import trigger_phrase
 
 
 @pytest.mark.parametrize(

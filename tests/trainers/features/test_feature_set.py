@@ -12,6 +12,7 @@ from impasto.trainers.features.encoding import Encoder
 from impasto.trainers.features.feature_set import epoch_batches
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.recipe import FluxLoraRecipe
+from impasto.trainers.run import create
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
@@ -26,9 +27,9 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def draw(loaded, batch, random=None, **changes):
+def load_batch(loaded, batch, random=None, **changes):
     arguments = {"epoch": 0, "caption_dropout": 0.0, "prior_loss_weight": 1.0} | changes
-    return loaded.draw(batch, random or seeded(), **arguments)
+    return loaded.load_batch(batch, random or seeded(), **arguments)
 
 
 def loaded_from(tmp_path, captions=(), sizes=SQUARES, dataset="", subset="", **arguments):
@@ -38,9 +39,9 @@ def loaded_from(tmp_path, captions=(), sizes=SQUARES, dataset="", subset="", **a
     return index.load(encode(config, **arguments))
 
 
-def caption_drawn(loaded, sample, drawn, place=0):
-    """Which text's embedding is in a draw; "" for the empty caption."""
-    texts = {text.caption: text.path for text in sample.all_texts} | {"": loaded.empty_text_path}
+def caption_drawn(loaded, example, drawn, place=0):
+    """Which text's embedding is in a batch; "" for the empty caption."""
+    texts = {text.caption: text.path for text in example.all_texts} | {"": loaded.empty_text_path}
     (caption,) = {
         caption
         for caption, path in texts.items()
@@ -52,17 +53,17 @@ def caption_drawn(loaded, sample, drawn, place=0):
 @pytest.mark.parametrize("seed", range(8))
 def test_for_a_plain_dataset_one_number_is_drawn_and_decides_for_the_whole_batch(tmp_path, seed):
     loaded = loaded_from(tmp_path)
-    batch = loaded.samples[:3]
+    batch = loaded.examples[:3]
     used, expected = seeded(seed), seeded(seed)
-    drawn = draw(loaded, batch, used, caption_dropout=0.5)
+    drawn = load_batch(loaded, batch, used, caption_dropout=0.5)
 
     drops = bool(torch.rand((), generator=expected) < 0.5)
     assert torch.equal(used.get_state(), expected.get_state())
     assert drawn.dropped == (drops,) * 3
-    for place, sample in enumerate(batch):
-        t5, pooled = loaded.load_text(loaded.empty_text_path if drops else sample.text_path)
+    for place, example in enumerate(batch):
+        t5, pooled = loaded.load_text(loaded.empty_text_path if drops else example.text_path)
         assert torch.equal(drawn.t5[place], t5) and torch.equal(drawn.pooled[place], pooled)
-        assert torch.equal(drawn.latents[place], loaded.load_latent(sample))
+        assert torch.equal(drawn.latents[place], loaded.load_latent(example))
     assert drawn.mask is None and drawn.weights is None
 
 
@@ -72,7 +73,7 @@ def test_the_same_arguments_give_the_same_draw(tmp_path):
         ["a, b, c, d"] * 4,
         subset="flip_aug = true\nshuffle_caption = true\ncaption_dropout_rate = 0.5\nalpha_mask = true",
     )
-    first, again, other = (draw(loaded, loaded.samples, seeded(seed)) for seed in (3, 3, 4))
+    first, again, other = (load_batch(loaded, loaded.examples, seeded(seed)) for seed in (3, 3, 4))
     assert first.dropped == again.dropped
     for name in ("latents", "t5", "pooled", "mask"):
         assert torch.equal(getattr(first, name), getattr(again, name))
@@ -83,10 +84,10 @@ def test_half_of_the_pictures_are_mirrored_each_on_its_own(tmp_path):
     loaded = loaded_from(tmp_path, subset="flip_aug = true")
     mirrored = Counter()
     for seed in range(100):
-        drawn = draw(loaded, loaded.samples, seeded(seed))
+        drawn = load_batch(loaded, loaded.examples, seeded(seed))
         flags = tuple(
-            torch.equal(latent, loaded.load_latent(sample, flipped=True))
-            for latent, sample in zip(drawn.latents, loaded.samples, strict=True)
+            torch.equal(latent, loaded.load_latent(example, flipped=True))
+            for latent, example in zip(drawn.latents, loaded.examples, strict=True)
         )
         mirrored.update(place for place, flag in enumerate(flags) if flag)
         mirrored.update([flags])
@@ -96,10 +97,10 @@ def test_half_of_the_pictures_are_mirrored_each_on_its_own(tmp_path):
 
 def test_a_subset_has_its_own_dropout_and_the_others_the_runs(tmp_path):
     loaded = loaded_from(tmp_path, subset="caption_dropout_rate = 0.3")
-    own, other = loaded.samples[0], replace(loaded.samples[1], caption_dropout_rate=None)
+    own, other = loaded.examples[0], replace(loaded.examples[1], caption_dropout_rate=None)
     counts = Counter()
     for seed in range(300):
-        dropped = draw(loaded, (own, other), seeded(seed), caption_dropout=0.8).dropped
+        dropped = load_batch(loaded, (own, other), seeded(seed), caption_dropout=0.8).dropped
         counts.update(place for place in (0, 1) if dropped[place])
     assert 60 < counts[0] < 120
     assert 210 < counts[1] < 270
@@ -107,36 +108,39 @@ def test_a_subset_has_its_own_dropout_and_the_others_the_runs(tmp_path):
 
 def test_a_rate_of_zero_in_the_config_keeps_every_caption_whatever_the_run_drops(tmp_path):
     loaded = loaded_from(tmp_path, subset="caption_dropout_rate = 0")
-    assert not any(any(draw(loaded, loaded.samples, seeded(seed), caption_dropout=1.0).dropped) for seed in range(20))
+    assert not any(
+        any(load_batch(loaded, loaded.examples, seeded(seed), caption_dropout=1.0).dropped) for seed in range(20)
+    )
 
 
 def test_every_nth_epoch_has_only_empty_captions_counted_from_one(tmp_path):
     loaded = loaded_from(tmp_path, subset="caption_dropout_every_n_epochs = 3")
-    dropped = [all(draw(loaded, loaded.samples, epoch=epoch).dropped) for epoch in range(7)]
+    dropped = [all(load_batch(loaded, loaded.examples, epoch=epoch).dropped) for epoch in range(7)]
     assert dropped == [False, False, True, False, False, True, False]
 
 
 def test_longer_texts_are_dropped_together_because_the_empty_one_is_shorter(tmp_path):
     loaded = loaded_from(tmp_path, [LONG] * 4, subset="caption_dropout_rate = 0.5")
-    outcomes = Counter(draw(loaded, loaded.samples, seeded(seed)).dropped for seed in range(100))
+    outcomes = Counter(load_batch(loaded, loaded.examples, seeded(seed)).dropped for seed in range(100))
     assert outcomes.keys() == {(True,) * 4, (False,) * 4}
     assert 30 < outcomes[(True,) * 4] < 70
 
 
 def test_subsets_that_drop_whole_epochs_share_no_batch_with_others(tmp_path):
     loaded = loaded_from(tmp_path, dataset="batch_size = 4")
-    samples = [
-        replace(sample, caption_dropout_every_n_epochs=2 * (place % 2)) for place, sample in enumerate(loaded.samples)
+    examples = [
+        replace(example, caption_dropout_every_n_epochs=2 * (place % 2))
+        for place, example in enumerate(loaded.examples)
     ]
-    batches = epoch_batches(samples, seed=0, epoch=0)
+    batches = epoch_batches(examples, seed=0, epoch=0)
     assert len(batches) == 2
-    assert all(len({sample.caption_dropout_every_n_epochs for sample in batch}) == 1 for batch in batches)
+    assert all(len({example.caption_dropout_every_n_epochs for example in batch}) == 1 for batch in batches)
 
 
 def test_every_variant_of_a_caption_comes_up_about_as_often(tmp_path):
     loaded = loaded_from(tmp_path, ["one\ntwo\nthree"], SQUARES[:1], subset="enable_wildcard = true")
-    (sample,) = loaded.samples
-    seen = Counter(caption_drawn(loaded, sample, draw(loaded, [sample], seeded(seed))) for seed in range(150))
+    (example,) = loaded.examples
+    seen = Counter(caption_drawn(loaded, example, load_batch(loaded, [example], seeded(seed))) for seed in range(150))
     assert seen.keys() == {"one", "two", "three"}
     assert min(seen.values()) > 30
 
@@ -144,47 +148,47 @@ def test_every_variant_of_a_caption_comes_up_about_as_often(tmp_path):
 def test_variants_of_two_lengths_all_come_up_and_each_batch_has_one_length(tmp_path):
     captions = [f"short {name}\n{LONG} {name}\nbrief {name}" for name in "abcd"]
     loaded = loaded_from(tmp_path, captions, dataset="batch_size = 4", subset="enable_wildcard = true")
-    (batch,) = epoch_batches(loaded.samples, seed=0, epoch=0)
+    (batch,) = epoch_batches(loaded.examples, seed=0, epoch=0)
     seen = [Counter() for _ in batch]
     for seed in range(100):
-        drawn = draw(loaded, batch, seeded(seed), caption_dropout=0.1)
+        drawn = load_batch(loaded, batch, seeded(seed), caption_dropout=0.1)
         if not any(drawn.dropped):
-            for place, sample in enumerate(batch):
-                seen[place][caption_drawn(loaded, sample, drawn, place)] += 1
+            for place, example in enumerate(batch):
+                seen[place][caption_drawn(loaded, example, drawn, place)] += 1
     assert all(len(counts) == 3 and min(counts.values()) > 10 for counts in seen)
 
 
 def test_samples_whose_texts_have_other_lengths_share_no_batch(tmp_path):
     captions = ["short\nbrief", f"short\n{LONG}", "a\nb", LONG]
     loaded = loaded_from(tmp_path, captions, dataset="batch_size = 4", subset="enable_wildcard = true")
-    assert sorted(len(batch) for batch in epoch_batches(loaded.samples, seed=0, epoch=0)) == [1, 1, 2]
+    assert sorted(len(batch) for batch in epoch_batches(loaded.examples, seed=0, epoch=0)) == [1, 1, 2]
 
 
 def test_regularisation_pictures_have_a_weight_of_their_own(tmp_path):
     regular = '[[datasets.subsets]]\nimage_dir = "others"\ncaption_extension = ".txt"\nis_reg = true\n'
     add_pictures(tmp_path / "dataset" / "others", SQUARES, seed=1)
     loaded = loaded_from(tmp_path, subset=regular)
-    drawn = draw(loaded, loaded.samples, prior_loss_weight=0.5)
+    drawn = load_batch(loaded, loaded.examples, prior_loss_weight=0.5)
 
-    assert drawn.weights.tolist() == [0.5 if sample.is_reg else 1.0 for sample in loaded.samples]
+    assert drawn.weights.tolist() == [0.5 if example.is_reg else 1.0 for example in loaded.examples]
     assert drawn.weights.dtype == torch.float32
-    trained = [sample for sample in loaded.samples if not sample.is_reg]
-    assert draw(loaded, trained, prior_loss_weight=0.5).weights is None
+    trained = [example for example in loaded.examples if not example.is_reg]
+    assert load_batch(loaded, trained, prior_loss_weight=0.5).weights is None
 
 
 def test_a_mask_is_mirrored_with_its_picture_and_pictures_without_one_count_whole(tmp_path):
     add_pictures(tmp_path / "dataset" / "train", SQUARES, mode="RGBA")
     write_config(tmp_path / "dataset" / "dataset.toml", subset="flip_aug = true\nalpha_mask = true")
     loaded = index.load(encode(tmp_path / "dataset" / "dataset.toml"))
-    batch = (*loaded.samples[:2], replace(loaded.samples[2], mask_path=None))
+    batch = (*loaded.examples[:2], replace(loaded.examples[2], mask_path=None))
     seen = set()
     for seed in range(20):
-        drawn = draw(loaded, batch, seeded(seed))
+        drawn = load_batch(loaded, batch, seeded(seed))
         assert drawn.mask.shape == (3, 1, 16, 16) and drawn.mask.dtype == torch.float32
         assert drawn.mask[2].min() == 1
-        for place, sample in enumerate(batch[:2]):
-            flipped = torch.equal(drawn.latents[place], loaded.load_latent(sample, flipped=True))
-            mask = loaded.load_mask(sample)
+        for place, example in enumerate(batch[:2]):
+            flipped = torch.equal(drawn.latents[place], loaded.load_latent(example, flipped=True))
+            mask = loaded.load_mask(example)
             assert torch.equal(drawn.mask[place], mask.flip(-1) if flipped else mask)
             assert not torch.equal(mask, mask.flip(-1))
             seen.add(flipped)
@@ -200,21 +204,21 @@ def test_the_recipe_weighs_masks_and_regularisation_pictures(tmp_path, tiny_weig
     found = features.encode(folder / "dataset.toml", Encoder("vae", encode_image), Encoder("clip", encode_text))
     settings = Settings(steps=2, rank=4, alpha=4.0, caption_dropout=0.0, prior_loss_weight=0.25)
     job = runs.Job("tiny", settings, found.folder, found.key, str(tiny_weights), flux_fingerprint(tiny_weights))
-    recipe = FluxLoraRecipe(runs.create_run(tmp_path / "runs", job), True, lambda: False)
+    recipe = FluxLoraRecipe(create.create_run(tmp_path / "runs", job), True, lambda: False)
     recipe.setup()
-    (samples,) = recipe.epoch(0)
-    batch = recipe.prepare(0, samples)
+    (examples,) = recipe.loader.epoch(0)
+    batch = recipe.loader.load(0, examples)
     with torch.no_grad():
-        loss = recipe.loss(batch)
+        loss = recipe.learner.loss(batch)
         noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
-        velocity = recipe.model(noisy, batch.sigma, batch.t5, batch.pooled)
+        velocity = recipe.learner.model(noisy, batch.sigma, batch.t5, batch.pooled)
     recipe.cleanup()
 
     errors = (velocity - (batch.noise - batch.latents)) ** 2
     of_each = [
-        (error * (1.0 if sample.is_reg else mask)).mean() * (0.25 if sample.is_reg else 1.0)
-        for error, mask, sample in zip(errors, batch.mask, samples, strict=True)
+        (error * (1.0 if example.is_reg else mask)).mean() * (0.25 if example.is_reg else 1.0)
+        for error, mask, example in zip(errors, batch.mask, examples, strict=True)
     ]
     torch.testing.assert_close(loss, torch.stack(of_each).mean())
-    assert sum(sample.is_reg for sample in samples) == 4
+    assert sum(example.is_reg for example in examples) == 4
     assert loss < 0.6 * errors.mean()

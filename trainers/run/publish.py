@@ -1,0 +1,112 @@
+"""Puts a run's LoRAs where ComfyUI lists them, under names that no other LoRA has, with what made them beside them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...errors import NameRefused
+from ...files import (
+    appearing,
+    file_hash,
+    link_or_copy,
+    remove_partials,
+    write_changed,
+)
+from ...paths import checked_name, child_of
+from ..features.index import DATASET_CONFIG
+from ..lora import file_formats as lora_files
+from .checkpoints import ADAPTER_FILE
+from .folder import MAX_RUN_ID_LENGTH, Job, Run
+from .lora_metadata import read_metadata
+
+CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
+BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
+
+
+def lora_folder(loras_root: Path, name: str) -> Path:
+    """Where the LoRA's files go.
+
+    Raises:
+        NameRefused: the name is not plain, or a symbolic link of that name leads out of `loras_root`.
+    """
+    return child_of(loras_root, name, what="LoRA name")
+
+
+def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORMAT) -> Path | None:
+    """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
+
+    The finished one is the last, or the best by held-out loss if the run was to stop early. It lies there a second
+    time, as `<run id>-<step>.safetensors`: ComfyUI's loaders keep what they read under a file's name, so that another
+    LoRA needs another name. What the first two names held of another run or step is kept under its name of that kind,
+    and so is every step of another run. Only a finished run takes `<name>.safetensors` from the one that finished
+    before it. Beside it lie its run's settings, dataset config and workflow.
+
+    Args:
+        format: a name in `lora_files.FORMATS`.
+
+    Returns:
+        The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
+    """
+    folder = lora_folder(loras_root, name)
+    remove_partials(folder)  # ComfyUI would list them
+    trained = run.checkpoints()
+    files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
+    for step, file in files.items():
+        _publish_file(trained[step] / ADAPTER_FILE, file, format)
+    if trained:
+        _set_aside_others(run, folder, files.values())
+    if not run.finished or not trained:
+        return None
+    chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
+    source = files.get(chosen, files[max(files)])
+    final = source.with_name(_own_name(source))
+    for target in (final, folder / f"{folder.name}.safetensors"):
+        _publish_file(source, target, format)
+    for file in BESIDE_THE_LORA:
+        if (run.path / file).is_file():
+            write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
+    return final
+
+
+def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
+    """Give the steps of other runs their own names, so that a series of step numbers is one run's.
+
+    Files that do not say which run they are of were not trained here, and stay.
+    """
+    step_file = re.compile(re.escape(folder.name) + r"-\d{6,}\.safetensors")
+    for file in set(folder.iterdir()).difference(own):
+        if step_file.fullmatch(file.name) and _described(file)[0] not in ("", run.id):
+            os.replace(file, file.with_name(_own_name(file)))
+            file.unlink(missing_ok=True)  # POSIX renames nothing where both names are already the same file's
+
+
+def _publish_file(source: Path, target: Path, format: str) -> None:
+    """Have at `target` the LoRA of `source`, which is in our form or in `format`; nothing is written that is there."""
+    wanted, present = _described(source), _described(target)
+    if present == (*wanted[:2], format) and target.stat().st_mtime >= source.stat().st_mtime:
+        return
+    with appearing(target) as temporary:
+        if wanted[2] == format:
+            link_or_copy(source, temporary)
+        else:
+            lora_files.export(source, temporary, format)
+        if target.exists() and present[:2] != wanted[:2]:
+            os.replace(target, target.with_name(_own_name(target)))
+
+
+def _described(lora: Path) -> tuple[str, str, str]:
+    """Run, step and format of a LoRA file, by what it says of itself; "" for what it does not say."""
+    metadata = read_metadata(lora)
+    return metadata.get("impasto_run", ""), metadata.get("impasto_step", ""), lora_files.format_of(lora)
+
+
+def _own_name(lora: Path) -> str:
+    """A file name that is no other LoRA's: of its run and step, or where it was not trained here, of its content."""
+    run, step, _ = _described(lora)
+    try:
+        return f"{checked_name(run, longest=MAX_RUN_ID_LENGTH)}-{int(step):06d}.safetensors"
+    except (NameRefused, ValueError):
+        return f"{lora.stem}.{file_hash(lora)[:8]}.safetensors"
