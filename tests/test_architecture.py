@@ -1,7 +1,7 @@
 """Who may import whom (docs/design.md), read from the source, so that no import has to be run to be caught."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,29 @@ MAY_IMPORT = {
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),
     "trainers": ("dataset", "hardware"),
     "rendering": ("drawing", "prompting", "trainers.run"),
+}
+# The same within `trainers`: part -> the other parts of it that it may import.
+_SETTINGS = ("lora.targets", "settings", "objective", "optimizers", "presets")
+_BELOW_MEMORY = ("flux", "lora", "features", *_SETTINGS, "run")
+_BELOW_STEP = (*_BELOW_MEMORY, "memory", "batches", "sampler")
+WITHIN_TRAINERS = {
+    "flux": (),
+    "lora.targets": (),
+    "lora": ("flux", "lora.targets"),
+    "features": ("flux",),
+    "settings": ("lora.targets",),
+    "objective": ("settings",),
+    "optimizers": ("settings",),
+    "presets": ("settings",),
+    "run": ("flux", "lora", "lora.targets", "features", "settings"),
+    "memory": _BELOW_MEMORY,
+    "batches": (*_BELOW_MEMORY, "memory"),
+    "sampler": ("objective",),
+    "step": _BELOW_STEP,
+    "validation": (*_BELOW_STEP, "step"),
+    "preflight": _BELOW_STEP,
+    "recipe": (*_BELOW_STEP, "step", "validation", "preflight"),
+    "__main__": ("run",),
 }
 PURE = tuple(MAY_IMPORT)
 # Where picture files are opened: for everyone in the first, and what the pack has drawn itself in the others.
@@ -203,24 +226,63 @@ def test_pictures_are_opened_and_turned_in_one_place():
     assert set(modules()) >= OPENS_PICTURES | READS_EXIF
 
 
-def test_importing_the_nodes_runs_no_heavy_import():
-    known = modules()
-    reached, waiting = set(), [name for name in known if package_of(name) == "nodes"]
-    offences = []
+def run_by_importing(names: Iterable[str], known: dict[str, Path]) -> set[str]:
+    """The modules of the pack, packages among them, that importing some of them runs."""
+    reached, waiting = set(), list(names)
     while waiting:
         name = waiting.pop()
         if name in reached:
             continue
         reached.add(name)
         for imported in imports(name, known[name], whole=False):
-            if imported.startswith(":"):
-                if package_of(imported[1:]) in HEAVY:
-                    offences.append(f"{name} imports {imported[1:]}")
-                continue
             parts = imported.split(".")  # a module, or a name in a module; its packages are imported too
             waiting += [part for end in range(1, len(parts) + 1) if (part := ".".join(parts[:end])) in known]
+    return reached
+
+
+def test_importing_the_nodes_runs_no_heavy_import():
+    known = modules()
+    reached = run_by_importing((name for name in known if package_of(name) == "nodes"), known)
+    offences = [
+        f"{name} imports {imported[1:]}"
+        for name in reached
+        for imported in imports(name, known[name], whole=False)
+        if imported.startswith(":") and package_of(imported[1:]) in HEAVY
+    ]
     assert not offences
     assert {"nodes.host.execution", "errors"} <= reached
+
+
+def test_reading_a_run_takes_eleven_modules_of_the_pack_at_most():
+    """With the pack's own `__init__`, and the packages of those modules."""
+    reached = run_by_importing(["trainers.run.folder"], modules())
+    assert {"trainers.settings", "trainers.run.checkpoints"} <= reached
+    assert len(reached) + 1 <= 11, sorted(reached)
+
+
+def test_within_the_trainers_each_part_imports_only_what_lies_below_it():
+    """Also through an import inside a function, or one for types alone."""
+    offences = []
+    for name, path in modules().items():
+        part = part_of_trainers(name)
+        if part is None or name in SCRIPTS:
+            continue
+        for imported in imports(name, path, whole=True):
+            other = part_of_trainers(imported)
+            if other not in (None, part, *WITHIN_TRAINERS[part]):
+                offences.append(f"{name} imports {imported}")
+    assert not offences
+
+
+def part_of_trainers(name: str) -> str | None:
+    """The part, of those in `WITHIN_TRAINERS`, that a module or a name in it belongs to; None outside of them."""
+    known = [part for part in WITHIN_TRAINERS if f"{name}.".startswith(f"trainers.{part}.")]
+    return max(known, key=len, default=None)
+
+
+def test_every_module_of_the_trainers_has_its_place_in_their_order():
+    ours = {name for name in modules() if package_of(name) == "trainers"}
+    assert {name for name in ours if part_of_trainers(name) is None} == {"trainers"}
 
 
 @pytest.mark.parametrize("name", ["__init__", *BOTTOM])
