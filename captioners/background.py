@@ -20,7 +20,8 @@ from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, silent
 from .captioner import Captioner, Picture
 from .in_flight import beside
-from .runner import Tally, ask, waiting_pictures
+from .run_report import Tally
+from .runner import ask, waiting_pictures
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from ..files import appearing, append_line, read_jsonl
 from ..progress import Progress, silent
 from ..texts import one_line
 from .captions import checked_trigger_word, with_trigger
-from .cleanup import CountTokens, flags, least_tokens, lint, lint_report
 from .expression import MAX_LENGTH, compiled
+from .lint import CountTokens, flags, least_tokens, lint, lint_report
 
 MATCH_SECONDS = 0.5  # for one expression on one caption; an honest one takes microseconds
 MAX_FRAME = 2_000  # characters of a prefix or suffix

@@ -221,7 +221,7 @@ def whole_sentences(text: str) -> str:
     return (re.match(r".*[.!?](?=\s|$)", text) or [""])[0]
 
 
-class FlorencePlace(Protocol):
+class ModelPlace(Protocol):
     """Where a captioner's model is while it captions."""
 
     def open(self, captioner: Florence2Captioner) -> Florence:
@@ -238,7 +238,7 @@ class FlorencePlace(Protocol):
 
 
 class HostMemory:
-    """A `FlorencePlace` on the CPU, without ComfyUI."""
+    """A `ModelPlace` on the CPU, without ComfyUI."""
 
     def __init__(self) -> None:
         self._florence: Florence | None = None
@@ -261,7 +261,7 @@ class Florence2Captioner:
     checkpoint: FlorenceCheckpoint
     settings: FlorenceSettings = FlorenceSettings()
     batch_size: int = 8
-    place: FlorencePlace = field(default_factory=HostMemory)
+    place: ModelPlace = field(default_factory=HostMemory)
     remarks: list[str] = field(default_factory=list)  # what a person should know of the run, for the report
     name: str = field(default=CAPTIONER, init=False)
     concurrency: int = field(default=1, init=False)

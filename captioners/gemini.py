@@ -1,37 +1,32 @@
-"""Captions by Google's Gemini: google-genai, several projects in turn, every kind of empty answer told apart.
+"""Captions by Google's Gemini: several projects in turn, every kind of empty answer told apart.
 
-How many requests may be sent is reckoned in `quota`; where keys come from, in `keys`. Wire format and error tables:
-ai.google.dev/api/generate-content and ai.google.dev/gemini-api/docs/troubleshooting.
+How many requests may be sent is reckoned in `quota`; where keys come from, in `keys`; how they travel, in
+`gemini_wire`; what the answers mean, in `gemini_answers`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from ..clock import SYSTEM, Clock
-from ..errors import CaptionError, SettingsError
-from ..files import content_hash, parsed_json
+from ..errors import SettingsError
+from ..files import content_hash
 from ..progress import duration
 from .captioner import Caption, CaptionRefusal, Kind, Picture
+from .gemini_answers import DEFAULT_MODEL, RateLimited, read_answer, read_error
+from .gemini_wire import google_genai, http_library, on_sent, proxy_for, transport
 from .keys import Project, checked_model, read_projects, refuse_key, service_url, without_keys
-from .pictures import LONGEST_SIDE, is_about_the_picture, jpeg_or_refusal
+from .pictures import LONGEST_SIDE, jpeg_or_refusal
 from .quota import CountedRequest, ProjectBudget, ProjectLimits, take
 
-REQUIREMENT = "google-genai>=2.33"  # as in pyproject's extra "gemini"
 SERVICE_URL = "https://generativelanguage.googleapis.com/"
-DEFAULT_MODEL = "gemini-3.5-flash-lite"
 DEFAULT_PROJECTS = "GEMINI_API_KEY"
 SYSTEM_PROMPT = (
     "You write captions for training a style LoRA of a text-to-image model. Describe only what the picture shows: "
@@ -50,7 +45,6 @@ MORE_ROOM = 8_192  # for the second attempt of an answer that was cut off
 SECONDS_OF_CALL = 10  # that a slow answer takes: so many calls must be under way to use up a minute's requests
 LEAST_CALLS, MOST_CALLS = 4, 32  # at the same time; what is under way is lost when the process is killed
 RATE_LIMITED = 12  # refusals for rate in a row for one picture, beyond one for each project
-UNKNOWN_DELAY = 10.0  # seconds to pause a project when a 429 does not say how long
 
 # Dollars per million tokens in and out on the paid tier, November 2026 (ai.google.dev/gemini-api/docs/pricing).
 PRICES = {
@@ -59,18 +53,6 @@ PRICES = {
     "gemini-3.6-flash": (0.75, 3.75),
     "gemini-3.8-flash": (0.75, 3.75),
 }
-# Finish reasons after which the same question may well be answered (sampling differs); after the others it is not.
-_WORTH_RETRYING = {
-    "RECITATION",
-    "OTHER",
-    "LANGUAGE",
-    "MALFORMED_RESPONSE",
-    "MALFORMED_FUNCTION_CALL",
-    "UNEXPECTED_TOOL_CALL",
-    "FINISH_REASON_UNSPECIFIED",
-}
-_on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")  # called when this task's request has left
-_LIMIT_0 = re.compile(r"limit: 0(?![\d.])")
 _MODEL_NAME = re.compile(r"(?:models/|tunedModels/)?[A-Za-z0-9][\w.-]{0,99}")
 
 
@@ -197,7 +179,7 @@ class GeminiCaptioner:
 
     def _request(self, jpeg: bytes, room: int) -> dict[str, Any]:
         """Arguments of google-genai's `generate_content`, made before it is counted, so as to leave at once."""
-        types = _google_genai().types
+        types = google_genai().types
         config = types.GenerateContentConfig(
             system_instruction=self.settings.system_prompt,
             response_mime_type="application/json",
@@ -212,8 +194,8 @@ class GeminiCaptioner:
         self, session: Session, budget: ProjectBudget, request: CountedRequest, question: dict[str, Any]
     ) -> Any:
         """One request: google-genai's response, a `CaptionRefusal`, or `RateLimited`."""
-        _on_sent.set(lambda: budget.sent(request))
-        errors, http = _google_genai().errors, _http_library()
+        on_sent.set(lambda: budget.sent(request))
+        errors, http = google_genai().errors, http_library()
         try:
             # The client's own time limit is of each read: an answer that trickles would never be over it.
             call = session.clients[budget.project].aio.models.generate_content(**question)
@@ -232,7 +214,7 @@ class GeminiCaptioner:
             return CaptionRefusal(Kind.MALFORMED, reason, retry=True, lasting=False)
 
     def _opened(self) -> Session:
-        genai = _google_genai()
+        genai = google_genai()
         projects = self._projects()
         url = service_url(self.folder / "gemini.toml")
 
@@ -243,7 +225,7 @@ class GeminiCaptioner:
                 timeout=int(self.settings.timeout * 1000),
                 # aiohttp, the package's own choice, repeats failed calls unasked, and no limit would know of them.
                 # A redirect could lead elsewhere, with the key.
-                async_client_args={"transport": _transport(_proxy(url or SERVICE_URL)), "follow_redirects": False},
+                async_client_args={"transport": transport(proxy_for(url or SERVICE_URL)), "follow_redirects": False},
             )
             return genai.Client(api_key=project.key, vertexai=False, http_options=options)
 
@@ -279,178 +261,5 @@ class GeminiCaptioner:
         return MEDIA_RESOLUTIONS[self.settings.media_resolution] + words // 4 + 20
 
 
-@dataclass(frozen=True)
-class RateLimited:
-    """A 429: when this project may be asked again."""
-
-    reason: str
-    delay: float = 0.0  # seconds
-    day: bool = False  # not before the day is over
-
-
-def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | CaptionRefusal:
-    """The caption in google-genai's `GenerateContentResponse`, or which of the ways to be empty it is."""
-    used = response.usage_metadata
-    prompt_tokens = (used and used.prompt_token_count) or 0
-    tokens = ((used and used.candidates_token_count) or 0) + ((used and used.thoughts_token_count) or 0)
-
-    def refusal(kind: Kind, reason: str, retry: bool = False) -> CaptionRefusal:
-        return CaptionRefusal(kind, reason, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
-
-    feedback = response.prompt_feedback
-    if not (feedback or response.candidates or used):
-        # Not the service's own words, so nothing about the picture: ten in a row end the run.
-        reason = "the reply is not Gemini's: it has no candidates, no feedback and no usage"
-        return CaptionRefusal(Kind.NO_ANSWER, reason, retry=True, lasting=False)
-    if feedback and feedback.block_reason:
-        return refusal(Kind.PROMPT_BLOCKED, _name(feedback.block_reason))
-    if not response.candidates:
-        return refusal(Kind.NO_ANSWER, "the reply has no candidates", retry=True)
-    candidate = response.candidates[0]
-    reason = _name(candidate.finish_reason) if candidate.finish_reason else "FINISH_REASON_UNSPECIFIED"
-    parts = (candidate.content and candidate.content.parts) or []
-    text = "".join(part.text for part in parts if part.text and not part.thought)
-    if reason == "MAX_TOKENS":
-        return refusal(Kind.CUT_OFF, f"MAX_TOKENS after {tokens} tokens, thinking included")
-    if reason not in ("STOP", "FINISH_REASON_UNSPECIFIED"):
-        return refusal(Kind.ANSWER_BLOCKED, reason, retry=reason in _WORTH_RETRYING)
-    if not text.strip():
-        return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", retry=True)
-    try:
-        description = parsed_json(text)["description"].strip()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        said = without_keys(text, keys)[:60]
-        return refusal(Kind.MALFORMED, f"not the JSON that was asked for: {said!r}", retry=True)
-    if not description:
-        return refusal(Kind.NO_ANSWER, "the description is empty", retry=True)
-    return Caption(description, reason.lower(), tokens, prompt_tokens)
-
-
-def read_error(
-    code: int, details: Any, message: str, model: str, project: str, keys: Sequence[str]
-) -> CaptionRefusal | RateLimited:
-    """What an HTTP error means for the picture and for the project.
-
-    Raises:
-        CaptionError: it would be the same for every picture: the key, the model, the region, a limit of 0.
-    """
-    whole = re.sub(r"\s+", " ", without_keys(message, keys))  # keys before the cut, which could halve one
-    message = whole[:300]
-    told = _details(details)
-    reasons = {str(detail.get("reason", "")) for detail in told}
-    if code == 429:
-        return _rate_limited(told, whole, model, project)
-    if code in (401, 403) or "API_KEY_INVALID" in reasons or "API key" in whole:
-        raise CaptionError(f"Google refuses the key of the project '{project}' ({code}): {message} Replace that key.")
-    if code == 404:
-        raise CaptionError(
-            f"Google knows no model '{model}' (404): {message} Type the name of a present one, like {DEFAULT_MODEL}."
-        )
-    if code == 400 and ("FAILED_PRECONDITION" in whole or "location" in whole.lower()):
-        raise CaptionError(f"Google refuses the project '{project}' here (400): {message}")
-    if 300 <= code < 400:
-        raise CaptionError(
-            f"The service's address leads elsewhere ({code}), where no key is sent. "
-            "Have base_url in gemini.toml corrected."
-        )
-    if code >= 500 or code in (408, 499):
-        return CaptionRefusal(Kind.BUSY, f"{code} {message}", retry=True, lasting=False)
-    # What is not about this picture (the request, the account) may be the same for all: ten in a row end the run.
-    return CaptionRefusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or is_about_the_picture(whole))
-
-
-def _rate_limited(told: list[dict[str, Any]], whole: str, model: str, project: str) -> RateLimited:
-    """`whole`: the message uncut; its limits stand behind 300 characters of advice."""
-    message = whole[:300]
-    violations = [violation for detail in told for violation in detail.get("violations", [])]
-    if _LIMIT_0.search(whole) or any(str(violation.get("quotaValue", "")) == "0" for violation in violations):
-        raise CaptionError(
-            f"limit: 0. The model '{model}' is not in the free tier of the project '{project}': {message} "
-            "Choose another model, or enable billing for that project."
-        )
-    delays = [str(detail["retryDelay"]) for detail in told if "retryDelay" in detail]
-    seconds = [float(delay[:-1]) for delay in delays if re.fullmatch(r"\d+(?:\.\d+)?s", delay)]
-    quotas = [str(violation.get("quotaId", "")) for violation in violations]
-    reason = ", ".join(quotas) or message
-    return RateLimited(reason, max(seconds, default=UNKNOWN_DELAY), any("PerDay" in quota for quota in quotas))
-
-
-def _details(details: Any) -> list[dict[str, Any]]:
-    """The `google.rpc` details of an error body, which comes as an object or as a list of one."""
-    body = details[0] if isinstance(details, list) and details else details
-    error = body.get("error", {}) if isinstance(body, dict) else {}
-    told = error.get("details", []) if isinstance(error, dict) else []
-    return [detail for detail in told if isinstance(detail, dict)]
-
-
 def _with_tokens(result: Caption | CaptionRefusal, prompt_tokens: int, tokens: int) -> Caption | CaptionRefusal:
     return replace(result, prompt_tokens=result.prompt_tokens + prompt_tokens, tokens=result.tokens + tokens)
-
-
-def _name(reason: Any) -> str:
-    return str(getattr(reason, "name", reason))
-
-
-def _google_genai() -> Any:
-    """The package, imported when the first picture is sent: it takes half a second.
-
-    Raises:
-        CaptionError: it is not installed.
-    """
-    try:
-        from google import genai
-    except ImportError:
-        raise CaptionError(
-            "The Gemini Captioner needs the package google-genai, which is not installed. Install it into ComfyUI's "
-            f'Python and restart ComfyUI:\n"{sys.executable}" -m pip install "{REQUIREMENT}"'
-        ) from None
-    # Its log lines carry whole requests at the debug level.
-    logging.getLogger("google_genai").setLevel(logging.WARNING)
-    return genai
-
-
-def _http_library() -> Any:
-    """What google-genai itself speaks HTTP with: httpx2 from version 3 on, httpx before."""
-    try:
-        import httpx2
-
-        return httpx2
-    except ImportError:
-        import httpx
-
-        return httpx
-
-
-def _proxy(url: str) -> str | None:
-    """The address of the proxy that the system's settings (HTTPS_PROXY, NO_PROXY …) have for `url`."""
-    service, proxies = urlsplit(url), getproxies()
-    proxy = proxies.get(service.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(service.hostname or ""):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _transport(proxy: str | None) -> Any:
-    """HTTP that tells `_on_sent` when a request is on its way: building many at once takes longer than sending one.
-
-    Raises:
-        CaptionError: the proxy is of a kind that cannot be used.
-    """
-    http = _http_library()
-
-    class Transport(http.AsyncHTTPTransport):
-        async def handle_async_request(self, request: Any) -> Any:
-            async def trace(event: str, _: Any) -> None:
-                if event.endswith("send_request_body.complete"):  # encode.io/httpcore: extensions, "trace"
-                    _on_sent.get()()
-
-            request.extensions = {**request.extensions, "trace": trace}
-            return await super().handle_async_request(request)
-
-    try:
-        return Transport(proxy=proxy)
-    except (ImportError, ValueError):  # the text may quote the address, and a password in it
-        raise CaptionError(
-            "The proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names is of a kind that cannot be used here. Name one "
-            "that begins with http://, or install socksio into ComfyUI's Python for one that begins with socks5://."
-        ) from None

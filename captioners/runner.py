@@ -8,25 +8,26 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
-from ..progress import Progress, duration, silent
+from ..progress import Progress, silent
 from ..texts import one_line
 from .captioner import Caption, Captioner, CaptionRefusal, Kind, Picture
 from .captions import checked_trigger_word, with_trigger
-from .cleanup import DEFAULT_RULES, CountTokens, Rules, clean, least_tokens, lint, lint_report
+from .cleanup import DEFAULT_RULES, Rules, clean
 from .in_flight import InFlight
 from .ledger import Answer, Question, append_answer, now, read_ledger
+from .lint import CountTokens, least_tokens, lint, lint_report
+from .run_report import Tally, progress_text, refusal_report, stage_report
 
 ATTEMPTS = 6  # calls for one picture at most, where calling again may help
 LONGEST_WAIT = 60.0  # seconds between attempts, where the service does not say how long
 GIVEN_UP_IN_A_ROW = 10  # pictures that stayed busy to the last attempt, before the service counts as out of order
-LISTED = 20  # refusals that a report lists
 
 
 class CaptionableRecord(Protocol):
@@ -70,21 +71,6 @@ class Captioned(Generic[D]):
     report: str
     refused: Mapping[str, CaptionRefusal]  # by sha256
     open: frozenset[str] = frozenset()  # sha256 of those without a caption that the same call would ask about again
-
-
-@dataclass
-class Tally:
-    """What a run did, for its progress and its report."""
-
-    asked: int = 0  # pictures that the ledger did not answer
-    answered: int = 0  # of them
-    cut_off: str = ""  # what is to be said of calls that were in flight when an earlier run was killed
-    tokens: int = 0
-    prompt_tokens: int = 0
-    cleaned: int = 0  # captions that clean-up changed
-    given_up_in_a_row: int = 0
-    error: ImpastoError | None = None  # that ended the run
-    busy: dict[str, CaptionRefusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
 
 
 def pictures_of(dataset: Captionable) -> dict[str, Picture]:
@@ -181,10 +167,10 @@ async def caption_dataset(
         captions |= {sha256: text for sha256, text in said.items() if isinstance(text, str)}
         refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, CaptionRefusal)}
         busy |= tally.busy.keys()
-        lines.append(_stage_report(asked, len(open_pictures), len(refused), tally, rules))
+        lines.append(stage_report(asked, len(open_pictures), len(refused), tally, rules))
     texts = {sha256: with_trigger(trigger_word, text) for sha256, text in captions.items()}
     left_open = frozenset(busy - captions.keys())
-    lines += _refusal_report(pictures, refused)
+    lines += refusal_report(pictures, refused)
     if left_open:
         lines.append(f"Left open because the service was busy: {len(left_open)}. Queue again to go on with them.")
     lines.append(lint_report(lint(texts, count_tokens, now_and_then(lambda: progress(1, 1)))))
@@ -236,7 +222,7 @@ async def ask(
             for worker in done:
                 worker.result()
             elapsed = asyncio.get_running_loop().time() - began
-            progress(held + tally.answered, len(pictures), _progress_text(captioner, held, tally, elapsed))
+            progress(held + tally.answered, len(pictures), progress_text(captioner, held, tally, elapsed))
     finally:
         for worker in everyone:
             worker.cancel()
@@ -367,37 +353,3 @@ def _answers(
                 Kind.NO_ANSWER, f"clean-up leaves nothing of the answer '{answer.text[:80]}'"
             )
     return said
-
-
-def _progress_text(captioner: Captioner, held: int, tally: Tally, elapsed: float) -> str:
-    finished = tally.answered + len(tally.busy)
-    text = f"{captioner.name}: {held + tally.answered} of {held + tally.asked} answered"
-    if tally.busy:
-        text += f", {len(tally.busy)} given up for now"
-    if 0 < finished < tally.asked:
-        text += f", about {duration(elapsed / finished * (tally.asked - finished))} left"
-    return text
-
-
-def _stage_report(captioner: Captioner, count: int, refused: int, tally: Tally, rules: Rules | None) -> str:
-    called = f"{captioner.name}{f' ({captioner.model})' if captioner.model else ''}"
-    line = f"{called}: {count - refused} of {count} pictures captioned, {tally.asked} of them asked about in this run."
-    if tally.tokens or tally.prompt_tokens:
-        line += f" Tokens used in this run: {tally.prompt_tokens:,} in, {tally.tokens:,} out."
-    line = f"{line}\n{tally.cut_off}".rstrip()
-    return f"{line}\nClean-up ({rules}) changed {tally.cleaned} of its captions." if rules else line
-
-
-def _refusal_report(pictures: Mapping[str, Picture], refused: Mapping[str, CaptionRefusal]) -> list[str]:
-    if not refused:
-        return []
-    listed = [
-        f"  {pictures[sha256].path.name}: {refusal.kind.value}: {refusal.reason}"
-        for sha256, refusal in islice(refused.items(), LISTED)
-    ]
-    more = [f"  and {len(refused) - LISTED} more"] if len(refused) > LISTED else []
-    return [
-        f"{len(refused)} pictures have no caption from this run; caption them by hand in a Caption Editor:",
-        *listed,
-        *more,
-    ]

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 1760, 1240  # pixels of the figure
 BARS = 10  # in one chart; what is rarer is counted together
-TEXT_ENCODERS = {
-    "clip": ("CLIP", token_limits.CLIP_L),
-    "t5": ("T5", token_limits.T5_DEV),
-}  # name, and tokens read
+# Name, and tokens that it reads.
+TEXT_ENCODERS = {"clip": ("CLIP", token_limits.CLIP_L), "t5": ("T5", token_limits.T5_DEV)}
 
 Bucket = Callable[[int, int], tuple[int, int]]  # width and height of a picture -> of its bucket
 TokenCounts = Callable[[str], tuple[int, int]]  # caption -> tokens, in the order of `TEXT_ENCODERS`

@@ -25,6 +25,8 @@ MODULES = (
     "rendering",
     "batches",
     "prompts",
+    "prompt_library",
+    "prompt_sets",
     "seeds",
     "memory",
     "embedded",

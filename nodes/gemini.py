@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..captioners import gemini
+from ..captioners import gemini, gemini_answers
 from ..captioners.keys import names_in
 from ..captioners.quota import ProjectLimits
 from ..captioners.runner import unanswered
@@ -36,7 +36,7 @@ class GeminiCaptioner(io.ComfyNode):
                     ),
                 ),
                 io.String.Input(
-                    "model", default=gemini.DEFAULT_MODEL, tooltip="A Gemini model that looks at pictures."
+                    "model", default=gemini_answers.DEFAULT_MODEL, tooltip="A Gemini model that looks at pictures."
                 ),
             ],
             how=[

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from impasto.captioners.captioner import Caption, Kind
-from impasto.captioners.cleanup import Rules, clean, flags, lint, lint_report, read_words
+from impasto.captioners.cleanup import Rules, clean, read_words
+from impasto.captioners.lint import flags, lint, lint_report
 from impasto.captioners.runner import caption_dataset
 from impasto.errors import SettingsError
 

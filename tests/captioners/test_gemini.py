@@ -15,14 +15,9 @@ from pathlib import Path
 import pytest
 from google.genai import types as genai_types
 from impasto.captioners.captioner import Kind
-from impasto.captioners.gemini import (
-    REQUIREMENT,
-    GeminiCaptioner,
-    GeminiSettings,
-    RateLimited,
-    read_answer,
-    read_error,
-)
+from impasto.captioners.gemini import GeminiCaptioner, GeminiSettings
+from impasto.captioners.gemini_answers import RateLimited, read_answer, read_error
+from impasto.captioners.gemini_wire import REQUIREMENT
 from impasto.captioners.keys import names_in, read_endpoint, read_projects
 from impasto.captioners.ledger import read_ledger
 from impasto.captioners.quota import DayLimitReached, ProjectBudget, ProjectLimits

@@ -193,6 +193,6 @@ def test_the_loss_plot_of_a_run(run):
 
 
 def test_prompt_set_node_gives_the_prompts():
-    from impasto.nodes.prompts import PromptSet
+    from impasto.nodes.prompt_sets import PromptSet
 
     assert PromptSet.execute(text="one\ntwo --d 9", seed=4).args[0] == prompt_set("one\ntwo --d 9", 4)

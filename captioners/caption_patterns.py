@@ -1,0 +1,174 @@
+"""How captioners write of paintings instead of what is painted: names of artists, styles, lead-ins, as expressions."""
+
+from __future__ import annotations
+
+import re
+
+# Surnames, or first names where they are the usual name, of huggan/wikiart's artists and a few more. Words that mean
+# something else in English (West, Gray, Brown) count only with "by" or "of" before them, see `CREDIT`.
+ARTISTS = (
+    "Aivazovsky|Alma-Tadema|Beardsley|Boldini|Bonnard|Botero|Botticelli|Boudin|Braque|Bruegel|Brueghel|Bryullov|"
+    "Burne-Jones|Caillebotte|Canaletto|Caravaggio|Cassatt|C[eé]zanne|Chagall|Corot|Cort[eè]s|Courbet|Cranach|"
+    "Dal[ií]|Degas|Delacroix|D[uü]rer|El Greco|Fantin-Latour|Fragonard|Gainsborough|Gauguin|Gogh|Goya|Hiroshige|"
+    "Hokusai|Holbein|Kandinsky|Klimt|Konchalovsky|Korovin|Kuindzhi|Kuniyoshi|Levitan|Loiseau|Magritte|Manet|Matisse|"
+    "Maufra|Michelangelo|Modigliani|Mondrian|Monet|Morisot|Mucha|Munch|Murillo|Picasso|Pirosmani|Pissarro|Pollock|"
+    "Prendergast|Raphael|Redon|Rembrandt|Renoir|Repin|Rubens|Sargent|Schiele|Seurat|Shishkin|Signac|Sisley|Sorolla|"
+    "Tintoretto|Tissot|Titian|Toulouse-Lautrec|Twachtman|Vasnetsov|Vel[aá]zquez|Vermeer|Veronese|Vinci|Vrubel|Warhol|"
+    "Whistler"
+)
+_FIRST_NAMES = r"(?:(?:[A-Z][\w.'’-]*|van|von|de|da|di|la|le|del|der)\s+){0,4}?"
+_ARTIST = rf"{_FIRST_NAMES}(?:{ARTISTS})"
+_NAME = r"[A-Z][\w.'’-]+(?:\s+(?:(?:van|von|de|da|di|la|le|del|der|the)\s+){0,4}[A-Z][\w.'’-]+){0,4}"
+
+STYLES = (
+    r"(?:post|neo)?-?\s?impressionis(?:t|tic|m)|(?:neo-?)?expressionis(?:t|tic|m)|cubis(?:t|m)|fauvis(?:t|m)|"
+    r"pointillis(?:t|tic|m)|surrealis(?:t|tic|m)|(?:photo|hyper)?-?realis(?:t|tic|m)|romanticism|baroque|rococo|"
+    r"art[- ]nouveau|art[- ]deco|ukiyo-?e|pop[- ]art|pre-raphaelite|plein[- ]air|symbolis(?:t|m)|mannerist|"
+    r"neo-?classicis(?:t|m)|academic|old[- ]master|renaissance-style|van gogh-(?:like|esque)|monet-(?:like|esque)|"
+    r"painterly|stylized|stylised|artistic|abstract expressionist|naive|folk-art|hand-painted|vintage-style|"
+    r"anime-style|cartoon-style|cartoonish"
+)
+_MEDIUMS = (
+    r"oil(?:[- ]on[- ]canvas)?|acrylic|water-?colou?r|gouache|pastel|charcoal|tempera|fresco|ink(?: wash)?|"
+    r"pen[- ]and[- ]ink|pencil|crayon|impasto|digital|mixed[- ]media|woodblock|lithograph(?:ic)?|etched"
+)
+WORKS = (
+    r"images?|pictures?|paintings?|artworks?|photos?|photographs?|photography|illustrations?|drawings?|sketch(?:es)?|"
+    r"prints?|renderings?|depictions?|canvas|artistic representations?|(?:pieces?|works?) of art|visuals?|snapshots?"
+)
+_PRAISE = (
+    r"beautiful(?:ly)?|stunning(?:ly)?|vibrant|colou?rful|detailed|highly|classic(?:al)?|traditional|vintage|"
+    r"famous|lovely|striking|captivating|serene|picturesque|close-?up|black[- ]and[- ]white|monochrome|large|small|"
+    r"old|antique|historical|19th[- ]century|18th[- ]century|17th[- ]century|20th[- ]century|well-known|"
+    r"masterful|exquisite|evocative|atmospheric|expressive|loose|textured|soft|muted|somber|"
+    r"japanese|chinese|dutch|flemish|french|italian|german|spanish|russian|english|american|european"
+)
+ADJECTIVES = rf"(?:(?:{_PRAISE}|{STYLES}|{_MEDIUMS})(?:,\s*|\s+(?:and\s+)?)){{0,8}}"
+SUBJECTS = (
+    r"(?:(?:landscape|portrait|still[- ]life|seascape|cityscape|genre|religious|nature|marine|floral|figure)\s+)?"
+)
+_SHOWS = (
+    r"shows?|depicts?|features?|portrays?|captures?|presents?|illustrates?|displays?|contains?|includes?|showcases?|"
+    r"represents?|offers?|conveys?|renders?|is of|are of|is showing|is depicting|appears? to (?:be|show|depict)|"
+    r"seems? to (?:be|show|depict)|consists? of|focuses on|is focused on|is dominated by|provides|has|have"
+)
+_A_WORK = rf"(?:{ADJECTIVES}{SUBJECTS}{ADJECTIVES}(?:{WORKS}|scene|artist|composition|work|piece))"
+
+CHAT = re.compile(
+    r"^(?:(?:sure|certainly|of course|okay|ok|absolutely|great)\b[!,.]?\s*)?"
+    r"(?:(?:here(?:'s| is| are)|below is|this is)\s+(?:a|an|the|my|your)?\s*[^:.]{0,60}"
+    r"(?:caption|description|prompt)[^:.]{0,60}[:.]\s*)?"
+    r"(?:\**(?:image |detailed |short )?(?:caption|description|prompt|answer|output|response|subject|content)\**"
+    r"\s*:\**\s*)?",
+    re.IGNORECASE,
+)
+SURE = re.compile(r"^(?:sure|certainly|of course|absolutely)[!,.]\s+", re.IGNORECASE)
+AFTERWORD = re.compile(
+    r"\s*(?:let me know if|i hope this|feel free to|would you like|is there anything else|note:|\(note:)[^\n]*$",
+    re.IGNORECASE,
+)
+REFUSALS = re.compile(
+    r"^(?:i['’]?m (?:sorry|unable|not able|afraid)|i am (?:sorry|unable|not able)|sorry\b|i (?:can['’]?t|cannot|"
+    r"can not|won['’]?t|will not|do not|don['’]?t) (?:help|assist|describe|provide|fulfil|see|view|identify|create|"
+    r"generate|comply|process|caption|discuss|analy[sz]e)|as an ai\b|unable to (?:process|describe|view|caption|see)|"
+    r"my apologies|apologies\b|unfortunately,? i|no (?:image|picture) (?:was|has been|is)|"
+    r"(?:this|the) (?:request|content|image) (?:violates|cannot be|can['’]t be|is not something i)|"
+    r"please (?:provide|upload|share)|error\b|unanswerable|n/?a$|none$|null$)",
+    re.IGNORECASE,
+)
+SENTENCE_LEAD_IN = re.compile(
+    r"^(?:(?:in|within|at|across|throughout) (?:this|the|a|an) "
+    rf"{_A_WORK},?\s*(?=[a-z])(?:(?:we|you|one|viewers?)\s+(?:can\s+)?(?:see|find|observe)s?\s+|there (?:is|are)\s+)?"
+    rf"|(?:this|the|these|an?|it|here|there)\s+(?:is|are)\s+(?:an?\s+|the\s+)?{ADJECTIVES}{SUBJECTS}{ADJECTIVES}"
+    rf"(?:{WORKS})\s+(?:of|showing|depicting|featuring|portraying|that (?:{_SHOWS}))\s+"
+    rf"|(?:this|the|these)\s+{_A_WORK}\s+(?:(?:also|further|clearly|vividly|beautifully|primarily|likely)\s+)?"
+    rf"(?:(?:is|are)\s+(?:an?\s+){ADJECTIVES}{SUBJECTS}{ADJECTIVES}(?:{WORKS})\s+"
+    rf"(?:of|showing|depicting|featuring|portraying|that (?:{_SHOWS}))|(?:{_SHOWS}))\s+"
+    r"|it (?:also )?(?:shows|depicts|features|portrays|captures|showcases|includes|contains|displays)\s+"
+    rf"|(?:an?\s+|the\s+)?{ADJECTIVES}{ADJECTIVES}(?:{WORKS})\s+(?:(?:of|showing|depicting|featuring|portraying|"
+    rf"capturing|illustrating|displaying|that (?:{_SHOWS}))\s+|(?:{_SHOWS})\s+)"
+    rf"|(?:this|the) (?:{WORKS}) is (?=an?\s)"
+    r"|(?:we|you) (?:can )?see\s+"
+    r"|(?:the )?(?:main |primary |central )?(?:subject|focus|focal point) (?:of (?:this|the) "
+    rf"(?:{WORKS}|scene|composition) )?is\s+"
+    r"|depicted (?:here |in this \w+ )?(?:is|are)\s+|shown (?:here )?(?:is|are)\s+|pictured (?:here )?(?:is|are)\s+"
+    r"|(?:here is|here's)\s+)",
+    re.IGNORECASE,
+)
+STYLE_SENTENCE = re.compile(
+    rf"\b(?:brush-?\s?(?:strokes?|work)|impasto|palette[- ]knife|chiaroscuro|sfumato|technique|oil on \w+|"
+    r"oil paints?|water-?colou?rs?|oils|acrylics|pastels|(?:paint|canvas) texture|texture of the (?:paint|canvas)|"
+    r"(?:artist|painter|photographer)(?:'s|’s)?\b(?! (?:at work|sits|stands|paints|holds|at an easel))|art movement|"
+    rf"(?:artistic|painting|visual|overall|distinct(?:ive)?) style|in (?:the|a|an) [^,.]{{0,40}}\bstyle|"
+    rf"style (?:is|of|suggests|evokes|appears)|(?:{STYLES})|masterpiece|signature|signed|watermark|framed?\b"
+    r"(?= (?:by|in) (?:a|an) (?:gold|ornate|wooden))|art historical|medium (?:is|appears))\b",
+    re.IGNORECASE,
+)
+STYLE_CLAUSES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # ", painted in thick oils", ", rendered with loose brushstrokes and a soft palette"
+        rf",?\s+(?:(?:is|are|was|were|appears? to be|seems? to be)\s+)?(?:all\s+)?"
+        r"(?:(?:loosely|softly|boldly|delicately|thickly|beautifully|expressively)\s+)?"
+        r"(?:painted|rendered|depicted|executed|done|created|drawn|portrayed|presented|captured|composed|made)\s+"
+        r"(?:in|with|using|on|through)\s+(?:[\w-]+,\s+){0,2}[^,.;]*?\b(?:style|manner|brush-?\s?strokes?|brush-?work|technique|strokes|"
+        rf"oils?|water-?colou?rs?|gouache|pastels?|charcoal|acrylics?|ink|canvas|dabs|paint|palette|impasto|{STYLES})\b"
+        r"[^,.;]*",
+        # ", with visible brushstrokes", " featuring loose, expressive brushwork"
+        r",?\s+(?:with|featuring|using|showing|through|in|and|displaying|employing|characterized by|characterised by)"
+        r"\s+(?:(?:a|an|the)\s+)?(?:(?:loose|visible|thick|bold|soft|short|broad|quick|rapid|fluid|swirling|expressive|"
+        r"textured|heavy|delicate|fine|energetic|gestural|dappled|distinct|rough|light|smooth|vigorous|impressionistic|"
+        r"feathery|choppy|painterly)(?:,\s+|\s+(?:and\s+)?)){0,8}"
+        r"(?:brush-?\s?strokes?|brush-?work|impasto|strokes of paint|dabs of (?:paint|colou?r)|paint texture|"
+        r"texture of the (?:paint|canvas)|chiaroscuro|palette[- ]knife)\b[^,.;]*",
+        # " in an impressionist style", " in the style of …", " in a painterly manner", " in oil on canvas"
+        r",?\s+in\s+(?:the|a|an|his|her|their)\s+(?:(?:signature|characteristic|typical|loose|classic|traditional|"
+        rf"distinctive|soft|bold|\w+ly|\w+ic|\w+ist|{STYLES}|{_MEDIUMS})[\s,]+(?:and\s+)?){{0,8}}"
+        r"(?:style|manner|tradition|fashion|aesthetic)\b(?:\s+of\s+[^,.;]*|\s+(?:reminiscent|typical|characteristic)"
+        r"[^,.;]*)?",
+        r",?\s+(?:in|with)\s+(?:oil|oils|acrylics?|water-?colou?rs?|gouache|pastels?|charcoal|tempera)"
+        r"(?:\s+(?:paints?|on (?:canvas|panel|paper|board|wood)))?(?=[\s,.;]|$)",
+        r",?\s+oil on (?:canvas|panel|paper|board|wood)\b",
+        r",?\s+(?:evoking|reminiscent of|typical of|characteristic of|suggesting|suggestive of|recalling|echoing|"
+        r"in keeping with)\s+(?:the\s+)?[^,.;]*?\b(?:style|art|painters?|paintings?|movement|tradition|masters?|works?|"
+        rf"{STYLES}|{ARTISTS})\b[^,.;]*",
+        rf",?\s+(?:giving|lending|creating|adding)\s+(?:it|the (?:{WORKS}|scene|work|piece)|a|an)\s+[^,.;]*"
+        rf"\b(?:{STYLES}|textured|style|brush-?\s?strokes?|impasto|handmade|dreamlike|feel|feeling|look|quality|"
+        r"effect|appearance)\b[^,.;]*",
+        # ", an ukiyo-e woodblock print"
+        rf",\s+an?\s+{ADJECTIVES}(?:{WORKS})(?=[,.;]|$)",
+    )
+]
+STYLE_WORDS = re.compile(
+    rf"(?:\b(?:{STYLES})\b[\s-]*(?:style[d]?\b\s*)?)|\b(?:{_MEDIUMS})[- ](?=(?:{WORKS})\b)", re.IGNORECASE
+)
+STYLE_COMMA = re.compile(
+    rf"(?:^|,)\s*(?:{STYLES}|{_MEDIUMS})(?:\s+(?:style|art|painting|on canvas))?\s*(?=,|\.?$)", re.IGNORECASE
+)
+SUBJECT_WORK = re.compile(
+    r"\b(landscape|portrait|still[- ]life|seascape|cityscape|genre scene)\s+(?:painting|drawing|sketch|illustration|"
+    r"artwork|image|picture|photograph|photo|print)\b",
+    re.IGNORECASE,
+)
+THE_WORK = re.compile(
+    r"\b(?:of|in|to|from|for|within|throughout|across|behind)\s+(?:the|this)\s+(?:oil\s+)?"
+    r"(?:painting|image|picture|artwork|canvas|photo|photograph|illustration|drawing|print)(?:'s|’s)?\b",
+    re.IGNORECASE,
+)
+TITLE = re.compile(
+    r",?\s*(?:\(?\b(?:en)?titled|\bcalled|\bknown as|\bnamed)\s*:?\s*[\"“'‘*_][^\"”'’*_]{1,80}[\"”'’*_]\)?,?"
+    r"|,?\s*\b(?:en)?titled\s+[A-Z][\w'’]*(?:\s+(?:[A-Z][\w'’]*|of|the|in|at|on|and|with|by|a)){0,20},?",
+)
+CREDIT = re.compile(
+    rf",?\s*\(?\b(?:(?:[Pp]ainted|[Cc]reated|[Mm]ade|[Dd]rawn|[Dd]one|attributed to|probably|possibly|likely|"
+    r"seemingly|perhaps)\s+){0,8}"
+    rf"(?:\bby\s+(?:the\s+)?(?:(?:{STYLES}|\w+ (?=master|painter|artist)|[A-Z]\w+ )?\s*(?:artist|painter|master),?\s+)?"
+    rf"(?:{_ARTIST}|(?<=[a-z]ed by )(?!the\b){_NAME})|\b(?:attributed to|inspired by|in the (?:style|manner) of|"
+    rf"reminiscent of|similar to|after|à la)\s+(?:the\s+)?(?:work|works|art|paintings?|style)?\s*(?:of\s+|by\s+)?"
+    rf"(?:{_ARTIST}))(?:['’]s?\s+(?:\w+\s+)?(?:works?|paintings?|style|art|series))?\)?"
+)
+POSSESSIVE = re.compile(rf"\b{_ARTIST}['’]s?\s+(?:(?:famous|iconic|signature|well-known)\s+)?")
+BARE_CREDIT = re.compile(rf"\b(?:of\s+|by\s+|like\s+)?{_ARTIST}\b")
+BARE_ARTIST = re.compile(rf"\b{_ARTIST}\b")
+QUOTED_TITLE = re.compile(r"\b(?:en)?titled\b|[\"“][A-Z][^\"”]{2,60}[\"”]")
+ABBREVIATION = re.compile(r"\b(?:St|Mr|Mrs|Ms|Dr|c|ca|[A-Z])\.$")
