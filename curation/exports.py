@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..dataset.config_writer import CAPTION_EXTENSION, link_picture, write_training_files
+from ..dataset.config_schema import CAPTION_EXTENSION
+from ..dataset.config_writer import link_picture, write_training_files
 from ..dataset.records import Dataset, Record
 from ..errors import SettingsError
 from ..files import appearing, content_hash, remove_partials, write_changed

@@ -10,18 +10,24 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from ..errors import DatasetError
 from . import orientation, pictures
+from .config_schema import acted_on
+from .schema_key import BUCKETS, DATASET, frozen_fields
 
 SIDE_MULTIPLE = 16  # pixels; the FLUX autoencoder divides by 8 and the transformer's patches by 2
 
 
+_BucketFields: Any = frozen_fields("_BucketFields", acted_on(DATASET, part=BUCKETS))
+
+
 @dataclass(frozen=True)
-class Buckets:
-    """How pictures find their bucket; the names and defaults are sd-scripts'.
+class Buckets(_BucketFields):
+    """How pictures find their bucket: the keys of the schema that are part of BUCKETS.
 
     Attributes:
         resolution: (width, height) in pixels; its area is the area of every bucket, give or take a step.
@@ -37,11 +43,6 @@ class Buckets:
     """
 
     resolution: tuple[int, int]
-    enable_bucket: bool = False
-    bucket_reso_steps: int = 64
-    min_bucket_reso: int = 256
-    max_bucket_reso: int = 1024
-    bucket_no_upscale: bool = False
 
     def __post_init__(self) -> None:
         step = self.bucket_reso_steps

@@ -11,6 +11,10 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
+
+from .config_schema import acted_on
+from .schema_key import CAPTIONS, SUBSET, frozen_fields
 
 DEFAULT_VARIANTS = 4  # T5's embedding of a text takes 4 MB with the real FLUX
 MOST_VARIANTS = 16
@@ -18,9 +22,12 @@ _WILDCARD = re.compile(r"\{([^}]+)\}")
 _BRACES = (("{{", "\ufdd0", "{"), ("}}", "\ufdd1", "}"))  # noncharacters of Unicode, which no text holds
 
 
+_CaptionFields: Any = frozen_fields("_CaptionFields", acted_on(SUBSET, part=CAPTIONS))
+
+
 @dataclass(frozen=True)
-class CaptionRules:
-    """What a subset asks to be done with its captions; the names and defaults are sd-scripts'.
+class CaptionRules(_CaptionFields):
+    """What a subset asks to be done with its captions: the keys of the schema that are part of CAPTIONS.
 
     Attributes:
         shuffle_caption: put the parts in another order.
@@ -32,14 +39,6 @@ class CaptionRules:
         enable_wildcard: one of several lines is chosen, and one of `{a|b}`; `{{` and `}}` are braces.
         caption_tag_dropout_rate: chance of each part to be left out.
     """
-
-    shuffle_caption: bool = False
-    caption_separator: str = ","
-    keep_tokens: int = 0
-    keep_tokens_separator: str = ""
-    secondary_separator: str = ""
-    enable_wildcard: bool = False
-    caption_tag_dropout_rate: float = 0.0
 
     @property
     def random_parts(self) -> bool:

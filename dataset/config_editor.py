@@ -6,14 +6,16 @@ Whether a trainer can use what they ask for is for that trainer's own reader.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, SettingsError
 from ..files import content_hash, write_changed
 from ..paths import child_of
-from .config_writer import FLUX_TRAINER, NEWER_KEYS, SD_SCRIPTS, TARGETS, DatasetConfig
+from .config_schema import BY_NAME, KEYS
+from .config_writer import DatasetConfig
+from .schema_key import FLUX_TRAINER, SD_SCRIPTS, TARGETS
 
 if TYPE_CHECKING:
     import tomlkit
@@ -32,7 +34,7 @@ class Changes:
         SettingsError: a value is out of range.
     """
 
-    target: str = SD_SCRIPTS  # one of `toml.TARGETS`
+    target: str = SD_SCRIPTS  # one of `schema_key.TARGETS`
     resolution: int = 0  # pixels
     batch_size: int = 0
     num_repeats: int = 0
@@ -40,11 +42,14 @@ class Changes:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise SettingsError(f"target is '{self.target}'. Choose one of: {', '.join(TARGETS)}.")
-        for name in ("resolution", "batch_size", "num_repeats"):
-            if getattr(self, name) < 0:
-                raise SettingsError(
-                    f"{name} is {getattr(self, name)}. Give 1 or more, or 0 to keep what the file says."
-                )
+        for name, value in self.values.items():
+            if value < 0:
+                raise SettingsError(f"{name} is {value}. Give 1 or more, or 0 to keep what the file says.")
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Key of the schema -> what it is to be."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in BY_NAME}
 
 
 def find_toml(root: Path, file: str) -> Path:
@@ -88,11 +93,11 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
         raise DatasetError(f"The dataset config {source} has no [[datasets]]. Add one that has [[datasets.subsets]].")
     subsets = _subsets(document)
     levels = [*([document["general"]] if "general" in document else []), *datasets, *subsets]
-    for name in ("resolution", "batch_size", "num_repeats"):
-        if value := getattr(changes, name):
+    for name, value in changes.values.items():
+        if value:
             _change(name, value, levels, datasets)
     for subset in subsets:
-        for name in ("image_dir", "metadata_file"):
+        for name in (key.name for key in KEYS if key.path):
             if name in subset:
                 subset[name] = (source.parent / str(subset[name])).as_posix()
     if changes.target == FLUX_TRAINER:
@@ -149,7 +154,8 @@ def _change(name: str, value: int, levels: list[Any], datasets: list[Any]) -> No
 
 def _suit_flux_trainer(source: Path, levels: list[Any], datasets: list[Any]) -> None:
     """FluxTrainer reads the resolution of the first dataset itself, as a list, and refuses keys newer than its copy."""
-    newer = next((name for level in levels for name in NEWER_KEYS if name in level), None)
+    unknown = [key.name for key in KEYS if FLUX_TRAINER not in key.known_to]
+    newer = next((name for level in levels for name in unknown if name in level), None)
     if newer:
         raise DatasetError(
             f"The dataset config {source} has the key {newer}, which the sd-scripts of February 2025 that FluxTrainer "

@@ -1,7 +1,6 @@
 """The keys of sd-scripts' schema for which the Dataset TOML Writer has no input of its own, as lines of TOML.
 
-Scopes and types are those of `library/config_util.py` in kohya-ss/sd-scripts 48d368f and of the older copy in
-kijai/ComfyUI-FluxTrainer 639b3e8, which are the same for these keys.
+Their levels and types are the same in kohya-ss/sd-scripts 48d368f and in the older copy of kijai/ComfyUI-FluxTrainer.
 """
 
 from __future__ import annotations
@@ -13,29 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
+from .config_schema import KEYS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_OF_A_DATASET: dict[str, type] = {"network_multiplier": float}  # sd-scripts takes no whole number for it
-_OF_A_SUBSET: dict[str, type] = {"class_tokens": str, "cache_info": bool, "alpha_mask": bool, "custom_attributes": dict}
+_OF_A_DATASET = {key.name: key for key in KEYS if key.line and key.of_dataset}
+_OF_A_SUBSET = {key.name: key for key in KEYS if key.line and not key.of_dataset}
 _ALLOWED = _OF_A_DATASET | _OF_A_SUBSET
 _EXAMPLES = {float: "a number with a point, like 0.5", str: "text in quotes", bool: "true or false", dict: "{name = 1}"}
-_A_PATH = "Paths are not taken from a graph. The pictures come from the dataset that is connected"
-_REFUSED = {
-    "image_dir": f"{_A_PATH}.",
-    "metadata_file": f"{_A_PATH}, with their captions. For a file of your own use Dataset TOML Loader.",
-    "conditioning_data_dir": f"{_A_PATH}. For masks use alpha_mask = true.",
-    "is_reg": "Connect those pictures as regularisation, which writes it into a subset of their own.",
-    "caption_extension": "It is always .txt, as the captions are written. Remove the line.",
-    "face_crop_aug_range": "sd-scripts reads where a face is from the picture's file name, and the files written here "
-    "are not named so. Remove the line.",
-    "skip_image_resolution": "sd-scripts of February 2026 would refuse it. Remove the line, and filter with Quality "
-    "Filter.",
-    **dict.fromkeys(("general", "datasets", "subsets"), "Give the keys alone, without a table around them."),
-}
+_REFUSED = {key.name: key.not_in_graph for key in KEYS if key.not_in_graph}
+_REFUSED |= dict.fromkeys(("general", "datasets", "subsets"), "Give the keys alone, without a table around them.")
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ def _check(name: str, value: Any, inputs: Collection[str]) -> None:
         raise SettingsError(f"{given} is refused. {_REFUSED[name]}")
     if name not in _ALLOWED:
         raise SettingsError(f"{given} is no key that sd-scripts knows here. Use: {', '.join(_ALLOWED)}.")
-    wanted = _ALLOWED[name]
+    wanted = _ALLOWED[name].kind  # sd-scripts takes no whole number for a float
     if type(value) is not wanted or not _plain(value):
         raise SettingsError(f"{given} is of a type that sd-scripts would refuse. Give {_EXAMPLES[wanted]}.")
     if name == "class_tokens" and (not value or value != " ".join(value.split())):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ..errors import DatasetError
 from ..files import parsed_json
 from .buckets import Buckets
 from .caption_variants import CaptionRules
+from .config_schema import BY_NAME, KEYS, acted_on
+from .schema_key import CAPTIONS, DATASET, SUBSET, SUBSET_ALONE, Key, frozen_fields
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,40 +32,25 @@ else:
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
 
+_SHARED = [key for key in KEYS if key.level != SUBSET_ALONE]
+_SUBSETS = Key("subsets", list)
+_RANGED = [*acted_on(DATASET), *acted_on(SUBSET), *acted_on(SUBSET, part=CAPTIONS)]
+_DatasetFields: Any = frozen_fields("_DatasetFields", acted_on(DATASET))
+_SubsetFields: Any = frozen_fields("_SubsetFields", acted_on(SUBSET, SUBSET_ALONE))
+
+
 @dataclass(frozen=True)
-class Subset:
+class Subset(_SubsetFields):
     """One folder of pictures with their captions beside them, or the pictures that a metadata file lists.
 
+    Its keys are those of the schema that do something here, with every path whole: pictures in folders below image_dir
+    are not taken; a caption_dropout_rate of None leaves it to the run.
+
     Attributes:
-        image_dir: the folder; pictures in folders below it are not taken. None with a metadata file of absolute paths.
-        num_repeats: how often each picture comes in an epoch.
-        caption_extension: the caption of `<stem>.jpg` is the first line of `<stem><caption_extension>`, or with
-            `captions.enable_wildcard` any of its lines.
-        class_tokens: the caption of pictures without a caption file; "" if there is none.
-        caption_prefix: put before every caption, with a space between.
-        caption_suffix: put after every caption, with a space between.
         captions: what is done with captions.
-        caption_dropout_rate: share of the pictures trained with the empty caption; None leaves it to the run.
-        caption_dropout_every_n_epochs: every n-th epoch has only empty captions; 0 for none.
-        flip_aug: half of the pictures are mirrored.
-        is_reg: regularisation pictures, which keep what the base model knows (prior preservation).
-        alpha_mask: the loss is weighted by the picture's alpha channel.
-        metadata_file: pictures and captions as JSON or JSON lines, instead of caption files.
     """
 
-    image_dir: Path | None
-    num_repeats: int
-    caption_extension: str
-    class_tokens: str
-    caption_prefix: str
-    caption_suffix: str
     captions: CaptionRules
-    caption_dropout_rate: float | None
-    caption_dropout_every_n_epochs: int
-    flip_aug: bool
-    is_reg: bool
-    alpha_mask: bool
-    metadata_file: Path | None
 
     @property
     def source(self) -> Path:
@@ -72,36 +59,21 @@ class Subset:
 
     def describe(self) -> str:
         """Its repeats and what is out of the ordinary, in a few words for a person."""
-        rules = self.captions
-        said = {
-            "flip_aug": self.flip_aug,
-            "is_reg": self.is_reg,
-            "alpha_mask": self.alpha_mask,
-            "shuffle_caption": rules.shuffle_caption,
-            "enable_wildcard": rules.enable_wildcard,
-            f"caption_tag_dropout_rate {rules.caption_tag_dropout_rate}": rules.caption_tag_dropout_rate,
-            f"caption_dropout_rate {self.caption_dropout_rate}": self.caption_dropout_rate is not None,
-            f"empty captions every {self.caption_dropout_every_n_epochs} epochs": self.caption_dropout_every_n_epochs,
-        }
-        return ", ".join([f"num_repeats {self.num_repeats}", *(words for words, given in said.items() if given)])
+        values = vars(self) | vars(self.captions)
+        said = [key.told.format(values[key.name]) for key in KEYS if key.told and values[key.name] != key.default]
+        return ", ".join([f"num_repeats {self.num_repeats}", *said])
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Folders that share buckets and batch size.
+class DatasetBlock(_DatasetFields):
+    """Folders that share buckets and batch size: a `[[datasets]]`, with its keys of the schema.
 
     Attributes:
-        batch_size: pictures per batch.
         buckets: the sizes that the pictures are brought to.
-        validation_split: share of the pictures held out from training, 0 up to but not including 1.
-        validation_seed: which pictures are held out.
         subsets: at least one.
     """
 
-    batch_size: int
     buckets: Buckets
-    validation_split: float
-    validation_seed: int
     subsets: tuple[Subset, ...]
 
 
@@ -110,92 +82,18 @@ class DatasetGroup:
     """A dataset config as read from `path`."""
 
     path: Path
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[DatasetBlock, ...]
 
 
 @dataclass(frozen=True)
-class Picture:
+class ConfigPicture:
     """One picture as the config names it; `caption` has several lines where one of them is to be chosen."""
 
     path: Path
     caption: str
     repeats: int
-    dataset: Dataset
+    dataset: DatasetBlock
     subset: Subset
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A key of the schema. With `refused`, only the default is accepted, and `refused` says what to do instead."""
-
-    types: tuple[type, ...]
-    default: Any = None
-    refused: str = ""
-
-
-_LATENTS_ARE_CACHED = (
-    "Pictures are encoded once, before training, so they cannot change from step to step; sd-scripts refuses it with "
-    "cache_latents too. Remove this key."
-)
-_TEXTS_ARE_ENCODED_ONCE = (
-    "Captions are encoded once, before training, so they cannot grow from step to step; sd-scripts refuses it with "
-    "cached text encoder outputs too. Remove this key."
-)
-_USE_ALPHA_MASK = (
-    "Put each mask into the alpha channel of its picture and set alpha_mask = true; for ControlNet there is no trainer."
-)
-
-_DATASET_KEYS = {
-    "resolution": _Key((int, list)),
-    "batch_size": _Key((int,), 1),
-    "enable_bucket": _Key((bool,), False),
-    "bucket_reso_steps": _Key((int,), 64),
-    "min_bucket_reso": _Key((int,), 256),
-    "max_bucket_reso": _Key((int,), 1024),
-    "bucket_no_upscale": _Key((bool,), False),
-    "validation_split": _Key((float, int), 0.0),
-    "validation_seed": _Key((int,), 0),
-    "network_multiplier": _Key((float, int), 1.0, "Remove it and set the strength where the LoRA is applied."),
-    "skip_image_resolution": _Key((int, list), 0, "Remove it and filter the pictures with Quality Filter."),
-}
-_CAPTION_KEYS = {
-    "shuffle_caption": _Key((bool,), False),
-    "caption_separator": _Key((str,), ","),
-    "keep_tokens": _Key((int,), 0),
-    "keep_tokens_separator": _Key((str,), ""),
-    "secondary_separator": _Key((str,), ""),
-    "enable_wildcard": _Key((bool,), False),
-    "caption_tag_dropout_rate": _Key((float, int), 0.0),
-}
-_CAPTION_FILE_KEYS = {
-    "caption_extension": _Key((str,), ".caption"),
-    "class_tokens": _Key((str,), ""),
-    "cache_info": _Key((bool,)),  # without effect on what is trained in sd-scripts either
-}
-_SUBSET_KEYS = {
-    **_CAPTION_KEYS,
-    "token_warmup_min": _Key((int,), 1),  # without effect where there is no warm-up
-    "token_warmup_step": _Key((float, int), 0, _TEXTS_ARE_ENCODED_ONCE),
-    "num_repeats": _Key((int,), 1),
-    "caption_prefix": _Key((str,), ""),
-    "caption_suffix": _Key((str,), ""),
-    "caption_dropout_rate": _Key((float, int)),
-    "caption_dropout_every_n_epochs": _Key((int,), 0),
-    "flip_aug": _Key((bool,), False),
-    "color_aug": _Key((bool,), False, _LATENTS_ARE_CACHED),
-    "random_crop": _Key((bool,), False, _LATENTS_ARE_CACHED),
-    "face_crop_aug_range": _Key((list,), None, _LATENTS_ARE_CACHED),
-    "resize_interpolation": _Key((str,), "lanczos", "Pictures are resized with Lanczos; remove this key."),
-    "custom_attributes": _Key((dict,)),  # for extensions of sd-scripts; it does nothing with them itself
-}
-_SUBSET_ONLY_KEYS = {
-    "image_dir": _Key((str,)),
-    "is_reg": _Key((bool,), False),
-    "alpha_mask": _Key((bool,), False),
-    "metadata_file": _Key((str,)),
-    "conditioning_data_dir": _Key((str,), None, _USE_ALPHA_MASK),
-}
-_SHARED_KEYS = _DATASET_KEYS | _SUBSET_KEYS | _CAPTION_FILE_KEYS
 
 
 def read(path: str | Path, folder: Path | None = None) -> DatasetGroup:
@@ -222,45 +120,32 @@ def read(path: str | Path, folder: Path | None = None) -> DatasetGroup:
         raise DatasetError(f"The dataset config {source} cannot be used: {error}") from error
 
 
-def _datasets(content: dict[str, Any], folder: Path) -> tuple[Dataset, ...]:
-    _check_keys(content, {"general": _Key((dict,)), "datasets": _Key((list,))}, "the top level")
+def _datasets(content: dict[str, Any], folder: Path) -> tuple[DatasetBlock, ...]:
+    _check_keys(content, [Key("general", dict), Key("datasets", list)], "the top level")
     general = content.get("general", {})
-    _check_keys(general, _SHARED_KEYS, "[general]")
+    _check_keys(general, _SHARED, "[general]")
     tables = content.get("datasets", [])
     if not tables:
         raise DatasetError("it has no [[datasets]]. Add one, with a [[datasets.subsets]] that gives image_dir.")
     return tuple(_dataset(table, general, folder) for table in tables)
 
 
-def _dataset(table: dict[str, Any], general: dict[str, Any], folder: Path) -> Dataset:
-    _check_keys(table, _SHARED_KEYS | {"subsets": _Key((list,))}, "[[datasets]]")
+def _dataset(table: dict[str, Any], general: dict[str, Any], folder: Path) -> DatasetBlock:
+    _check_keys(table, [*_SHARED, _SUBSETS], "[[datasets]]")
     if not table.get("subsets"):
         raise DatasetError("a [[datasets]] has no [[datasets.subsets]]. Add one that gives image_dir.")
     _check_kinds(table)
-    values = _inherited(_DATASET_KEYS, table, general)
-    _check_range("batch_size", values["batch_size"], 1)
+    values = _inherited([DATASET], table, general)
+    _check_ranges(values)
     if not 0 <= values["validation_split"] < 1:
         raise DatasetError(f"validation_split is {values['validation_split']}. Set it from 0 to less than 1.")
     subsets = tuple(_subset(subset, table, general, folder) for subset in table["subsets"])
     _check_subsets(subsets)
-    return Dataset(
-        batch_size=values["batch_size"],
-        buckets=Buckets(
-            resolution=_resolution(values["resolution"]),
-            **{
-                name: values[name]
-                for name in (
-                    "enable_bucket",
-                    "bucket_reso_steps",
-                    "min_bucket_reso",
-                    "max_bucket_reso",
-                    "bucket_no_upscale",
-                )
-            },
-        ),
-        validation_split=float(values["validation_split"]),
-        validation_seed=values["validation_seed"],
+    values["resolution"] = _resolution(values["resolution"])
+    return DatasetBlock(
+        buckets=Buckets(**_those(fields(Buckets), values)),
         subsets=subsets,
+        **_those(fields(_DatasetFields), values),
     )
 
 
@@ -270,7 +155,8 @@ def _check_kinds(table: dict[str, Any]) -> None:
     if any(with_metadata) and not all(with_metadata):
         raise DatasetError("a [[datasets]] mixes subsets with and without metadata_file. Make two [[datasets]] of it.")
     if any(with_metadata):
-        _check_keys(table, _DATASET_KEYS | _SUBSET_KEYS | {"subsets": _Key((list,))}, "[[datasets]] with metadata_file")
+        shared = [key for key in _SHARED if not key.caption_files]
+        _check_keys(table, [*shared, _SUBSETS], "[[datasets]] with metadata_file")
 
 
 def _check_subsets(subsets: tuple[Subset, ...]) -> None:
@@ -289,53 +175,47 @@ def _check_subsets(subsets: tuple[Subset, ...]) -> None:
 
 def _subset(table: dict[str, Any], dataset: dict[str, Any], general: dict[str, Any], folder: Path) -> Subset:
     metadata = isinstance(table, dict) and "metadata_file" in table
-    keys = _SUBSET_KEYS | _SUBSET_ONLY_KEYS | ({} if metadata else _CAPTION_FILE_KEYS)
-    place = "[[datasets.subsets]]" + (" with metadata_file" if metadata else "")
-    _check_keys(table, {name: key for name, key in keys.items() if not (metadata and name == "is_reg")}, place)
+    keys = [key for key in KEYS if key.level != DATASET and not (metadata and key.caption_files)]
+    _check_keys(table, keys, "[[datasets.subsets]]" + (" with metadata_file" if metadata else ""))
+    if metadata and not table["metadata_file"]:
+        raise DatasetError("metadata_file is empty. Give the file, or remove the key.")
     if not (metadata or table.get("image_dir")):
         raise DatasetError("a [[datasets.subsets]] has no image_dir. Give the folder that holds its pictures.")
-    values = _inherited(_SUBSET_KEYS | _CAPTION_FILE_KEYS, table, dataset, general)
+    values = _inherited([SUBSET, SUBSET_ALONE], table, dataset, general)
     _check_ranges(values)
-    extension = values["caption_extension"]
-    rate = values["caption_dropout_rate"]
-    same = ("num_repeats", "class_tokens", "caption_prefix", "caption_suffix", "caption_dropout_every_n_epochs")
+    if not values["caption_separator"]:
+        raise DatasetError("caption_separator is empty. Give what parts a caption, for example ','.")
+    if values["caption_extension"] and not values["caption_extension"].startswith("."):
+        values["caption_extension"] = f".{values['caption_extension']}"
+    for key in KEYS:
+        if key.path and key.name in values:
+            values[key.name] = folder / values[key.name] if values[key.name] else None
     return Subset(
-        image_dir=folder / table["image_dir"] if table.get("image_dir") else None,
-        metadata_file=folder / table["metadata_file"] if metadata else None,
-        caption_extension=extension if extension.startswith(".") or not extension else f".{extension}",
-        captions=CaptionRules(**{name: values[name] for name in _CAPTION_KEYS}),
-        caption_dropout_rate=None if rate is None else float(rate),
-        flip_aug=values["flip_aug"],
-        is_reg=table.get("is_reg", False),
-        alpha_mask=table.get("alpha_mask", False),
-        **{name: values[name] for name in same},
+        captions=CaptionRules(**_those(fields(CaptionRules), values)), **_those(fields(_SubsetFields), values)
     )
 
 
-def _check_ranges(values: dict[str, Any]) -> None:
-    for name, least in (("num_repeats", 1), ("keep_tokens", 0), ("caption_dropout_every_n_epochs", 0)):
-        _check_range(name, values[name], least)
-    for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
-        if not 0 <= (values[name] or 0) <= 1:
-            raise DatasetError(f"{name} is {values[name]}. It is a share, from 0 to 1.")
-    if not values["caption_separator"]:
-        raise DatasetError("caption_separator is empty. Give what parts a caption, for example ','.")
+def _inherited(levels: Collection[str], *tables: dict[str, Any]) -> dict[str, Any]:
+    """The value of each key of the levels from the first table that has it, or else its default."""
+    keys = (key for key in KEYS if key.level in levels)
+    return {key.name: next((table[key.name] for table in tables if key.name in table), key.default) for key in keys}
 
 
-def _inherited(keys: Collection[str], *tables: dict[str, Any]) -> dict[str, Any]:
-    """The value of each key from the first table that has it, or else its default."""
-    return {key: next((table[key] for table in tables if key in table), _SHARED_KEYS[key].default) for key in keys}
+def _those(wanted: Iterable[Field], values: dict[str, Any]) -> dict[str, Any]:
+    named = {field.name: values[field.name] for field in wanted}
+    whole = {name for name, value in named.items() if type(value) is int and BY_NAME[name].kind is float}
+    return {name: float(value) if name in whole else value for name, value in named.items()}
 
 
-def _check_keys(table: Any, keys: dict[str, _Key], place: str) -> None:
+def _check_keys(table: Any, keys: Sequence[Key], place: str) -> None:
     if not isinstance(table, dict):
         raise DatasetError(f"{place} is not a table of keys. See the dataset config schema of sd-scripts.")
+    allowed = {key.name: key for key in keys}
     for name, value in table.items():
-        key = keys.get(name)
+        key = allowed.get(name)
         if key is None:
-            elsewhere = name in _SHARED_KEYS or name in _SUBSET_ONLY_KEYS
-            reason = "belongs to another level" if elsewhere else "is unknown"
-            raise DatasetError(f"the key {name} in {place} {reason}. Allowed there: {', '.join(sorted(keys))}.")
+            reason = "belongs to another level" if name in BY_NAME else "is unknown"
+            raise DatasetError(f"the key {name} in {place} {reason}. Allowed there: {', '.join(sorted(allowed))}.")
         if type(value) not in key.types:
             wanted = " or ".join(kind.__name__ for kind in key.types)
             raise DatasetError(f"{name} in {place} is {value!r}. Give it as {wanted}.")
@@ -345,9 +225,14 @@ def _check_keys(table: Any, keys: dict[str, _Key], place: str) -> None:
             raise DatasetError(f"{name} = {value!r} in {place} is not supported. {key.refused}")
 
 
-def _check_range(name: str, value: float, low: int) -> None:
-    if not low <= value < math.inf:
-        raise DatasetError(f"{name} is {value}. Set it to {low} or more.")
+def _check_ranges(values: dict[str, Any]) -> None:
+    """Buckets and their resolution are checked where they are made."""
+    for key in (key for key in _RANGED if key.name in values):
+        value = values[key.name]
+        if key.most is not None and not key.least <= (value or 0) <= key.most:
+            raise DatasetError(f"{key.name} is {value}. It is a share, from {key.least} to {key.most}.")
+        if key.most is None and key.least is not None and not key.least <= value < math.inf:
+            raise DatasetError(f"{key.name} is {value}. Set it to {key.least} or more.")
 
 
 def _resolution(value: int | list[int] | None) -> tuple[int, int]:
@@ -357,7 +242,7 @@ def _resolution(value: int | list[int] | None) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def pictures(group: DatasetGroup) -> list[Picture]:
+def pictures(group: DatasetGroup) -> list[ConfigPicture]:
     """Every picture that the config names, with its caption: by dataset, subset and file name.
 
     Raises:
@@ -365,7 +250,7 @@ def pictures(group: DatasetGroup) -> list[Picture]:
             subset gives no class_tokens), empty or not UTF-8.
     """
     return [
-        Picture(path, caption, subset.num_repeats, dataset, subset)
+        ConfigPicture(path, caption, subset.num_repeats, dataset, subset)
         for dataset in group.datasets
         for subset in dataset.subsets
         for path, caption in (_listed(subset) if subset.metadata_file else _beside(subset))

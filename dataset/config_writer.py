@@ -2,13 +2,13 @@
 
 Rules: sd-scripts `library/config_util.py` (scopes, types, defaults) and `library/train_util.py` (buckets, caching).
 What they would assert on later, in training, is refused here with the reason. TOMLs that people wrote are for
-`written_toml`, the formats of other trainers for `exports`.
+`config_editor`, the formats of other trainers for `exports`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,14 @@ from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, link_or_copy, remove_partials, write_changed
 from ..progress import Progress, silent
 from .config_keys import MoreKeys, read_more_keys
+from .config_schema import BY_NAME, CAPTION_EXTENSION, KEYS
 from .normalise import PNG_SIGNATURE, for_trainers
 from .pictures import PictureRefused
 from .records import Dataset, Record
+from .schema_key import FLUX_TRAINER, SD_SCRIPTS, TARGETS, Key, frozen_fields
 
 STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
-CAPTION_EXTENSION = ".txt"  # written out, because sd-scripts' own default is ".caption"
 FLUX_PIXELS_PER_TOKEN = 16  # 8 of the autoencoder, 2 of the transformer's patches
-SD_SCRIPTS = "sd-scripts"
-FLUX_TRAINER = "FluxTrainer"
-TARGETS = (SD_SCRIPTS, FLUX_TRAINER)
-# Keys that came to sd-scripts after February 2025, whose copy kijai's ComfyUI-FluxTrainer carries; it refuses them.
-NEWER_KEYS = ("validation_split", "validation_seed", "resize_interpolation", "skip_image_resolution")
-INTERPOLATIONS = ("lanczos", "area", "box", "bicubic", "bilinear", "nearest")
 FLUX_BUCKET_STEP = 32  # sd-scripts flux_train_network.py: bucket_reso_steps must be divisible by it
 
 
@@ -41,63 +36,27 @@ class DatasetConfig:
     hash: str  # of the pictures, captions and settings; of a dataset of ours the same wherever the file lies
 
 
-# What sd-scripts cannot do from a cache (train_util.py, is_text_encoder_output_cacheable and is_latent_cacheable). It
-# asserts on most; wildcards and dropped epochs it would freeze or pass over without a word. flip_aug is cached twice.
-_CHANGE_CAPTIONS = (
-    "caption_dropout_rate",
-    "caption_dropout_every_n_epochs",
-    "caption_tag_dropout_rate",
-    "shuffle_caption",
-    "token_warmup_step",
-    "enable_wildcard",
-)
-_CHANGE_PICTURES = ("color_aug", "random_crop")
-_SAME_IN_A_BATCH = ("flip_aug", "random_crop", "alpha_mask")
-_OF_A_SUBSET = (
-    *("caption_prefix", "caption_suffix", "caption_separator", "keep_tokens", "keep_tokens_separator"),
-    *("secondary_separator", "token_warmup_min", *_CHANGE_CAPTIONS, "flip_aug", *_CHANGE_PICTURES),
-)
+_WITH_WIDGET = [key for key in KEYS if key.widget]
+_Keys: Any = frozen_fields("_Keys", _WITH_WIDGET, writers=True)
+# By the setting that says so: what each cache means for whatever changes from step to step.
+_CACHES = {
+    "cached_text": "encoding every caption only once",
+    "cached_latents": "encoding every picture only once",
+}
 
 
 @dataclass(frozen=True)
-class TomlSettings:
-    """The settings of sd-scripts' schema that this dataset is written with, in its own names.
+class TomlSettings(_Keys):
+    """The keys of sd-scripts' schema that this dataset is written with, and what the writer itself is told.
 
     Raises:
         SettingsError: a value is out of range, or sd-scripts would refuse the combination.
     """
 
-    resolution: int = 512  # pixels: the area of a bucket is at most its square
-    batch_size: int = 1
-    num_repeats: int = 1  # times each picture is shown in an epoch
-    enable_bucket: bool = True
-    min_bucket_reso: int = 256  # pixels
-    max_bucket_reso: int = 1024  # pixels
-    bucket_reso_steps: int = 64  # pixels
-    bucket_no_upscale: bool = False
-    validation_split: float = 0.0  # share of the pictures held out; 0 is not written, because sd-scripts refuses it
-    validation_seed: int = 0
     target: str = SD_SCRIPTS  # one of TARGETS: who is to read the file
     cached_text: bool = True  # trained from cached text encoder outputs, as FLUX normally is
     cached_latents: bool = True
     resolution_height: int = 0  # pixels; 0 is the same as `resolution`, which is then the width
-    resize_interpolation: str = ""  # one of INTERPOLATIONS; "" leaves it to the trainer
-    caption_prefix: str = ""
-    caption_suffix: str = ""
-    caption_separator: str = ","  # between the parts of a caption that are shuffled and dropped
-    shuffle_caption: bool = False
-    keep_tokens: int = 0  # first parts of a caption that are neither shuffled nor dropped
-    keep_tokens_separator: str = ""  # what stands before it in a caption is kept, in place of `keep_tokens`
-    secondary_separator: str = ""  # parts joined by it are shuffled and dropped together
-    enable_wildcard: bool = False  # {a|b} in captions
-    caption_dropout_rate: float = 0.0  # share of pictures trained with an empty caption
-    caption_dropout_every_n_epochs: int = 0
-    caption_tag_dropout_rate: float = 0.0  # share of a caption's parts left out
-    token_warmup_min: int = 1  # parts of a caption that the first step is trained with
-    token_warmup_step: float = 0.0  # step from which whole captions are used; under 1 it is a share of all steps
-    flip_aug: bool = False
-    color_aug: bool = False
-    random_crop: bool = False
     regularisation_repeats: int = 1  # `num_repeats` of the regularisation pictures, where there are any
     more_keys: str = ""  # lines of TOML, as `read_more_keys` takes them
 
@@ -111,24 +70,20 @@ class TomlSettings:
         return self.resolution, self.resolution_height or self.resolution
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "num_repeats",
-            "regularisation_repeats",
-            "resolution",
-            "min_bucket_reso",
-            "max_bucket_reso",
-            "bucket_reso_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least 1.")
+        for key in _WITH_WIDGET:
+            _check_value(key, getattr(self, key.name))
+        if self.regularisation_repeats < 1:
+            raise SettingsError(f"regularisation_repeats is {self.regularisation_repeats}. It must be at least 1.")
+        if self.resolution_height < 0:
+            raise SettingsError(f"resolution_height is {self.resolution_height}. It is in pixels, 0 for a square.")
         if not math.isfinite(self.validation_split) or not 0 <= self.validation_split < 1:
             raise SettingsError(
                 f"validation_split is {self.validation_split}. It is the share of pictures held out: "
                 "0 for none, and less than 1."
             )
+        if self.shuffle_caption and not self.caption_separator:
+            raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
         self._check_target()
-        self._check_captions()
         self._check_caches()
         self._check_more_keys()
         if self.enable_bucket:
@@ -142,49 +97,32 @@ class TomlSettings:
                     "or switch enable_bucket on."
                 )
 
+    def _asked(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of the keys that are not as the writer has them by itself."""
+        return [key for key in keys if getattr(self, key.name) != key.written_default]
+
     def _check_target(self) -> None:
         if self.target not in TARGETS:
             raise SettingsError(f"target is '{self.target}'. Choose one of: {', '.join(TARGETS)}.")
-        if self.resize_interpolation not in ("", *INTERPOLATIONS):
+        unknown = [
+            key.name for key in self._asked(_WITH_WIDGET) if self.target not in key.known_to and not key.only_with
+        ]
+        if unknown:
             raise SettingsError(
-                f"resize_interpolation is '{self.resize_interpolation}'. Choose one of: {', '.join(INTERPOLATIONS)}."
-            )
-        if self.resolution_height < 0:
-            raise SettingsError(f"resolution_height is {self.resolution_height}. It is in pixels, 0 for a square.")
-        newer = [name for name in ("validation_split", "resize_interpolation") if getattr(self, name)]
-        if self.target == FLUX_TRAINER and newer:
-            raise SettingsError(
-                f"{newer[0]} is {getattr(self, newer[0])}, but the sd-scripts of February 2025 that FluxTrainer "
+                f"{unknown[0]} is {getattr(self, unknown[0])}, but the sd-scripts of February 2025 that FluxTrainer "
                 "carries does not know that key and would refuse the file. Set validation_split to 0 and "
                 "resize_interpolation to the trainer's own, or choose the target sd-scripts."
             )
 
-    def _check_captions(self) -> None:
-        for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
-            if not 0 <= getattr(self, name) <= 1:  # refuses NaN too
-                raise SettingsError(f"{name} is {getattr(self, name)}. It is a share, from 0 to 1.")
-        for name, least in (("keep_tokens", 0), ("caption_dropout_every_n_epochs", 0), ("token_warmup_min", 1)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"{name} is {getattr(self, name)}. It must be at least {least}.")
-        if not math.isfinite(self.token_warmup_step) or self.token_warmup_step < 0:
-            raise SettingsError(f"token_warmup_step is {self.token_warmup_step}. It must be at least 0.")
-        for name in ("caption_prefix", "caption_suffix", *(name for name in _OF_A_SUBSET if "separator" in name)):
-            if any("\ud800" <= letter <= "\udfff" for letter in getattr(self, name)):
-                raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
-        if self.shuffle_caption and not self.caption_separator:
-            raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
-
     def _check_caches(self) -> None:
-        for caches, names, meaning in (
-            ("cached_text", _CHANGE_CAPTIONS, "encoding every caption only once"),
-            ("cached_latents", _CHANGE_PICTURES, "encoding every picture only once"),
-        ):
-            asked = [name for name in names if getattr(self, name)]
-            if getattr(self, caches) and asked:
+        for cache, meaning in _CACHES.items():
+            asked = self._asked(key for key in _WITH_WIDGET if key.frozen_by == cache)
+            if getattr(self, cache) and asked:
+                name = asked[0].name
                 raise SettingsError(
-                    f"{asked[0]} is {getattr(self, asked[0])}, but {caches} means {meaning}, so it could not change "
-                    f"from step to step and sd-scripts would stop or pass it over. Set {asked[0]} back, or switch "
-                    f"{caches} off and train without that cache."
+                    f"{name} is {getattr(self, name)}, but {cache} means {meaning}, so it could not change from step "
+                    f"to step and sd-scripts would stop or pass it over. Set {name} back, or switch {cache} off and "
+                    "train without that cache."
                 )
         if not (self.cached_latents or self.enable_bucket or self.random_crop):
             # train_util.py, __getitem__: what is not cached is scaled to a bucket only
@@ -227,6 +165,17 @@ class TomlSettings:
                 f"resolution {longer} is over max_bucket_reso {self.max_bucket_reso}. "
                 f"Raise max_bucket_reso to {-(-longer // steps) * steps} or lower the resolution."
             )
+
+
+def _check_value(key: Key, value: Any) -> None:
+    if key.choices and value not in ("", *key.choices):
+        raise SettingsError(f"{key.name} is '{value}'. Choose one of: {', '.join(key.choices)}.")
+    if key.kind is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise SettingsError(f"{key.name} has half a character in it, which no file can hold. Type it anew.")
+    if key.most is not None and not key.least <= value <= key.most:  # refuses NaN too
+        raise SettingsError(f"{key.name} is {value}. It is a share, from {key.least} to {key.most}.")
+    if key.least is not None and not key.least <= value < math.inf:
+        raise SettingsError(f"{key.name} is {value}. It must be at least {key.least}.")
 
 
 def write_dataset_toml(
@@ -384,32 +333,34 @@ def _toml_text(dataset: Dataset, settings: TomlSettings, of_subsets: Mapping[Pat
 
 
 def _dataset_keys(settings: TomlSettings) -> dict[str, Any]:
-    """The keys of sd-scripts' `datasets` scope."""
-    names = ("batch_size", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+    """The keys that are written into `[[datasets]]`."""
+    keys = _written(settings, of_dataset=True)
     # FluxTrainer reads the resolution itself, and only as a list
-    pair = settings.target == FLUX_TRAINER or len(set(settings.sides)) > 1
-    keys: dict[str, Any] = {"resolution": list(settings.sides) if pair else settings.resolution}
-    keys |= {name: getattr(settings, name) for name in (*names, "bucket_no_upscale")}
-    if settings.validation_split:
-        keys |= {"validation_split": settings.validation_split, "validation_seed": settings.validation_seed}
-    if settings.resize_interpolation:
-        keys["resize_interpolation"] = settings.resize_interpolation
+    if settings.target == FLUX_TRAINER or len(set(settings.sides)) > 1:
+        keys["resolution"] = list(settings.sides)
     return keys | settings.more.of_dataset
 
 
 def _subset_keys(settings: TomlSettings) -> dict[str, Any]:
-    """The keys of sd-scripts' `subsets` scope except `image_dir`; where its default is wanted, the key is left out."""
-    defaults = {field.name: field.default for field in fields(TomlSettings)}
-    asked = {name: getattr(settings, name) for name in _OF_A_SUBSET if getattr(settings, name) != defaults[name]}
-    return (
-        {"num_repeats": settings.num_repeats, "caption_extension": CAPTION_EXTENSION} | asked | settings.more.of_subset
-    )
+    """The keys that are written into `[[datasets.subsets]]`, except `image_dir`."""
+    return _written(settings, of_dataset=False) | settings.more.of_subset
+
+
+def _written(settings: TomlSettings, of_dataset: bool) -> dict[str, Any]:
+    """Where a default is wanted, most keys are left out."""
+    values = {key.name: getattr(settings, key.name, key.written_default) for key in KEYS if key.widget or key.always}
+    asked = {name for name, value in values.items() if BY_NAME[name].always or value != BY_NAME[name].written_default}
+    return {
+        name: value
+        for name, value in values.items()
+        if BY_NAME[name].of_dataset == of_dataset and (BY_NAME[name].only_with or name) in asked
+    }
 
 
 def _regularisation_keys(settings: TomlSettings) -> dict[str, Any]:
     """Of the other subset's keys only those that sd-scripts asserts to be the same in a batch (train_util.py,
     get_item_for_caching): a trigger word in caption_prefix, for one, is not for regularisation pictures."""
-    shared = {name: value for name, value in _subset_keys(settings).items() if name in _SAME_IN_A_BATCH}
+    shared = {name: value for name, value in _subset_keys(settings).items() if BY_NAME[name].same_in_a_batch}
     own = {"num_repeats": settings.regularisation_repeats, "caption_extension": CAPTION_EXTENSION, "is_reg": True}
     return own | shared
 

@@ -9,10 +9,12 @@ from comfy_api.latest import io
 from ..curation.exports import FORMATS, ExportSettings, export_dataset
 from ..dataset import config_reader as dataset_config
 from ..dataset.config_editor import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
-from ..dataset.config_writer import TARGETS
+from ..dataset.config_schema import BY_NAME
+from ..dataset.schema_key import TARGETS
 from ..errors import ImpastoError
 from . import sockets
 from .host import execution, folders
+from .inputs import key_input
 
 CATEGORY = "Impasto/Dataset"
 
@@ -21,6 +23,11 @@ class DatasetExport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         defaults = ExportSettings()
+
+        def key(name: str, tooltip: str, **options: float) -> io.Input:
+            value = getattr(defaults, name)
+            return key_input(BY_NAME[name], tooltip, default=value, optional=False, advanced=False, **options)
+
         return io.Schema(
             node_id="ImpastoDatasetExport",
             display_name="Dataset Export",
@@ -33,29 +40,13 @@ class DatasetExport(io.ComfyNode):
             inputs=[
                 sockets.Dataset.Input("dataset", tooltip="The dataset to write. Trainers need a caption per picture."),
                 io.Combo.Input("format", options=list(FORMATS), tooltip="Who is to read it."),
-                io.Int.Input(
-                    "resolution",
-                    default=defaults.resolution,
-                    min=64,
-                    max=4096,
-                    step=16,
-                    tooltip="Training size in pixels: the side of a square of that area. Not for imagefolder.",
-                ),
-                io.Int.Input(
-                    "num_repeats",
-                    default=defaults.num_repeats,
-                    min=1,
-                    max=10_000,
-                    tooltip="How often each picture is shown in one epoch. Not for imagefolder.",
-                ),
-                io.Float.Input(
+                key("resolution", "Training size in pixels: the side of a square of that area. Not for imagefolder."),
+                key("num_repeats", f"{BY_NAME['num_repeats'].widget.tooltip} Not for imagefolder."),
+                key(
                     "caption_dropout_rate",
-                    default=defaults.caption_dropout_rate,
-                    min=0.0,
-                    max=1.0,
+                    "Share of pictures trained with an empty caption. For SimpleTuner the note says where to set it. "
+                    "Not for imagefolder.",
                     step=0.001,
-                    tooltip="Share of pictures trained with an empty caption. For SimpleTuner the note says where to "
-                    "set it. Not for imagefolder.",
                 ),
                 io.String.Input(
                     "license",
@@ -82,8 +73,9 @@ class DatasetExport(io.ComfyNode):
 class DatasetTOMLLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def kept(name: str, most: int, step: int, tooltip: str) -> io.Input:
-            return io.Int.Input(name, default=0, min=0, max=most, step=step, tooltip=f"{tooltip} 0 keeps the file's.")
+        def kept(name: str) -> io.Input:
+            key = BY_NAME[name]
+            return key_input(key, f"{key.widget.tooltip} 0 keeps the file's.", default=0, min=0)
 
         return io.Schema(
             node_id="ImpastoDatasetTOMLLoader",
@@ -105,9 +97,7 @@ class DatasetTOMLLoader(io.ComfyNode):
                     options=list(TARGETS),
                     tooltip="Who reads the copy: today's sd-scripts (and Impasto), or the older one of FluxTrainer.",
                 ),
-                kept("resolution", 4096, 16, "Training size in pixels."),
-                kept("batch_size", 256, 1, "Pictures per step."),
-                kept("num_repeats", 10_000, 1, "How often each picture is shown in one epoch."),
+                *map(kept, Changes().values),
             ],
             outputs=[
                 sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),

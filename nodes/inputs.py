@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dataset.schema_key import Key
 from ..prompting.seeds import MAX_SEED
 from ..trainers.settings import RANGES
 from .host import sampling
@@ -30,6 +31,18 @@ AS_BEFORE_NUMBERS = {
 def field_input(settings: Any, kind: type[io.ComfyTypeIO], name: str, tooltip: str, **options: Any) -> io.Input:
     """An input of `kind` for the field `name`, with the value that the field has in `settings` as its default."""
     return kind.Input(name, default=getattr(settings, name), tooltip=tooltip, **options)
+
+
+def key_input(key: Key, tooltip: str = "", **options: Any) -> io.Input:
+    """An input for a key of the dataset config's schema, as its row asks for it; `options` in place of the row's."""
+    kind = {bool: io.Boolean, int: io.Int, float: io.Float, str: io.String}[key.kind]
+    widget = key.widget
+    default = key.written_default if widget.default is None else widget.default
+    given = {"default": default, "optional": widget.optional, "advanced": widget.advanced}
+    if kind in (io.Int, io.Float):
+        least, most, step = key.offered
+        given |= {"min": key.kind(least), "max": key.kind(most), "step": key.kind(step)}
+    return kind.Input(key.name, tooltip=tooltip or widget.tooltip, **(given | options))
 
 
 def number_or_as_before(kind: type[io.ComfyTypeIO], name: str, tooltip: str, **options: Any) -> io.Input:

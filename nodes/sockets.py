@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 Dataset = io.Custom("IMPASTO_DATASET")  # curation.records.Dataset
-DatasetConfig = io.Custom("IMPASTO_DATASET_CONFIG")  # curation.toml.DatasetConfig
+DatasetConfig = io.Custom("IMPASTO_DATASET_CONFIG")  # dataset.config_writer.DatasetConfig
 Prompts = io.Custom("IMPASTO_PROMPTS")  # tuple of prompting.prompt_set.Prompt
 Features = io.Custom("IMPASTO_FEATURES")  # trainers.features.Features
 Training = io.Custom("IMPASTO_TRAINING")  # trainers.settings.Settings

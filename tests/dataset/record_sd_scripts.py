@@ -15,8 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from impasto.dataset.config_writer import SD_SCRIPTS, TomlSettings, write_dataset_toml
+from impasto.dataset.config_writer import TomlSettings, write_dataset_toml
 from impasto.dataset.records import Dataset
+from impasto.dataset.schema_key import SD_SCRIPTS
 
 import tests.conftest  # makes the repository importable as `impasto`  # noqa: F401
 

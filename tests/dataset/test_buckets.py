@@ -36,9 +36,9 @@ def test_every_size_is_a_multiple_of_the_steps_and_stays_within_the_area(size):
 
 
 def test_minimum_and_maximum_are_widened_to_multiples_of_the_steps():
-    assert bucket_sizes(Buckets((512, 512), True, 64, 300, 1000)) == bucket_sizes(
-        Buckets((512, 512), True, 64, 256, 1024)
-    )
+    assert bucket_sizes(
+        Buckets((512, 512), enable_bucket=True, min_bucket_reso=300, max_bucket_reso=1000)
+    ) == bucket_sizes(Buckets((512, 512), enable_bucket=True, min_bucket_reso=256, max_bucket_reso=1024))
 
 
 @pytest.mark.parametrize(

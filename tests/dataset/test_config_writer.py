@@ -11,14 +11,13 @@ import pytest
 from impasto.dataset import config_reader as dataset_config
 from impasto.dataset.config_editor import Changes, rewrite_dataset_toml
 from impasto.dataset.config_writer import (
-    FLUX_TRAINER,
-    TARGETS,
     TomlSettings,
     write_dataset_toml,
     write_training_files,
 )
 from impasto.dataset.pictures import store_picture
 from impasto.dataset.records import Dataset, Record, write_manifest
+from impasto.dataset.schema_key import FLUX_TRAINER, TARGETS
 from impasto.errors import DatasetError, SettingsError
 from impasto.progress import silent
 from impasto.trainers.features import plan as planning

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from impasto.dataset import config_reader as dataset_config
 from impasto.dataset.buckets import assign, bucket_sizes, upright_size
-from impasto.dataset.config_writer import FLUX_TRAINER, SD_SCRIPTS, TomlSettings, write_dataset_toml
+from impasto.dataset.config_writer import TomlSettings, write_dataset_toml
 from impasto.dataset.pictures import store_picture
 from impasto.dataset.records import Dataset, Record, write_manifest
+from impasto.dataset.schema_key import FLUX_TRAINER, SD_SCRIPTS
 from PIL import Image
 
 RECORDED = json.loads(Path(__file__).with_name("sd_scripts.json").read_text(encoding="utf-8"))

@@ -88,7 +88,7 @@ def inside(folder: Path, file: str) -> Path:
     return Path(os.path.normpath(folder / file))
 
 
-def pictures(features: Features) -> list[dataset_config.Picture]:
+def pictures(features: Features) -> list[dataset_config.ConfigPicture]:
     """The pictures that the features were made from, where the dataset config names them.
 
     Raises:
@@ -120,7 +120,7 @@ def report(features: Features) -> str:
     )
 
 
-def _subsets(pictures: Sequence[dataset_config.Picture]) -> list[str]:
+def _subsets(pictures: Sequence[dataset_config.ConfigPicture]) -> list[str]:
     """A line for each subset of a dataset config."""
     counts = Counter((picture.dataset.buckets.resolution, picture.subset) for picture in pictures)
     return [

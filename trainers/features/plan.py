@@ -12,7 +12,7 @@ from typing import Any
 from ... import files
 from ...dataset import buckets
 from ...dataset.caption_variants import variants
-from ...dataset.config_reader import Dataset, Picture
+from ...dataset.config_reader import ConfigPicture, DatasetBlock
 from ...errors import DatasetError
 from ...progress import Progress
 
@@ -53,7 +53,7 @@ class Planned:
         return files.content_hash([self.image, self.caption, self.size, *more])
 
 
-def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress) -> list[Planned]:
+def plan(pictures: Sequence[ConfigPicture], caption_variants: int, progress: Progress) -> list[Planned]:
     """Every example, by id, so that neither names nor folders decide the order.
 
     A picture that is named twice, with the same text, bucket and options, becomes one example with the sum of the
@@ -79,7 +79,7 @@ def plan(pictures: Sequence[Picture], caption_variants: int, progress: Progress)
     return [planned[id] for id in sorted(planned)]
 
 
-def _example(picture: Picture, image: str, repeats: int, held_out: bool, caption_variants: int) -> Planned:
+def _example(picture: ConfigPicture, image: str, repeats: int, held_out: bool, caption_variants: int) -> Planned:
     subset = picture.subset
     texts = variants(picture.caption, subset.captions, image, caption_variants)
     options: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def file_hash(path: Path) -> str:
         raise DatasetError(f"The picture {path} cannot be read ({error}). Replace or remove it.") from error
 
 
-def _bucket(picture: Picture) -> tuple[int, int]:
+def _bucket(picture: ConfigPicture) -> tuple[int, int]:
     size = buckets.upright_size(picture.path)
     try:
         return buckets.assign(*size, picture.dataset.buckets)
@@ -122,7 +122,7 @@ def _bucket(picture: Picture) -> tuple[int, int]:
         raise DatasetError(f"The picture {picture.path} cannot be used: {error}") from error
 
 
-def _held_out(pictures: Sequence[Picture], images: Sequence[str]) -> set[str]:
+def _held_out(pictures: Sequence[ConfigPicture], images: Sequence[str]) -> set[str]:
     """Content hashes of the pictures held out: in each dataset the first of an order drawn by `validation_seed`.
 
     By content, so that a picture that two subsets name is never trained on and measured with. At least one of four or
@@ -131,7 +131,7 @@ def _held_out(pictures: Sequence[Picture], images: Sequence[str]) -> set[str]:
     Raises:
         DatasetError: datasets with different seeds hold out every picture between them.
     """
-    by_dataset: dict[Dataset, set[str]] = defaultdict(set)
+    by_dataset: dict[DatasetBlock, set[str]] = defaultdict(set)
     for picture, image in zip(pictures, images, strict=True):
         if not picture.subset.is_reg:
             by_dataset[picture.dataset].add(image)
@@ -147,15 +147,15 @@ def _held_out(pictures: Sequence[Picture], images: Sequence[str]) -> set[str]:
     return held_out
 
 
-def _balanced(pictures: Sequence[Picture], images: Sequence[str], held_out: set[str]) -> list[int]:
+def _balanced(pictures: Sequence[ConfigPicture], images: Sequence[str], held_out: set[str]) -> list[int]:
     """How often each picture comes in an epoch: as its subset says, and regularisation pictures as often as the others.
 
     As sd-scripts does it in each dataset (DreamBoothDataset): they are taken with their repeats until there are as many
     as pictures to train on; those beyond are left out, and where they are too few, each comes once more in turn.
     """
     repeats = [picture.repeats for picture in pictures]
-    regular: dict[Dataset, list[int]] = defaultdict(list)
-    trained: dict[Dataset, int] = defaultdict(int)
+    regular: dict[DatasetBlock, list[int]] = defaultdict(list)
+    trained: dict[DatasetBlock, int] = defaultdict(int)
     for place, (picture, image) in enumerate(zip(pictures, images, strict=True)):
         if picture.subset.is_reg:
             regular[picture.dataset].append(place)

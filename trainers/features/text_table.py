@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow
     from torch import Tensor
 
-    from ...dataset.config_reader import Picture
+    from ...dataset.config_reader import ConfigPicture
     from .feature_set import FeatureSet
 
 # Rows that are in memory together; with the real FLUX and 256 tokens a row takes 4 MB in float32.
@@ -200,7 +200,7 @@ def pixel_hash(path: Path) -> str:
         return hashlib.sha256(picture.tobytes()).hexdigest()
 
 
-def _pixel_hashes(pictures: Sequence[Picture], images: Collection[str], progress: Progress) -> dict[str, str]:
+def _pixel_hashes(pictures: Sequence[ConfigPicture], images: Collection[str], progress: Progress) -> dict[str, str]:
     """Hash of each picture's file -> hash of its pixels."""
     paths = list(dict.fromkeys(picture.path for picture in pictures))
     hashes = {}
