@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from ..files import write_changed, write_whole
+from ..files import read_jsonl, write_changed, write_whole
 
 REVISION_LENGTH = 16  # hexadecimal digits of SHA-256: 64 bits name every manifest that one dataset will ever have
 _LEFT_OUT_WHEN_EMPTY = {
@@ -86,12 +86,13 @@ class Dataset:
                 f"The manifest {self.manifest} of dataset '{self.name}' was changed after it was written. Delete it, "
                 "and queue again from the node that loads the dataset; captions are edited in nodes, not in manifests."
             )
-        return tuple(_from_line(Record, line) for line in content.decode().splitlines())
+        return tuple(_from_columns(Record, json.loads(line)) for line in content.decode().splitlines())
 
     def refusals(self) -> tuple[Refusal, ...]:
-        """Every picture refused between the source and this revision."""
+        """Every picture refused between the source and this revision; a line that is damaged is left out."""
         path = _refusals_path(Path(self.folder), self.revision)
-        return tuple(_from_line(Refusal, line) for line in _text_if_any(path).splitlines())
+        lines = read_jsonl(path, source=str, rule=str, reason=str)
+        return tuple(_from_columns(Refusal, line) for line in lines)
 
     def image_path(self, record: Record) -> Path:
         """Where the picture lies: always directly in the dataset's own `images` folder, whatever the manifest says."""
@@ -143,7 +144,7 @@ def _revision(content: bytes) -> str:
 
 def _text_if_any(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
 
@@ -154,6 +155,6 @@ def _to_line(value: Record | Refusal) -> str:
     return json.dumps(columns) + "\n"
 
 
-def _from_line(kind: type[Any], line: str) -> Any:
+def _from_columns(kind: type[Any], columns: Mapping[str, Any]) -> Any:
     known = {field.name for field in fields(kind)}
-    return kind(**{name: cell for name, cell in json.loads(line).items() if name in known})
+    return kind(**{name: cell for name, cell in columns.items() if name in known})

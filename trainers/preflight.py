@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .features.feature_set import FeatureSet
     from .memory.estimate import Budget
+    from .run.checkpoints import Checkpoint
     from .run.folder import Job, Run
     from .settings import Settings
 
@@ -153,6 +154,21 @@ def check_launch(accelerator: Accelerator, settings: Settings, sharded: bool) ->
         raise TrainingError(
             f"streamed_blocks is {settings.streamed_blocks}, but the launch profile shards the base (FSDP). "
             "Set streamed_blocks to 0, or choose a launch profile without FSDP."
+        )
+
+
+def check_beginning(job: Job, run: Run, checkpoint: Checkpoint | None) -> None:
+    """Refuse a run that goes on from another's checkpoint, and has none.
+
+    Raises:
+        TrainingError: so it is; the text says which files to delete.
+    """
+    if job.first_step and not checkpoint:
+        raise TrainingError(
+            f"The run goes on from step {job.first_step} of '{job.continued_from}', but there is no checkpoint to "
+            f"begin with. Delete the folder {run.path / 'checkpoints'}, and queue Continue Training again. Where "
+            f"state.pt is missing in '{job.continued_from}' too, delete its last checkpoint and its status.json, and "
+            "train that run again first."
         )
 
 

@@ -91,6 +91,7 @@ class FluxLoraRecipe:
         self.step = 0
         self.budget: Budget | None = None
         self.pending_validation = False  # whether the checkpoint gone back to is due to be measured, and was not
+        self.spoilt = False  # whether that checkpoint's LoRA is damaged, which its state gives again
 
     def setup(self) -> None:
         """Load features and base model, add the LoRA, and go back to the last checkpoint if there is one."""
@@ -101,8 +102,10 @@ class FluxLoraRecipe:
         self.metrics = Metrics(self.run, self.job, self.accelerator.is_main_process, self._send)
         if self.accelerator.is_main_process:
             remove_partials(self.run.path / "checkpoints")
+            self.status.warning = checkpoints.set_aside_damaged(self.run.path / "checkpoints")
         self.accelerator.wait_for_everyone()
         checkpoint = checkpoints.latest(self.run.path / "checkpoints")
+        preflight.check_beginning(self.job, self.run, checkpoint)
         state = checkpoint.state() if checkpoint else {}
         self._plan_memory(state.get("precision"))
         self.learner = self._make_learner(from_scratch=checkpoint is None)
@@ -127,6 +130,9 @@ class FluxLoraRecipe:
 
     def _train_to_the_end(self) -> bool:
         """Whether the end was reached; if not, a stop was asked for."""
+        if self.spoilt:
+            logger.warning("The LoRA of step %d is damaged, and is written anew from the checkpoint's state", self.step)
+            self.save_checkpoint()
         if self.step == 0:
             self._measure_untrained()
         elif self.pending_validation and not self.validate():
@@ -294,7 +300,9 @@ class FluxLoraRecipe:
         # A continued run plans its learning rate anew.
         self.learner.load_state_dict(state, schedule_anew=checkpoint.step == self.job.first_step)
         self.step = checkpoint.step
-        self.pending_validation = not checkpoints.is_validated(checkpoint.folder) and self.is_due(self.step)
+        self.spoilt = not checkpoints.has_whole_adapter(checkpoint.folder)
+        validated = checkpoints.is_validated(checkpoint.folder) and not self.spoilt
+        self.pending_validation = not validated and self.is_due(self.step)
         logger.info("Going on from step %d", self.step)
 
     def _check_disk(self) -> None:

@@ -56,3 +56,10 @@ def test_no_manifest_leads_out_of_the_images_folder(tmp_path):
     for file_name in ("../../secret.jpg", "/etc/secret.jpg", "images/secret.jpg"):
         record = Record(file_name, "a", 1, 1, 1)
         assert dataset.image_path(record) == Path(tmp_path) / "images" / "secret.jpg"
+
+
+def test_a_damaged_line_among_the_refusals_costs_itself_alone(tmp_path):
+    dataset = write_manifest(tmp_path, RECORDS, [Refusal("a#1", "min_side", "too small"), Refusal("a#2", "empty", "x")])
+    (file,) = (tmp_path / "rejected").iterdir()
+    file.write_bytes(file.read_bytes()[:-10] + b"\xff")
+    assert [refusal.source for refusal in dataset.refusals()] == ["a#1"]

@@ -107,8 +107,7 @@ def encode(
     # For whoever asks later what these features were made from; the trainer's run keeps a copy.
     _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
     listed = _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
-    if not (folder / INDEX).is_file():
-        _write_index(folder, index)
+    _write_index(folder, index)  # a damaged one is written anew
     return Features(str(folder), key, listed)
 
 

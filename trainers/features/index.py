@@ -39,12 +39,15 @@ def load(features: Features) -> FeatureSet:
     """
     folder = Path(features.folder)
     index = read_json(folder / INDEX)
-    if index["version"] != VERSION:
-        raise FeatureError(f"The training data {folder} is of version {index['version']}, not {VERSION}. {REMEDY}")
-    empty_text = inside(folder, index["empty_text"])
-    examples = tuple(_example(folder, entry, index["batch_size"]) for entry in index["samples"])
     prompts = read_json(folder / features.prompts) if features.prompts else []
-    listed = tuple((prompt["text"], prompt["seed"], inside(folder, prompt["file"])) for prompt in prompts)
+    try:
+        if index["version"] != VERSION:
+            raise FeatureError(f"The training data {folder} is of version {index['version']}, not {VERSION}. {REMEDY}")
+        empty_text = inside(folder, index["empty_text"])
+        examples = tuple(_example(folder, entry, index["batch_size"]) for entry in index["samples"])
+        listed = tuple((prompt["text"], prompt["seed"], inside(folder, prompt["file"])) for prompt in prompts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FeatureError(f"The training data {folder} is damaged ({INDEX}: {error!r}). {REMEDY}") from error
     paths = (empty_text, *(path for example in examples for path in example.files), *(path for _, _, path in listed))
     for path in dict.fromkeys(paths):
         if not path.is_file():

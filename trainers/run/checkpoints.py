@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import zipfile
+import zlib
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,31 +37,106 @@ class Checkpoint:
         """What `Learner.state_dict` gave: the trained weights, optimiser, schedule and moving average.
 
         Raises:
-            TrainingError: the file is not of the kind that `save` writes.
+            TrainingError: it is not as it was written.
         """
         import torch
 
-        file = self.folder / STATE_FILE
-        with open(file, "rb") as opened:
-            # PyTorch's older kind is another reader's, which before 2.6 runs code even so (CVE-2025-32434).
-            if opened.read(len(ZIP)) != ZIP:
-                raise TrainingError(
-                    f"{file} is not what the trainer wrote there: it is damaged, or another file. Delete the folder "
-                    f"{self.folder}, and queue again: training goes on from the checkpoint before it."
-                )
-        return torch.load(file, map_location="cpu", weights_only=True)
+        check(self.folder)
+        return torch.load(self.folder / STATE_FILE, map_location="cpu", weights_only=True)
 
 
 def found(folder: Path) -> dict[int, Path]:
     """Step -> checkpoint folder in `folder`, in order of steps."""
-    named = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
+    named = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*") if path.is_dir())
     return {step: path for step, path in sorted((int(match[1]), path) for match, path in named if match)}
 
 
 def latest(folder: Path) -> Checkpoint | None:
     """The checkpoint in `folder` with the most steps of those that training can go on from."""
-    whole = {step: path for step, path in found(folder).items() if (path / STATE_FILE).exists()}
+    return _newest(folder)
+
+
+def _newest(folder: Path, without: Set[Path] = frozenset()) -> Checkpoint | None:
+    whole = {step: path for step, path in found(folder).items() if (path / STATE_FILE).exists() and path not in without}
     return Checkpoint(max(whole), whole[max(whole)]) if whole else None
+
+
+def state_damage(checkpoint_folder: Path) -> str:
+    """How a checkpoint's state is not as it was written; "" where it is.
+
+    It is compared with the sums (CRC-32) that PyTorch writes into it.
+    """
+    state = checkpoint_folder / STATE_FILE
+    try:
+        with open(state, "rb") as opened:
+            # PyTorch's older kind is another reader's, which before 2.6 runs code even so (CVE-2025-32434).
+            if opened.read(len(ZIP)) != ZIP:
+                return f"{state} is not what the trainer wrote there"
+        with zipfile.ZipFile(state) as records:
+            changed = records.testzip()
+    except FileNotFoundError:  # as of every checkpoint that nothing goes on from
+        return ""
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"{state} is not whole ({error})"
+    return f"{state} has other content than was written ({changed})" if changed else ""
+
+
+def has_whole_adapter(checkpoint_folder: Path) -> bool:
+    """Whether a checkpoint's LoRA is as it was written. If not, it can be written anew from a whole state."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(checkpoint_folder / ADAPTER_FILE, "pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
+
+
+def check(checkpoint_folder: Path) -> None:
+    """Refuse a checkpoint that training cannot go on from.
+
+    Raises:
+        TrainingError: with what to do.
+    """
+    if damage := state_damage(checkpoint_folder):
+        raise TrainingError(
+            f"The checkpoint {checkpoint_folder.name} is damaged: {damage}. Delete the folder {checkpoint_folder} and "
+            "the run's status.json, and queue FLUX LoRA Trainer with the settings of that run: it trains those steps "
+            "again, to the same weights."
+        )
+
+
+def set_aside_damaged(folder: Path) -> str:
+    """Have the newest checkpoint that is whole be the `latest`; those after it get another name, and are kept.
+
+    The steps after it are trained again, to the same weights.
+
+    Returns:
+        What was set aside, for the person; "" where nothing is damaged.
+
+    Raises:
+        TrainingError: there are checkpoints to go on from, and none is whole; all stay as they are.
+    """
+    damaged: list[tuple[Path, str]] = []
+    while checkpoint := _newest(folder, without={path for path, _ in damaged}):
+        damage = state_damage(checkpoint.folder)
+        if not damage:
+            break
+        damaged.append((checkpoint.folder, damage))
+    if not damaged:
+        return ""
+    what = "; ".join(damage for _, damage in damaged)
+    if checkpoint is None:
+        raise TrainingError(
+            f"{what}. There is no earlier checkpoint that training can go on from. Delete the folder {folder}, and "
+            "queue again: training begins where this run began and comes to the same weights. LoRAs that were "
+            "published stay."
+        )
+    for path, _ in damaged:
+        aside = path.with_name(f"damaged-{path.name}")
+        remove(aside)
+        path.rename(aside)
+    return f"{what}. Training goes on from step {checkpoint.step}; what is damaged is kept as damaged-… in {folder}."
 
 
 def save(

@@ -14,6 +14,7 @@ from ...files import appearing, content_hash, link_or_copy, write_changed, write
 from ...paths import child_of
 from ..features.index import DATASET_CONFIG
 from ..settings import FIXED
+from . import checkpoints
 from .folder import MAX_RUN_ID_LENGTH, Job, Run
 
 
@@ -76,6 +77,7 @@ def continue_run(
             f"The run '{earlier.id}' was trained on {job.weights}, and {weights} holds other weights. "
             "Its LoRA would be wrong there: load the model it was trained on."
         )
+    checkpoints.check(earlier.checkpoints()[step])
     settings = dataclasses.replace(job.settings, **changes, steps=step + more_steps)
     if settings.warmup_steps >= more_steps and settings.warmup_steps:
         raise TrainingError(

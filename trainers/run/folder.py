@@ -6,15 +6,17 @@ imports little, so that reading a run costs little. Making a run is in `create`,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ImpastoError, TrainingError
-from ...files import parsed_json, read_jsonl, write_changed
-from ...paths import MAX_NAME_LENGTH, child_of
+from ...errors import ImpastoError, NameRefused, TrainingError
+from ...files import has_types, parsed_json, read_jsonl, write_changed
+from ...paths import MAX_NAME_LENGTH, checked_name, child_of
 from ..settings import Settings
 from . import checkpoints
 
@@ -22,6 +24,8 @@ MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of 
 LATEST = "latest"  # no run's id, which ends in a dash and a hash
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
 METRIC_NAMES = ("loss", "learning_rate", "seconds", "held_out_loss")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,21 @@ class Run:
         return Path(self.folder)
 
     def status(self) -> dict[str, Any]:
-        """What the trainer last said: `state`, `step`, `total`, and `error` if it failed; empty before it started."""
+        """What the trainer last said: `state`, `step`, `total`, and `error` if it failed; empty before it started.
+
+        Empty also where the file is damaged: queued again, the run goes on from its last checkpoint, be it the end.
+        """
+        file = self.path / "status.json"
         try:
-            return parsed_json((self.path / "status.json").read_bytes())
+            status = parsed_json(file.read_bytes())
         except FileNotFoundError:
             return {}
+        except ValueError:
+            status = None
+        if isinstance(status, dict) and has_types(status, state=str):
+            return status
+        logger.warning("%s is damaged, and counts for nothing until the trainer writes it anew", file)
+        return {}
 
     @property
     def finished(self) -> bool:
@@ -55,9 +69,9 @@ class Run:
     def has_finished(self, settings: Settings) -> bool:
         """Whether it has come to the end of these settings, as `job.settings` in its folder or to be written there."""
         status = self.status()
-        if status.get("state") != "finished" or status["total"] != settings.steps:
+        if status.get("state") != "finished" or status.get("total") != settings.steps:
             return False
-        return status["step"] == settings.steps or status["patience"] == settings.early_stop_patience
+        return status.get("step") == settings.steps or status.get("patience") == settings.early_stop_patience
 
     @property
     def begun(self) -> bool:
@@ -93,8 +107,8 @@ class Run:
 
     def samples(self) -> dict[int, Path]:
         """Step -> file of the samples drawn there: `latents`, scaled, `(prompts, 16, h, w)`; in order of steps."""
-        files = sorted((self.path / "samples").glob("step-*/latents.safetensors"))
-        return {int(file.parent.name.removeprefix("step-")): file for file in files}
+        folders = checkpoints.found(self.path / "samples")
+        return {step: file for step, folder in folders.items() if (file := folder / "latents.safetensors").is_file()}
 
     def samples_file(self, step: int) -> Path:
         """Where the samples drawn at a step lie."""
@@ -150,7 +164,7 @@ class Job:
         """What `write` wrote.
 
         Raises:
-            TrainingError: the folder is no run's, or its settings.toml is not TOML.
+            TrainingError: the folder is no run's, or its settings.toml is damaged.
             SettingsError: a setting is unknown or out of its range.
         """
         import tomlkit
@@ -165,19 +179,53 @@ class Job:
             raise TrainingError(
                 f"{file} is not TOML ({error}). Write paths with / also on Windows, and save it as UTF-8."
             ) from error
-        return cls(name=document["name"], settings=Settings.from_dict(document["training"]), **document["inputs"])
+        try:
+            job = cls(name=document["name"], settings=Settings.from_dict(document["training"]), **document["inputs"])
+            for field in dataclasses.fields(cls):
+                if type(value := getattr(job, field.name)).__name__ != field.type:
+                    raise TypeError(f"{field.name} is {value!r}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrainingError(
+                f"{file} is damaged: it does not say all that the run is asked to do ({error}). Queue FLUX LoRA "
+                "Trainer with the settings of that run, which writes it anew and goes on from the last checkpoint; or "
+                "move the run's folder away."
+            ) from error
+        return job
 
 
 def list_runs(runs_root: Path) -> list[str]:
-    """Ids of the runs in `runs_root`: that which was trained last first, those never trained behind all others."""
-    folders = (path.parent for path in runs_root.glob("*/settings.toml"))
-    return [folder.name for folder in sorted(folders, key=_last_trained, reverse=True)]
+    """Ids of the runs in `runs_root`: that which was trained last first, those never trained behind all others.
+
+    A folder whose name no run can have is none.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for settings in runs_root.glob("*/settings.toml"):
+        with contextlib.suppress(NameRefused, OSError):  # somebody else's folder, or gone since
+            if settings.is_file():
+                found[checked_name(settings.parent.name, longest=MAX_RUN_ID_LENGTH)] = _last_trained(settings.parent)
+    return sorted(found, key=found.__getitem__, reverse=True)
 
 
 def _last_trained(run_folder: Path) -> tuple[int, int]:
     """When a trainer last said something of a run, and when the run was last asked for something new."""
     status, settings = run_folder / "status.json", run_folder / "settings.toml"
     return status.stat().st_mtime_ns if status.exists() else 0, settings.stat().st_mtime_ns
+
+
+def _latest(runs_root: Path) -> tuple[str, list[str]]:
+    """Id of the run that `LATEST` stands for, `LATEST` if there is none; and what is wrong with those passed over."""
+    passed_over = []
+    for known in list_runs(runs_root):
+        try:
+            run = find_run(runs_root, known)
+            if run.begun and not Job.read(run).continued_from:
+                break
+        except (ImpastoError, OSError) as error:
+            passed_over.append(f"'{known}' is passed over: {error}")
+            logger.warning("The run %s", passed_over[-1])
+    else:
+        return LATEST, passed_over
+    return known, passed_over
 
 
 def find_run(runs_root: Path, run_id: str) -> Run:
@@ -191,15 +239,14 @@ def find_run(runs_root: Path, run_id: str) -> Run:
         TrainingError: there is no such run; the text names those that there are.
     """
     if run_id == LATEST:
-        runs = (find_run(runs_root, known) for known in list_runs(runs_root))
-        run_id = next((run.id for run in runs if run.begun and not Job.read(run).continued_from), LATEST)
+        run_id, passed_over = _latest(runs_root)
     folder = child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
     if not (folder / "settings.toml").is_file():
         known = list_runs(runs_root)
         if run_id == LATEST and known:
             raise TrainingError(
                 f"None of the runs in {runs_root} is one that FLUX LoRA Trainer has trained for a step. Queue it, or "
-                f"choose a run by its name: {', '.join(known)}."
+                f"choose a run by its name: {', '.join(known)}. {' '.join(passed_over)}".rstrip()
             )
         raise TrainingError(
             f"There is no training run '{run_id}' in {runs_root}. "

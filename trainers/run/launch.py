@@ -94,7 +94,7 @@ def train(
         return
     status = run.status()
     if status.get("state") == "failed" and _stamp(run) != before:
-        raise TrainingError(status["error"])
+        raise TrainingError(str(status.get("error", "Training failed; train.log in the run's folder says why.")))
     raise TrainingError(killed(_text_from(run.path / "train.log", start_of_log)))
 
 

@@ -646,3 +646,16 @@ def test_buckets_are_mixed_over_an_epoch(examples):
     single = [replace(example, batch_size=1) for example in examples]
     shapes = [(batch[0].width, batch[0].height) for batch in epoch_batches(single, seed=1, epoch=0)]
     assert sum(a != b for a, b in zip(shapes, shapes[1:], strict=False)) > len(set(shapes)) + 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 1}', b"\xff", b'{"version": 1, "samples": [3]}'])
+def test_a_damaged_index_is_named_and_written_anew_without_encoding_anything(config, content):
+    found = encode(config)
+    file = Path(found.folder) / "index.json"
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    with pytest.raises(FeatureError, match="damaged.*queue Encode Training Data again"):
+        features_index.load(found)
+    encoders = CountingEncoders()
+    assert encode(config, encoders) == found and file.read_bytes() == whole
+    assert not encoders.pictures and not encoders.texts
