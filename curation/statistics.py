@@ -17,8 +17,9 @@ from PIL import Image
 from .. import token_limits
 from ..dataset.pictures import PictureRefused, thumbnail
 from ..dataset.records import Dataset, Record
-from ..drawing.charts import BLUE, HAIRLINE, LONGEST_LABEL, QUIET, RUST, as_picture, calm, new_figure, plain
+from ..drawing.charts import LONGEST_LABEL, as_picture, calm, new_figure, plain
 from ..drawing.contact_sheet import MOST_CELLS, contact_sheet
+from ..drawing.palette import BLUE, HAIRLINE, QUIET, RUST
 from ..progress import Progress, silent
 from .measurements import measures
 

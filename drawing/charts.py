@@ -7,37 +7,42 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .palette import HAIRLINE, INK, PAPER, QUIET
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The colours of drawing/palette.py, which this package does not import.
-PAPER, INK, QUIET, HAIRLINE = "#f5f4f1", "#262422", "#837d74", "#dedad2"
-BLUE, RUST = "#2f5d7c", "#c2562d"
 DOTS_PER_INCH = 110
 LONGEST_LABEL = 30  # characters
 
 
-def new_figure(width: int, height: int, title: str) -> Figure:
-    """An empty figure of `width` x `height` pixels with its title at the top left."""
+def bare_figure(width: int, height: int, dots_per_inch: int = DOTS_PER_INCH) -> Figure:
+    """An empty figure of `width` x `height` pixels; the sizes of its letters and lines are in 1/72 inch."""
     # Figure and canvas without pyplot: no global state, so that several graphs can plot at once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    figure = Figure(figsize=(width / dots_per_inch, height / dots_per_inch), dpi=dots_per_inch, facecolor=PAPER)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: int, height: int, title: str) -> Figure:
+    """A figure of `width` x `height` pixels with nothing but its title, at the top left."""
+    figure = bare_figure(width, height)
     margin = 36 / width
     figure.text(margin, 1 - 28 / height, plain(title), color=INK, fontsize=17, va="top", ha="left")
     return figure
 
 
-def calm(axes: Axes, name: str, grid: str = "y") -> None:
-    """Name above the left corner, no frame, hairlines across the values."""
-    axes.set_title(plain(name), loc="left", color=QUIET, fontsize=10)
+def calm(axes: Axes, name: str, grid: str = "y", name_size: float = 10, label_size: float = 8.5) -> None:
+    """Name above the left corner, no frame, hairlines across the values. Sizes are of the letters, in 1/72 inch."""
+    axes.set_title(plain(name), loc="left", color=QUIET, fontsize=name_size)
     axes.set_facecolor(PAPER)
     axes.grid(axis=grid, color=HAIRLINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=QUIET, labelsize=8.5, length=0)
+    axes.tick_params(which="both", colors=QUIET, labelsize=label_size, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from .charts import BLUE, HAIRLINE, INK, QUIET, RUST, as_picture, calm, new_figure
+from .charts import as_picture, calm, new_figure
+from .palette import BLUE, HAIRLINE, INK, QUIET, RUST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

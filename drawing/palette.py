@@ -7,5 +7,5 @@ HAIRLINE = "#dedad2"
 ABSENT = "#eceae5"  # the ground of a picture that is not there
 HATCHING = "#d9d5cc"
 THIN = "#cfc8bc"  # single measurements behind their trend
-TREND = "#2f5d7c"
-HELD_OUT = "#c2562d"
+BLUE = "#2f5d7c"  # what was measured
+RUST = "#c2562d"  # what stands against it: held out, refused, beyond a limit

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
+from ..drawing.charts import as_picture, bare_figure, calm
 from ..drawing.lettering import draw_text, shortened
-from ..drawing.palette import HAIRLINE, HELD_OUT, INK, PAPER, QUIET, THIN, TREND
+from ..drawing.palette import BLUE, HAIRLINE, INK, PAPER, QUIET, RUST, THIN
 from ..errors import TrainingError
 
 if TYPE_CHECKING:
@@ -82,17 +82,12 @@ def _series(records: Sequence[Mapping[str, Any]], key: str) -> Series:
 
 
 def _charts(losses: Series, smooth: list[float], held_out: Series, rates: Series) -> Image.Image:
-    # Figure and canvas without pyplot: no global state, so several graphs can plot at once.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=[side / DOTS_PER_INCH for side in SIZE], dpi=DOTS_PER_INCH, facecolor=PAPER)
-    FigureCanvasAgg(figure)
+    figure = bare_figure(*SIZE, DOTS_PER_INCH)
     ratios = (6, 1) if rates[0] else (1,)
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     figure.subplots_adjust(left=0.075, right=1 - MARGIN, top=0.8, bottom=0.1, hspace=0.24)
     for part, name in zip(axes, ("loss", "learning rate"), strict=False):
-        _calm(part, name)
+        calm(part, name, name_size=9, label_size=9)
     _draw_losses(axes[0], losses, smooth, held_out)
     if rates[0]:
         _draw_rates(axes[1], rates)
@@ -100,31 +95,19 @@ def _charts(losses: Series, smooth: list[float], held_out: Series, rates: Series
     first, last = min(losses[0][:1] + held_out[0][:1]), losses[0][-1]  # the base model alone is measured as step 0
     axes[-1].set_xlim(*((first, last) if first < last else (first - 1, last + 1)))
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", facecolor=PAPER)
-    return Image.open(content).convert("RGB")
-
-
-def _calm(axes: Axes, name: str) -> None:
-    axes.set_title(name, loc="left", color=QUIET, fontsize=9)
-    axes.set_facecolor(PAPER)
-    axes.grid(axis="y", color=HAIRLINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=QUIET, labelsize=9, length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    return as_picture(figure)
 
 
 def _draw_losses(axes: Axes, losses: Series, smooth: list[float], held_out: Series) -> None:
     steps, values = losses
     line = 0.9 if len(steps) <= 500 else 0.5
     axes.plot(steps, values, color=THIN, linewidth=line, label="each step")
-    axes.plot(steps, smooth, color=TREND, linewidth=2.2, solid_capstyle="round", label="trend")
+    axes.plot(steps, smooth, color=BLUE, linewidth=2.2, solid_capstyle="round", label="trend")
     if len(steps) == 1:
-        axes.plot(steps, values, color=TREND, marker="o", markersize=5.5)
+        axes.plot(steps, values, color=BLUE, marker="o", markersize=5.5)
     if held_out[0]:
         style = {"linewidth": 1.2, "marker": "o", "markersize": 5.5, "markeredgecolor": PAPER, "clip_on": False}
-        axes.plot(*held_out, color=HELD_OUT, label="held out", zorder=3, **style)
+        axes.plot(*held_out, color=RUST, label="held out", zorder=3, **style)
     if min(values) > 0 and max(smooth) / min(smooth) > LOGARITHMIC_FROM:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")

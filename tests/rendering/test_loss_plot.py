@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from impasto.drawing.palette import HELD_OUT, TREND
+from impasto.drawing.palette import BLUE, RUST
 from impasto.errors import TrainingError
 from impasto.rendering import loss_plot as module
 from impasto.rendering.loss_plot import loss_plot, trend
@@ -25,15 +25,15 @@ def colours(picture):
 def test_the_trend_and_the_held_out_loss_are_drawn_in_their_colours():
     with_held_out = colours(loss_plot(metrics(50, held_out_every=10), "run"))
     without = colours(loss_plot(metrics(50), "run"))
-    assert ImageColor.getrgb(TREND) in with_held_out and ImageColor.getrgb(HELD_OUT) in with_held_out
-    assert ImageColor.getrgb(TREND) in without and ImageColor.getrgb(HELD_OUT) not in without
+    assert ImageColor.getrgb(BLUE) in with_held_out and ImageColor.getrgb(RUST) in with_held_out
+    assert ImageColor.getrgb(BLUE) in without and ImageColor.getrgb(RUST) not in without
 
 
 def test_the_base_models_held_out_loss_lies_within_the_axes():
     rows = [{"step": 0, "held_out_loss": 0.3}, *metrics(8, lambda step: 0.5, held_out_every=8)]
     picture = loss_plot(rows, "run")
     chart = picture.crop((0, picture.height // 4, picture.width, picture.height))  # without the legend
-    points = [at % chart.width for at, color in enumerate(chart.getdata()) if color == ImageColor.getrgb(HELD_OUT)]
+    points = [at % chart.width for at, color in enumerate(chart.getdata()) if color == ImageColor.getrgb(RUST)]
     assert 0.06 < min(points) / chart.width < 0.09  # the axes begin at 0.075
 
 
@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_does_not_spoil_the_rest():
     "rows", [metrics(1), [{"step": 0, "held_out_loss": 0.7}, *metrics(2)], metrics(30, lambda n: 0.5)]
 )
 def test_the_shortest_and_flattest_runs_have_a_plot(rows):
-    assert ImageColor.getrgb(TREND) in colours(loss_plot(rows, "run"))
+    assert ImageColor.getrgb(BLUE) in colours(loss_plot(rows, "run"))
 
 
 @pytest.mark.parametrize("rows", [[], [{"step": 0, "held_out_loss": 0.7}], [{"step": 1, "loss": math.inf}]])
