@@ -49,6 +49,7 @@ class Header:
     extension: str  # by content, whatever the file was called
     width: int  # pixels
     height: int  # pixels
+    turned: int  # its orientation as Exif counts, from 1, upright, to 8
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ def read_header(data: bytes) -> Header:
         PictureRefused: not a JPEG, PNG or WebP by content, or larger than `MAX_PIXELS`.
     """
     with opened(data) as picture:
-        kind, (width, height) = picture.format, picture.size
+        kind, (width, height), turned = picture.format, picture.size, orientation.orientation(picture)
     if kind not in EXTENSIONS:
         raise PictureRefused("format", f"format {kind} is not JPEG, PNG or WebP")
-    return Header(EXTENSIONS[kind], width, height)
+    return Header(EXTENSIONS[kind], width, height, turned)
 
 
 def store_picture(folder: Path, data: bytes, keep_metadata: bool = False) -> StoredPicture:
@@ -87,7 +88,7 @@ def store_picture(folder: Path, data: bytes, keep_metadata: bool = False) -> Sto
         PictureRefused: see `read_header`.
     """
     header = read_header(data)
-    source, data = data, data if keep_metadata else without_private_data(data)
+    source, data = data, data if keep_metadata else without_private_data(data, header.turned)
     sha256 = hashlib.sha256(data).hexdigest()
     source_sha256 = "" if data is source else hashlib.sha256(source).hexdigest()
     file_name = f"images/{sha256}.{header.extension}"

@@ -7,14 +7,12 @@ Exif the orientation is kept, by itself, where it turns the picture: every reade
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
 
-from PIL import Image
+from .orientation import ORIENTATION
 
-ORIENTATION = 0x0112  # Exif
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Of the PNG specification, third edition: critical, colour, transparency, size of a pixel, and what animates it. The
 # others are texts, times, Exif, and what programs add for themselves.
@@ -32,33 +30,28 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _JFIF_HEADER = 14  # bytes: what follows is a thumbnail
 
 
-def without_private_data(data: bytes) -> bytes:
+def without_private_data(data: bytes, turned: int) -> bytes:
     """The file with its picture alone; `data` itself where there is nothing else in it, or it is no such file.
+
+    Args:
+        turned: the picture's orientation as Exif counts, from 1, upright, to 8; it is kept.
 
     Where a file is damaged, what follows the damage is kept: whoever decodes it finds the damage as it was.
     """
     if data.startswith(b"\xff\xd8"):
-        pieces = b"".join(_jpeg(data, _exif_for(data)))
+        pieces = b"".join(_jpeg(data, _exif_for(turned)))
     elif data.startswith(_PNG_START):
-        pieces = b"".join(_png(data, _exif_for(data)))
+        pieces = b"".join(_png(data, _exif_for(turned)))
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        pieces = _webp(data, _exif_for(data))
+        pieces = _webp(data, _exif_for(turned))
     else:
         return data
     return data if pieces == data else pieces
 
 
-def _exif_for(data: bytes) -> bytes:
+def _exif_for(turned: int) -> bytes:
     """Exif (TIFF 6.0, little-endian) that holds the picture's orientation alone; empty where it is upright."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            # PngImageFile.getexif would decode the whole picture to look for Exif behind the pixels
-            turned = Image.Image.getexif(picture).get(ORIENTATION, 1)
-    except Exception:  # Pillow's plugins raise whatever they meet in damaged bytes; then nobody can turn it
-        return b""
-    if not isinstance(turned, int) or not 1 < turned <= 8:
-        return b""
-    return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turned, 0, 0)
+    return b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, ORIENTATION, 3, 1, turned, 0, 0) if turned > 1 else b""
 
 
 def _jpeg(data: bytes, exif: bytes) -> Iterator[bytes]:

@@ -60,7 +60,13 @@ WITHIN_TRAINERS = {
 }
 PURE = tuple(MAY_IMPORT)
 # Where picture files are opened: for everyone in the first, and what the pack has drawn itself in the others.
-OPENS_PICTURES = {"dataset.pictures", "drawing.charts", "rendering.batches", "rendering.cells", "rendering.loss_plot"}
+OPENS_PICTURES = {
+    "dataset.pictures",
+    "drawing.charts",
+    "rendering.batches",
+    "rendering.cells",
+    "rendering.loss_plot",
+}
 READS_EXIF = {"dataset.orientation"}
 SCRIPTS = {"trainers.run.process"}  # started by path as a process of its own; loads the pack as `impasto` first
 COMFYUI = {

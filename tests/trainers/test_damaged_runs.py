@@ -11,6 +11,7 @@ from impasto.errors import TrainingError
 from impasto.trainers.recipe import train_run
 from impasto.trainers.run import checkpoints
 from impasto.trainers.run import folder as runs
+from impasto.trainers.run.create import continue_run
 from safetensors.torch import load_file
 
 SMALL = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
@@ -104,13 +105,13 @@ def test_a_finished_runs_damaged_state_is_not_continued_and_is_named(make_run, t
     flip(run.checkpoints()[4] / "state.pt")
     job = runs.Job.read(run)
     with pytest.raises(TrainingError, match=r"step-000004 is damaged: .*state\.pt.*Delete the folder .*status\.json"):
-        runs.continue_run(tmp_path / "runs", run, 4, tiny_weights, job.fingerprint)
+        continue_run(tmp_path / "runs", run, 4, tiny_weights, job.fingerprint)
 
 
 def test_a_continued_run_without_its_first_checkpoint_does_not_begin_at_step_0(make_run, tmp_path, tiny_weights):
     run = make_run(**SMALL, steps=4)
     assert train(run)
-    longer = runs.continue_run(tmp_path / "runs", run, 4, tiny_weights, runs.Job.read(run).fingerprint)
+    longer = continue_run(tmp_path / "runs", run, 4, tiny_weights, runs.Job.read(run).fingerprint)
     (longer.checkpoints()[4] / "state.pt").unlink()
     assert not train(longer)
     assert "there is no checkpoint to begin with. Delete the folder" in longer.status()["error"]
