@@ -47,7 +47,7 @@ class BatchShape:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ProfiledModel:
     """What is rehearsed: a model with its adapter, as far as memory depends on them.
 
     `precision` is fp32, bf16, or int8 for any quantised weight.
@@ -89,23 +89,25 @@ class _Frame:
     tail: int
 
 
-def scene_of(settings: Settings, architecture: FluxArchitecture, device_type: str) -> Scene:
+def profiled_model(settings: Settings, architecture: FluxArchitecture, device_type: str) -> ProfiledModel:
     """What to rehearse for a run with these settings on a device such as "cpu" or "cuda"."""
     precision = "int8" if settings.precision in quantisation.QUANTISED else settings.precision
     dropout = 0.5 if settings.lora_dropout else 0.0
     lora = dataclasses.replace(settings.lora, alpha=1.0, rslora=False, dropout=dropout)
-    return Scene(architecture, lora, precision, device_type == "cpu")
+    return ProfiledModel(architecture, lora, precision, device_type == "cpu")
 
 
-def peak_of_pass(scene: Scene, settings: Settings, shape: BatchShape, streamed: Sequence[int]) -> tuple[int, int]:
+def peak_of_pass(
+    profiled: ProfiledModel, settings: Settings, shape: BatchShape, streamed: Sequence[int]
+) -> tuple[int, int]:
     """Bytes of gradients and of all else that the forward and backward pass make, when their sum is at its peak."""
-    lora = lora_bytes(scene)
+    lora = lora_bytes(profiled)
     first = next(index for index, size in enumerate(lora) if size)  # before it, there is nothing to go back for
-    frame = _rehearse_frame(scene, shape)
+    frame = _rehearse_frame(profiled, shape)
     rehearsals = []
-    for index, like in enumerate(_likes(scene.architecture, scene.lora)):
+    for index, like in enumerate(_likes(profiled.architecture, profiled.lora)):
         again = recomputed(index, settings.gradient_checkpointing, settings.checkpointing_interval, streamed)
-        rehearsals.append(_rehearse_block(scene, like, shape, again and index >= first, index > first))
+        rehearsals.append(_rehearse_block(profiled, like, shape, again and index >= first, index > first))
     # From the second of several batches on, the gradients of all blocks are there from the start.
     accumulating = settings.gradient_accumulation > 1
     gradients = sum(lora) if accumulating else 0
@@ -123,12 +125,12 @@ def peak_of_pass(scene: Scene, settings: Settings, shape: BatchShape, streamed: 
 
 
 @lru_cache(maxsize=64)
-def lora_bytes(scene: Scene) -> tuple[int, ...]:
+def lora_bytes(profiled: ProfiledModel) -> tuple[int, ...]:
     """Bytes of each block's adapter."""
-    every = blocks(_stage(scene))
+    every = blocks(_stage(profiled))
     return tuple(
         sum(parameter.nbytes for parameter in every[like].parameters() if parameter.requires_grad)
-        for like in _likes(scene.architecture, scene.lora)
+        for like in _likes(profiled.architecture, profiled.lora)
     )
 
 
@@ -151,22 +153,22 @@ def _skeleton(architecture: FluxArchitecture) -> FluxTransformer2DModel:
 
 
 @lru_cache(maxsize=8)
-def _stage(scene: Scene) -> FluxTransformer2DModel:
-    """The model of a scene, on the meta device.
+def _stage(profiled: ProfiledModel) -> FluxTransformer2DModel:
+    """The model itself, on the meta device.
 
     Of blocks that are alike only the first is there; the others have no weights and do nothing.
     """
-    likes = _likes(scene.architecture, scene.lora)
-    transformer = empty_transformer(scene.architecture).requires_grad_(False)
-    for index, name in enumerate(block_names(scene.architecture, range(len(likes)))):
+    likes = _likes(profiled.architecture, profiled.lora)
+    transformer = empty_transformer(profiled.architecture).requires_grad_(False)
+    for index, name in enumerate(block_names(profiled.architecture, range(len(likes)))):
         if likes[index] != index:
             transformer.set_submodule(name.rstrip("."), torch.nn.Identity())
-    torch.nn.Module.to(transformer, quantisation.compute_dtype(scene.precision))  # diffusers' own warns of nothing
-    if scene.precision in quantisation.QUANTISED:
+    torch.nn.Module.to(transformer, quantisation.compute_dtype(profiled.precision))  # diffusers' own warns of nothing
+    if profiled.precision in quantisation.QUANTISED:
         for block in blocks(transformer):
-            _quantise(block, scene.precision)
-    adapter.add_lora(transformer, scene.lora, seed=0)
-    if not scene.on_cpu:
+            _quantise(block, profiled.precision)
+    adapter.add_lora(transformer, profiled.lora, seed=0)
+    if not profiled.on_cpu:
         _fuse_norms(transformer)
     return transformer.train()
 
@@ -189,12 +191,14 @@ def _fuse_norms(transformer: FluxTransformer2DModel) -> None:
 
 
 @lru_cache(maxsize=256)
-def _rehearse_block(scene: Scene, index: int, shape: BatchShape, recompute: bool, reached: bool) -> _Rehearsal:
+def _rehearse_block(
+    profiled: ProfiledModel, index: int, shape: BatchShape, recompute: bool, reached: bool
+) -> _Rehearsal:
     """Forward and backward pass of one block; `reached`: gradients go on from it to the blocks before."""
-    transformer = _stage(scene)
+    transformer = _stage(profiled)
     block = blocks(transformer)[index]
-    tokens, width = shape.width * shape.height // PIXELS_PER_TOKEN**2, scene.architecture.hidden_size
-    meta = {"device": "meta", "dtype": quantisation.compute_dtype(scene.precision)}
+    tokens, width = shape.width * shape.height // PIXELS_PER_TOKEN**2, profiled.architecture.hidden_size
+    meta = {"device": "meta", "dtype": quantisation.compute_dtype(profiled.precision)}
     image = torch.empty(shape.batch, tokens, width, requires_grad=reached, **meta)
     text = torch.empty(shape.batch, shape.text_tokens, width, requires_grad=reached, **meta)
     conditioning = torch.empty(shape.batch, width, **meta)
@@ -255,9 +259,9 @@ class _Blocks(torch.nn.Module):
 
 
 @lru_cache(maxsize=64)
-def _rehearse_frame(scene: Scene, shape: BatchShape) -> _Frame:
-    transformer = _stage(scene)
-    architecture = scene.architecture
+def _rehearse_frame(profiled: ProfiledModel, shape: BatchShape) -> _Frame:
+    transformer = _stage(profiled)
+    architecture = profiled.architecture
     allocated = AllocatedTensors()
     middle = _Blocks(allocated)
     with replaced_blocks(transformer, middle), torch.device("meta"), allocated:

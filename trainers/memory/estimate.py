@@ -19,7 +19,7 @@ from ..flux.sharding import GATHERED
 from ..flux.streaming import RING, block_names, streamed_indices
 from ..optimizers import STATE_NUMBERS, is_installed
 from ..presets import PRESETS
-from .block_profile import BatchShape, lora_bytes, peak_of_pass, scene_of
+from .block_profile import BatchShape, lora_bytes, peak_of_pass, profiled_model
 
 if TYPE_CHECKING:
     from ..flux.layout import FluxArchitecture
@@ -163,18 +163,18 @@ def gigabytes(size: int) -> str:
 
 
 def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
-    scene = scene_of(settings, budget.architecture, budget.device_type)
+    profiled = profiled_model(settings, budget.architecture, budget.device_type)
     streamed = streamed_indices(budget.architecture.blocks, settings.streamed_blocks)
     weights, host = _weight_bytes(budget, settings.precision, streamed)
-    lora = sum(lora_bytes(scene))
-    gradients, activations = peak_of_pass(scene, settings, shape, streamed)
+    lora = sum(lora_bytes(profiled))
+    gradients, activations = peak_of_pass(profiled, settings, shape, streamed)
     return Plan(
         weights=weights,
         lora=lora * (2 if settings.ema_decay else 1),
         gradients=gradients,
         optimizer=int(lora * STATE_NUMBERS[settings.optimizer]),
         activations=activations,
-        workspace=0 if scene.on_cpu else KERNELS + int(FRAGMENTATION * activations),
+        workspace=0 if profiled.on_cpu else KERNELS + int(FRAGMENTATION * activations),
         host=host,
     )
 
