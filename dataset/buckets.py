@@ -6,8 +6,10 @@ BucketManager), so that a dataset config means the same here and there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,20 @@ def read_alpha(path: str | Path) -> Image.Image:
         DatasetError: the file is truncated, damaged or not a picture.
     """
     return _seen(path).convert("RGBA").getchannel("A")
+
+
+@contextlib.contextmanager
+def upright(path: str | Path) -> Iterator[Image.Image]:
+    """The picture as its file has it, with its orientation applied.
+
+    Raises:
+        DatasetError: the file is truncated, damaged or not a picture.
+    """
+    try:
+        with pictures.opened(Path(path)) as picture:
+            yield orientation.upright(picture)
+    except pictures.PictureRefused as refused:
+        raise _unreadable(path, refused) from refused
 
 
 def _seen(path: str | Path) -> Image.Image:

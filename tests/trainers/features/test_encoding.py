@@ -528,7 +528,7 @@ batch_size = 2
     report = features_index.report(encode(tmp_path / "dataset.toml", prompts=PROMPTS))
 
     for line in (
-        "subset gardens at 128 x 128: 6 pictures, num_repeats 2, flip_aug, shuffle_caption",
+        "subset gardens at 128 x 128: 6 pictures, num_repeats 2, shuffle_caption, flip_aug",
         "subset water at 128 x 128: 6 pictures, num_repeats 1, alpha_mask, caption_dropout_rate 0.1",
         "subset others at 128 x 128: 6 pictures, num_repeats 1, flip_aug, is_reg",
         "12 pictures encoded mirrored too",
