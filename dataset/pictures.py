@@ -180,7 +180,7 @@ def as_seen(picture: Image.Image, keep_alpha: bool = False) -> tuple[Image.Image
     """
     changes: list[str] = []
     if LIGHTENED in picture.info:
-        changes.append("its long texts were left out")
+        changes.append("its texts or profile of over 1 MiB were left out")
     profile = picture.info.get("icc_profile")
     changed = orientation.upright(picture)
     if changed is not picture:
@@ -244,9 +244,10 @@ def _in_eight_bits(picture: Image.Image) -> Image.Image:
 
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, list[str]]:
     """Convert from the embedded colour profile; one that is damaged or for other channels is left out, and told."""
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    grey = picture.mode in ("L", "LA", "La")
-    colours = picture.convert("L" if grey else "RGB") if picture.mode not in ("CMYK", "LAB") else picture
+    shown = picture.convert("RGBA") if picture.has_transparency_data else picture
+    alpha = shown.getchannel("A") if shown is not picture else None
+    colours = picture.convert("L") if picture.mode in ("L", "LA", "La") else shown
+    colours = colours if colours.mode in ("L", "CMYK", "LAB") else colours.convert("RGB")
     try:
         embedded = ImageCms.createProfile("LAB") if picture.mode == "LAB" else io.BytesIO(profile or b"")
         embedded = ImageCms.ImageCmsProfile(embedded)

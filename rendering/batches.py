@@ -12,6 +12,7 @@ from typing import Protocol
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..dataset.pictures import PictureRefused, seen
 from ..errors import ModelError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress
@@ -73,12 +74,11 @@ class Painted:
 
 def _picture(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise whatever they meet in damaged bytes
+        return seen(file)
+    except PictureRefused as refused:
         raise ModelError(
-            f"The picture {file} cannot be read ({error}). Delete it and queue again: it is painted anew."
-        ) from error
+            f"The picture {file} cannot be read ({refused}). Delete it and queue again: it is painted anew."
+        ) from refused
 
 
 def paint_all(batch: PictureBatch, painter: BatchPainter, memory: Memory, progress: Progress) -> Painted:

@@ -14,6 +14,7 @@ from typing import Protocol
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..dataset.pictures import PictureRefused, seen
 from ..errors import ModelError, TrainingError, check_finite
 from ..files import appearing, content_hash, file_hash, remove_partials
 from ..progress import Progress
@@ -248,9 +249,8 @@ def _paths(grid: Grid) -> dict[tuple[int, int], Path]:
 def _load(path: Path, sampling: Sampling) -> Image.Image | None:
     """The picture kept at `path`; one that a failing disk damaged is made again like one that is not there."""
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except Exception:  # Pillow's decoders raise whatever they meet in damaged bytes
+        picture = seen(path)
+    except PictureRefused:
         return None
     return picture if picture.size == (sampling.width, sampling.height) else None
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "captioners": ("dataset",),
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),
     "trainers": ("dataset", "hardware"),
-    "rendering": ("drawing", "prompting", "trainers.run"),
+    "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.
 _SETTINGS = ("lora.targets", "settings", "objective", "optimizers", "presets")
@@ -59,14 +59,8 @@ WITHIN_TRAINERS = {
     "__main__": ("run",),
 }
 PURE = tuple(MAY_IMPORT)
-# Where picture files are opened: for everyone in the first, and what the pack has drawn itself in the others.
-OPENS_PICTURES = {
-    "dataset.pictures",
-    "drawing.charts",
-    "rendering.batches",
-    "rendering.cells",
-    "rendering.loss_plot",
-}
+# Where pictures are opened: files in the first, charts that were drawn a moment ago in the others.
+OPENS_PICTURES = {"dataset.pictures", "drawing.charts", "rendering.loss_plot"}
 READS_EXIF = {"dataset.orientation"}
 SCRIPTS = {"trainers.run.process"}  # started by path as a process of its own; loads the pack as `impasto` first
 COMFYUI = {

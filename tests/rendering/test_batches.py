@@ -116,6 +116,16 @@ def test_a_picture_that_is_not_finite_is_named(tmp_path):
         paint_all(batch(tmp_path), Blank(1), memory(), silent)
 
 
+def test_a_painted_picture_that_was_damaged_since_is_named_with_the_remedy(tmp_path):
+    painted = paint_all(batch(tmp_path), SmallPainter(100), memory(), silent)
+    painted.files[3].write_bytes(painted.files[3].read_bytes()[:-30])
+    with pytest.raises(ModelError, match=f"{painted.files[3].name} cannot be read .* Delete it"):
+        painted.pictures()
+    painted.files[3].unlink()
+    painter = SmallPainter(100)
+    assert len(paint_all(batch(tmp_path), painter, memory(), silent).pictures()) == 20 and painter.asked == [1]
+
+
 def test_the_same_prompt_and_seed_twice_is_painted_once(tmp_path):
     painter = SmallPainter(100)
     painted = paint_all(batch(tmp_path, (Job("a", 1), Job("a", 1))), painter, memory(), silent)
