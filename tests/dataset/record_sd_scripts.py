@@ -1,7 +1,7 @@
 """Record what a copy of sd-scripts reads from our dataset TOMLs, for `test_sd_scripts.py`.
 
-    python -m tests.curation.record_sd_scripts "sd-scripts" <folder of sd-scripts> library
-    python -m tests.curation.record_sd_scripts "FluxTrainer" <custom_nodes> ComfyUI-FluxTrainer.library
+    python -m tests.dataset.record_sd_scripts "sd-scripts" <folder of sd-scripts> library
+    python -m tests.dataset.record_sd_scripts "FluxTrainer" <custom_nodes> ComfyUI-FluxTrainer.library
 
 Needs the packages that the copy needs, in the versions it names (transformers 4 and diffusers 0.32), and ours.
 """

@@ -529,7 +529,7 @@ batch_size = 2
 
     for line in (
         "subset gardens at 128 x 128: 6 pictures, num_repeats 2, shuffle_caption, flip_aug",
-        "subset water at 128 x 128: 6 pictures, num_repeats 1, alpha_mask, caption_dropout_rate 0.1",
+        "subset water at 128 x 128: 6 pictures, num_repeats 1, caption_dropout_rate 0.1, alpha_mask",
         "subset others at 128 x 128: 6 pictures, num_repeats 1, flip_aug, is_reg",
         "12 pictures encoded mirrored too",
         "6 pictures with several texts, 4 at most",

@@ -46,7 +46,7 @@ def test_each_process_holds_its_part_of_the_blocks_and_a_step_takes_no_more_than
     path = tmp_path / "flux.safetensors"
     size = {"hidden_size": 256, "double_blocks": 2, "single_blocks": 12, "context_width": 128, "pooled_width": 64}
     save_file(transformer_weights(**size), path)
-    measured = json.loads(by_two_processes("--module", "tests.trainers.sharded_step", path))
+    measured = json.loads(by_two_processes("--module", "tests.trainers.flux.sharded_step", path))
     flux, settings = detection.inspect(path), Settings(precision="fp32", rank=RANK)
     whole, sharded = (plan(settings, Budget(flux, (SMALL,), "cpu", 0, shards)) for shards in (1, 2))
     sizes = loading.weight_sizes(flux, "fp32")
