@@ -250,7 +250,7 @@ def _train(job: runs.Job, lora_format: str, launch_profile: str, hidden) -> io.N
     run = create.run_of(folders.runs_root(), job)
     launcher = profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
     if not run.has_finished(job.settings):
-        preflight(job, run, lora_format)
+        preflight(job, run, lora_format, profiles.is_sharded(launcher))
     create.create_run(folders.runs_root(), job)
     if not run.finished:
         # The graph as the browser sent it, else as the API did: the run says how it was made.

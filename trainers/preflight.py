@@ -39,24 +39,30 @@ logger = logging.getLogger(__name__)
 HELD_OUT_PICTURES = 8  # evaluated at most: with 4 sigmas each, 32 forward passes per evaluation
 
 
-def preflight(job: Job, run: Run, lora_format: str = CHECKPOINT_FORMAT) -> TrainingData:
+def preflight(job: Job, run: Run, lora_format: str = CHECKPOINT_FORMAT, sharded: bool = False) -> TrainingData:
     """What `run` is to be trained on, once nothing more speaks against `job`. No tensor of the base model is loaded.
 
     Args:
         job: what is asked for.
         run: of that job, whether its folder has been made or not.
         lora_format: that the LoRA is to be published in.
+        sharded: whether it is known already that the launch profile shards the base.
 
     Raises:
         SettingsError: as `check_settings`; or the model has no such layers or blocks.
-        TrainingError: as `check_settings`; the LoRA to start from does not fit; the features or the weights are not
-            those of the run, do not belong together, or are not enough for what is asked for.
+        TrainingError: as `check_settings`; the base is to be sharded and streamed; the LoRA to start from does not fit,
+            or the checkpoint to begin with is gone; the features or the weights are not those of the run, do not belong
+            together, or are not enough for what is asked for.
         ModelError: there are no weights, or they are damaged.
         FeatureError: the training data is missing or damaged.
     """
     check_settings(job.settings, lora_format)
-    check_lora(job, from_scratch=checkpoints.latest(run.path / "checkpoints") is None)
-    check_places(job)
+    if sharded:
+        _check_sharding(job.settings)
+    checkpoint = checkpoints.latest(run.path / "checkpoints")
+    _check_beginning(job, run, checkpoint)
+    _check_lora(job, from_scratch=checkpoint is None)
+    _check_places(job)
     data = _training_data(job)
     _check_widths(job, data.features)
     return data
@@ -73,7 +79,7 @@ def check_settings(settings: Settings, lora_format: str = CHECKPOINT_FORMAT) -> 
     lora_files.check_format(lora_format, settings.lora)
 
 
-def check_lora(job: Job, from_scratch: bool = True) -> None:
+def _check_lora(job: Job, from_scratch: bool = True) -> None:
     """Refuse blocks that the model lacks, and a LoRA to start from that does not fit.
 
     Args:
@@ -91,7 +97,18 @@ def check_lora(job: Job, from_scratch: bool = True) -> None:
     adapter.check(empty, settings.lora, start)
 
 
-def check_places(job: Job) -> None:
+def _check_beginning(job: Job, run: Run, checkpoint: Checkpoint | None) -> None:
+    """Refuse a run that goes on from another's checkpoint, and has none."""
+    if job.first_step and not checkpoint:
+        raise TrainingError(
+            f"The run goes on from step {job.first_step} of '{job.continued_from}', but there is no checkpoint to "
+            f"begin with. Delete the folder {run.path / 'checkpoints'}, and queue Continue Training again. Where "
+            f"state.pt is missing in '{job.continued_from}' too, delete its last checkpoint and its status.json, and "
+            "train that run again first."
+        )
+
+
+def _check_places(job: Job) -> None:
     """Refuse other contents where a person has set the places of a copied run anew.
 
     Raises:
@@ -150,25 +167,15 @@ def check_launch(accelerator: Accelerator, settings: Settings, sharded: bool) ->
             f"The launch profile is for {accelerator.distributed_type.value}, which this trainer does not save "
             "from. Choose one for several GPUs with FSDP, which shards the base, or without."
         )
-    if sharded and accelerator.num_processes > 1 and settings.streamed_blocks > 0:
+    if sharded and accelerator.num_processes > 1:
+        _check_sharding(settings)
+
+
+def _check_sharding(settings: Settings) -> None:
+    if settings.streamed_blocks > 0:
         raise TrainingError(
             f"streamed_blocks is {settings.streamed_blocks}, but the launch profile shards the base (FSDP). "
             "Set streamed_blocks to 0, or choose a launch profile without FSDP."
-        )
-
-
-def check_beginning(job: Job, run: Run, checkpoint: Checkpoint | None) -> None:
-    """Refuse a run that goes on from another's checkpoint, and has none.
-
-    Raises:
-        TrainingError: so it is; the text says which files to delete.
-    """
-    if job.first_step and not checkpoint:
-        raise TrainingError(
-            f"The run goes on from step {job.first_step} of '{job.continued_from}', but there is no checkpoint to "
-            f"begin with. Delete the folder {run.path / 'checkpoints'}, and queue Continue Training again. Where "
-            f"state.pt is missing in '{job.continued_from}' too, delete its last checkpoint and its status.json, and "
-            "train that run again first."
         )
 
 

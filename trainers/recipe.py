@@ -105,7 +105,6 @@ class FluxLoraRecipe:
             self.status.warning = checkpoints.set_aside_damaged(self.run.path / "checkpoints")
         self.accelerator.wait_for_everyone()
         checkpoint = checkpoints.latest(self.run.path / "checkpoints")
-        preflight.check_beginning(self.job, self.run, checkpoint)
         state = checkpoint.state() if checkpoint else {}
         self._plan_memory(state.get("precision"))
         self.learner = self._make_learner(from_scratch=checkpoint is None)

@@ -13,6 +13,7 @@ from impasto.errors import ImpastoError, SettingsError, TrainingError
 from impasto.trainers.features.encoding import Encoder, encode
 from impasto.trainers.features.index import Features
 from impasto.trainers.run import checkpoints
+from impasto.trainers.run.launch_profiles import SHARDED
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
 
@@ -213,6 +214,22 @@ def test_training_data_that_cannot_be_trained_on_is_refused_before_anything_is_u
     with pytest.raises(TrainingError, match="Encode the training data with the CLIP that belongs to this model"):
         node.execute(model, encoded(model, tmp_path / "narrow", narrower=8), Settings(), "narrow")
     assert not held
+
+
+def test_blocks_to_be_streamed_are_refused_with_a_sharded_base_before_anything_is_unloaded(
+    node, model, held, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    data, settings = encoded(model, tmp_path), Settings(streamed_blocks=1)
+    with pytest.raises(TrainingError, match=r"streamed_blocks is 1, but the launch profile shards the base"):
+        node.execute(model, data, settings, "sharded", launch_profile=SHARDED)
+    assert not held and not list(folders_of_runs().glob("sharded-*"))
+
+
+def folders_of_runs() -> Path:
+    from impasto.nodes.host import folders
+
+    return folders.runs_root()
 
 
 def test_the_preview_of_a_sample_has_its_prompts_side_by_side(comfyui, tmp_path):

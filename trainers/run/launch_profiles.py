@@ -3,6 +3,7 @@ file that the server's owner has put into `user/impasto/accelerate`; a graph onl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +12,18 @@ from ...errors import TrainingError
 from ...paths import child_of
 
 ONE, ALL, SHARDED = "this GPU", "all GPUs", "all GPUs, base sharded"
+FSDP = "--use_fsdp"
 SINGLE_PROCESS = Path(__file__).with_name("single_process.yaml")
 
 
 def names(folder: Path) -> list[str]:
     """Every profile there is: the built-in ones and the files in `folder`."""
     return [ONE, ALL, SHARDED, *sorted(file.name for file in folder.glob("*.yaml"))]
+
+
+def is_sharded(arguments: Sequence[str]) -> bool:
+    """Whether arguments of `accelerate launch` themselves ask for FSDP; a configuration file may do so too."""
+    return FSDP in arguments
 
 
 def launch_arguments(profile: str, folder: Path) -> list[str]:
@@ -32,7 +39,7 @@ def launch_arguments(profile: str, folder: Path) -> list[str]:
         return single
     if profile in (ALL, SHARDED):
         count = torch.cuda.device_count()
-        kind = ["--multi_gpu"] if profile == ALL else ["--use_fsdp", "--fsdp_version", "2"]
+        kind = ["--multi_gpu"] if profile == ALL else [FSDP, "--fsdp_version", "2"]
         return [*single, *kind, "--num_processes", str(count)] if count > 1 else single
     file = child_of(folder, profile, what="launch profile")
     if not file.is_file():
