@@ -218,7 +218,7 @@ def plan_memory(settings: Settings, budget: Budget, precision: str | None = None
         settings = dataclasses.replace(settings, precision=precision)
     if settings.precision == "auto" or settings.streamed_blocks < 0:
         settings = choice.choose(settings, budget)
-    plan = estimate.preflight(settings, budget)
+    plan = estimate.forecast(settings, budget)
     if not estimate.fits(settings, budget):
         # Settings that were chosen by hand are tried all the same: it is a prediction.
         plan += f" {remedy(settings, budget)}"

@@ -45,7 +45,7 @@ def flip(file):
 
 @pytest.fixture
 def stopped(make_run):
-    """Make copies of a run that was stopped at step 6: step 4 is a milestone, and both can be gone on from."""
+    """Make copies of a run that was stopped at step 6: step 4 was validated, and both can be gone on from."""
     run = make_run("stopped", **SMALL)
     train(run, stop_at=6)
     assert list(run.checkpoints()) == [4, 6]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import SettingsError
 from ..flux.streaming import RING
 from .block_profile import BatchShape
-from .estimate import GIGABYTE, Budget, fits, is_settled, preflight, usable
+from .estimate import GIGABYTE, Budget, fits, forecast, is_settled, usable
 from .remedy import SMALLER_PRECISIONS, remedy
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def choose(settings: Settings, budget: Budget) -> Settings:
     settled = _settled(settings, budget)
     if settled is None:
         smallest = list(_candidates(settings, budget))[-1]
-        raise SettingsError(f"{preflight(smallest, budget)} {remedy(smallest, budget)}")
+        raise SettingsError(f"{forecast(smallest, budget)} {remedy(smallest, budget)}")
     return settled
 
 

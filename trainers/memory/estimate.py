@@ -120,7 +120,7 @@ def fits(settings: Settings, budget: Budget) -> bool:
     return budget.free is None or plan(settings, budget).peak <= budget.free
 
 
-def preflight(settings: Settings, budget: Budget) -> str:
+def forecast(settings: Settings, budget: Budget) -> str:
     """What to tell before the start: 'Training in nf4 needs 14.2 GB (…); 15.1 GB are free.'"""
     planned = plan(settings, budget)
     host = f" and {gigabytes(planned.host)} of host memory" if planned.host else ""

@@ -10,7 +10,7 @@ from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import TrainingError
 from impasto.trainers.flux import detection, loading, sharding
 from impasto.trainers.memory.choice import choose
-from impasto.trainers.memory.estimate import Budget, plan, preflight
+from impasto.trainers.memory.estimate import Budget, forecast, plan
 from impasto.trainers.memory.remedy import remedy
 from impasto.trainers.settings import Settings
 from safetensors.torch import save_file
@@ -62,7 +62,7 @@ def test_the_plan_for_a_sharded_base_never_streams_blocks_and_says_how_many_devi
     budget = Budget(FLUX_DEV, (BatchShape(512, 512, 1, 512),), "cuda", 16 * 2**30, shards=2)
     settings = choose(Settings(), budget)
     assert (settings.precision, settings.streamed_blocks) == ("bf16", 0)  # alone, a card of 16 GB has no room for it
-    assert "bf16, with the base sharded over 2 devices, needs" in preflight(settings, budget)
+    assert "bf16, with the base sharded over 2 devices, needs" in forecast(settings, budget)
     tight = Budget(FLUX_DEV, budget.shapes, "cuda", 6 * 2**30, shards=2)
     assert "streamed_blocks" not in remedy(settings, tight)
 

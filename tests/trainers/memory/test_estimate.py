@@ -12,7 +12,7 @@ from impasto.trainers.flux.streaming import StreamedBlocks, streamed_indices
 from impasto.trainers.lora import adapter
 from impasto.trainers.memory.block_profile import BatchShape
 from impasto.trainers.memory.choice import choose, simulate
-from impasto.trainers.memory.estimate import Budget, fits, plan, preflight
+from impasto.trainers.memory.estimate import Budget, fits, forecast, plan
 from impasto.trainers.memory.remedy import explained, remedy
 from impasto.trainers.optimizers import check_installed, make_optimizer
 from impasto.trainers.presets import PRESETS
@@ -227,7 +227,7 @@ def test_every_shape_of_a_run_has_to_fit():
 
 
 def test_the_need_is_told_beside_what_is_free():
-    said = preflight(Settings(precision="nf4", streamed_blocks=20), card(15.06))
+    said = forecast(Settings(precision="nf4", streamed_blocks=20), card(15.06))
     assert "needs" in said and "of host memory" in said and said.endswith("15.1 GB are free.")
 
 
@@ -245,7 +245,7 @@ def test_where_the_free_memory_is_unknown_what_is_left_to_it_has_to_be_set(chang
         choose(Settings(**changes), unknown)
     settled = Settings(**{"precision": "nf4"} | changes | {"streamed_blocks": 4})
     assert choose(settled, unknown) == settled and fits(settled, unknown)
-    assert re.search(r"needs \d.* GB .*; how much is free is unknown\.$", preflight(settled, unknown))
+    assert re.search(r"needs \d.* GB .*; how much is free is unknown\.$", forecast(settled, unknown))
     assert re.search(r"Set .*: that needs \d", explained(MemoryError("no memory"), settled, unknown))
 
 
@@ -253,10 +253,10 @@ def test_batches_larger_than_the_preset_is_for_are_told_with_what_they_need():
     settings = dataclasses.replace(PRESETS["8 GB"].settings, preset="8 GB", streamed_blocks=0)
     at_512, at_1024, two = BatchShape(448, 576, 1, 512), BatchShape(1152, 896, 1, 512), BatchShape(512, 512, 2, 512)
     told = "The preset '8 GB' is for 512 x 512 pixels with batch_size 1; this dataset has up to"
-    assert preflight(settings, card(8, at_512, at_1024)).endswith(f"{told} 1152 x 896 with 1.")
-    assert preflight(settings, card(8, at_512, two)).endswith(f"{told} 512 x 512 with 2.")
-    assert "preset" not in preflight(settings, card(8, at_512))
-    assert "preset" not in preflight(dataclasses.replace(settings, preset=""), card(8, at_1024))
+    assert forecast(settings, card(8, at_512, at_1024)).endswith(f"{told} 1152 x 896 with 1.")
+    assert forecast(settings, card(8, at_512, two)).endswith(f"{told} 512 x 512 with 2.")
+    assert "preset" not in forecast(settings, card(8, at_512))
+    assert "preset" not in forecast(dataclasses.replace(settings, preset=""), card(8, at_1024))
     with pytest.raises(SettingsError, match=told):
         choose(dataclasses.replace(settings, streamed_blocks=-1), card(0.5, at_1024))
 
