@@ -7,18 +7,19 @@ import functools
 
 from comfy_api.latest import io
 
+from ..trainers.libraries import check_installed
 from ..trainers.lora.targets import TARGETS
-from ..trainers.optimizers import check_installed, check_learning_rate
+from ..trainers.optimizers import OPTIMIZERS, described
 from ..trainers.presets import PRESETS
 from ..trainers.settings import (
     LOSS_WEIGHTINGS,
-    OPTIMIZERS,
     PRECISIONS,
     RANGES,
     SCHEDULERS,
     TIMESTEP_SAMPLINGS,
     TRACKERS,
     Settings,
+    check_learning_rate,
 )
 from . import sockets
 from .inputs import AS_BEFORE, changed, field_input, number_or_as_before, seed_input
@@ -85,9 +86,8 @@ class TrainingSettings(io.ComfyNode):
                 _combo("targets", tuple(TARGETS), "Which linear layers of the transformer get a LoRA."),
                 _combo(
                     "optimizer",
-                    OPTIMIZERS,
-                    "Those with 8bit keep their state in 8 bits and need bitsandbytes; prodigy finds the learning rate "
-                    "itself (set it to 1).",
+                    tuple(OPTIMIZERS),
+                    f"What follows the gradients. {described()}.",
                 ),
                 _combo("scheduler", SCHEDULERS, "How the learning rate goes on after the warm-up."),
                 _int("warmup_steps", "Steps over which the learning rate rises from 0."),

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.
-_SETTINGS = ("lora.targets", "settings", "objective", "optimizers", "presets")
+_SETTINGS = ("lora.targets", "optimizers", "settings", "objective", "optimization", "libraries", "presets")
 _FLUX = ("flux", "flux.layout")  # layout: names and numbers alone
 _BELOW_MEMORY = (*_FLUX, "lora", "features", *_SETTINGS, "run")
 _BELOW_STEP = (*_BELOW_MEMORY, "memory", "batches", "sampler")
@@ -44,11 +44,13 @@ WITHIN_TRAINERS = {
     "lora.targets": ("flux.layout",),
     "lora": (*_FLUX, "lora.targets"),
     "features": _FLUX,
-    "settings": ("lora.targets",),
+    "optimizers": (),  # the table
+    "settings": ("lora.targets", "optimizers"),
     "objective": ("settings",),
-    "optimizers": ("settings",),
+    "optimization": ("optimizers", "settings"),
+    "libraries": ("optimizers", "settings"),
     "presets": ("settings",),
-    "run": (*_FLUX, "lora", "lora.targets", "features", "settings"),
+    "run": (*_FLUX, "lora", "lora.targets", "features", "optimizers", "settings"),
     "memory": _BELOW_MEMORY,
     "batches": (*_BELOW_MEMORY, "memory"),
     "sampler": (*_FLUX, "objective"),

@@ -17,11 +17,12 @@ from .batches import TrainingData
 from .features import index
 from .flux import detection, loading
 from .flux.fingerprint import fingerprint
+from .libraries import check_installed
 from .lora import adapter
 from .lora import file_formats as lora_files
 from .memory import choice, estimate
 from .memory.remedy import remedy
-from .optimizers import STATE_NUMBERS, check_installed
+from .optimizers import OPTIMIZERS
 from .run import checkpoints
 from .run.publish import CHECKPOINT_FORMAT
 
@@ -237,7 +238,7 @@ def check_disk(folder: Path, lora: int, checkpoints_to_come: int, settings: Sett
         TrainingError: not even one checkpoint has room.
     """
     # The LoRA as it is saved and as it is trained, with the optimiser's state and the moving average.
-    size = lora * (2 + STATE_NUMBERS[settings.optimizer] + bool(settings.ema_decay))
+    size = lora * (2 + OPTIMIZERS[settings.optimizer].state + bool(settings.ema_decay))
     kept = min(checkpoints_to_come, settings.keep_checkpoints or checkpoints_to_come)
     needed = size + lora * max(kept - 1, 0)  # of all but the newest, the LoRA alone is kept
     free = shutil.disk_usage(folder).free

@@ -9,16 +9,8 @@ from typing import Any
 
 from ..errors import SettingsError
 from .lora.targets import TARGETS, LoraShape
+from .optimizers import OPTIMIZERS
 
-OPTIMIZERS = (
-    "adamw",
-    "adamw8bit",
-    "paged_adamw8bit",
-    "adafactor",
-    "prodigy",
-    "schedule_free_adamw",
-    "lion8bit",
-)
 # Names of diffusers.optimization.get_scheduler, each with warm-up.
 SCHEDULERS = ("constant", "linear", "cosine", "cosine_with_restarts")
 TIMESTEP_SAMPLINGS = ("sigmoid", "uniform", "flux_shift", "shift", "mode")
@@ -56,7 +48,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "early_stop_patience": (0, 1000),
 }
 _CHOICES = {
-    "optimizer": OPTIMIZERS,
+    "optimizer": tuple(OPTIMIZERS),
     "scheduler": SCHEDULERS,
     "timestep_sampling": TIMESTEP_SAMPLINGS,
     "loss_weighting": LOSS_WEIGHTINGS,
@@ -83,13 +75,14 @@ NOT_DECIDING = frozenset(
 # A setting on the left has an effect only where another, named first, has one of these values. One that has itself no
 # effect here counts as its default for those below it.
 USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "scheduler": ("optimizer", tuple(name for name in OPTIMIZERS if name != "schedule_free_adamw")),
+    "scheduler": ("optimizer", tuple(name for name, row in OPTIMIZERS.items() if not row.schedule_free)),
     "scheduler_cycles": ("scheduler", ("cosine_with_restarts",)),
     "timestep_mean": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
     "timestep_scale": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
     "timestep_shift": ("timestep_sampling", ("shift",)),
     "mode_scale": ("timestep_sampling", ("mode",)),
 }
+LEAST_MULTIPLE = 0.01  # of an optimiser that multiplies its own estimate by the learning rate, which should be 1
 # What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
 FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
 
@@ -104,7 +97,7 @@ class Settings:
         rank: rank of the LoRA matrices.
         alpha: the LoRA is scaled by alpha / rank; both are written into the file.
         targets: which linear layers get a LoRA; a name in `targets.TARGETS`.
-        optimizer: one of `OPTIMIZERS`.
+        optimizer: name of one of `OPTIMIZERS`.
         weight_decay: decoupled weight decay (AdamW).
         scheduler: learning-rate schedule after warm-up.
         warmup_steps: steps over which the learning rate rises linearly from 0.
@@ -249,3 +242,17 @@ class Settings:
         if unknown:
             raise SettingsError(f"Unknown training settings: {', '.join(sorted(unknown))}. Remove them.")
         return cls(**values | {"seed": int(values.get("seed", 0))})
+
+
+def check_learning_rate(settings: Settings) -> None:
+    """Refuse one that the optimiser would train next to nothing with.
+
+    Raises:
+        SettingsError: the optimiser finds the learning rate itself, and this is one for others.
+    """
+    if OPTIMIZERS[settings.optimizer].finds_learning_rate and settings.learning_rate < LEAST_MULTIPLE:
+        raise SettingsError(
+            f"learning_rate is {settings.learning_rate:g}, but the optimizer {settings.optimizer} finds the learning "
+            f"rate itself and multiplies it by this: below {LEAST_MULTIPLE:g} it trains next to nothing. Set "
+            "learning_rate to 1."
+        )

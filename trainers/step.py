@@ -16,7 +16,7 @@ from .flux import sharding
 from .flux.forward import predict_velocity
 from .lora import adapter
 from .memory.remedy import explained
-from .optimizers import averaged, make_optimizer, make_scheduler
+from .optimization import averaged, make_optimizer, make_scheduler
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

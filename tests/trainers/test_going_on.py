@@ -20,12 +20,12 @@ from impasto.trainers.features import index
 from impasto.trainers.flux import latents as flux_latents
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.memory import block_profile
+from impasto.trainers.optimizers import OPTIMIZERS
 from impasto.trainers.recipe import train_run
 from impasto.trainers.run import create, lora_metadata, publish, samples
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.folder import Job
 from impasto.trainers.run.launch import PROCESS
-from impasto.trainers.settings import OPTIMIZERS
 from impasto.worker import PACK
 from PIL import Image
 from safetensors.torch import load_file
@@ -34,7 +34,7 @@ from ..leftovers import of_a_killed_process
 from .conftest import encode_image, encode_text
 
 QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
-RATES = {"prodigy": 1.0}  # it finds the learning rate itself
+RATES = {name: 1.0 for name, row in OPTIMIZERS.items() if row.finds_learning_rate}
 
 
 def train(run, stop_at: int | None = None) -> bool:

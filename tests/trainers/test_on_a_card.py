@@ -19,7 +19,7 @@ from impasto.trainers.flux import detection, loading, quantisation
 from impasto.trainers.flux.forward import compile_blocks
 from impasto.trainers.flux.streaming import StreamedBlocks, block_names
 from impasto.trainers.lora import adapter
-from impasto.trainers.optimizers import averaged, make_optimizer
+from impasto.trainers.optimization import averaged, make_optimizer
 from impasto.trainers.settings import Settings
 from impasto.trainers.step import Learner
 from safetensors.torch import save_file

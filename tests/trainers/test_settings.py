@@ -10,9 +10,17 @@ from impasto.errors import SettingsError
 from impasto.files import content_hash
 from impasto.trainers import objective
 from impasto.trainers.lora.targets import TARGETS
-from impasto.trainers.optimizers import check_learning_rate, make_optimizer, make_scheduler
+from impasto.trainers.optimization import make_optimizer, make_scheduler
+from impasto.trainers.optimizers import OPTIMIZERS
 from impasto.trainers.presets import PRESETS
-from impasto.trainers.settings import LOSS_WEIGHTINGS, OPTIMIZERS, RANGES, SCHEDULERS, TIMESTEP_SAMPLINGS, Settings
+from impasto.trainers.settings import (
+    LOSS_WEIGHTINGS,
+    RANGES,
+    SCHEDULERS,
+    TIMESTEP_SAMPLINGS,
+    Settings,
+    check_learning_rate,
+)
 
 HELP = Path(__file__).resolve().parents[2] / "web" / "docs"
 

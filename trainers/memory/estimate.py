@@ -17,7 +17,8 @@ from ...errors import SettingsError
 from ..flux.loading import weight_sizes
 from ..flux.sharding import GATHERED
 from ..flux.streaming import RING, block_names, streamed_indices
-from ..optimizers import STATE_NUMBERS, is_installed
+from ..libraries import is_installed
+from ..optimizers import OPTIMIZERS
 from ..presets import PRESETS
 from .block_profile import BatchShape, lora_bytes, peak_of_pass, profiled_model
 
@@ -172,7 +173,7 @@ def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
         weights=weights,
         lora=lora * (2 if settings.ema_decay else 1),
         gradients=gradients,
-        optimizer=int(lora * STATE_NUMBERS[settings.optimizer]),
+        optimizer=int(lora * OPTIMIZERS[settings.optimizer].state),
         activations=activations,
         workspace=0 if profiled.on_cpu else KERNELS + int(FRAGMENTATION * activations),
         host=host,

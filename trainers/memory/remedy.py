@@ -14,7 +14,8 @@ from ...out_of_memory import is_out_of_memory
 from ...texts import first_line
 from ..flux import quantisation
 from ..flux.latents import PIXELS_PER_TOKEN
-from ..optimizers import STATE_NUMBERS, install_command, is_installed
+from ..libraries import install_command, is_installed
+from ..optimizers import OPTIMIZERS
 from ..run.failure import QUEUE_AGAIN
 from .block_profile import BatchShape
 from .estimate import Budget, fits, gigabytes, is_settled, plan, usable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 SMALLER_PRECISIONS = ("bf16", "int8", "nf4")
+SMALLER_OPTIMIZER = "adamw8bit"
 SMALLER_SIDES = (1024, 768, 512, 384, 256)  # pixels; what a remedy proposes
 SMALLER_RANKS = (64, 32, 16, 8, 4)
 UNEXPLAINED = 0.9  # after running out of memory: a remedy has to need at most this part of what was planned
@@ -118,12 +120,13 @@ def _changes(settings: Settings, budget: Budget) -> Iterator[tuple[_Change, ...]
         yield (_Change("gradient_checkpointing to on", everything),)
     elif settings.checkpointing_interval > 1:
         yield (_Change("checkpointing_interval to 1", (("checkpointing_interval", 1),)),)
-    # Not of prodigy, whose learning rate of 1 would tear the weights apart.
-    larger = settings.optimizer != "prodigy" and STATE_NUMBERS[settings.optimizer] > STATE_NUMBERS["adamw8bit"]
-    if larger and budget.device_type != "cpu" and is_installed("bitsandbytes"):
-        yield (_Change("optimizer to adamw8bit", (("optimizer", "adamw8bit"),)),)
-    if smaller := [name for name in usable(SMALLER_PRECISIONS) if _size(name) < _size(settings.precision)]:
-        yield tuple(_Change(f"precision to {name}", (("precision", name),)) for name in smaller)
+    current, smaller = OPTIMIZERS[settings.optimizer], OPTIMIZERS[SMALLER_OPTIMIZER]
+    # Not where the learning rate is 1, which would tear the weights apart.
+    larger = current.state > smaller.state and not current.finds_learning_rate
+    if larger and budget.device_type != "cpu" and is_installed(smaller.package):
+        yield (_Change(f"optimizer to {SMALLER_OPTIMIZER}", (("optimizer", SMALLER_OPTIMIZER),)),)
+    if lower := [name for name in usable(SMALLER_PRECISIONS) if _size(name) < _size(settings.precision)]:
+        yield tuple(_Change(f"precision to {name}", (("precision", name),)) for name in lower)
     total = budget.architecture.blocks
     if budget.can_stream and settings.streamed_blocks < total:
         steps = sorted({max(settings.streamed_blocks + 1, total * eighth // 8) for eighth in range(1, 9)})

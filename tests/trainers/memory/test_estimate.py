@@ -9,12 +9,14 @@ from impasto.errors import SettingsError
 from impasto.trainers import objective
 from impasto.trainers.flux import detection, layout, loading
 from impasto.trainers.flux.streaming import StreamedBlocks, streamed_indices
+from impasto.trainers.libraries import check_installed
 from impasto.trainers.lora import adapter
 from impasto.trainers.memory.block_profile import BatchShape
 from impasto.trainers.memory.choice import choose, simulate
 from impasto.trainers.memory.estimate import Budget, fits, forecast, plan
 from impasto.trainers.memory.remedy import explained, remedy
-from impasto.trainers.optimizers import check_installed, make_optimizer
+from impasto.trainers.optimization import make_optimizer
+from impasto.trainers.optimizers import OPTIMIZERS
 from impasto.trainers.presets import PRESETS
 from impasto.trainers.settings import Settings
 from impasto.trainers.step import VelocityModel
@@ -75,7 +77,7 @@ def measured(path, settings, shape) -> tuple[int, int]:
     indices = streamed_indices(6, settings.streamed_blocks)
     streamed = StreamedBlocks(transformer, indices, torch.device("cpu")) if indices else None
     optimizer = make_optimizer(parameters, settings)
-    if settings.optimizer == "schedule_free_adamw":
+    if OPTIMIZERS[settings.optimizer].schedule_free:
         optimizer.train()
 
     model = VelocityModel(transformer, settings, streamed)
