@@ -137,8 +137,6 @@ def _dataset(table: dict[str, Any], general: dict[str, Any], folder: Path) -> Da
     _check_kinds(table)
     values = _inherited([DATASET], table, general)
     _check_ranges(values)
-    if not 0 <= values["validation_split"] < 1:
-        raise DatasetError(f"validation_split is {values['validation_split']}. Set it from 0 to less than 1.")
     subsets = tuple(_subset(subset, table, general, folder) for subset in table["subsets"])
     _check_subsets(subsets)
     values["resolution"] = _resolution(values["resolution"])

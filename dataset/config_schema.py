@@ -113,10 +113,12 @@ KEYS = (
         "validation_split",  # 0 is not written, because sd-scripts refuses it
         float,
         0.0,
+        least=0,
+        most=1,
         known_to=(SD_SCRIPTS,),
         widget=Widget(
             "Share of the pictures held out from training to measure the loss on. 0 holds out none.",
-            **{"least": 0.0, "most": 0.9, "step": 0.001, "default": 0.1, "optional": False, "advanced": False},
+            **{"most": 0.9, "step": 0.001, "default": 0.1, "optional": False, "advanced": False},
         ),
     ),
     Key(

@@ -70,17 +70,17 @@ class TomlSettings(_Keys):
         return self.resolution, self.resolution_height or self.resolution
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.validation_split) or not 0 <= self.validation_split < 1:
+            raise SettingsError(
+                f"validation_split is {self.validation_split}. It is the share of pictures held out: "
+                "0 for none, and less than 1."
+            )
         for key in _WITH_WIDGET:
             _check_value(key, getattr(self, key.name))
         if self.regularisation_repeats < 1:
             raise SettingsError(f"regularisation_repeats is {self.regularisation_repeats}. It must be at least 1.")
         if self.resolution_height < 0:
             raise SettingsError(f"resolution_height is {self.resolution_height}. It is in pixels, 0 for a square.")
-        if not math.isfinite(self.validation_split) or not 0 <= self.validation_split < 1:
-            raise SettingsError(
-                f"validation_split is {self.validation_split}. It is the share of pictures held out: "
-                "0 for none, and less than 1."
-            )
         if self.shuffle_caption and not self.caption_separator:
             raise SettingsError("caption_separator is empty, but shuffle_caption needs it to part captions: use ','.")
         self._check_target()

@@ -6,6 +6,8 @@ import pytest
 from impasto.dataset import config_reader as dataset_config
 from impasto.dataset.caption_variants import CaptionRules
 from impasto.errors import DatasetError
+from impasto.progress import silent
+from impasto.trainers.features import plan as planning
 from PIL import Image
 
 
@@ -188,7 +190,7 @@ def test_a_supported_value_of_an_unsupported_key_changes_nothing(folder):
         (MINIMAL.replace("512", "500"), "500 x 500"),
         (MINIMAL.replace("512", "512.0"), "resolution"),
         (MINIMAL.replace("512", "512\nbatch_size = 0"), "batch_size"),
-        (MINIMAL.replace("512", "512\nvalidation_split = 1.0"), "validation_split"),
+        (MINIMAL.replace("512", "512\nvalidation_split = 1.5"), "validation_split is 1.5. It is a share, from 0 to 1"),
         (MINIMAL.replace("512", "512\nnetwork_multiplier = 0.5"), "network_multiplier"),
         (MINIMAL + '[[datasets.subsets]]\nimage_dir = "paintings"\n', "2 subsets of one .* read .*paintings"),
         (MINIMAL + '[[datasets.subsets]]\nmetadata_file = "meta.json"\n', "mixes subsets"),
@@ -304,3 +306,21 @@ def test_relative_names_of_a_metadata_file_need_an_image_dir(folder):
     text = '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nmetadata_file = "meta.json"\n'
     with pytest.raises(DatasetError, match="Give image_dir"):
         dataset_config.pictures(dataset_config.read(write(folder, text)))
+
+
+def test_a_dataset_for_validation_alone_is_held_out_whole(folder):
+    Image.new("RGB", (64, 64), "red").save(folder / "others" / "garden.png")
+    Image.new("RGB", (64, 64), "blue").save(folder / "others" / "boats.png")
+    common = '[general]\nresolution = 64\ncaption_extension = ".txt"\n'
+    blocks = [
+        f'[[datasets]]\n{line}\n[[datasets.subsets]]\nimage_dir = "{name}"\n'
+        for name, line in (("paintings", ""), ("others", "validation_split = 1.0"))
+    ]
+
+    def planned(text):
+        return planning.plan(dataset_config.pictures(dataset_config.read(write(folder, text))), 1, silent)
+
+    held_out = {(each.path.parent.name, each.held_out) for each in planned(common + "".join(blocks))}
+    assert held_out == {("paintings", False), ("others", True)}
+    with pytest.raises(DatasetError, match="holds out every picture"):
+        planned(common + blocks[1])

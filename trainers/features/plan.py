@@ -126,7 +126,8 @@ def _held_out(pictures: Sequence[ConfigPicture], images: Sequence[str]) -> set[s
     """Content hashes of the pictures held out: in each dataset the first of an order drawn by `validation_seed`.
 
     By content, so that a picture that two subsets name is never trained on and measured with. At least one of four or
-    more pictures, and never all. Regularisation pictures are not split, as in sd-scripts.
+    more pictures, and all only where the share is 1, of a dataset for validation alone. Regularisation pictures are not
+    split, as in sd-scripts.
 
     Raises:
         DatasetError: datasets with different seeds hold out every picture between them.
@@ -139,7 +140,8 @@ def _held_out(pictures: Sequence[ConfigPicture], images: Sequence[str]) -> set[s
     for dataset, members in by_dataset.items():
         if dataset.validation_split:
             least = 1 if len(members) >= 4 else 0
-            count = min(max(round(dataset.validation_split * len(members)), least), len(members) - 1)
+            most = len(members) if dataset.validation_split == 1 else len(members) - 1
+            count = min(max(round(dataset.validation_split * len(members)), least), most)
             order = sorted(members, key=lambda image: files.content_hash([dataset.validation_seed, image]))
             held_out.update(order[:count])
     if held_out == set().union(*by_dataset.values()):
