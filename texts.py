@@ -1,4 +1,25 @@
-"""How the house writes text for people: on one line, sizes in megabytes, the gist of another library's error."""
+"""How the house writes text for people, and takes theirs: on one line, sizes in megabytes, decoded."""
+
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def decoded(content: bytes) -> str:
+    """What a person saved as text: UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is in another encoding. The text says which or where, and how to mend it.
+    """
+    if content[:2] in _UTF_16_MARKS or b"\0" in content[:2]:
+        raise ValueError(
+            'it is UTF-16, as Notepad\'s "Unicode" and the > of Windows PowerShell write. Save it again as UTF-8'
+        )
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} is not UTF-8 (byte {content[error.start]:#04x}). Save it again as UTF-8"
+        ) from None
 
 
 def one_line(text: str) -> str:

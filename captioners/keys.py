@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingsError
+from ..texts import decoded
 from .quota import ProjectLimits
 
 # Only such variables: a name in a graph must not be able to send any other secret of the server anywhere.
@@ -215,11 +216,13 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except ModuleNotFoundError:  # before Python 3.11
         import tomli as tomllib
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(decoded(file.read_bytes()))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         # The parser's own text may quote the line, and a line may be a key.
         where = re.search(r"at line \d+, column \d+", str(error))
         place = f" ({where.group()})" if where else ""
         raise SettingsError(f"{file} is not valid TOML{place}. Put every key in quotes.") from None
+    except ValueError as error:
+        raise SettingsError(f"{file} cannot be read: {error}.") from None

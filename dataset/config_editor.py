@@ -14,6 +14,7 @@ from ..errors import DatasetError, SettingsError
 from ..files import content_hash, write_changed
 from ..paths import child_of
 from .config_schema import BY_NAME, KEYS
+from .config_text import read_config
 from .config_writer import DatasetConfig
 from .schema_key import FLUX_TRAINER, SD_SCRIPTS, TARGETS
 
@@ -112,12 +113,7 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
 def _parsed(source: Path) -> tomlkit.TOMLDocument:
     import tomlkit
 
-    try:
-        return tomlkit.parse(source.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # tomlkit's parse errors and UnicodeDecodeError are ValueErrors
-        raise DatasetError(
-            f"The dataset config {source} cannot be read: {error}. Correct or write it again."
-        ) from error
+    return read_config(source, tomlkit.parse)
 
 
 def _subsets(document: Any) -> list[Any]:

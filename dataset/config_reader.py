@@ -21,6 +21,7 @@ from ..files import parsed_json
 from .buckets import Buckets
 from .caption_variants import CaptionRules
 from .config_schema import BY_NAME, KEYS, acted_on
+from .config_text import read_config, refuse_other_trainers
 from .schema_key import CAPTIONS, DATASET, SUBSET, SUBSET_ALONE, Key, frozen_fields
 
 if sys.version_info >= (3, 11):
@@ -108,13 +109,9 @@ def read(path: str | Path, folder: Path | None = None) -> DatasetGroup:
             asks for something that this trainer does not do. The text names the file, the key and the remedy.
     """
     source = Path(path)
+    content = read_config(source, tomllib.loads)
     try:
-        content = tomllib.loads(source.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DatasetError(
-            f"The dataset config {source} cannot be read: {error}. Correct or write it again."
-        ) from error
-    try:
+        refuse_other_trainers(content)
         return DatasetGroup(source, _datasets(content, folder or source.parent))
     except DatasetError as error:
         raise DatasetError(f"The dataset config {source} cannot be used: {error}") from error

@@ -24,7 +24,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from ..dataset.pictures import PictureRefused
 from ..errors import DatasetError
-from ..texts import megabytes
+from ..texts import decoded, megabytes
 
 HTTPS_PORT = 443
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -96,8 +96,8 @@ def allowed_hosts(file: Path | None = None) -> frozenset[str]:
     """
     source = file if file is not None and file.exists() else Path(__file__).with_name("allowed_hosts.txt")
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = decoded(source.read_bytes()).splitlines()
+    except (OSError, ValueError) as error:
         raise DatasetError(f"The list of allowed hosts {source} cannot be read: {error}.") from error
     hosts = {line.partition("#")[0].strip().lower() for line in lines} - {""}
     for host in hosts:

@@ -486,6 +486,17 @@ def test_a_key_of_any_form_is_refused_as_the_model_before_it_shows_in_the_estima
     assert "my-own" not in str(refused.value)
 
 
+def test_a_key_file_as_windows_saves_it_is_read_or_named_with_what_is_wrong(folder):
+    folder.mkdir()
+    text = f'[projects.one]\nkey = "{KEYS["one"]}"\n'
+    (folder / "gemini.toml").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
+    [project] = read_projects(folder / "gemini.toml", ["one"], PLENTY, {})
+    assert project.key == KEYS["one"]
+    (folder / "gemini.toml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"gemini\.toml cannot be read: it is UTF-16.*as UTF-8"):
+        read_projects(folder / "gemini.toml", ["one"], PLENTY, {})
+
+
 @pytest.mark.parametrize("added", ["\u200b", "\u00a0", " ", "\r\n", "\x00", "é"])
 def test_a_key_with_a_character_that_no_key_has_is_refused_by_the_name_of_its_place(folder, added):
     broken = f"AIza-key{added}-of-one"

@@ -5,6 +5,7 @@ import json
 import pytest
 from impasto.dataset import config_reader as dataset_config
 from impasto.dataset.caption_variants import CaptionRules
+from impasto.dataset.config_editor import Changes, rewrite_dataset_toml
 from impasto.errors import DatasetError
 from impasto.progress import silent
 from impasto.trainers.features import plan as planning
@@ -306,6 +307,84 @@ def test_relative_names_of_a_metadata_file_need_an_image_dir(folder):
     text = '[[datasets]]\nresolution = 512\n[[datasets.subsets]]\nmetadata_file = "meta.json"\n'
     with pytest.raises(DatasetError, match="Give image_dir"):
         dataset_config.pictures(dataset_config.read(write(folder, text)))
+
+
+def test_a_config_is_read_with_a_byte_order_mark_and_windows_line_ends(folder):
+    plain = dataset_config.read(write(folder, MINIMAL))
+    path = folder / "dataset.toml"
+    path.write_bytes(("\ufeff" + MINIMAL.replace("\n", "\r\n")).encode())
+    assert dataset_config.read(path) == plain
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (MINIMAL.encode("utf-16"), "UTF-16.*Save it again as UTF-8"),
+        (MINIMAL.encode("utf-16-le"), "UTF-16"),
+        (
+            MINIMAL.replace("paintings", "été").encode("cp1252"),
+            "line 5 is not UTF-8 .byte 0xe9.*Save it again as UTF-8",
+        ),
+        (
+            MINIMAL.replace("paintings", r"D:\train\new").encode(),
+            r"line 5 .*image_dir = \"D:/train/new\".* 'D:\\train\\new'",
+        ),
+        (MINIMAL.replace("paintings", r"C:\Users\me").encode(), r"line 5 .*image_dir = \"C:/Users/me\""),
+        (MINIMAL.replace("paintings", "D:\\paintings\\").encode(), r"line 5 .*image_dir = \"D:/paintings/\""),
+        (MINIMAL.replace("paintings", "paintings\\").encode(), r"line 5 .*image_dir = \"paintings/\""),
+    ],
+    ids=[
+        "UTF-16",
+        "UTF-16 without its mark",
+        "Windows' code page",
+        "tabs",
+        "no escape",
+        "backslash at the end",
+        "nothing else",
+    ],
+)
+def test_a_config_that_windows_spoilt_says_how_to_mend_it(folder, content, named):
+    (folder / "dataset.toml").write_bytes(content)
+    for read in (dataset_config.read, lambda path: rewrite_dataset_toml(path, Changes())):
+        with pytest.raises(DatasetError, match=named) as refused:
+            read(folder / "dataset.toml")
+        assert "dataset.toml" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [(r'"D:\\train"', r"D:\train"), (r"'D:\train'", r"D:\train"), (r'"l\u00e9t\u00e9"', "lété"), (r'"a\"b\""', 'a"b"')],
+)
+def test_escapes_that_are_meant_are_taken(folder, written, meant):
+    text = MINIMAL.replace('"paintings"', written)
+    assert dataset_config.read(write(folder, text)).datasets[0].subsets[0].image_dir == folder / meant
+
+
+MUSUBI = """[general]
+resolution = [960, 544]
+caption_extension = ".txt"
+[[datasets]]
+image_directory = "paintings"
+cache_directory = "cache"
+"""
+DIFFUSION_PIPE = """resolutions = [512]
+enable_ar_bucket = true
+[[directory]]
+path = "paintings"
+num_repeats = 1
+"""
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        (MUSUBI, "musubi-tuner .image_directory.*image_dir in a"),
+        (DIFFUSION_PIPE, "diffusion-pipe .directory.*image_dir"),
+    ],
+)
+def test_a_config_of_another_trainer_is_named_with_what_to_write_instead(folder, text, named):
+    with pytest.raises(DatasetError, match=named):
+        dataset_config.read(write(folder, text))
 
 
 def test_a_dataset_for_validation_alone_is_held_out_whole(folder):

@@ -372,6 +372,11 @@ def test_the_owners_list_of_hosts_takes_the_place_of_the_one_that_ships(tmp_path
     assert allowed_hosts(own) == allowed_hosts()
     own.write_text("# ours\nIIIF.Example.org  # the archive\n")
     assert allowed_hosts(own) == {"iiif.example.org"}
+    own.write_bytes("\ufeffiiif.example.org\r\n".encode())
+    assert allowed_hosts(own) == {"iiif.example.org"}
+    own.write_bytes("iiif.example.org".encode("utf-16"))
+    with pytest.raises(DatasetError, match="UTF-16.*Save it again as UTF-8"):
+        allowed_hosts(own)
     own.write_text("https://iiif.example.org/")
     with pytest.raises(DatasetError, match="one host name a line"):
         allowed_hosts(own)
