@@ -25,10 +25,11 @@ from .private_data import without_private_data
 # Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # Formats that are decoded in this process (MPO comes with JPEG, AVIF where it was built in, HEIF and JPEG XL where a
-# plug-in was installed): for them Pillow starts no other program, as it starts Ghostscript for EPS.
+# plug-in was installed): for them Pillow starts no other program, as it starts Ghostscript for EPS. Not
+# icons: they hold pictures of whose size their header says nothing.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PSD", "SGI"),
-    *("PCX", "ICNS", "ICO", "HEIF", "JXL"),
+    *("PCX", "HEIF", "JXL"),
 )
 JPEG_QUALITY = 95  # of what has to be encoded again
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS)
@@ -213,7 +214,8 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         with Image.open(legible, formats=_known_formats()) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:  # Pillow's own limit is twice this, and others lift it
-                raise PictureRefused("too_large", f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+                name = f"{source.name}: " if isinstance(source, Path) else ""
+                raise PictureRefused("too_large", f"{name}{width} x {height} is more than {MAX_PIXELS:,} pixels")
             found = {LIGHTENED: bool(beside.too_long), "icc_profile": beside.profile, "exif": beside.exif}
             picture.info.update({name: value for name, value in found.items() if value})
             yield picture

@@ -417,6 +417,14 @@ def test_an_enormous_picture_is_refused_by_its_header_even_where_pillows_limit_i
             read()
 
 
+def test_an_icon_that_holds_a_picture_larger_than_it_says_is_no_picture():
+    inside = encoded(quarters())
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+    assert Image.open(io.BytesIO(icon)).format == "ICO"
+    with pytest.raises(PictureRefused, match="no readable picture"):
+        seen(icon)
+
+
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"no picture", b""])
 def test_what_is_no_picture_is_named_and_starts_no_program(tmp_path, data):
     path = tmp_path / "poppies.png"
