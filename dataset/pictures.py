@@ -25,8 +25,8 @@ from .private_data import without_private_data
 # Pillow's name of a format (MPO is a JPEG with more pictures appended) -> the extension that every trainer reads.
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # Formats that are decoded in this process (MPO comes with JPEG, AVIF where it was built in, HEIF and JPEG XL where a
-# plug-in was installed): for them Pillow starts no other program, as it starts Ghostscript for EPS. Not
-# icons: they hold pictures of whose size their header says nothing.
+# plug-in was installed): for them Pillow starts no other program, as it starts Ghostscript for EPS. Icons are not
+# among them: they hold pictures of whose size their header says nothing.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "QOI", "PSD", "SGI"),
     *("PCX", "HEIF", "JXL"),

@@ -214,7 +214,7 @@ def stored_kinds() -> dict[str, tuple[bytes, Colours]]:
 
 
 def dataset_of(folder: Path, data: bytes) -> tuple[Dataset, Record]:
-    stored = store_picture(folder, data)
+    stored = store_picture(folder, data, keep_metadata=True)  # as datasets of earlier versions hold them
     record = Record(stored.file_name, stored.sha256, stored.width, stored.height, stored.size, "four fields")
     return write_manifest(folder, [record]), record
 
@@ -287,6 +287,14 @@ def test_everyone_sees_the_same_picture(tmp_path, kind):
             assert picture.size == SIZE, reader
     assert not wrong, expected
     assert alike(measure(dataset.image_path(record)), measure(plain(tmp_path, expected)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_without_its_private_data_is_seen_as_before(tmp_path, kind):
+    data, expected = KINDS[kind]
+    stored = store_picture(tmp_path, data)
+    assert close(colours_of(seen(tmp_path / stored.file_name)), expected)
+    assert seen(tmp_path / stored.file_name).size == SIZE
 
 
 def plain(folder: Path, colours: Colours) -> Path:
