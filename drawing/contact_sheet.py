@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .lettering import LINE_HEIGHT, draw_text, wrap
+from .palette import HAIRLINE, INK, PAPER
 
 CELL = 224  # pixels, the square in which a picture is shown
 GAP = 16  # pixels
 TEXT_SIZE = 15  # pixels
-LINE = 19  # pixels from one line of text to the next
+LINE = round(TEXT_SIZE * LINE_HEIGHT)  # pixels from one line of text to the next
 LINES = 3  # of text under a picture
-CHARACTERS = 30  # that fit across a cell at this size
+HEADING_LINES = 8
 COLUMNS = 5
 MOST_CELLS = 60  # more would be too small to see in a preview
-PAPER, INK, SHADE = (247, 245, 240), (40, 38, 35), (221, 216, 206)
 
 
 def contact_sheet(
@@ -30,22 +31,27 @@ def contact_sheet(
     shown = pictures[:MOST_CELLS]
     columns = max(2, min(COLUMNS, len(shown)))
     rows = -(-len(shown) // columns)
-    heading = [*textwrap.wrap(title, columns * CHARACTERS)]
+    width = GAP + columns * (CELL + GAP)
+    heading = wrap(title, TEXT_SIZE, width - 2 * GAP, HEADING_LINES)
     if len(pictures) > len(shown):
         heading.append(f"The first {len(shown)} of {len(pictures)} are shown.")
     top = GAP + LINE * len(heading) + GAP
     cell_height = CELL + LINE * LINES + GAP
-    sheet = Image.new("RGB", (GAP + columns * (CELL + GAP), top + rows * cell_height), PAPER)
+    sheet = Image.new("RGB", (width, top + rows * cell_height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(TEXT_SIZE)
-    draw.multiline_text((GAP, GAP), "\n".join(heading), INK, font, spacing=LINE - TEXT_SIZE)
+    _write(draw, (GAP, GAP), heading)
     for index, (path, text) in enumerate(shown):
         x = GAP + index % columns * (CELL + GAP)
         y = top + index // columns * cell_height
         _paste(sheet, draw, lambda path=path: thumbnail(path, CELL), x, y)
-        lines = textwrap.wrap(text, CHARACTERS, max_lines=LINES, placeholder=" …")
-        draw.multiline_text((x, y + CELL + 4), "\n".join(lines), INK, font, spacing=LINE - TEXT_SIZE)
+        _write(draw, (x, y + CELL + 4), wrap(text, TEXT_SIZE, CELL, LINES))
     return sheet
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str]) -> None:
+    left, top = place
+    for number, line in enumerate(lines):
+        draw_text(draw, (left, top + number * LINE), line, TEXT_SIZE, INK)
 
 
 def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, thumbnail: Callable[[], Image.Image], x: int, y: int) -> None:
@@ -54,7 +60,7 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, thumbnail: Callable[[]
         small = thumbnail()
     except Exception:  # whatever a damaged file leads to
         box = (x, y, x + CELL, y + CELL)
-        draw.rectangle(box, SHADE)
+        draw.rectangle(box, HAIRLINE)
         draw.line(box, INK)
         draw.line((x, y + CELL, x + CELL, y), INK)
         return

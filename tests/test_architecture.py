@@ -1,6 +1,7 @@
 """Who may import whom (docs/design.md), read from the source, so that no import has to be run to be caught."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -61,8 +62,8 @@ WITHIN_TRAINERS = {
     "__main__": ("run",),
 }
 PURE = tuple(MAY_IMPORT)
-# Where pictures are opened: files in the first, charts that were drawn a moment ago in the others.
-OPENS_PICTURES = {"dataset.pictures", "drawing.charts", "rendering.loss_plot"}
+# Where pictures are opened: files in the first, charts that were drawn a moment ago in the other.
+OPENS_PICTURES = {"dataset.pictures", "drawing.charts"}
 READS_EXIF = {"dataset.orientation"}
 SCRIPTS = {"trainers.run.process"}  # started by path as a process of its own; loads the pack as `impasto` first
 COMFYUI = {
@@ -333,3 +334,15 @@ PURE_DATA = {"embedded.cityscapes", "embedded.landscapes", "embedded.portraits",
 def test_modules_fit_in_four_hundred_lines():
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_MODULE and name not in PURE_DATA} == {}
+
+
+def test_colours_of_what_we_draw_are_known_in_one_place():
+    """Else one picture's ink and paper are not the other's. (What `embedded` paints has the colours of nature.)"""
+    offences = [
+        name
+        for name, path in modules().items()
+        if package_of(name) != "embedded" and name != "drawing.palette"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and re.fullmatch("#[0-9a-fA-F]{6}", str(node.value))
+    ]
+    assert not offences
