@@ -94,8 +94,8 @@ def _is_whole(line: Mapping[str, Any], what: str) -> bool:
         return has_types(line, rule=str, reason=str)
     if what == HEADERS:
         return "jpeg_quality" in line and (line["jpeg_quality"] is None or has_types(line, jpeg_quality=int))
-    numbers = {field.name: float for field in fields(Measures)} | {"border": list, "hashes": list}
-    lists = [("border", 4, float), ("hashes", 2, int)]
+    numbers = {field.name: float for field in fields(Measures)} | {"size": list, "border": list, "hashes": list}
+    lists = [("size", 2, int), ("border", 4, float), ("hashes", 2, int)]
     return has_types(line, **numbers) and all(
         len(line[name]) == length and all(has_types({"value": value}, value=kind) for value in line[name])
         for name, length, kind in lists
