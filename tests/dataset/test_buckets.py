@@ -9,7 +9,7 @@ from impasto.captioners.captioner import Picture
 from impasto.captioners.florence import read_picture as florence_picture
 from impasto.captioners.pictures import jpeg_bytes
 from impasto.dataset.buckets import Buckets, assign, bucket_sizes, fit, read_picture, upright_size
-from impasto.dataset.pictures import PictureRefused, whole
+from impasto.dataset.pictures import PictureRefused, opened
 from impasto.errors import DatasetError
 from PIL import Image
 
@@ -159,9 +159,9 @@ def test_an_enormous_picture_is_refused_by_its_header(tmp_path, monkeypatch):
     for read in (read_picture, upright_size):
         with pytest.raises(DatasetError, match="60000 x 60000 is more than"):
             read(path)
-    with pytest.raises(PictureRefused, match="60000 x 60000"), whole(path) as picture:
+    with pytest.raises(PictureRefused, match="60000 x 60000"), opened(path) as picture:
         picture.load()
-    with pytest.raises(Image.DecompressionBombError):
+    with pytest.raises(PictureRefused, match="60000 x 60000"):
         jpeg_bytes(Picture("0" * 64, path, 60_000, 60_000))
-    with pytest.raises(Image.DecompressionBombError):
+    with pytest.raises(PictureRefused, match="60000 x 60000"):
         florence_picture(path, (64, 64))
