@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from ..out_of_memory import is_out_of_memory
 from . import objective
 from .flux import sharding
 from .flux.forward import predict_velocity
@@ -46,7 +47,7 @@ def train_step(
 
     Raises:
         TrainingError: as `Metrics.skipped`.
-        torch.OutOfMemoryError: one of several processes had no memory.
+        RuntimeError, MemoryError: one of several processes had no memory.
     """
     record = {
         "step": step,
@@ -55,8 +56,9 @@ def train_step(
     }
     try:
         loss = learner.add_gradients(batches, positions)
-    except torch.OutOfMemoryError as error:
-        if learner.accelerator.num_processes > 1:  # the others would wait for this one's gradients
+    except (RuntimeError, MemoryError) as error:
+        # Of several processes, the others would wait for this one's gradients.
+        if learner.accelerator.num_processes > 1 or not is_out_of_memory(error):
             raise
         learner.optimizer.zero_grad()  # a part of them may have been added
         logger.warning("Step %d is left out: %s", step, error)

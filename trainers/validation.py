@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..out_of_memory import is_out_of_memory
 from ..texts import first_line
 from . import objective, sampler
 from .batches import Batch
@@ -82,7 +83,7 @@ class Validation:
         """The held-out loss and the samples, which only inform: what has no memory is left out and told.
 
         Raises:
-            torch.OutOfMemoryError: one of several processes had no memory.
+            RuntimeError, MemoryError: one of several processes had no memory.
         """
         loss = samples = None
         out_of_memory = ""
@@ -90,8 +91,9 @@ class Validation:
             try:
                 loss = self.held_out_loss()
                 samples = self.samples()
-            except torch.OutOfMemoryError as error:
-                if self.learner.accelerator.num_processes > 1:  # the others would wait for this one
+            except (RuntimeError, MemoryError) as error:
+                # Of several processes, the others would wait for this one.
+                if self.learner.accelerator.num_processes > 1 or not is_out_of_memory(error):
                     raise
                 out_of_memory = first_line(error)
         return Measured(loss, samples, out_of_memory)
