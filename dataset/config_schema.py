@@ -10,6 +10,8 @@ asserts on most of that; wildcards and dropped epochs it would freeze or pass ov
 
 from __future__ import annotations
 
+import functools
+
 from .schema_key import BUCKETS, CAPTIONS, SD_SCRIPTS, SUBSET, SUBSET_ALONE, Key, Widget
 
 INTERPOLATIONS = ("lanczos", "area", "box", "bicubic", "bilinear", "nearest")
@@ -27,6 +29,12 @@ _NO_PATH = "Paths are not taken from a graph. The pictures come from the dataset
 _DRAWN = "Needs cached_text off; Impasto's own trainer draws from a few encoded texts of each caption."
 _FOR_OTHERS = "Impasto's own trainer encodes pictures once and refuses it; for sd-scripts."
 
+_bucket = functools.partial(Key, part=BUCKETS, always=True)
+_subset = functools.partial(Key, level=SUBSET)
+_caption = functools.partial(Key, level=SUBSET, part=CAPTIONS)
+_first = functools.partial(Widget, optional=False)  # the node had it from the beginning
+_plain = functools.partial(Widget, optional=False, advanced=False)
+
 # In the order in which they are written.
 KEYS = (
     Key(
@@ -37,10 +45,7 @@ KEYS = (
         least=1,
         writers=512,
         always=True,
-        widget=Widget(
-            "Training size in pixels: no bucket has more pixels than a square of this side.",
-            **{"least": 64, "most": 4096, "step": 16, "optional": False, "advanced": False},
-        ),
+        widget=_plain("Training size in pixels: no bucket has more pixels than a square of this side.", (64, 4096, 16)),
     ),
     Key(
         "batch_size",
@@ -48,66 +53,45 @@ KEYS = (
         1,
         least=1,
         always=True,
-        widget=Widget("Pictures per step; all of one batch share a bucket.", most=256, optional=False, advanced=False),
+        widget=_plain("Pictures per step; all of one batch share a bucket.", (1, 256, 1)),
     ),
-    Key(
+    _bucket(
         "enable_bucket",
         bool,
         False,
-        part=BUCKETS,
         writers=True,
-        always=True,
-        widget=Widget(
-            "Sort pictures into buckets by their aspect. Without it every picture is cropped square.",
-            optional=False,
-            advanced=False,
-        ),
+        widget=_plain("Sort pictures into buckets by their aspect. Without it every picture is cropped square."),
     ),
-    Key(
+    _bucket(
         "min_bucket_reso",
         int,
         256,
-        part=BUCKETS,
         least=1,
-        always=True,
-        widget=Widget(
-            "Shortest side of a bucket, pixels: a multiple of bucket_reso_steps, at most resolution.",
-            **{"least": 32, "most": 4096, "step": 32, "optional": False},
+        widget=_first(
+            "Shortest side of a bucket, pixels: a multiple of bucket_reso_steps, at most resolution.", (32, 4096, 32)
         ),
     ),
-    Key(
+    _bucket(
         "max_bucket_reso",
         int,
         1024,
-        part=BUCKETS,
         least=1,
-        always=True,
-        widget=Widget(
-            "Longest side of a bucket, pixels: a multiple of bucket_reso_steps, at least resolution.",
-            **{"least": 64, "most": 8192, "step": 32, "optional": False},
+        widget=_first(
+            "Longest side of a bucket, pixels: a multiple of bucket_reso_steps, at least resolution.", (64, 8192, 32)
         ),
     ),
-    Key(
+    _bucket(
         "bucket_reso_steps",
         int,
         64,
-        part=BUCKETS,
         least=1,
-        always=True,
-        widget=Widget(
-            "Bucket sides are multiples of this many pixels. FLUX needs a multiple of 32.",
-            **{"least": 32, "most": 512, "step": 32, "optional": False},
-        ),
+        widget=_first("Bucket sides are multiples of this many pixels. FLUX needs a multiple of 32.", (32, 512, 32)),
     ),
-    Key(
+    _bucket(
         "bucket_no_upscale",
         bool,
         False,
-        part=BUCKETS,
-        always=True,
-        widget=Widget(
-            "Never enlarge a picture to fill its bucket; shortest and longest side are ignored then.", optional=False
-        ),
+        widget=_first("Never enlarge a picture to fill its bucket; shortest and longest side are ignored then."),
     ),
     Key(
         "validation_split",  # 0 is not written, because sd-scripts refuses it
@@ -116,9 +100,10 @@ KEYS = (
         least=0,
         most=1,
         known_to=(SD_SCRIPTS,),
-        widget=Widget(
+        widget=_plain(
             "Share of the pictures held out from training to measure the loss on. 0 holds out none.",
-            **{"most": 0.9, "step": 0.001, "default": 0.1, "optional": False, "advanced": False},
+            (0, 0.9, 0.001),
+            default=0.1,
         ),
     ),
     Key(
@@ -127,7 +112,7 @@ KEYS = (
         0,
         known_to=(SD_SCRIPTS,),
         only_with="validation_split",
-        widget=Widget("Which pictures are held out.", least=0, most=0x7FFF_FFFF, optional=False),
+        widget=_first("Which pictures are held out.", (0, 0x7FFF_FFFF, 1)),
     ),
     Key(
         "network_multiplier",  # sd-scripts takes no whole number for it
@@ -145,11 +130,10 @@ KEYS = (
         refused="Remove it and filter the pictures with Quality Filter.",
         not_in_graph="sd-scripts of February 2026 would refuse it. Remove the line, and filter with Quality Filter.",
     ),
-    Key(
+    _subset(
         "resize_interpolation",
         str,
         "lanczos",
-        SUBSET,
         choices=INTERPOLATIONS,
         known_to=(SD_SCRIPTS,),
         refused="Pictures are resized with Lanczos; remove this key.",
@@ -158,80 +142,67 @@ KEYS = (
         widget=Widget("How pictures are resized. Impasto's own trainer always uses lanczos and refuses others."),
     ),
     Key("image_dir", str, None, SUBSET_ALONE, path=True, not_in_graph=f"{_NO_PATH}."),
-    Key(
+    _subset(
         "num_repeats",
         int,
         1,
-        SUBSET,
         least=1,
         always=True,
-        widget=Widget("How often each picture is shown in one epoch.", most=10_000, optional=False, advanced=False),
+        widget=_plain("How often each picture is shown in one epoch.", (1, 10_000, 1)),
     ),
-    Key(
+    _subset(
         "caption_extension",  # with or without its dot
         str,
         ".caption",
-        SUBSET,
         caption_files=True,
         writers=CAPTION_EXTENSION,
         always=True,
         not_in_graph="It is always .txt, as the captions are written. Remove the line.",
     ),
-    Key(
+    _subset(
         "caption_prefix",
         str,
         "",
-        SUBSET,
         widget=Widget("Put before every caption, with a space between: a trigger word, for example."),
     ),
-    Key("caption_suffix", str, "", SUBSET, widget=Widget("Put after every caption, with a space between.")),
-    Key(
+    _subset("caption_suffix", str, "", widget=Widget("Put after every caption, with a space between.")),
+    _caption(
         "caption_separator",
         str,
         ",",
-        SUBSET,
-        CAPTIONS,
         widget=Widget("Between the parts of a caption that are shuffled or dropped."),
     ),
-    Key(
+    _caption(
         "keep_tokens",
         int,
         0,
-        SUBSET,
-        CAPTIONS,
         least=0,
-        widget=Widget("So many first parts of a caption are neither shuffled nor dropped.", most=255),
+        widget=Widget("So many first parts of a caption are neither shuffled nor dropped.", (0, 255, 1)),
     ),
-    Key(
+    _caption(
         "keep_tokens_separator",
         str,
         "",
-        SUBSET,
-        CAPTIONS,
         widget=Widget("What stands before this in a caption is kept; in place of keep_tokens."),
     ),
-    Key(
+    _caption(
         "secondary_separator",
         str,
         "",
-        SUBSET,
-        CAPTIONS,
         widget=Widget(f"Parts joined by this are shuffled or dropped together. {_DRAWN}"),
     ),
-    Key(
+    _subset(
         "token_warmup_min",  # does nothing where there is no warm-up
         int,
         1,
-        SUBSET,
         least=1,
         idle=True,
-        widget=Widget("So many parts of a caption are trained at first.", most=1000),
+        widget=Widget("So many parts of a caption are trained at first.", (1, 1000, 1)),
     ),
-    Key(
+    _subset(
         "caption_dropout_rate",
         float,
         None,
-        SUBSET,
         least=0,
         most=1,
         frozen_by="cached_text",
@@ -242,95 +213,83 @@ KEYS = (
             "Training Settings."
         ),
     ),
-    Key(
+    _subset(
         "caption_dropout_every_n_epochs",
         int,
         0,
-        SUBSET,
         least=0,
         frozen_by="cached_text",
         told="empty captions every {} epochs",
-        widget=Widget("Every so many epochs without captions, 0 for never. Needs cached_text off.", most=10_000),
+        widget=Widget("Every so many epochs without captions, 0 for never. Needs cached_text off.", (0, 10_000, 1)),
     ),
-    Key(
+    _caption(
         "caption_tag_dropout_rate",
         float,
         0.0,
-        SUBSET,
-        CAPTIONS,
         least=0,
         most=1,
         frozen_by="cached_text",
         told="caption_tag_dropout_rate {}",
         widget=Widget(f"Share of a caption's parts that is left out each time. {_DRAWN}"),
     ),
-    Key(
+    _caption(
         "shuffle_caption",
         bool,
         False,
-        SUBSET,
-        CAPTIONS,
         frozen_by="cached_text",
         told="shuffle_caption",
         widget=Widget(f"Shuffle the parts of a caption each time. {_DRAWN}"),
     ),
-    Key(
+    _subset(
         "token_warmup_step",
         float,
         0.0,
-        SUBSET,
         least=0,
         frozen_by="cached_text",
         refused=_CACHED_TEXTS,
         widget=Widget(
             "Whole captions from this step on; under 1 a share of all. Needs cached_text off; Impasto's own trainer "
             "encodes captions once and refuses it.",
-            most=1_000_000.0,
+            (0, 1_000_000, 0.01),
         ),
     ),
-    Key(
+    _caption(
         "enable_wildcard",
         bool,
         False,
-        SUBSET,
-        CAPTIONS,
         frozen_by="cached_text",
         told="enable_wildcard",
         widget=Widget(f"Choose one of {{a|b}} in captions each time. {_DRAWN}"),
     ),
-    Key(
+    _subset(
         "flip_aug",
         bool,
         False,
-        SUBSET,
         same_in_a_batch=True,
         told="flip_aug",
         widget=Widget("Mirror pictures half of the time; signatures and faces are mirrored too."),
     ),
-    Key(
+    _subset(
         "color_aug",
         bool,
         False,
-        SUBSET,
         frozen_by="cached_latents",
         refused=_CACHED_LATENTS,
         widget=Widget(f"Vary the colours a little each time, which a style LoRA should not learn. {_FOR_OTHERS}"),
     ),
-    Key(
+    _subset(
         "random_crop",
         bool,
         False,
-        SUBSET,
         frozen_by="cached_latents",
         same_in_a_batch=True,
         refused=_CACHED_LATENTS,
         widget=Widget(f"Crop at random instead of at the centre. {_FOR_OTHERS}"),
     ),
-    Key(
+    _subset(
         "face_crop_aug_range",
         list,
         None,
-        SUBSET,
         refused=_CACHED_LATENTS,
         not_in_graph="sd-scripts reads where a face is from the picture's file name, and the files written here are "
         "not named so. Remove the line.",
@@ -344,10 +303,10 @@ KEYS = (
         told="is_reg",
         not_in_graph="Connect those pictures as regularisation, which writes it into a subset of their own.",
     ),
-    Key("class_tokens", str, "", SUBSET, caption_files=True, line=True),  # the caption of pictures without one
-    Key("cache_info", bool, None, SUBSET, caption_files=True, idle=True, line=True),
+    _subset("class_tokens", str, "", caption_files=True, line=True),  # the caption of pictures without one
+    _subset("cache_info", bool, None, caption_files=True, idle=True, line=True),
     Key("alpha_mask", bool, False, SUBSET_ALONE, same_in_a_batch=True, told="alpha_mask", line=True),
-    Key("custom_attributes", dict, None, SUBSET, idle=True, line=True),  # for extensions of sd-scripts
+    _subset("custom_attributes", dict, None, idle=True, line=True),  # for extensions of sd-scripts
     Key(
         "metadata_file",
         str,

@@ -29,15 +29,13 @@ class Widget:
 
     Attributes:
         tooltip: what it does, for a person.
-        least, most, step: of a number; where they are None, those of the key.
+        offered: least, most and step of a number; where it is None, the bounds of the key, by hundredths.
         default: where it is not the writer's.
         optional: what the node did not have from the beginning, so that old API calls stay as they are.
     """
 
     tooltip: str
-    least: float | None = None
-    most: float | None = None
-    step: float | None = None
+    offered: tuple[float, float, float] | None = None
     default: Any = None
     advanced: bool = True
     optional: bool = True
@@ -115,11 +113,7 @@ class Key:
     @property
     def offered(self) -> tuple[float, float, float]:
         """Least, most and step of a number with a widget."""
-        widget = self.widget
-        least, most = (
-            own if theirs is None else theirs for own, theirs in ((self.least, widget.least), (self.most, widget.most))
-        )
-        return least, most, widget.step or (1 if self.kind is int else 0.01)
+        return self.widget.offered or (self.least, self.most, 0.01)
 
 
 def frozen_fields(name: str, keys: Iterable[Key], writers: bool = False) -> Any:
