@@ -18,6 +18,7 @@ import numpy
 from PIL import Image, ImageCms, ImageFile
 
 from ..files import write_whole
+from ..texts import first_line
 from . import orientation
 from .png_chunks import beside_pixels, without
 from .private_data import without_private_data
@@ -132,7 +133,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise PictureRefused("too_large", f"more than {2 * MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's plugins raise whatever they meet in damaged bytes
-        raise PictureRefused(rule, f"{found} ({_first_line(error)})") from error
+        raise PictureRefused(rule, f"{found} ({_reason(error)})") from error
 
 
 def seen(source: Path | bytes, least: tuple[int, int] | None = None, keep_alpha: bool = False) -> Image.Image:
@@ -290,7 +291,6 @@ def _strict_decoding() -> Iterator[None]:
                 _Strictness.wanted, ImageFile.LOAD_TRUNCATED_IMAGES = False, True
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     # Pillow names the open file in its message, which tells a person nothing
-    text = (str(error).splitlines() or [""])[0].partition(" <_io.")[0]
-    return text or type(error).__name__
+    return first_line(error).partition(" <_io.")[0] or type(error).__name__
