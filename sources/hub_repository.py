@@ -22,7 +22,7 @@ from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
 from ..files import content_hash, is_old, parsed_json, remove_partials, write_whole
 from ..parquet_limits import check_labels
-from ..progress import Progress
+from ..progress import Progress, duration
 from ..texts import megabytes
 from .download_log import DownloadLog
 from .hub import WORKERS, Connection, Hub, RemoteFile, Revision, hub_from_environment, parse_repository
@@ -191,7 +191,7 @@ class HubRepository:
         speed = self._speed()
         if not groups:
             return NOTHING_TO_FETCH
-        lasting = f"about {size / speed / 60:.1f} min at the speed last measured" if speed else "speed unknown"
+        lasting = f"about {duration(size / speed)} at the speed last measured" if speed else "speed unknown"
         return Cost(f"To fetch: {megabytes(size)} in {len(groups):,} requests, {lasting}.", size)
 
     def store(

@@ -26,7 +26,7 @@ from ..dataset.pictures import Outcome, PictureRefused, stored_or_refused
 from ..dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from ..errors import DatasetError, SettingsError
 from ..files import parsed_json, remove_partials, write_whole
-from ..progress import Progress
+from ..progress import Progress, duration
 from ..rate_limit import Limit
 from ..rate_limit import RateLimiter as RateLimiter
 from ..texts import one_line
@@ -215,7 +215,7 @@ class WikiArtOrg:
             return NOTHING_TO_FETCH
         seconds = missing / PICTURE_LIMITS[0].most
         return Cost(
-            f"To fetch: {missing:,} pictures in as many requests, at least {seconds / 60:.1f} min at the site's limit "
+            f"To fetch: {missing:,} pictures in as many requests, at least {duration(seconds)} at the site's limit "
             f"of {PICTURE_LIMITS[0].most} a second. It does not tell how many megabytes they are."
         )
 
@@ -367,4 +367,4 @@ def _countdown(limiter: RateLimiter) -> str:
     left = round(limiter.countdown())
     if left < 2:
         return ""
-    return f"Waiting until {NAME} may be asked again: {left // 60} min {left % 60} s"
+    return f"Waiting until {NAME} may be asked again: {duration(left)}"

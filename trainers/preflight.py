@@ -13,6 +13,7 @@ import torch
 
 from ..errors import TrainingError
 from ..hardware.memory import free_device_memory
+from ..texts import megabytes
 from .batches import TrainingData
 from .features import index
 from .flux import detection, loading
@@ -242,16 +243,16 @@ def check_disk(folder: Path, lora: int, checkpoints_to_come: int, settings: Sett
     kept = min(checkpoints_to_come, settings.keep_checkpoints or checkpoints_to_come)
     needed = size + lora * max(kept - 1, 0)  # of all but the newest, the LoRA alone is kept
     free = shutil.disk_usage(folder).free
-    says = f"{folder} has {free / 1e6:,.0f} MB free"
-    logger.info("A checkpoint takes about %.0f MB, all %d %.0f MB; %s", size / 1e6, kept, needed / 1e6, says)
+    says = f"{folder} has {megabytes(free, 0)} free"
+    logger.info("A checkpoint takes about %s, all %d %s; %s", megabytes(size, 0), kept, megabytes(needed, 0), says)
     if free < size:
         raise TrainingError(
-            f"A checkpoint takes about {size / 1e6:,.0f} MB, but {says}. "
+            f"A checkpoint takes about {megabytes(size, 0)}, but {says}. "
             "Free some space and queue again, or choose a smaller rank."
         )
     if free >= needed:
         return ""
     return (
-        f"{kept} checkpoints are to be kept and take about {needed / 1e6:,.0f} MB, but {says}. Free some "
+        f"{kept} checkpoints are to be kept and take about {megabytes(needed, 0)}, but {says}. Free some "
         "space, or set keep_checkpoints in Checkpoint Settings: that makes no other run."
     )

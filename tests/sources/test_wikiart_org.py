@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ def cancelling(when: Callable[[str], object]) -> Callable[..., None]:
 
 
 def long_wait(text: str) -> bool:
-    return "may be asked again: " in text and "again: 0 min" not in text
+    return re.search(r"may be asked again: \d+ min", text) is not None
 
 
 def test_a_painting_has_the_labels_of_the_lists_it_is_in(wikiart, datasets_root):

@@ -12,6 +12,7 @@ from typing import Any
 from ... import files
 from ...dataset import config_reader as dataset_config
 from ...errors import FeatureError
+from ...texts import megabytes
 from .feature_set import REMEDY, Example, FeatureSet, Text, token_count
 
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
@@ -109,7 +110,7 @@ def report(features: Features) -> str:
     sizes = Counter((example.width, example.height) for example in loaded.examples)
     paths = {path for example in loaded.examples for path in example.files} | {loaded.empty_text_path}
     texts = {path for path in paths if path.parent.name == "texts"}
-    megabytes = sum(path.stat().st_size for path in paths) / 1e6
+    size = sum(path.stat().st_size for path in paths)
     return "\n".join(
         [
             f"{len(loaded.examples)} pictures, {len(loaded.examples) - len(trained)} of them held out",
@@ -118,7 +119,7 @@ def report(features: Features) -> str:
             *(f"bucket {width} x {height}: {count}" for (width, height), count in sorted(sizes.items())),
             f"{len(texts)} texts, the empty caption among them",
             *_extras(trained, loaded),
-            f"{megabytes:.1f} MB in {Path(features.folder).parent}",
+            f"{megabytes(size)} in {Path(features.folder).parent}",
         ]
     )
 
