@@ -36,6 +36,18 @@ class NameRefused(ImpastoError):
     """A name given in a widget would leave its root, or is not usable as a file name."""
 
 
+class DiskError(ImpastoError):
+    """A file could not be written: the disk is full or read-only, or the system refuses. What was there before stays.
+
+    Attributes:
+        errno: the system's number, as `OSError` has it; 0 where a library did not pass it on.
+    """
+
+    def __init__(self, text: str = "", errno: int = 0) -> None:
+        super().__init__(text)
+        self.errno = errno
+
+
 class SettingsError(ImpastoError):
     """A setting is out of its range or contradicts another."""
 

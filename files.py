@@ -19,6 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import DiskError
+from .texts import megabytes
+
 TEMPORARY_PREFIX = ".partial-"  # what a killed process leaves behind bears this prefix
 ABANDONED = 3600.0  # seconds: nothing is written while 24 GB are flushed to a slow disk, which takes many minutes
 _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-(?P<begun>\d+)-")
@@ -26,40 +29,149 @@ _NAME_KEPT = 40  # characters: with what names the owner and at 4 bytes each und
 READERS_NEED = 2.0  # seconds: who follows a run opens its small files for some microseconds, ten times a second
 _WINDOWS = os.name == "nt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_IN_WORDS = tuple(f"os error {number})" for number in (*_FULL, 112))  # safetensors; 112 is Windows' own
+_OF_WRITING = (*_FULL, errno.EROFS, errno.EFBIG)  # which reading never raises
+_FULL_IN_WORDS = re.compile(r"os error 112\)|database or disk is full")  # Windows' own number, and SQLite
+_NUMBER_IN_WORDS = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)  # safetensors, Arrow
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter|inline_container")  # torch.save's errors, which give no reason
+_NEARLY_FULL = 1 << 20  # bytes free, with which PyTorch's error without a reason is taken for a full disk
+# What the system refuses -> what is wrong, with the folder that it is wrong with, and what to do.
+_REFUSED = {
+    errno.ENOSPC: "the disk is full, with {free} free in {folder}. Free some space there, and queue again",
+    errno.EDQUOT: "your quota is used up, with {free} free in {folder}. Free some space there, and queue again",
+    errno.EROFS: "the disk that {folder} is on is read-only. Make it writable, or give ComfyUI another folder "
+    "(--base-directory, --output-directory), and queue again",
+    errno.EACCES: "the user that ComfyUI runs as has no permission. Give it in {folder}, or close the program that "
+    "holds the file, and queue again",
+    errno.EPERM: "the system does not permit it. See that the file may be changed and that {folder} may be written to, "
+    "and queue again",
+    errno.EFBIG: "it is larger than a file may be there (FAT32 ends at 4 GB, and ulimit -f sets a limit). Put {folder} "
+    "on another disk, or raise the limit, and queue again",
+    errno.ENAMETOOLONG: "its name is too long for the disk that {folder} is on. Choose a shorter name",
+    errno.ENOTDIR: "there is a file where a folder is needed. Move that file away, and queue again",
+    errno.EISDIR: "there is a folder of that name. Move it away, and queue again",
+    errno.EEXIST: "there is a file where a folder is needed. Move that file away, and queue again",
+    errno.EIO: "the disk that {folder} is on reports an error of its own. Save what is on it, and look into the "
+    "system's log",
+}
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def appearing(path: str | Path) -> Iterator[Path]:
+def writing(path: str | Path, needed: int = 0) -> Iterator[None]:
+    """Have told what is wrong with the disk, and what to do, where the block cannot write `path`.
+
+    Args:
+        needed: bytes that it takes; 0 where that is not known.
+
+    Raises:
+        DiskError: the block raised what a full or read-only disk, or a folder that may not be written to, makes a
+            library or the system raise. Everything else is raised as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if told := disk_error(error, path, needed):
+            raise told from error
+        raise
+
+
+def disk_error(error: Exception, path: str | Path = "", needed: int = 0) -> DiskError | None:
+    """What to say of an error met while `path` was written; None where the disk has nothing to do with it."""
+    if isinstance(error, DiskError):
+        return None
+    number = _number_of(error, Path(path) if path else None)
+    named = Path(path) if path else _named(error)
+    if number not in _REFUSED or not (named or number in _OF_WRITING):  # a connection can be refused, too
+        return None
+    folder = _nearest(named.parent) if named else None
+    what = _REFUSED[number].format(folder=folder or "its folder", free=_size(_free(folder)))
+    size = f" ({_size(needed)})" if needed else ""
+    verb = "written" if path or number in _OF_WRITING else "read or written"
+    return DiskError(f"{named or 'A file'}{size} could not be {verb}: {what}.", number)
+
+
+def _number_of(error: Exception, path: Path | None) -> int:
+    """The system's number of an error, also where a library only quotes it; 0 where it is not of writing `path`."""
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number:
+        named = _named(error)
+        elsewhere = path and named and path.parent not in (named, *named.parents)
+        return 0 if elsewhere and number not in _OF_WRITING else number  # another file, which was read
+    if _FULL_IN_WORDS.search(str(error)):
+        return errno.ENOSPC
+    if (quoted := _NUMBER_IN_WORDS.search(str(error))) and int(quoted[1]) in _OF_WRITING:
+        return int(quoted[1])
+    silent = path and isinstance(error, RuntimeError) and _TORCH_WRITES.search(str(error))
+    free = _free(_nearest(path.parent)) if silent else None
+    return errno.ENOSPC if free is not None and free < _NEARLY_FULL else 0
+
+
+def _named(error: Exception) -> Path | None:
+    """The file that the system names, of two the one that was written."""
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    return Path(os.fsdecode(named)) if isinstance(named, str | bytes | os.PathLike) else None
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or where it is not there yet, the one that it would be made in."""
+    return next((above for above in (folder, *folder.parents) if os.path.isdir(above)), folder)
+
+
+def _free(folder: Path | None) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free if folder else None
+    except OSError:
+        return None
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "too little"
+    return megabytes(count) if count >= 100_000 else f"{count:,} bytes"
+
+
+@contextlib.contextmanager
+def appearing(path: str | Path, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends, it is flushed to disk and renamed to `path`.
 
     Works for a file or a folder that the block creates. If the block raises, nothing appears, the temporary is removed.
     An existing file is replaced; an existing folder is replaced too (it is moved away first, then removed).
+
+    Args:
+        needed: bytes that it takes; 0 where that is not known.
+
+    Raises:
+        DiskError: it cannot be written.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(final)
-    try:
-        yield temporary
-        _flush(temporary)
-        if final.is_dir():
-            discarded = temporary_beside(final)
-            os.rename(final, discarded)
-            os.rename(temporary, final)
-            shutil.rmtree(discarded, ignore_errors=True)
-        else:
-            _replace(temporary, final)
-        _flush_folder(final.parent)
-    finally:
-        remove(temporary)
+    with writing(final, needed):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(final)
+        try:
+            yield temporary
+            _flush(temporary)
+            if final.is_dir():
+                discarded = temporary_beside(final)
+                os.rename(final, discarded)
+                os.rename(temporary, final)
+                shutil.rmtree(discarded, ignore_errors=True)
+            else:
+                _replace(temporary, final)
+            _flush_folder(final.parent)
+        finally:
+            remove(temporary)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write `content` so that `path` holds either the old or the new content, whatever happens meanwhile."""
-    with appearing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    """Write `content` so that `path` holds either the old or the new content, whatever happens meanwhile.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with appearing(path, len(data)) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_changed(path: str | Path, content: str | bytes) -> None:
@@ -87,17 +199,22 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def append_lines(path: str | Path, lines: Sequence[str]) -> None:
-    """Append several lines as `append_line` does one, with one flush for all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write("".join(f"{line}\n" for line in lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    """Append several lines as `append_line` does one, with one flush for all.
+
+    Raises:
+        DiskError: they cannot be written.
+    """
+    target, data = Path(path), "".join(f"{line}\n" for line in lines).encode()
+    with writing(target, len(data)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_jsonl(path: str | Path, **types: type) -> list[dict[str, Any]]:
@@ -224,13 +341,6 @@ def _begun(process: int) -> str:
             os.kill(process, 0)  # raises where the system hides it (hidepid)
         return ""
     return "" if state == b"Z" else numbers[18].decode()  # proc(5): field 22, in clock ticks since the machine's start
-
-
-def is_full_disk(error: Exception) -> bool:
-    """Whether a writer found no room, as the system reports it or as safetensors does. PyTorch gives no reason."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(words in str(error) for words in _FULL_IN_WORDS)
 
 
 def file_hash(path: str | Path) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..clock import POLL, SYSTEM, Clock, Stopped
 from ..errors import CaptionError, ImpastoError
+from ..files import disk_error
 from ..progress import Progress, silent
 from .captioner import Captioner, Picture
 from .in_flight import beside
@@ -100,6 +101,8 @@ async def _ask_alone(
     except ImpastoError:
         raise
     except Exception as error:
+        if told := disk_error(error):
+            raise told from None
         # Only what the system says is told on: another error's text may quote a request, and the key with it.
         reason = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
         log.error("%s%s", "".join(traceback.format_tb(error.__traceback__)), reason)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..files import content_hash, read_jsonl, write_whole
+from ..files import content_hash, read_jsonl, write_whole, writing
 from .captioner import Captioner, Picture
 
 
@@ -78,7 +78,7 @@ class InFlight:
         calls = {self._name(picture) for picture in pictures}
         self._open = self._open | calls if sent else self._open - calls
         if calls:
-            with open(self._file, "ab") as file:
+            with writing(self._file), open(self._file, "ab") as file:
                 file.write("".join(_line(call, sent) for call in sorted(calls)).encode())
 
     def _name(self, picture: Picture) -> str:

@@ -1,4 +1,5 @@
-"""What every node is held to with regard to texts: that none of ours stops the server from which it is shown.
+"""What every node is held to with regard to texts: that none of ours stops the server from which it is shown, and that
+what a disk refuses is told in words.
 
 ComfyUI writes an error to its console in the one thread that runs all prompts. What that console cannot encode would
 end the thread, and the queue with it.
@@ -15,7 +16,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..errors import DatasetError, SettingsError, encodable
+from ..errors import DatasetError, ImpastoError, SettingsError, encodable
+from ..files import disk_error
 
 SHOWN = 40  # characters around the one that cannot be written
 
@@ -34,6 +36,7 @@ def guard(node: type[io.ComfyNode]) -> None:
     Raises (the guarded `execute`):
         SettingsError: an input has half a character (a lone surrogate) in it.
         DatasetError: a name on disk that is not UTF-8 was about to be written somewhere.
+        DiskError: the disk is full or read-only, or a file may not be used.
     """
     execute = node.execute.__func__
     if hasattr(execute, "__wrapped__"):
@@ -59,11 +62,17 @@ def _guarded(inputs: Mapping[str, Any]) -> Iterator[None]:
             raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
     try:
         yield
+    except ImpastoError:
+        raise
     except UnicodeEncodeError as error:
         around = error.object[max(0, error.start - SHOWN) : error.end + SHOWN]
         raise DatasetError(
             f"A name on disk is not UTF-8 and cannot be written: '{around}'. Rename that file or folder."
         ) from error
+    except Exception as error:
+        if told := disk_error(error):  # who wrote it may not have known
+            raise told from error
+        raise
 
 
 def _encodable_output(output: Any) -> Any:

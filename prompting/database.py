@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ImpastoError
-from ..files import appearing
+from ..errors import DiskError, ImpastoError
+from ..files import appearing, temporary_beside
+from ..files import writing as writing_file
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ BUSY_SECONDS = 30  # how long a writer waits for another
 MAKING_SECONDS = 2  # how long a file may be empty, while another process is making it
 COPIES = 7  # the daily ones that are kept
 EMPTY = "it is empty"
+LOG_INDEX = 32768  # bytes, sqlite.org/walformat.html
 VERSION = 2  # of the schemas: raised when one has something new, which older files get when they are opened
 
 
@@ -72,11 +74,14 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
     where it is older: all that a schema holds must do no harm a second time.
 
     Raises:
-        DatabaseError: the file is damaged, is no database, cannot be written, does not take what is written, or
-            another program holds it too long.
+        DatabaseError: the file is damaged, is no database, does not take what is written, or another program holds it
+            too long.
+        DiskError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _plainly(path):
+    with writing_file(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with _plainly(path), _nothing_empty_left(path) if is_new else contextlib.nullcontext():
         _refuse_empty(path)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
@@ -89,6 +94,18 @@ def reading(path: Path, schema: str) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
+
+
+@contextlib.contextmanager
+def _nothing_empty_left(path: Path) -> Iterator[None]:
+    """A new file that could not even be begun is removed: empty, it would be taken for a damaged one."""
+    try:
+        yield
+    except sqlite3.OperationalError:
+        with contextlib.suppress(OSError):
+            if not path.stat().st_size:
+                path.unlink()
+        raise
 
 
 def _refuse_empty(path: Path) -> None:
@@ -145,11 +162,21 @@ def _copy_daily(path: Path, connection: sqlite3.Connection) -> None:
                 raise sqlite3.DatabaseError(damage)
         for old in copies_of(path)[COPIES:]:
             old.unlink(missing_ok=True)
-    except OSError as error:  # on Windows for one, while a virus scanner or a backup program holds a copy
-        log.warning("%s was not copied to %s (%s); what is saved is saved all the same.", path, copy, error)
+    except (OSError, DiskError) as error:  # on Windows for one, while a virus scanner or a backup program holds a copy
+        log.warning("%s has no copy of today: %s What is saved is saved all the same.", path, error)
 
 
-def _unusable(path: Path, error: sqlite3.OperationalError) -> DatabaseError:
+def _unusable(path: Path, error: sqlite3.OperationalError) -> ImpastoError:
+    """SQLite does not say what the disk refuses; a file of the size of its log's index beside it does."""
+    probe = temporary_beside(path)
+    try:
+        with writing_file(path):
+            try:
+                probe.write_bytes(bytes(LOG_INDEX))
+            finally:
+                probe.unlink(missing_ok=True)
+    except DiskError as told:
+        return told
     return DatabaseError(
         f"{path} cannot be used just now ({error}). Close other programs that have it open, and see that the folder "
         "can be written."

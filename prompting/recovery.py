@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SettingsError
+from ..errors import DiskError, SettingsError
 from ..files import appearing
 from .database import DatabaseError, copies_of, damage_of, day_of, reading
 
@@ -62,7 +62,7 @@ def repair(path: Path, schema: str, tables: Iterable[str]) -> Repaired:
         else:
             _remove(kept)
             kept = None
-    except OSError as error:
+    except (OSError, DiskError) as error:
         raise DatabaseError(
             f"{path} could not be repaired ({error}). Close other programs that have it open, and see that the folder "
             "can be written."

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..clock import Stopped
 from ..errors import DatasetError
-from ..files import parsed_json
+from ..files import parsed_json, writing
 
 if TYPE_CHECKING:
     import requests
@@ -128,9 +128,10 @@ class Connection:
 
     def download(self, revision: Revision, file: RemoteFile, start: int, length: int, target: Path) -> None:
         """The same into a file. What `target` holds already is taken as its beginning and not asked for again."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "ab", buffering=0) as part:
-            self._fill(part, revision, file, start, length)
+        with writing(target, length):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "ab", buffering=0) as part:
+                self._fill(part, revision, file, start, length)
 
     def _fill(self, sink: BinaryIO, revision: Revision, file: RemoteFile, start: int, length: int) -> None:
         import huggingface_hub

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from impasto import files
+from impasto.errors import DiskError
 
 from .leftovers import of_a_killed_process, of_another_machine
 
@@ -35,7 +36,7 @@ def test_on_windows_a_file_that_is_being_read_is_replaced_once_it_is_closed(tmp_
 
 def test_a_file_that_may_not_be_replaced_is_an_error_and_nothing_is_left_behind(tmp_path, read_by_another):
     (tmp_path / "status.json").write_text("old")
-    with pytest.raises(PermissionError):
+    with pytest.raises(DiskError, match=r"status\.json \(3 bytes\) could not be written.*close the program"):
         files.write_whole(tmp_path / "status.json", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
     assert (tmp_path / "status.json").read_text() == "old"
@@ -53,10 +54,9 @@ def test_json_that_python_cannot_hold_is_a_value_error_and_costs_its_line_alone(
 
 
 WRITER = """
-import importlib.util, sys, time
-spec = importlib.util.spec_from_file_location("files", sys.argv[1])
-files = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(files)
+import runpy, sys, time
+runpy.run_path(sys.argv[1])
+from impasto import files
 with files.appearing(sys.argv[2]) as temporary:
     temporary.write_bytes(b"half")
     print(temporary, flush=True)
@@ -67,7 +67,13 @@ with files.appearing(sys.argv[2]) as temporary:
 @pytest.fixture
 def another_server(tmp_path):
     """A process that is writing to a folder, and the half-written file it has there."""
-    arguments = [sys.executable, "-c", WRITER, files.__file__, str(tmp_path / "picture.png")]
+    arguments = [
+        sys.executable,
+        "-c",
+        WRITER,
+        str(Path(__file__).with_name("conftest.py")),
+        str(tmp_path / "picture.png"),
+    ]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         yield process, Path(process.stdout.readline().strip())
         process.kill()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TrainingError
+from ..errors import DiskError, TrainingError
 from ..files import remove_partials
 from ..hardware.memory import spilled_device
 from . import objective, preflight
@@ -62,7 +62,7 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
         said = explained(error, recipe.settings, recipe.budget)
         try:
             recipe.report("failed", error=said)
-        except OSError:  # the disk is full
+        except (OSError, DiskError):
             failure.say(said)
         return False
     finally:

@@ -44,7 +44,7 @@ def flux_weights_file(model) -> Path:
     target = pack_models_root() / "baked" / f"{model_identity(model)}.safetensors"
     remove_partials(target.parent)  # each of the size of the model
     if not target.exists():
-        with appearing(target) as temporary:
+        with appearing(target, model.model_size()) as temporary:
             comfy.sd.save_checkpoint(str(temporary), model)
     return target
 

@@ -13,7 +13,7 @@ from impasto.captioners.ledger import read_ledger
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings
 from impasto.captioners.quota import ProjectLimits
 from impasto.captioners.runner import caption_dataset
-from impasto.errors import CaptionError, SettingsError
+from impasto.errors import CaptionError, DiskError, SettingsError
 from impasto.tests.captioners.conftest import write_pictures
 from impasto.tests.captioners.gemini_server import serving
 from impasto.tests.captioners.test_gemini import KEYS, captioner, served, write_keys
@@ -89,7 +89,7 @@ def test_an_error_that_nobody_foresaw_is_told_by_its_kind(make_dataset, folder, 
     with serving(served(folder)) as server:
         write_keys(folder, server.url)
         (folder / "usage").write_text("a file where a folder must be")
-        with pytest.raises(CaptionError, match=r"(?:NotADirectory|FileExists)Error: .*usage.*queue again"):
+        with pytest.raises(DiskError, match=r"usage.* a file where a folder is needed.* queue again"):
             run(make_dataset(1), captioner(folder))
 
     async def quoting(*arguments, **options):

@@ -1,11 +1,12 @@
 """What every node is held to with regard to texts, on nodes of the test's own."""
 
 import asyncio
+import errno
 import io as streams
 import sys
 
 import pytest
-from impasto.errors import DatasetError, SettingsError
+from impasto.errors import DatasetError, DiskError, SettingsError
 
 
 def guarded(execute):
@@ -72,3 +73,24 @@ def test_a_strict_console_shows_an_escape_for_what_its_encoding_lacks(comfyui, m
     console.write("é 梅 \udce9")
     console.flush()
     assert console.buffer.getvalue() == b"\xe9 \\u6885 \\udce9"
+
+
+def test_what_a_disk_refuses_is_told_in_words_even_where_the_writer_did_not(comfyui, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    in_the_way = guarded(lambda cls: (tmp_path / "file" / "a.json").touch())
+    with pytest.raises(DiskError, match=r"file/a\.json could not be .*there is a file where a folder is needed"):
+        in_the_way.execute()
+
+    def full(cls):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskError, match="A file could not be written: the disk is full.*Free some space"):
+        guarded(full).execute()
+
+
+def test_what_the_disk_has_no_part_in_is_raised_as_it_is(comfyui):
+    def refused(cls):
+        raise PermissionError(errno.EPERM, "a firewall")
+
+    with pytest.raises(PermissionError):
+        guarded(refused).execute()

@@ -417,5 +417,5 @@ def test_a_copy_that_is_held_by_another_program_stops_no_save(library: Library, 
     make_older(library)
     monkeypatch.setattr(os, "replace", held)
     assert library.save([SavedPrompt("a lighthouse")]) == 1
-    assert "cannot access the file" in caplog.text
+    assert "close the program that holds the file" in caplog.text
     assert texts(library.search("lighthouse")) == ["a lighthouse"]

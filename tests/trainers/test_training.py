@@ -353,11 +353,13 @@ def test_a_full_disk_is_explained_and_costs_no_earlier_checkpoint(make_run, unin
     newest = uninterrupted.checkpoints()[24]  # those before it keep their LoRA alone
     room = sum(file.stat().st_size for file in newest.iterdir()) * 3 // 2  # for one, but not for two
     assert train_on_small_disk(run, run.path / "checkpoints", room) == ["step-000008"]
-    assert re.search(r"disk is full: the checkpoint of step 16.*Free some space and queue again", run.status()["error"])
+    assert re.search(r"step-000016 .* could not be written: the disk is full.*queue again", run.status()["error"])
 
 
 def test_a_disk_too_full_for_a_sample_is_explained_and_the_step_it_was_drawn_at_is_saved(make_run):
     run = make_run(steps=1)
     train_on_small_disk(run, run.path / "samples", 4096)
-    assert re.search(r"disk is full: .*Free some space\. Queue again", run.status()["error"])
+    assert re.search(
+        r"latents\.safetensors .*disk is full.*Free some space there, and queue again", run.status()["error"]
+    )
     assert list(run.checkpoints()) == [1] and train_here(run) and list(run.samples()) == [1]

@@ -76,7 +76,8 @@ def encode(
     Raises:
         DatasetError: the config, a picture or a caption cannot be used; the text names the file.
         ModelError: an encoder is not FLUX's.
-        FeatureError: an encoder's result is not finite, or a file cannot be read or written.
+        FeatureError: an encoder's result is not finite, or a file cannot be read.
+        DiskError: a file cannot be written; what is encoded stays.
     """
     group = dataset_config.read(config_path)
     planned = plan(dataset_config.pictures(group), caption_variants, progress)
@@ -105,7 +106,7 @@ def encode(
     if text_table:
         _import_missing(text_table, captions, inside(folder, index["empty_text"]), progress)
     # For whoever asks later what these features were made from; the trainer's run keeps a copy.
-    _write(folder / DATASET_CONFIG, Path(config_path).read_bytes())
+    files.write_changed(folder / DATASET_CONFIG, Path(config_path).read_bytes())
     listed = _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     _write_index(folder, index)  # a damaged one is written anew
     return Features(str(folder), key, listed)
@@ -173,7 +174,7 @@ def _write_index(folder: Path, index: dict[str, Any]) -> None:
         entry["tokens"] = token_count(inside(folder, entry["text"]))
         if "texts" in entry:
             entry["text_tokens"] = [[token_count(inside(folder, file)) for file in stage] for stage in entry["texts"]]
-    _write(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
+    files.write_changed(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False).encode())
 
 
 def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> str:
@@ -181,7 +182,7 @@ def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> str:
     if not prompts:
         return ""
     name = f"prompts-{files.content_hash(prompts)}.json"
-    _write(folder / name, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
+    files.write_changed(folder / name, json.dumps(prompts, indent=1, ensure_ascii=False).encode())
     return name
 
 
@@ -197,7 +198,7 @@ def _encode_missing(
     total = len(missing_texts) + len(missing_latents)
     for done, (path, text) in enumerate(missing_texts.items()):
         progress(done, total, f"Encoding caption {done + 1} of {len(missing_texts)}")
-        _write(path, _encoded_text(text, text_encoder))
+        files.write_changed(path, _encoded_text(text, text_encoder))
     shown = -math.inf
     for done, (path, (kind, example)) in enumerate(missing_latents.items()):
         picture = buckets.fit(
@@ -211,7 +212,8 @@ def _encode_missing(
             f"Encoding picture {done + 1} of {len(missing_latents)}: {example.path.name}",
             picture if due else None,
         )
-        _write(path, _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, example, autoencoder))
+        content = _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, example, autoencoder)
+        files.write_changed(path, content)
     progress(max(total, 1), max(total, 1), "Encoded")
 
 
@@ -227,7 +229,7 @@ def _import_missing(
     for image, text, *embeddings in table.rows(missing, pictures, (t5.shape[-1], len(pooled)), progress):
         if not all(tensor.isfinite().all() for tensor in embeddings):
             raise FeatureError(f"The embedding of '{text[:60]}' in {table.path} is not finite. Export it again.")
-        _write(missing[image, text], _serialised(t5=embeddings[0], pooled=embeddings[1]))
+        files.write_changed(missing[image, text], _serialised(t5=embeddings[0], pooled=embeddings[1]))
 
 
 def _encoded_text(text: str, text_encoder: Encoder) -> bytes:
@@ -280,12 +282,3 @@ def _serialised(**tensors: Tensor) -> bytes:
     import safetensors.torch
 
     return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        files.write_changed(path, content)
-    except OSError as error:
-        raise FeatureError(
-            f"{path} could not be written ({error}). Make room or mend that, then queue again: what is encoded stays."
-        ) from error

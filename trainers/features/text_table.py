@@ -154,8 +154,9 @@ def export_texts(encoded: index.Features, path: Path, float_type: str = "float32
 
     Raises:
         DatasetError: a picture cannot be read.
-        FeatureError: the training data is incomplete, a picture is no longer there, a number is too large for float16,
-            or the file cannot be written.
+        FeatureError: the training data is incomplete, a picture is no longer there, or a number is too large for
+            float16.
+        DiskError: the file cannot be written.
     """
     import pyarrow
     from pyarrow.parquet import ParquetWriter
@@ -168,24 +169,21 @@ def export_texts(encoded: index.Features, path: Path, float_type: str = "float32
     number = pyarrow.list_({"float32": pyarrow.float32(), "float16": pyarrow.float16()}[float_type])
     columns = dict.fromkeys((*_EMBEDDINGS, "text_ids"), number) | dict.fromkeys(_NAMES, pyarrow.string())
     numbers = [f"{name}.list.element" for name in (*_EMBEDDINGS, "text_ids")]
-    try:
-        with (
-            files.appearing(path) as temporary,
-            # Bytes of equal weight side by side compress well: float32 numbers that came from bf16 to half.
-            ParquetWriter(
-                temporary,
-                pyarrow.schema(columns),
-                compression="zstd",
-                use_dictionary=False,
-                use_byte_stream_split=numbers,
-            ) as writer,
-        ):
-            for start in range(0, len(rows), ROWS_TOGETHER):
-                progress(start, len(rows), f"Writing text {start + 1} of {len(rows)}")
-                group = rows[start : start + ROWS_TOGETHER]
-                writer.write_batch(_batch(loaded, group, hashes, writer.schema, float_type))
-    except OSError as error:
-        raise FeatureError(f"{path} could not be written ({error}). Make room or mend that, then try again.") from error
+    with (
+        files.appearing(path) as temporary,
+        # Bytes of equal weight side by side compress well: float32 numbers that came from bf16 to half.
+        ParquetWriter(
+            temporary,
+            pyarrow.schema(columns),
+            compression="zstd",
+            use_dictionary=False,
+            use_byte_stream_split=numbers,
+        ) as writer,
+    ):
+        for start in range(0, len(rows), ROWS_TOGETHER):
+            progress(start, len(rows), f"Writing text {start + 1} of {len(rows)}")
+            group = rows[start : start + ROWS_TOGETHER]
+            writer.write_batch(_batch(loaded, group, hashes, writer.schema, float_type))
     progress(len(rows), len(rows), "Written")
     return len(rows)
 

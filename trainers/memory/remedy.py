@@ -8,15 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ImpastoError
-from ...files import is_full_disk
+from ...errors import DiskError, ImpastoError
+from ...files import disk_error
 from ...out_of_memory import is_out_of_memory
 from ...texts import first_line
 from ..flux import quantisation
 from ..flux.latents import PIXELS_PER_TOKEN
 from ..libraries import install_command, is_installed
 from ..optimizers import OPTIMIZERS
-from ..run.failure import QUEUE_AGAIN
 from .block_profile import BatchShape
 from .estimate import Budget, fits, gigabytes, is_settled, plan, usable
 
@@ -36,10 +35,10 @@ QUEUE_WITH_LESS = (
 
 def explained(error: Exception, settings: Settings, budget: Budget | None = None) -> str:
     """What to show for an exception raised while training; `settings` and `budget` as they were planned with."""
+    if isinstance(told := disk_error(error) or error, DiskError):
+        return f"{told} The checkpoints are whole: training goes on from the last one."
     if isinstance(error, ImpastoError):
         return str(error)
-    if is_full_disk(error):
-        return f"The disk is full: {first_line(error)}. The checkpoints are whole. Free some space. {QUEUE_AGAIN}"
     if is_out_of_memory(error):
         # They hold tensors, and the checkpoint that the block failed in: its hooks would still take what the plan
         # below keeps for its backward pass, and there compute the real block again.

@@ -6,9 +6,7 @@ so the step itself is the data position and the random state.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shutil
 import zipfile
 import zlib
 from collections.abc import Set
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainingError
-from ...files import appearing, is_full_disk, remove, temporary_beside
+from ...files import appearing, remove, temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,13 +148,13 @@ def save(
     `mark_validated`.
 
     Raises:
-        TrainingError: the disk is full; the checkpoints before this one are untouched.
+        DiskError: it cannot be written; the checkpoints before this one are untouched.
     """
     import torch
     from safetensors.torch import save_file
 
     checkpoint = Checkpoint(step, folder / f"step-{step:06d}")
-    with appearing(checkpoint.folder) as temporary, _disk_full_explained(checkpoint):
+    with appearing(checkpoint.folder, _bytes_in([adapter, state])) as temporary:
         temporary.mkdir()
         save_file(adapter, temporary / ADAPTER_FILE, metadata)
         torch.save(state, temporary / STATE_FILE)
@@ -207,18 +205,10 @@ def discard(checkpoint_folder: Path) -> None:
     remove(leaving)
 
 
-@contextlib.contextmanager
-def _disk_full_explained(checkpoint: Checkpoint):
-    """PyTorch reports a full disk as an error without a reason; the free space tells."""
-    try:
-        yield
-    except Exception as error:
-        folder = checkpoint.folder.parent
-        free = shutil.disk_usage(folder).free
-        if free > 1 << 20 and not is_full_disk(error):
-            raise
-        raise TrainingError(
-            f"The disk is full: the checkpoint of step {checkpoint.step} could not be written to {folder} "
-            f"({free / 1e6:.0f} MB free). The checkpoints before it are whole. "
-            "Free some space and queue again: training goes on from the last one."
-        ) from error
+def _bytes_in(value: Any) -> int:
+    """Of all tensors in a state."""
+    if isinstance(value, dict):
+        return sum(map(_bytes_in, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_bytes_in, value))
+    return getattr(value, "nbytes", 0)

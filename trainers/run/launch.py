@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import worker
 from ...errors import TrainingError
-from ...files import appearing, parsed_json
+from ...files import appearing, parsed_json, writing
 from ...progress import duration
 from .failure import killed
 from .folder import Job, Run
@@ -74,7 +74,10 @@ def train(
     progress(0, total, "starting the trainer")
     before = _stamp(run)
     follower = _Follower(run, total, progress, preview, before)
-    with open(run.path / "train.log", "ab") as log:
+    log_file = run.path / "train.log"
+    with writing(log_file):
+        log = open(log_file, "ab")  # noqa: SIM115
+    with log:
         start_of_log = log.tell()
         process = worker.start(
             LAUNCHER, *arguments(run, cpu, launcher), folder=folder, output=log, errors=subprocess.STDOUT

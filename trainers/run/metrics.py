@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import TrainingError
-from ...files import read_jsonl, write_whole
+from ...files import read_jsonl, write_whole, writing
 
 if TYPE_CHECKING:
     from .folder import Job, Run
@@ -123,7 +123,7 @@ class Metrics:
         if not self.main:
             return
         record = {key: value for key, value in record.items() if value is not None}
-        with open(self.file, "a", encoding="utf-8") as file:
+        with writing(self.file), open(self.file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         numbers = {key: value for key, value in record.items() if isinstance(value, (int, float)) and key != "step"}
         self.send(numbers, record["step"])

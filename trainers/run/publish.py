@@ -88,7 +88,7 @@ def _publish_file(source: Path, target: Path, format: str) -> None:
     wanted, present = _described(source), _described(target)
     if present == (*wanted[:2], format) and target.stat().st_mtime >= source.stat().st_mtime:
         return
-    with appearing(target) as temporary:
+    with appearing(target, source.stat().st_size) as temporary:
         if wanted[2] == format:
             link_or_copy(source, temporary)
         else:

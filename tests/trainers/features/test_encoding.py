@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from impasto.errors import DatasetError, FeatureError, ModelError
+from impasto.errors import DatasetError, DiskError, FeatureError, ModelError
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index as features_index
 from impasto.trainers.features.encoding import Encoder
@@ -294,15 +294,13 @@ def test_values_that_are_not_finite_are_refused_and_not_kept(config):
 def test_a_full_disk_says_so_and_keeps_what_is_encoded(config, monkeypatch):
     written = []
 
-    def filling(path, content):
+    def filling(path):
         if len(written) == 3:
             raise OSError(28, "No space left on device")
         written.append(path)
-        return write_whole(path, content)
 
-    write_whole = features.files.write_whole
-    monkeypatch.setattr(features.files, "write_whole", filling)
-    with pytest.raises(FeatureError, match="No space left"):
+    monkeypatch.setattr(features.files, "_flush", filling)
+    with pytest.raises(DiskError, match=r"texts/\w+\.safetensors \(.*\) could not be written: the disk is full"):
         encode(config)
     monkeypatch.undo()
 
