@@ -5,7 +5,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import texts
+from . import admission, texts
 
 MODULES = (
     "dataset",
@@ -42,8 +42,8 @@ class ImpastoExtension(ComfyExtension):
             try:
                 found = importlib.import_module(f".{name}", __package__).NODES
                 for node in found:
-                    node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
-                    texts.guard(node)
+                    schema = node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
+                    texts.guard(node, admission.checks(node, schema))
                 nodes += found
             except Exception:
                 logging.getLogger(__name__).exception("Impasto's %s nodes could not be imported and are missing", name)

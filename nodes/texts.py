@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -30,11 +30,15 @@ def keep_consoles_writing() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def guard(node: type[io.ComfyNode]) -> None:
+def guard(node: type[io.ComfyNode], admitted: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
     """Have `execute` refuse inputs that no file and no stream can hold, and give outputs that all can.
+
+    Args:
+        admitted: gives back the inputs that `execute` gets, or raises (see `admission`).
 
     Raises (the guarded `execute`):
         SettingsError: an input has half a character (a lone surrogate) in it.
+            Or an input is nested deeper than Python can follow.
         DatasetError: a name on disk that is not UTF-8 was about to be written somewhere.
         DiskError: the disk is full or read-only, or a file may not be used.
     """
@@ -45,12 +49,12 @@ def guard(node: type[io.ComfyNode]) -> None:
     @functools.wraps(execute)
     def guarded(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
         with _guarded(inputs):
-            return _encodable_output(execute(cls, *values, **inputs))
+            return _encodable_output(execute(cls, *values, **admitted(inputs)))
 
     @functools.wraps(execute)
     async def guarded_async(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
         with _guarded(inputs):
-            return _encodable_output(await execute(cls, *values, **inputs))
+            return _encodable_output(await execute(cls, *values, **admitted(inputs)))
 
     node.execute = classmethod(guarded_async if inspect.iscoroutinefunction(execute) else guarded)
 
@@ -58,12 +62,14 @@ def guard(node: type[io.ComfyNode]) -> None:
 @contextlib.contextmanager
 def _guarded(inputs: Mapping[str, Any]) -> Iterator[None]:
     for name, value in inputs.items():
-        if _encodable(value) != value:
+        if _has_half_a_character(value):
             raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
     try:
         yield
     except ImpastoError:
         raise
+    except RecursionError as error:
+        raise SettingsError("An input is nested too deeply to be read. Take out some of its levels.") from error
     except UnicodeEncodeError as error:
         around = error.object[max(0, error.start - SHOWN) : error.end + SHOWN]
         raise DatasetError(
@@ -73,6 +79,21 @@ def _guarded(inputs: Mapping[str, Any]) -> Iterator[None]:
         if told := disk_error(error):  # who wrote it may not have known
             raise told from error
         raise
+
+
+def _has_half_a_character(value: Any) -> bool:
+    """Looks into plain containers. Values are not compared: what two tensors give is no yes or no."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if type(part) is str:
+            if encodable(part) != part:
+                return True
+        elif type(part) in (list, tuple):
+            waiting += part
+        elif type(part) is dict:
+            waiting += (*part.keys(), *part.values())
+    return False
 
 
 def _encodable_output(output: Any) -> Any:

@@ -71,8 +71,10 @@ def test_without_several_cards_most_room_changes_nothing(loaded):
 
 
 def test_a_device_that_is_not_there_is_named(loaded, two_cards):
+    from impasto.nodes.host import memory
+
     with pytest.raises(ModelError, match="no device gpu:7.*gpu:1"):
-        place(clip=loaded[1], clip_device="gpu:7")
+        memory.place_clip(loaded[1], "gpu:7")
 
 
 def test_a_clip_that_cannot_be_loaded_again_is_not_passed_on_quietly(loaded, two_cards, monkeypatch):

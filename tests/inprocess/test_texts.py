@@ -35,6 +35,28 @@ def test_an_input_with_half_a_character_is_refused_by_name_before_anything_is_do
         node.execute(name="fine", caption_prefix="a \ud83d")
 
 
+def test_tensors_pass_as_they_are_in_lists_too(comfyui):
+    import torch
+
+    node = guarded(lambda cls, value: value)
+    picture = torch.zeros(1, 2, 2, 3)
+    assert node.execute(value=picture) is picture
+    conditioning = [[picture, {"pooled_output": picture}]]
+    assert node.execute(value=conditioning) is conditioning
+    with pytest.raises(SettingsError, match="value has half a character"):
+        node.execute(value=[[picture, {"a": ["half \ud83d"]}]])
+
+
+def test_an_input_nested_beyond_what_python_follows_is_a_sentence(comfyui):
+    from comfy_api.latest import io
+
+    value: list = []
+    for _ in range(5_000):
+        value = [value]
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        guarded(lambda cls, value: io.NodeOutput(value)).execute(value=value)
+
+
 def test_a_name_on_disk_that_is_not_utf8_is_named(comfyui):
     node = guarded(lambda cls, path: ("x" * 1_000 + "/caf\udce9.png").encode())
     with pytest.raises(DatasetError, match=r"x/caf\\xe9\.png'\. Rename that file") as raised:
