@@ -17,7 +17,7 @@ from ..sources.plan import AUTO, CHEAP, EVEN, Request
 from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
-from .inputs import field_input, keep_metadata_input, max_per_artist_input, seed_input
+from .inputs import ANEW, field_input, keep_metadata_input, max_per_artist_input, over_links, seed_input
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
@@ -53,8 +53,10 @@ class WikiArtLoader(io.ComfyNode):
         return all(isinstance(label, str) for label in (style, genre)) or "style and genre are labels, or 'any'"
 
     @classmethod
-    def fingerprint_inputs(cls, source: str, **others: object) -> str:
+    def fingerprint_inputs(cls, source: str | None = None, **others: object) -> str | float:
         """Choose again when the source's files have changed."""
+        if over_links(source):
+            return ANEW
         try:
             return source_fingerprint(folders.datasets_root(), source)
         except ImpastoError:  # `execute` will say what is wrong

@@ -13,6 +13,7 @@ from ..prompting.seeds import MAX_SEED
 from ..trainers.settings import RANGES
 from .host import sampling
 
+ANEW = float("nan")  # as a fingerprint: differs from itself, so that ComfyUI runs the node at each queueing
 AS_BEFORE = "as before"  # of a choice that a node may leave as an earlier one set it
 # A number has no room for words: that of a training setting says the same by the whole number below the least it takes.
 AS_BEFORE_NUMBERS = {
@@ -57,6 +58,14 @@ def changed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in values.items() if value != AS_BEFORE and value != AS_BEFORE_NUMBERS.get(name)
     }
+
+
+def over_links(*values: object) -> bool:
+    """Whether one of them is not known yet: to `fingerprint_inputs` ComfyUI gives None for what comes over a link.
+
+    A node whose fingerprint needs it answers `ANEW`.
+    """
+    return None in values
 
 
 def seed_input(tooltip: str, default: int = 0) -> io.Input:

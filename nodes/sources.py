@@ -11,7 +11,7 @@ from ..sources.folder import folder_fingerprint, load_folder
 from ..sources.urls import list_file, load_urls, read_list
 from . import sockets
 from .host import execution, folders
-from .inputs import keep_metadata_input
+from .inputs import ANEW, keep_metadata_input, over_links
 
 CATEGORY = "Impasto/Dataset"
 _ROOTS = {"input": folders.input_root, "datasets": folders.datasets_root}
@@ -67,8 +67,10 @@ class ImageFolderLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, root: str, folder: str, **others: object) -> str:
+    def fingerprint_inputs(cls, root: str | None = None, folder: str | None = None, **others: object) -> str | float:
         """Load again when a file in the folder has changed."""
+        if over_links(root, folder):
+            return ANEW
         try:
             return folder_fingerprint(_ROOTS[root](), folder)
         except (ImpastoError, KeyError):  # ComfyUI or `execute` will say what is wrong
@@ -116,8 +118,10 @@ class ImageURLLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **others: object) -> str:
+    def fingerprint_inputs(cls, file: str | None = None, **others: object) -> str | float:
         """Load again when the file has changed."""
+        if over_links(file):
+            return ANEW
         try:
             return list_file(folders.input_root(), file)
         except ImpastoError:  # `execute` will say what is wrong

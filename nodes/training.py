@@ -22,7 +22,7 @@ from ..trainers.run.samples import drawn_samples
 from ..trainers.settings import SCHEDULERS
 from . import sockets
 from .host import execution, folders, memory, models, sampling
-from .inputs import AS_BEFORE, changed, number_or_as_before
+from .inputs import ANEW, AS_BEFORE, changed, number_or_as_before, over_links
 
 logger = logging.getLogger(__name__)
 
@@ -312,8 +312,10 @@ class TrainingRunLoader(io.ComfyNode):
         return run_id == runs.LATEST or _refused((run_id, lambda: runs.find_run(folders.runs_root(), run_id)))
 
     @classmethod
-    def fingerprint_inputs(cls, run_id: str) -> str:
+    def fingerprint_inputs(cls, run_id: str | None = None) -> str | float:
         """A run that has gone on is another output to ComfyUI, so that grids and plots of it are drawn anew."""
+        if over_links(run_id):
+            return ANEW
         return runs.state_of(folders.runs_root(), run_id)
 
     @classmethod

@@ -41,9 +41,7 @@ def test_a_tensor_is_no_model(nodes):
     import torch
 
     node = nodes["ImpastoEncoderPlacement"]
-    with pytest.raises(
-        SettingsError, match="vae takes an autoencoder, and got a value of type Tensor"
-    ):
+    with pytest.raises(SettingsError, match="vae takes an autoencoder, and got a value of type Tensor"):
         node.execute(**usual(node, vae=torch.zeros(1, 2, 2, 3)))
     with pytest.raises(SettingsError, match="clip takes text encoders, and got the text"):
         node.execute(**usual(node, clip="a name"))
@@ -81,3 +79,10 @@ def test_a_node_that_looks_at_a_choice_itself_gets_what_is_not_in_the_list(nodes
     with pytest.raises(Exception, match="no-such-run") as refused:
         node.execute(run_id="no-such-run-12345678")
     assert not isinstance(refused.value, SettingsError)
+
+
+def test_what_comes_over_links_is_not_known_yet_to_a_fingerprint(nodes):
+    for node in nodes.values():
+        if "fingerprint_inputs" in vars(node):
+            unknown = dict.fromkeys(widget.id for widget in node.GET_SCHEMA().inputs)
+            assert isinstance(node.fingerprint_inputs(**unknown), str | float), node.__name__
