@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
-from .lora.targets import TARGETS, LoraShape
+from .lora.targets import MAX_RANK, TARGETS, LoraShape
 from .optimizers import OPTIMIZERS
 
 # Names of diffusers.optimization.get_scheduler, each with warm-up.
@@ -22,7 +22,7 @@ TRACKERS = ("none", "tensorboard", "wandb", "mlflow")  # names in accelerate
 RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 1_000_000),
     "learning_rate": (1e-8, 1.0),
-    "rank": (1, 1024),
+    "rank": (1, MAX_RANK),
     "alpha": (0.001, 4096.0),
     "warmup_steps": (0, 100_000),
     "weight_decay": (0.0, 1.0),
