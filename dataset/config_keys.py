@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
+from ..texts import one_line
 from .config_schema import KEYS
 
 if sys.version_info >= (3, 11):
@@ -71,7 +72,7 @@ def _check(name: str, value: Any, inputs: Collection[str]) -> None:
     wanted = _ALLOWED[name].kind  # sd-scripts takes no whole number for a float
     if type(value) is not wanted or not _plain(value):
         raise SettingsError(f"{given} is of a type that sd-scripts would refuse. Give {_EXAMPLES[wanted]}.")
-    if name == "class_tokens" and (not value or value != " ".join(value.split())):
+    if name == "class_tokens" and (not value or value != one_line(value)):
         raise SettingsError(f"{given} is not one line of words. It is the caption of pictures without one.")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, link_or_copy, remove_partials, write_changed
 from ..progress import Progress, silent
+from ..texts import one_line
 from .config_keys import MoreKeys, read_more_keys
 from .config_schema import BY_NAME, CAPTION_EXTENSION, KEYS
 from .normalise import PNG_SIGNATURE, for_trainers
@@ -252,7 +253,7 @@ def _refuse_uncaptioned(dataset: Dataset, records: Sequence[Record]) -> None:
 def _one_line(caption: str) -> str:
     """As a caption file has it: sd-scripts reads the first line only, and would keep a byte order mark as a letter.
     JSON can give half a character (a lone surrogate), which no file can."""
-    return " ".join(caption.encode(errors="ignore").decode().replace("\ufeff", "").split())
+    return one_line(caption.encode(errors="ignore").decode().replace("\ufeff", ""))
 
 
 def _write_training_files(

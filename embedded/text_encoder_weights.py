@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import token_limits
+
 CLIP_WIDTH = 64
 CLIP_LAYERS = 2  # ComfyUI tells CLIP-L from T5 by its second layer
 CLIP_VOCABULARY = 49408
-CLIP_TOKENS = 77
 T5_WIDTH = 128
 T5_LAYERS = 2
 T5_VOCABULARY = 32128
@@ -42,7 +43,7 @@ def clip_weights(seed: int = 0) -> dict[str, Tensor]:
     width, prefix = CLIP_WIDTH, "text_model."
     weights = {
         f"{prefix}embeddings.token_embedding.weight": uniform(CLIP_VOCABULARY, width, deviation=1.0).half(),
-        f"{prefix}embeddings.position_embedding.weight": uniform(CLIP_TOKENS, width, deviation=0.2),
+        f"{prefix}embeddings.position_embedding.weight": uniform(token_limits.CLIP_L, width, deviation=0.2),
         f"{prefix}final_layer_norm.weight": torch.ones(width),
         f"{prefix}final_layer_norm.bias": torch.zeros(width),
         "text_projection.weight": torch.eye(width),

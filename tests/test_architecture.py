@@ -346,3 +346,15 @@ def test_colours_of_what_we_draw_are_known_in_one_place():
         if isinstance(node, ast.Constant) and re.fullmatch("#[0-9a-fA-F]{6}", str(node.value))
     ]
     assert not offences
+
+
+def test_texts_are_put_on_one_line_in_one_place():
+    """`texts.one_line`: else what counts as white space differs from one reader to the next."""
+    offences = [
+        name
+        for name, path in modules().items()
+        if name != "texts"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and re.fullmatch(r"' '\.join\(.*\.split\(\)\)", ast.unparse(node))
+    ]
+    assert not offences

@@ -12,6 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import FeatureError, TrainingError
+from ...texts import one_line
 from .blocks import blocks, recomputed
 from .latents import PATCH, PIXELS_PER_LATENT, PIXELS_PER_TOKEN
 
@@ -98,7 +99,7 @@ def compile_blocks(transformer: FluxTransformer2DModel, device: torch.device, ba
     try:
         torch.compile(torch.square, backend=backend)(torch.ones(2, device=device))
     except Exception as error:  # whatever of torch's, Triton's or the C++ compiler's: each has its own kinds
-        cause = " ".join(str(error).split("\n\n")[0].split())
+        cause = one_line(str(error).split("\n\n")[0])
         raise TrainingError(
             f"torch.compile does not work here ({cause}). It needs Triton on a GPU, a C++ compiler on the CPU. "
             "Switch compile off: the result is the same, only slower."
