@@ -3,6 +3,8 @@
 import math
 import re
 
+LONGEST = 3_000  # characters of an error: what somebody typed may be a million
+_END = 1_000  # of them from its end, where the remedy is
 _HALVES = re.compile(r"[\ud800-\udfff]")
 _NOT_WRITABLE = re.compile(r"[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
 
@@ -26,10 +28,14 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class ImpastoError(Exception):
-    """Base of every error that a person can mend; its text can be written on any stream of UTF-8."""
+    """Base of every error that a person can mend; its text can be written on any stream of UTF-8.
+
+    Of a text that is too long to be read, the middle is left out.
+    """
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(writable(text))
+        told = writable(text)
+        super().__init__(told if len(told) <= LONGEST else f"{told[: LONGEST - _END]} … {told[-_END:]}")
 
 
 class NameRefused(ImpastoError):
