@@ -91,7 +91,7 @@ class FluxLoraRecipe:
         self.step = 0
         self.budget: Budget | None = None
         self.pending_validation = False  # whether the checkpoint gone back to is due to be measured, and was not
-        self.spoilt = False  # whether that checkpoint's LoRA is damaged, which its state gives again
+        self.lora_damaged = False  # whether that checkpoint's LoRA is damaged, which its state gives again
 
     def setup(self) -> None:
         """Load features and base model, add the LoRA, and go back to the last checkpoint if there is one."""
@@ -129,7 +129,7 @@ class FluxLoraRecipe:
 
     def _train_to_the_end(self) -> bool:
         """Whether the end was reached; if not, a stop was asked for."""
-        if self.spoilt:
+        if self.lora_damaged:
             logger.warning("The LoRA of step %d is damaged, and is written anew from the checkpoint's state", self.step)
             self.save_checkpoint()
         if self.step == 0:
@@ -299,8 +299,8 @@ class FluxLoraRecipe:
         # A continued run plans its learning rate anew.
         self.learner.load_state_dict(state, schedule_anew=checkpoint.step == self.job.first_step)
         self.step = checkpoint.step
-        self.spoilt = not checkpoints.has_whole_adapter(checkpoint.folder)
-        validated = checkpoints.is_validated(checkpoint.folder) and not self.spoilt
+        self.lora_damaged = not checkpoints.has_whole_adapter(checkpoint.folder)
+        validated = checkpoints.is_validated(checkpoint.folder) and not self.lora_damaged
         self.pending_validation = not validated and self.is_due(self.step)
         logger.info("Going on from step %d", self.step)
 

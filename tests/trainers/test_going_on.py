@@ -17,6 +17,7 @@ from impasto.errors import TrainingError
 from impasto.trainers import objective, preflight, recipe, step, validation
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
+from impasto.trainers.features.feature_set import FeatureSet
 from impasto.trainers.flux import latents as flux_latents
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.memory import block_profile
@@ -281,7 +282,7 @@ def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, 
         return run.metrics()[0]["held_out_loss"]
 
     masked = untrained_loss("masked")
-    monkeypatch.setattr(features.FeatureSet, "load_mask", lambda self, sample: torch.ones(1, 8, 8))
+    monkeypatch.setattr(FeatureSet, "load_mask", lambda self, sample: torch.ones(1, 8, 8))
     assert masked == pytest.approx(untrained_loss("whole") / 5)
 
 
