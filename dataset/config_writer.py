@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .. import checksums
 from ..errors import DatasetError, SettingsError
 from ..files import appearing, content_hash, link_or_copy, remove_partials, write_changed
 from ..progress import Progress, silent
@@ -304,6 +305,11 @@ def _stored(dataset: Dataset, record: Record) -> Path:
         raise DatasetError(
             f"The picture {image} of dataset '{dataset.name}' is missing. "
             f"Load it from its source ({record.source}) again."
+        )
+    if not checksums.has_content(image, record.sha256):
+        raise DatasetError(
+            f"The picture {image} of dataset '{dataset.name}' is damaged: it has other content than was stored. Delete "
+            f"it, and queue again from the node that loads the dataset, which stores it anew ({record.source})."
         )
     return image
 

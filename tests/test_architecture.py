@@ -9,6 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BOTTOM = (
+    "checksums",
     "clock",
     "errors",
     "files",

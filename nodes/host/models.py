@@ -17,6 +17,7 @@ import comfy.weight_adapter
 import folder_paths
 import torch
 
+from ... import checksums
 from ...errors import ModelError
 from ...files import appearing, remove_partials
 from .folders import pack_models_root
@@ -76,6 +77,13 @@ def load_vae(path: Path) -> VAE:
 
 
 def load_lora(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a LoRA file.
+
+    Raises:
+        ModelError: it is not as it was written.
+    """
+    if damage := checksums.damage_of(path):
+        raise ModelError(f"The LoRA {damage}. Delete it, and queue the training that it is of again.")
     return comfy.utils.load_torch_file(str(path), safe_load=True)
 
 
@@ -85,7 +93,7 @@ def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
     Raises:
         ModelError: some of the LoRA's layers do not exist in the model, or have other sizes there.
     """
-    weights = comfy.utils.load_torch_file(str(file), safe_load=True)
+    weights = load_lora(file)
     patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
     layers = sum(key.endswith(".lora_A.weight") for key in weights)
     applied = [

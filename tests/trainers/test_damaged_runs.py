@@ -12,6 +12,7 @@ from impasto.trainers.recipe import train_run
 from impasto.trainers.run import checkpoints
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.create import continue_run
+from impasto.trainers.run.publish import publish
 from safetensors.torch import load_file
 
 SMALL = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
@@ -24,8 +25,13 @@ def train(run, stop_at: int | None = None) -> bool:
     return train_run(run, cpu=True, stop_requested=stop_requested)
 
 
+def tensors(file):
+    """In memory: `load_file` maps the file, and what is done to it would show in them."""
+    return {key: tensor.clone() for key, tensor in load_file(file).items()}
+
+
 def lora(run, step):
-    return load_file(run.checkpoints()[step] / "adapter.safetensors")
+    return tensors(run.checkpoints()[step] / "adapter.safetensors")
 
 
 def cut(file):
@@ -68,6 +74,7 @@ def test_a_damaged_file_is_passed_by_and_the_run_ends_at_the_same_weights(make_r
         "state-empty": ("checkpoints/step-000006/state.pt", empty),
         "state-flipped": ("checkpoints/step-000006/state.pt", flip),
         "adapter-cut": ("checkpoints/step-000006/adapter.safetensors", cut),
+        "adapter-flipped": ("checkpoints/step-000006/adapter.safetensors", flip),
         "metrics-cut": ("metrics.jsonl", cut),
     }
     for name, (file, damage) in cases.items():
@@ -158,3 +165,41 @@ def test_what_is_foreign_among_the_runs_does_not_hide_the_latest_and_is_told(mak
 def test_a_folder_or_file_that_only_looks_like_a_checkpoint_is_none(tmp_path):
     (tmp_path / "step-000007").write_text("a file")
     assert checkpoints.found(tmp_path) == {} and checkpoints.set_aside_damaged(tmp_path) == ""
+
+
+def test_a_finished_runs_flipped_lora_is_not_published_but_written_anew_from_its_state(make_run, tmp_path):
+    run = make_run(**SMALL)
+    assert train(run)
+    wanted = lora(run, 8)
+    flip(run.checkpoints()[8] / "adapter.safetensors")
+    with pytest.raises(TrainingError, match=r"step-000008.*damaged.*Delete .*status\.json, and queue.*whole: 4"):
+        publish(run, "tiny", tmp_path / "loras")
+    (run.path / "status.json").unlink()
+    assert train(run)
+    final = publish(run, "tiny", tmp_path / "loras")
+    assert all(torch.equal(load_file(final)[key], wanted[key]) for key in wanted)
+
+
+def test_a_flipped_published_lora_is_published_anew_and_a_flipped_earlier_step_is_told(make_run, tmp_path, caplog):
+    run = make_run(**SMALL)
+    assert train(run)
+    final = publish(run, "tiny", tmp_path / "loras", "kohya")
+    whole = tensors(final)
+    flip(final)
+    flip(run.checkpoints()[4] / "adapter.safetensors")
+    assert publish(run, "tiny", tmp_path / "loras", "kohya") == final
+    assert all(torch.equal(load_file(final)[key], whole[key]) for key in whole)
+    assert f"{final} has other content than was written. It is published anew" in caplog.text
+    assert "The LoRA of step 4 is damaged and is not published" in caplog.text
+
+
+def test_training_does_not_start_from_a_flipped_lora(make_run, tmp_path):
+    from impasto.trainers.lora import file_formats
+
+    run = make_run(**SMALL, steps=4)
+    assert train(run)
+    file = run.checkpoints()[4] / "adapter.safetensors"
+    assert file_formats.read(file)
+    flip(file)
+    with pytest.raises(TrainingError, match=r"adapter\.safetensors has other content than was written.*choose another"):
+        file_formats.read(file)

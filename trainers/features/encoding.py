@@ -8,6 +8,7 @@ and is written last. What encodes is not known here: it comes in as two `Encoder
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ... import files
+from ... import checksums, files
 from ...dataset import buckets
 from ...dataset import config_reader as dataset_config
 from ...dataset.caption_variants import DEFAULT_VARIANTS
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from .text_table import TextTable
 
+logger = logging.getLogger(__name__)
+
+COMPARED_TOGETHER = 100  # files, between two looks at Cancel
 PREVIEW_EVERY = 1.0  # seconds
 
 
@@ -61,8 +65,8 @@ def encode(
 ) -> Features:
     """Encode what the dataset config names and what is not yet encoded; texts first, so that each model is loaded once.
 
-    Each file appears whole, so that a stopped or killed call goes on where it was; with nothing missing no encoder is
-    called.
+    A file that is no longer as it was written (a flipped bit) is encoded again, and told in the log. Each file appears
+    whole, so that a stopped or killed call goes on where it was; with nothing missing no encoder is called.
 
     Args:
         config_path: the dataset config.
@@ -193,8 +197,7 @@ def _encode_missing(
     text_encoder: Encoder,
     progress: Progress,
 ) -> None:
-    missing_texts = {path: text for path, text in texts.items() if not path.is_file()}
-    missing_latents = {path: job for path, job in latents.items() if not path.is_file()}
+    missing_texts, missing_latents = _missing(texts, progress), _missing(latents, progress)
     total = len(missing_texts) + len(missing_latents)
     for done, (path, text) in enumerate(missing_texts.items()):
         progress(done, total, f"Encoding caption {done + 1} of {len(missing_texts)}")
@@ -221,7 +224,7 @@ def _import_missing(
     table: TextTable, captions: Mapping[Path, tuple[Planned, str]], empty_text: Path, progress: Progress
 ) -> None:
     """Take the captions' embeddings that are not there yet from a Parquet file; the empty text tells their widths."""
-    missing = {(example.image, text): path for path, (example, text) in captions.items() if not path.is_file()}
+    missing = {(example.image, text): path for path, (example, text) in _missing(captions, progress).items()}
     if not missing:
         return
     t5, pooled = read_tensors(empty_text, "t5", "pooled")
@@ -281,4 +284,21 @@ def _check_finite(what: str, option: str, *tensors: Tensor) -> None:
 def _serialised(**tensors: Tensor) -> bytes:
     import safetensors.torch
 
-    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    return checksums.sealed(safetensors.torch.save(whole, checksums.UNSEALED))
+
+
+def _missing(wanted: Mapping[Path, Any], progress: Progress) -> dict[Path, Any]:
+    """What is not there yet, or no longer as it was written: that is encoded again."""
+    missing, damaged = {}, 0
+    for done, (path, job) in enumerate(wanted.items()):
+        if not path.is_file():
+            missing[path] = job
+        elif damage := checksums.damage_of(path):
+            damaged += 1
+            logger.warning("%s. It is encoded again", damage)
+            missing[path] = job
+        if not done % COMPARED_TOGETHER:
+            again = f"; {damaged} damaged, which are encoded again" if damaged else ""
+            progress(done, len(wanted), f"Comparing what is encoded already{again}")
+    return missing

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ... import files
+from ... import checksums, files
 from ...errors import FeatureError
 from ..flux.latents import latent_shape
 
@@ -296,6 +296,8 @@ def read_tensors(path: str | Path, *names: str) -> list[Tensor]:
         FeatureError: the file is missing or damaged.
     """
     with _reading(path) as file:
+        if damage := checksums.damage_of(Path(path)):
+            raise FeatureError(f"The encoded file {damage}. {REMEDY} It is encoded again.")
         return [file.get_tensor(name) for name in names]
 
 

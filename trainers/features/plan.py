@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,6 +69,7 @@ def plan(pictures: Sequence[ConfigPicture], caption_variants: int, progress: Pro
     for done, picture in enumerate(pictures):
         progress(done, len(pictures), f"Reading picture {done + 1} of {len(pictures)}")
         images.append(file_hash(picture.path))
+        _check_stored(picture.path, images[-1])
     held_out = _held_out(pictures, images)
     repeats = _balanced(pictures, images, held_out)
     planned: dict[str, Planned] = {}
@@ -112,6 +116,20 @@ def file_hash(path: Path) -> str:
         return files.file_hash(path)
     except OSError as error:
         raise DatasetError(f"The picture {path} cannot be read ({error}). Replace or remove it.") from error
+
+
+def _check_stored(path: Path, image: str) -> None:
+    """Refuse a picture that is a link to one of a dataset of the pack, which are named by their content.
+
+    Raises:
+        DatasetError: it has not the content that it is named by.
+    """
+    for stored in (path.parent.parent.parent / "images").glob(f"{glob.escape(path.stem)}*{glob.escape(path.suffix)}"):
+        if re.fullmatch(r"[0-9a-f]{64}", stored.stem) and stored.stem != image and os.path.samefile(stored, path):
+            raise DatasetError(
+                f"The picture {stored} is damaged: it has other content than was stored. Delete it and the folder "
+                f"{path.parent}, and queue again from the node that loads the dataset, which stores it anew."
+            )
 
 
 def _bucket(picture: ConfigPicture) -> tuple[int, int]:

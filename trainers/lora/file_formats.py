@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ... import checksums
 from ...errors import SettingsError, TrainingError
 from ...files import parsed_json
 from ..flux.layout import FluxArchitecture, layout
@@ -172,7 +173,8 @@ def export(source: Path, target: Path, format: str) -> None:
     from safetensors.torch import save_file
 
     tensors, metadata = _load(source)
-    save_file(convert(tensors, format), target, metadata)
+    save_file(convert(tensors, format), target, metadata | checksums.UNSEALED)
+    checksums.seal(target)
 
 
 def format_of(path: Path) -> str:
@@ -220,6 +222,8 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
 
     if not path.is_file():
         raise TrainingError(f"There is no LoRA file {path}. Choose another LoRA, or put the file back.")
+    if damage := checksums.damage_of(path):
+        raise TrainingError(f"The LoRA file {damage}. Copy it again, or choose another LoRA.")
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import checksums
 from ...errors import TrainingError
 from ...files import appearing, remove, temporary_beside
 
@@ -81,12 +82,9 @@ def state_damage(checkpoint_folder: Path) -> str:
 
 def has_whole_adapter(checkpoint_folder: Path) -> bool:
     """Whether a checkpoint's LoRA is as it was written. If not, it can be written anew from a whole state."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(checkpoint_folder / ADAPTER_FILE, "pt"):
-            return True
-    except (FileNotFoundError, SafetensorError):
+        return not checksums.damage_of(checkpoint_folder / ADAPTER_FILE)
+    except FileNotFoundError:
         return False
 
 
@@ -156,7 +154,8 @@ def save(
     checkpoint = Checkpoint(step, folder / f"step-{step:06d}")
     with appearing(checkpoint.folder, _bytes_in([adapter, state])) as temporary:
         temporary.mkdir()
-        save_file(adapter, temporary / ADAPTER_FILE, metadata)
+        save_file(adapter, temporary / ADAPTER_FILE, metadata | checksums.UNSEALED)
+        checksums.seal(temporary / ADAPTER_FILE)
         torch.save(state, temporary / STATE_FILE)
         (temporary / NOT_VALIDATED).touch()
     return checkpoint

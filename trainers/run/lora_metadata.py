@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...checksums import SEAL
+
 if TYPE_CHECKING:
     from ..features.feature_set import Example
     from .folder import Job, Run
@@ -71,6 +73,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
+            described = file.metadata() or {}
+            described.pop(SEAL, None)  # of the file, not of the LoRA: another format has another
+            return described
     except (FileNotFoundError, SafetensorError):
         return {}

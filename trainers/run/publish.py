@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...errors import NameRefused
+from ... import checksums
+from ...errors import NameRefused, TrainingError
 from ...files import (
     appearing,
     file_hash,
@@ -18,9 +20,12 @@ from ...files import (
 from ...paths import checked_name, child_of
 from ..features.index import DATASET_CONFIG
 from ..lora import file_formats as lora_files
+from . import checkpoints
 from .checkpoints import ADAPTER_FILE
 from .folder import MAX_RUN_ID_LENGTH, Job, Run
 from .lora_metadata import read_metadata
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
@@ -52,7 +57,8 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     """
     folder = lora_folder(loras_root, name)
     remove_partials(folder)  # ComfyUI would list them
-    trained = run.checkpoints()
+    chosen = run.best_step() if run.finished and Job.read(run).settings.early_stop_patience else None
+    trained = _whole_checkpoints(run, chosen)
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():
         _publish_file(trained[step] / ADAPTER_FILE, file, format)
@@ -60,7 +66,6 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         _set_aside_others(run, folder, files.values())
     if not run.finished or not trained:
         return None
-    chosen = run.best_step() if Job.read(run).settings.early_stop_patience else None
     source = files.get(chosen, files[max(files)])
     final = source.with_name(_own_name(source))
     for target in (final, folder / f"{folder.name}.safetensors"):
@@ -69,6 +74,32 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
         if (run.path / file).is_file():
             write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
     return final
+
+
+def _whole_checkpoints(run: Run, chosen: int | None) -> dict[int, Path]:
+    """Those whose LoRA is as it was written; of the others the log tells.
+
+    Raises:
+        TrainingError: the one that a finished run ends with, which is `chosen` if it is there, is damaged.
+    """
+    trained = run.checkpoints()
+    damaged = {step: folder for step, folder in trained.items() if not checkpoints.has_whole_adapter(folder)}
+    for step, folder in damaged.items():
+        logger.warning("The LoRA of step %d is damaged and is not published: %s", step, folder / ADAPTER_FILE)
+    whole = {step: folder for step, folder in trained.items() if step not in damaged}
+    last = chosen if chosen in trained else max(trained, default=0)
+    if last in damaged and run.finished:
+        if (damaged[last] / checkpoints.STATE_FILE).exists():
+            delete, then = f"{run.path / 'status.json'}", "it is written anew from that checkpoint's state"
+        else:
+            delete = f"{run.path / 'status.json'} and the folder {run.path / 'checkpoints'}"
+            then = "the run is trained again, to the same weights"
+        raise TrainingError(
+            f"The LoRA {damaged[last] / ADAPTER_FILE}, which the run ends with, is damaged: it is not as it was "
+            f"written. Delete {delete}, and queue FLUX LoRA Trainer with the settings of that run: {then}. Steps whose "
+            f"LoRA is whole: {', '.join(map(str, whole)) or 'none'}."
+        )
+    return whole
 
 
 def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
@@ -86,7 +117,9 @@ def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
 def _publish_file(source: Path, target: Path, format: str) -> None:
     """Have at `target` the LoRA of `source`, which is in our form or in `format`; nothing is written that is there."""
     wanted, present = _described(source), _described(target)
-    if present == (*wanted[:2], format) and target.stat().st_mtime >= source.stat().st_mtime:
+    if damaged := target.is_file() and checksums.damage_of(target):
+        logger.warning("%s. It is published anew", damaged)
+    elif present == (*wanted[:2], format) and target.stat().st_mtime >= source.stat().st_mtime:
         return
     with appearing(target, source.stat().st_size) as temporary:
         if wanted[2] == format:

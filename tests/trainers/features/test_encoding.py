@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from impasto.dataset.config_writer import TomlSettings, write_dataset_toml
+from impasto.dataset.pictures import store_picture
+from impasto.dataset.records import Record, write_manifest
 from impasto.errors import DatasetError, DiskError, FeatureError, ModelError
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index as features_index
 from impasto.trainers.features.encoding import Encoder
 from impasto.trainers.features.feature_set import epoch_batches
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ...leftovers import of_a_killed_process
 from ..small_datasets import SIZES, CountingEncoders, add_pictures, encode, make_dataset, raw_latent, write_config
+
+SMALL_TOML = TomlSettings(resolution=128, min_bucket_reso=64)
 
 
 @pytest.fixture
@@ -657,3 +663,58 @@ def test_a_damaged_index_is_named_and_written_anew_without_encoding_anything(con
     encoders = CountingEncoders()
     assert encode(config, encoders) == found and file.read_bytes() == whole
     assert not encoders.pictures and not encoders.texts
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 4  # of a number
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_a_latent_or_a_text_is_not_trained_on_and_is_encoded_again(config, caplog):
+    found = encode(config)
+    loaded = features_index.load(found)
+    example = loaded.examples[0]
+    whole = {path: path.read_bytes() for path in (example.latent_path, example.text_path)}
+    for path in whole:
+        flip(path)
+    with pytest.raises(FeatureError, match="has other content than was written.*queue Encode Training Data again"):
+        loaded.load_latent(example)
+    with pytest.raises(FeatureError, match="has other content than was written"):
+        loaded.load_text(example.text_path)
+    encoders = CountingEncoders()
+    assert encode(config, encoders) == found
+    assert (len(encoders.pictures), len(encoders.texts)) == (1, 1)
+    assert {path: path.read_bytes() for path in whole} == whole
+    assert caplog.text.count("has other content than was written. It is encoded again") == 2
+
+
+def test_files_of_the_first_version_which_have_no_sum_are_read_and_not_encoded_again(config):
+    found = encode(config)
+    loaded = features_index.load(found)
+    for path in Path(found.folder).parent.glob("*/*.safetensors"):
+        save_file(load_file(path), path)
+    encoders = CountingEncoders()
+    assert encode(config, encoders) == found and not encoders.pictures and not encoders.texts
+    example = loaded.examples[0]
+    assert loaded.load_latent(example).isfinite().all()
+
+
+def test_a_flipped_bit_in_a_stored_picture_is_found_before_it_is_trained_on(tmp_path):
+    dataset, record = stored_dataset(tmp_path)
+    config = Path(write_dataset_toml(dataset, SMALL_TOML).path)
+    encode(config)
+    flip(dataset.image_path(record))
+    with pytest.raises(DatasetError, match=r"images/\w{64}\.png is damaged: it has other content.*stores it anew"):
+        encode(config)
+    shutil.rmtree(config.parent / "train")
+    with pytest.raises(DatasetError, match=r"is damaged: it has other content than was stored\. Delete it"):
+        write_dataset_toml(dataset, SMALL_TOML)
+
+
+def stored_dataset(folder):
+    """A dataset of one picture, as the loaders store it."""
+    add_pictures(folder / "incoming", [(128, 128)])
+    stored = store_picture(folder / "garden", (folder / "incoming" / "picture-0.png").read_bytes())
+    record = Record(text="a garden", **vars(stored))
+    return write_manifest(folder / "garden", [record]), record
