@@ -1,1 +1,1 @@
-"""A dataset on disk: records, sources, quality, and the TOML that trainers read. Knows neither ComfyUI nor training."""
+"""Which pictures are good enough, how a dataset is composed, what it consists of, how it is handed to other trainers."""

@@ -1,4 +1,4 @@
-"""A dataset in the formats of other trainers and of the Hugging Face Hub; kohya's own is for `toml`."""
+"""A dataset in the formats of other trainers and of the Hugging Face Hub; kohya's own is `dataset.config_writer`'s."""
 
 from __future__ import annotations
 

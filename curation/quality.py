@@ -64,7 +64,7 @@ class Thresholds:
     refuse_sketches: bool = False
     refuse_unknown_genre: bool = False
     crop_borders: bool = False  # store a copy without the border instead of the picture
-    min_style: float = -1.0  # `style.style_similarities`, where an encoder is given; -1 refuses none
+    min_style: float = -1.0  # `style_similarity.style_similarities`, where an encoder is given; -1 refuses none
 
     def __post_init__(self) -> None:
         for field, (least, most) in _RANGES.items():

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-Dataset = io.Custom("IMPASTO_DATASET")  # curation.records.Dataset
+Dataset = io.Custom("IMPASTO_DATASET")  # dataset.records.Dataset
 DatasetConfig = io.Custom("IMPASTO_DATASET_CONFIG")  # dataset.config_writer.DatasetConfig
 Prompts = io.Custom("IMPASTO_PROMPTS")  # tuple of prompting.prompt_set.Prompt
 Features = io.Custom("IMPASTO_FEATURES")  # trainers.features.index.Features

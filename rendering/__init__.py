@@ -1,1 +1,1 @@
-"""Pictures of a training run: the progress grid and the loss plot."""
+"""Pictures of a training run: the progress grid and the loss plot; and batches of pictures from prompts and seeds."""

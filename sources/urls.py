@@ -1,4 +1,4 @@
-"""A dataset from a list of URLs: plain, CSV, or JSON lines with captions. How one is fetched is for `fetch`."""
+"""A dataset from a list of URLs: plain, CSV, or JSON lines with captions. How one is fetched is for `download`."""
 
 from __future__ import annotations
 

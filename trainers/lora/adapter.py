@@ -119,7 +119,7 @@ def lora_state_dict(transformer: FluxTransformer2DModel) -> dict[str, torch.Tens
 
 
 def load_existing(transformer: FluxTransformer2DModel, path: str | Path) -> None:
-    """Let training start from a LoRA file, in any format that `lora_files.read` knows, instead of from nothing.
+    """Let training start from a LoRA file, in any format that `file_formats.read` knows, instead of from nothing.
 
     The adapter of `add_lora` then does what the file does at strength 1, to float32 rounding: B takes up the ratio of
     the file's alpha / rank to this one's, and a smaller rank is filled up with A as `add_lora` drew it and a B of zero.

@@ -39,7 +39,7 @@ def arguments(run: Run, cpu: bool, launcher: Sequence[str]) -> list[str]:
     """The arguments of accelerate's launcher that train `run`.
 
     Args:
-        launcher: arguments of `accelerate launch`, from `profiles.launch_arguments`.
+        launcher: arguments of `accelerate launch`, from `launch_profiles.launch_arguments`.
     """
     on = ["--cpu"] if cpu else []
     return [*launcher, *on, str(PROCESS), run.folder, "--stop-at-eof", *on]

@@ -27,7 +27,7 @@ from .lora_metadata import read_metadata
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `lora_files.FORMATS`
+CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `file_formats.FORMATS`
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
 
 
@@ -50,7 +50,7 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     before it. Beside it lie its run's settings, dataset config and workflow.
 
     Args:
-        format: a name in `lora_files.FORMATS`.
+        format: a name in `file_formats.FORMATS`.
 
     Returns:
         The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
