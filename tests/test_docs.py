@@ -25,3 +25,39 @@ def test_there_is_a_line_for_each_pain_and_each_trap():
     pains, traps = page.split("## Thirty-one traps")
     assert [int(number) for number in re.findall(r"^\| (\d+) \|", pains, re.MULTILINE)] == list(range(1, 26))
     assert [int(number) for number in re.findall(r"^\| (\d+) \|", traps, re.MULTILINE)] == list(range(1, 32))
+
+
+PACKAGES = [
+    path
+    for path in sorted(REPOSITORY.iterdir())
+    if (path / "__init__.py").exists() and path.name not in ("setup", "tests")
+]
+
+
+def modules_of_the_pack() -> set[str]:
+    files = [file for package in PACKAGES for file in package.rglob("*.py")] + list(REPOSITORY.glob("*.py"))
+    return {file.relative_to(REPOSITORY).as_posix() for file in files if file.name != "__init__.py"}
+
+
+def test_the_design_names_every_module_of_the_pack_and_no_other():
+    """In its folder's table, with a line each."""
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8").split("## Every module")[1]
+    named = []
+    for folder in page.split("\n### ")[1:]:
+        place = re.match(r"`([\w/]+/)`\n", folder)
+        rows = re.findall(r"^\| `(\w+)` \| \S", folder, re.MULTILINE)
+        named += [f"{place[1] if place else ''}{name}.py" for name in rows]
+    assert len(named) == len(set(named))
+    assert set(named) == modules_of_the_pack()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md"])
+def test_files_and_links_that_a_page_gives_are_there(name):
+    """Whole paths from the root in backticks, and links to files."""
+    page = REPOSITORY / name
+    text = page.read_text(encoding="utf-8")
+    tops = "|".join(re.escape(path.name) for path in REPOSITORY.iterdir() if path.is_dir() and path.name[0] != ".")
+    given = [REPOSITORY / path for path in re.findall(rf"(?<!\+ )`((?:{tops})/[\w/.-]+)`", text)]
+    given += [page.parent / path for path in re.findall(r"\]\(([\w/.-]+)\)", text)]
+    assert given
+    assert not [path for path in given if not path.exists()]
