@@ -21,6 +21,10 @@ from pathlib import Path
 from typing import IO
 
 PACK = Path(__file__).resolve().parent
+# What torchrun, accelerate, SLURM's and MPI's launchers tell the processes of *their* group. A ComfyUI that was started
+# by one passes it on, and the child would wait for ranks that never come; our own launcher sets what its children need.
+OF_A_LAUNCHER = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "NODE_RANK"}
+OF_A_LAUNCHER_FROM = ("ACCELERATE_", "FSDP_", "DEEPSPEED_", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI_", "MV2_")
 
 
 def start(
@@ -54,8 +58,9 @@ def start(
 
 
 def environment() -> dict[str, str]:
-    """The variables of such a process and of those that it starts: as ours, but modules come from whole paths only."""
-    passed_on = dict(os.environ)
+    """The variables of such a process and of those that it starts: as ours, but modules come from whole paths only,
+    and a launcher's that started us stay behind."""
+    passed_on = {name: value for name, value in os.environ.items() if not _is_of_a_launcher(name)}
     # An empty or a relative one would be the folder that a process happens to run in.
     whole = [path for path in passed_on.pop("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
     if whole:
@@ -65,6 +70,10 @@ def environment() -> dict[str, str]:
     passed_on["PYTHONSAFEPATH"] = "1"
     # A Python that leaves the user's own packages out, as ComfyUI portable's does, leaves them out there too.
     return passed_on | ({"PYTHONNOUSERSITE": "1"} if sys.flags.no_user_site else {})
+
+
+def _is_of_a_launcher(name: str) -> bool:
+    return name.upper() in OF_A_LAUNCHER or name.upper().startswith(OF_A_LAUNCHER_FROM)
 
 
 def end_of_input() -> threading.Event:
