@@ -12,6 +12,7 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..rate_limit import Limit, wait_for_room
 MINUTE = 60.0  # seconds
 MARGIN = 0.75  # seconds longer than a minute: requests do not all travel equally fast, and the service counts arrivals
 ZONE = "America/Los_Angeles"
+LOCK_POLL = 0.005  # seconds between two attempts to lock a usage file: it is held for a few lines only
 SKEW = 5.0  # seconds that a request may lie ahead of the clock before it counts as set back
 COMPACT_ABOVE = 1_000_000  # bytes of a usage file, which is then written anew with what still counts
 SET_BACK = "The clock of this computer was set back: requests that lie ahead of it count as sent now."
@@ -83,15 +85,18 @@ class ProjectBudget:
 
         self.file.parent.mkdir(parents=True, exist_ok=True)
         # Of all processes that use the project: none may count on what another is about to send, or writes anew.
-        self._lock = FileLock(f"{self.file}.lock", poll_interval=0.005)
+        self._lock = FileLock(f"{self.file}.lock")
         self._by_id = {request.id: request for request in self.requests}
         self._inode, self._read = 0, 0  # of the file, and its bytes
-        with self._lock:
+        with self._locked():
             self._catch_up()
             self._heed_clock()
             self._forget()
             if self._read > COMPACT_ABOVE:
                 write_whole(self.file, "".join(f"{line}\n" for line in self._lines()))
+
+    def _locked(self) -> AbstractContextManager[object]:
+        return self._lock.acquire(poll_interval=LOCK_POLL)
 
     def _catch_up(self) -> None:
         """Take in what was written since, also by other nodes and servers that use the project; to be called locked."""
@@ -148,7 +153,7 @@ class ProjectBudget:
 
     def wait(self, tokens: int) -> float:
         """Seconds until a request of so many tokens may be sent; infinite when the day is used up."""
-        with self._lock:
+        with self._locked():
             self._catch_up()
             self._heed_clock()
         if not self.left_today():
@@ -165,7 +170,7 @@ class ProjectBudget:
 
     def spend(self, tokens: int) -> CountedRequest | None:
         """Count a request that is about to be sent; it is on disk when this returns. None: it may not be sent yet."""
-        with self._lock:
+        with self._locked():
             if self.wait(tokens) > 0:
                 return None
             self._forget()
@@ -197,7 +202,7 @@ class ProjectBudget:
         self._append(f'{{"spent_until": {self.spent_until!r}}}')
 
     def _append(self, line: str) -> None:
-        with self._lock:  # else it may be lost while another process writes the file anew
+        with self._locked():  # else it may be lost while another process writes the file anew
             append_line(self.file, line)
 
     def _today(self) -> int:

@@ -26,6 +26,7 @@ WORKERS = 4  # requests at once; the Hub's anonymous limit is 3,000 in five minu
 TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 LARGEST_ANSWER = 64_000_000  # bytes of JSON; a page of the list of files has a thousand entries
 BLOCK = 256 * 1024  # bytes read at most at once
+WAITED_FOR = 8 * 1024  # bytes, where urllib3 waits for all that it is asked for
 MAX_WAIT = 60  # seconds between two attempts
 UNNAMED_WAIT = 30  # seconds, where a 429 does not say how long
 # The Hub's rule for repository names; a revision may be a branch, a tag, a commit or "refs/convert/parquet".
@@ -144,8 +145,7 @@ class Connection:
 
         def receive(response: requests.Response) -> None:
             _check_range(response, file, start + sink.tell(), length - sink.tell())
-            # read1 hands over what has arrived; waiting for a whole block would lose it when the connection breaks
-            while block := response.raw.read1(BLOCK):
+            while block := _arrived(response):
                 self.raise_if_stopped()  # before it is written: whoever goes on may write into the same file
                 sink.write(block[: length - sink.tell()])
                 with self._lock:
@@ -268,6 +268,12 @@ def _refuse(response: requests.Response, repository: str, revision: str) -> None
     raise DatasetError(
         f"The Hub does not give '{repository}' at revision '{revision}' (HTTP {response.status_code} {code}). {remedy}"
     )
+
+
+def _arrived(response: requests.Response) -> bytes:
+    """What has arrived, as it is; waiting for a whole block would lose it when the connection breaks."""
+    read1 = getattr(response.raw, "read1", None)  # urllib3 2.2 on
+    return read1(BLOCK) if read1 else response.raw.read(WAITED_FOR)
 
 
 def _check_range(response: requests.Response, file: RemoteFile, start: int, length: int) -> None:
