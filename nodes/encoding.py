@@ -52,6 +52,14 @@ class EncodeTrainingData(io.ComfyNode):
                     tooltip="Name of a Parquet file of the dataset, from Export Text Features: captions are "
                     "taken from it instead of encoded. Empty for none.",
                 ),
+                io.Boolean.Input(
+                    "caption_weights",
+                    optional=True,
+                    default=False,
+                    advanced=True,
+                    tooltip="Read captions as prompts: (boat:1.3) weighs a word, embedding:name is a file. Off, they "
+                    "are read literally, as sd-scripts does.",
+                ),
             ],
             outputs=[
                 sockets.Features.Output("features", tooltip="The encoded training data, for FLUX LoRA Trainer."),
@@ -61,7 +69,14 @@ class EncodeTrainingData(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, dataset_config, clip, vae, caption_variants=DEFAULT_VARIANTS, prompts=None, text_features=""
+        cls,
+        dataset_config,
+        clip,
+        vae,
+        caption_variants=DEFAULT_VARIANTS,
+        prompts=None,
+        text_features="",
+        caption_weights=False,
     ) -> io.NodeOutput:
         table = None
         if text_features.strip():
@@ -74,8 +89,10 @@ class EncodeTrainingData(io.ComfyNode):
             caption_variants,
             [(prompt.text, prompt.seed) for prompt in prompts or ()],
             table,
+            str if caption_weights else encoders.literal,
         )
-        return io.NodeOutput(encoded, index.report(encoded))
+        report = index.report(encoded)
+        return io.NodeOutput(encoded, report if table else report + _weights(encoded, caption_weights))
 
 
 class ExportTextFeatures(io.ComfyNode):
@@ -110,6 +127,14 @@ class ExportTextFeatures(io.ComfyNode):
         path = _table_path(Path(features.folder).parent.parent, name)
         rows = text_table.export_texts(features, path, float_type, execution.progress())
         return io.NodeOutput(path.stem, f"{rows} rows in {path}, {megabytes(path.stat().st_size)}")
+
+
+def _weights(encoded: index.Features, weighed: bool) -> str:
+    """How many captions a prompt's reader would see more in than their words, and what was done: a line, or none."""
+    captions = {text.caption for example in index.load(encoded).examples for text in example.all_texts}
+    count = sum(encoders.literal(caption) != caption for caption in captions)
+    read = "read as a prompt's weights" if weighed else "read literally, as sd-scripts does (see caption_weights)"
+    return f"\n{count} captions with brackets, {read}" if count else ""
 
 
 def _table_path(dataset: Path, name: str) -> Path:

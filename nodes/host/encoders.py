@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from ...trainers.flux.latents import LATENT_CHANNELS
 from .execution import raise_if_cancelled
 from .identity import model_identity, refuse_attachments
 from .sampling import image_batch
+
+_EMBEDDING = re.compile(r"(?<!\S)embedding:")
 
 if TYPE_CHECKING:
     import numpy
@@ -54,6 +57,17 @@ def text_encoder(clip: CLIP) -> Encoder:
 
     options = f"{clip.layer_idx} {sorted(clip.tokenizer_options.items())}"
     return Encoder(f"{model_identity(clip.patcher)} {options}", encode)
+
+
+def literal(text: str) -> str:
+    """The prompt of which ComfyUI's tokenizers read nothing but `text`: no weights and no embeddings' names.
+
+    In `(1906)`, `(John 3:16)` and `embedding:name` they would else see a weight of 1.1, one of 16, and a file. Text
+    without brackets and that word is its own prompt (comfy.sd1_clip, token_weights and tokenize_with_weights).
+    """
+    escaped = re.sub(r"[()]", r"\\\g<0>", text)
+    # The word alone, with a weight of 1, is no embedding's name, and the rest does not begin with one.
+    return _EMBEDDING.sub("(embedding:1.0):", escaped)
 
 
 def token_counters(clip: CLIP | None) -> tuple[Callable[[str], int], Callable[[str], int]]:

@@ -86,11 +86,12 @@ def test_the_latents_are_what_the_sampler_would_be_given(config, tiny_flux):
     assert "160 x 96: 1" in report
 
 
-@pytest.mark.parametrize("text", [CAPTION, ""])
-def test_the_texts_are_what_clip_text_encode_gives(config, tiny_flux, text):
+@pytest.mark.parametrize(("text", "weights"), [("a garden", False), ("", False), (CAPTION, True)])
+def test_the_texts_are_what_clip_text_encode_gives(config, tiny_flux, text, weights):
     from nodes import CLIPTextEncode
 
-    loaded, _ = encode(config, tiny_flux)
+    loaded, report = encode(config, tiny_flux, caption_weights=weights)
+    assert ("1 captions with brackets, read as a prompt's weights" in report) == weights
     path = loaded.empty_text_path
     if text:
         path = next(example.text_path for example in loaded.examples if example.caption == text)
@@ -101,6 +102,56 @@ def test_the_texts_are_what_clip_text_encode_gives(config, tiny_flux, text):
     assert torch.equal(t5, hidden_states[0])
     assert torch.equal(pooled, options["pooled_output"][0])
     assert "attention_mask" not in options
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Christ and Nicodemus (John 3:16)",
+        "a map of the coast (scale 1:50000)",
+        "Olive Trees (1906)",
+        "a tag of a booru, saber \\(fate\\), and a path C:\\(old)",
+        "unbalanced (brackets)) and a smile :) ((twice)",
+        "the (sails:1.5) of (a (boat:0.2):3)",
+    ],
+)
+def test_captions_are_read_literally_brackets_and_all(config, tiny_flux, caption):
+    """Against the tokenizer libraries themselves, without ComfyUI's reader of prompts."""
+    from impasto.nodes.host.encoders import literal
+
+    tokens = tiny_flux.clip.tokenize(literal(caption))
+    for name, tokenizer in (("l", tiny_flux.clip.tokenizer.clip_l), ("t5xxl", tiny_flux.clip.tokenizer.t5xxl)):
+        expected = tokenizer.tokenizer(caption)["input_ids"]
+        assert {weight for chunk in tokens[name] for _, weight in chunk} == {1.0}
+        assert [token for token, _ in tokens[name][0]][: len(expected)] == expected
+
+    (config.parent / "boat.txt").write_text(caption)
+    loaded, report = encode(config, tiny_flux)
+    path = next(example.text_path for example in loaded.examples if example.caption == caption)
+    hidden_states, pooled = tiny_flux.clip.encode_from_tokens(tokens, return_pooled=True)
+    assert torch.equal(loaded.load_text(path)[0], hidden_states[0])
+    assert torch.equal(loaded.load_text(path)[1], pooled[0])
+    assert "1 captions with brackets, read literally" in report
+
+
+def test_a_caption_that_names_an_embedding_reads_no_file(config, tiny_flux, caplog):
+    from impasto.nodes.host.encoders import literal
+
+    for caption in ("embedding:relief on a wall", "a wall, embedding:relief (stone)"):
+        tokens = tiny_flux.clip.tokenizer.clip_l.tokenize_with_weights(literal(caption))
+        expected = tiny_flux.clip.tokenizer.clip_l.tokenizer(caption)["input_ids"]
+        assert [token for token, _ in tokens[0]][: len(expected)] == expected
+    assert "does not exist" not in caplog.text
+
+
+def test_only_captions_with_brackets_are_encoded_anew_for_being_read_literally(config, tiny_flux):
+    literal, weighed = (encode(config, tiny_flux, caption_weights=weights)[0] for weights in (False, True))
+    paths = [{example.caption: example.text_path for example in found.examples} for found in (literal, weighed)]
+    assert paths[0]["a garden"] == paths[1]["a garden"]
+    assert paths[0][CAPTION] != paths[1][CAPTION]
+    (config.parent / "boat.txt").write_text("a red boat")
+    keys = {execute(config, tiny_flux, caption_weights=weights)[0].key for weights in (False, True)}
+    assert len(keys) == 1
 
 
 def test_prompts_have_the_embeddings_that_they_are_sampled_with(config, tiny_flux):

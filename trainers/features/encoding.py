@@ -62,6 +62,7 @@ def encode(
     caption_variants: int = DEFAULT_VARIANTS,
     prompts: Sequence[tuple[str, int]] = (),
     text_table: TextTable | None = None,
+    prompt_of: Callable[[str], str] = str,
 ) -> Features:
     """Encode what the dataset config names and what is not yet encoded; texts first, so that each model is loaded once.
 
@@ -76,6 +77,7 @@ def encode(
         caption_variants: how many texts a caption becomes that sd-scripts would change at random at every step.
         prompts: text and seed of samples during training; encoded too, but no part of the features' key.
         text_table: gives the captions' embeddings in place of the text encoder.
+        prompt_of: a caption as the text encoder is to be given it, where it reads more than the bare text in a prompt.
 
     Raises:
         DatasetError: the config, a picture or a caption cannot be used; the text names the file.
@@ -85,7 +87,7 @@ def encode(
     """
     group = dataset_config.read(config_path)
     planned = plan(dataset_config.pictures(group), caption_variants, progress)
-    named = _Names(autoencoder.identity, text_encoder.identity, text_table.identity if text_table else None)
+    named = _Names(autoencoder.identity, text_encoder.identity, text_table.identity if text_table else None, prompt_of)
     batch_size = group.datasets[0].batch_size
     index = {
         "version": VERSION,
@@ -98,11 +100,11 @@ def encode(
     for place in (folder, *(folder.parent / kind for kind in ("texts", "latents", "masks"))):
         files.remove_partials(place)
     captions = {
-        inside(folder, named.text(text, example)): (example, text) for example in planned for text in example.texts
+        inside(folder, named.caption(text, example)): (example, text) for example in planned for text in example.texts
     }
     texts = {inside(folder, named.text(text)): text for text in ("", *(text for text, _ in prompts))}
     if not text_table:
-        texts |= {path: text for path, (_, text) in captions.items()}
+        texts |= {path: prompt_of(text) for path, (_, text) in captions.items()}
     latents = {
         inside(folder, file): (kind, example) for example in planned for kind, file in named.of_picture(example).items()
     }
@@ -124,16 +126,25 @@ class _Names:
         autoencoder: its identity.
         text_encoder: its identity.
         table: identity of the Parquet file that the captions come from, if they do.
+        prompt_of: as in `encode`.
     """
 
     autoencoder: str
     text_encoder: str
     table: str | None
+    prompt_of: Callable[[str], str]
 
-    def text(self, text: str, example: Planned | None = None) -> str:
-        """Of a text, which is a caption of `example` or else is always encoded here."""
-        source = [self.table, example.image] if self.table and example else [self.text_encoder]
-        return f"../texts/{files.content_hash([VERSION, *source, text], 32)}.safetensors"
+    def text(self, text: str) -> str:
+        """Of a text that is encoded here, as the encoder is given it."""
+        return self._of_text(self.text_encoder, text)
+
+    def caption(self, caption: str, example: Planned) -> str:
+        if self.table:
+            return self._of_text(self.table, example.image, caption)
+        return self.text(self.prompt_of(caption))
+
+    def _of_text(self, *parts: str) -> str:
+        return f"../texts/{files.content_hash([VERSION, *parts], 32)}.safetensors"
 
     def of_picture(self, example: Planned) -> dict[str, str]:
         """Those that come from the picture alone, by their kind."""
@@ -156,7 +167,7 @@ def _entry(example: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
         "image": example.image,
         "caption": example.caption,
         **named.of_picture(example),
-        "text": named.text(example.caption, example),
+        "text": named.caption(example.caption, example),
         "width": example.size[0],
         "height": example.size[1],
         "repeats": example.repeats,
@@ -166,7 +177,7 @@ def _entry(example: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
     if len(example.texts) > 1:
         # Lists in a list, which had more than one of them while there was a token warm-up.
         entry["captions"] = [example.texts]
-        entry["texts"] = [[named.text(text, example) for text in example.texts]]
+        entry["texts"] = [[named.caption(text, example) for text in example.texts]]
     if example.batch_size != batch_size:
         entry["batch_size"] = example.batch_size
     return entry
