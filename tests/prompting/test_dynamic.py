@@ -298,13 +298,13 @@ class Cancelled(BaseException):
 
 
 def cancelled_after(seconds: float):
-    """A look at Cancel that ends the work when so much time has passed, and how long each look took to come."""
-    began = last = time.monotonic()
+    """A look at Cancel that ends the work after so much processor time, and how much of it passed before each look."""
+    began = last = time.thread_time()
     waits: list[float] = []
 
     def check():
         nonlocal last
-        now = time.monotonic()
+        now = time.thread_time()
         waits.append(now - last)
         last = now
         if now - began > seconds:
@@ -330,10 +330,10 @@ LARGE = {
 def test_a_large_prompt_looks_at_cancel_several_times_a_second(text):
     for read in (lambda check: expand(text, 0, check=check), lambda check: combinations(text, check=check)):
         check, waits = cancelled_after(2.0)
-        began = time.monotonic()
+        began = time.thread_time()
         with contextlib.suppress(Cancelled, SettingsError):
             read(check)
-        assert time.monotonic() - began < 4.0
+        assert time.thread_time() - began < 4.0
         assert max([*waits, 0.0]) < 1.0
 
 
@@ -349,9 +349,9 @@ def test_the_memory_that_many_variables_take_is_bounded():
 
 def test_picks_from_thousands_of_options_take_a_moment_and_are_what_they_were():
     text = "{3000$$" + "|".join(map(str, range(3_000))) + "}"
-    began = time.monotonic()
+    began = time.thread_time()
     prompt = expand(text, 5)
-    assert time.monotonic() - began < 2.0
+    assert time.thread_time() - began < 2.0
     chosen, rest = random.Random(5), list(range(3_000))
     chosen.randint(3_000, 3_000)
     expected = [rest.pop(rest.index(chosen.choices(rest, [1.0] * len(rest))[0])) for _ in range(3_000)]
