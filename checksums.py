@@ -58,7 +58,7 @@ def damage_of(path: Path) -> str:
         start = file.read(8)
         header = file.read(min(_header_end(start), _LONGEST_HEADER) - 8) if len(start) == 8 else b""
         if not header or now[1] != _whole_length(header):
-            return f"{path} is not whole ({now[1]:,} bytes)"
+            return f"{path} is not a whole safetensors file ({now[1]:,} bytes)"
         found = _SEALED.search(header)
         if found:
             digest = hashlib.sha256(start + header[: found.start(1)] + b"0" * 64 + header[found.end(1) :])

@@ -48,7 +48,7 @@ def test_a_cut_file_is_not_whole_with_or_without_a_sum(file, tmp_path, length):
     assert checksums.damage_of(plain) == ""
     for path in (file, plain):
         path.write_bytes(path.read_bytes()[:length])
-        assert "is not whole" in checksums.damage_of(path)
+        assert "is not a whole safetensors file" in checksums.damage_of(path)
 
 
 def test_a_file_that_has_not_changed_is_compared_once_in_a_process(file, monkeypatch):

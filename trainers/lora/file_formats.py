@@ -223,10 +223,11 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
     if not path.is_file():
         raise TrainingError(f"There is no LoRA file {path}. Choose another LoRA, or put the file back.")
     if damage := checksums.damage_of(path):
-        raise TrainingError(f"The LoRA file {damage}. Copy it again, or choose another LoRA.")
+        raise TrainingError(f"{damage}, and cannot be trained from. Copy the LoRA again, or choose another.")
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            metadata = {key: value for key, value in (file.metadata() or {}).items() if key != checksums.SEAL}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     except SafetensorError as error:
         raise TrainingError(
             f"{path} is not a whole safetensors file ({error}). Copy it again, or choose another LoRA."
