@@ -6,6 +6,7 @@ an API call has in place of a link: a text for a dataset, nothing for a number, 
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,14 +51,16 @@ TAKEN: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
     io.Vae.io_type: (_has("encode", "decode"), "an autoencoder", "Load VAE"),
     io.ClipVision.io_type: (_has("encode_image"), "a CLIP vision model", "Load CLIP Vision"),
 }
-# Type of widget -> the Python types that it gives, and how a sentence calls them.
+# Type of widget -> the Python types that it gives, and how a sentence calls them; NumPy's numbers are such numbers.
 TYPED: Mapping[str, tuple[tuple[type, ...], str]] = {
-    io.Int.io_type: ((int,), "a whole number"),
-    io.Float.io_type: ((int, float), "a number"),
+    io.Int.io_type: ((numbers.Integral,), "a whole number"),
+    io.Float.io_type: ((numbers.Real,), "a number"),
     io.String.io_type: ((str,), "a text"),
-    io.Boolean.io_type: ((bool, int), "on or off"),
+    io.Boolean.io_type: ((numbers.Integral,), "on or off"),
     io.Combo.io_type: ((str,), "one of its list"),
 }
+
+PLAIN: Mapping[str, type] = {io.Int.io_type: int, io.Float.io_type: float, io.Boolean.io_type: bool}
 
 
 def checks(node: type[io.ComfyNode], schema: io.Schema) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -74,14 +77,13 @@ def checks(node: type[io.ComfyNode], schema: io.Schema) -> Callable[[Mapping[str
             if name not in known:
                 raise SettingsError(f"{schema.display_name} has no input '{name[:SHOWN]}'. Take that link away.")
             if value is not None or not known[name].optional:
-                _check(node, known[name], value)
-                values[name] = value
+                values[name] = _checked(node, known[name], value)
         return values
 
     return admitted
 
 
-def _check(node: type[io.ComfyNode], known: io.Input, value: Any) -> None:
+def _checked(node: type[io.ComfyNode], known: io.Input, value: Any) -> Any:
     kind = known.get_io_type()
     if kind in TAKEN:
         belongs, what, source = TAKEN[kind]
@@ -93,12 +95,15 @@ def _check(node: type[io.ComfyNode], known: io.Input, value: Any) -> None:
             raise SettingsError(f"{known.id} takes {what}, and got {_called(value)}. Connect it to something else.")
         if kind == io.Combo.io_type:
             _check_choice(node, known, value)
-        elif kind in (io.Int.io_type, io.Float.io_type):
+        elif kind in PLAIN:
             _check_range(known, value)
+            return value if isinstance(value, int | float) else PLAIN[kind](value)
+    return value
 
 
 def _check_range(known: io.Input, value: float) -> None:
-    check_finite(**{known.id: float(value) if isinstance(value, bool) else value})
+    if not isinstance(value, numbers.Integral):  # which may be more than a float holds
+        check_finite(**{known.id: float(value)})
     low, high = getattr(known, "min", None), getattr(known, "max", None)
     if (low is not None and value < low) or (high is not None and value > high):
         raise SettingsError(f"{known.id} is {_called(value)}. It must be between {low} and {high}.")

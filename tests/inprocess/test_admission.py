@@ -68,6 +68,16 @@ def test_a_widget_is_held_to_its_range_over_a_link_too(nodes, changes, said):
         node.execute(**usual(node, **changes))
 
 
+def test_numbers_of_other_packs_are_numbers(nodes):
+    import numpy
+
+    node = nodes["ImpastoTrainingSettings"]
+    given = usual(node, steps=numpy.int64(7), learning_rate=numpy.float32(0.001), alpha=4)
+    assert node.execute(**given).args[0].steps == 7
+    with pytest.raises(SettingsError, match="alpha is nan"):
+        node.execute(**usual(node, alpha=numpy.float32("nan")))
+
+
 def test_what_may_be_left_out_may_be_nothing(nodes):
     node = nodes["ImpastoPromptSet"]
     prompts = node.execute(**usual(node, dataset=None, held_out=None)).args[0]

@@ -33,7 +33,7 @@ PROMPTS = 5_000 if os.environ.get("IMPASTO_LONG") else 500
 BATCH = 50
 SEED = int(os.environ.get("IMPASTO_FUZZ_SEED", "11"))
 SECONDS = 30  # a prompt; on a quiet machine the slowest takes one
-MEMORY = 768 << 20  # bytes that the server may grow by
+MEMORY = 512 << 20  # bytes that the server may grow by
 LONGEST_ANSWER = 4_000  # characters
 # Inside the base directory, prompts may write here. ComfyUI's own: its settings and its database.
 WRITABLE = ("output", "temp", "user/impasto", "models/impasto", "datasets", "user/default", "user/comfyui.db")
