@@ -3,9 +3,19 @@
 import importlib
 import logging
 
-from comfy_api.latest import ComfyExtension, io
+from .. import installation
+from ..errors import ImpastoError
+from .host import version
 
-from . import admission, texts
+try:
+    from comfy_api.latest import ComfyExtension, io
+
+    from . import admission, texts
+except (ImportError, AttributeError) as error:
+    version.check()
+    raise ImpastoError(version.sentence(f"this one lacks something ({error})")) from error
+
+logger = logging.getLogger(__name__)
 
 MODULES = (
     "dataset",
@@ -35,8 +45,15 @@ MODULES = (
 
 class ImpastoExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Every node of the pack. A module that cannot be imported costs its own nodes and a line in the log."""
+        """Every node of the pack. A module that cannot be imported costs its own nodes and a line in the log.
+
+        Raises:
+            ImpastoError: this ComfyUI is too old.
+        """
+        version.check()
         texts.keep_consoles_writing()
+        if lacking := installation.missing():
+            logger.warning("Impasto: %s", installation.said(lacking))
         nodes: list[type[io.ComfyNode]] = []
         for name in MODULES:
             try:
@@ -45,6 +62,10 @@ class ImpastoExtension(ComfyExtension):
                     schema = node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
                     texts.guard(node, admission.checks(node, schema))
                 nodes += found
-            except Exception:
-                logging.getLogger(__name__).exception("Impasto's %s nodes could not be imported and are missing", name)
+            except Exception as error:
+                library = error.name if isinstance(error, ModuleNotFoundError) else None
+                if library in {package.name.replace("-", "_") for package in lacking}:
+                    logger.error("Impasto's %s nodes are missing until %s is installed", name, library)
+                else:
+                    logger.exception("Impasto's %s nodes could not be imported and are missing", name)
         return nodes

@@ -13,6 +13,7 @@ from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..trainers.flux import detection
 from ..trainers.flux.fingerprint import fingerprint as flux_fingerprint
+from ..trainers.libraries import check_trainer
 from ..trainers.lora import file_formats as lora_files
 from ..trainers.preflight import check_settings, preflight
 from ..trainers.run import create, launch, publish
@@ -108,6 +109,7 @@ class FluxLoraTrainer(io.ComfyNode):
         Their lists are not asked: they are older than what was put into the folders since.
         """
         return _refused(
+            ("", check_trainer),
             (name, lambda: publish.lora_folder(folders.loras_root(), name)),
             (start_from, lambda: start_from == NEW_LORA or _start_file(start_from, name)),
             (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())),
@@ -189,7 +191,8 @@ class ContinueTraining(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, launch_profile: str | None = None) -> bool | str:
         return _refused(
-            (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder()))
+            ("", check_trainer),
+            (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())),
         )
 
     @classmethod
@@ -213,7 +216,8 @@ def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
     """What is wrong with the values of widgets, as `validate_inputs` says it: True, or all texts together.
 
     Args:
-        checks: a value, None where it comes over a link, and what raises if the value cannot be used.
+        checks: a value, None where it comes over a link, "" where none is asked for, and what raises if the value
+            cannot be used.
     """
     said = []
     for value, check in checks:

@@ -13,6 +13,7 @@ BOTTOM = (
     "clock",
     "errors",
     "files",
+    "installation",
     "out_of_memory",
     "parquet_limits",
     "paths",

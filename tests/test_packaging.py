@@ -19,6 +19,7 @@ OWNED_BY_COMFYUI = {"torch", "torchvision", "torchaudio", "numpy", "pillow", "tr
 IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
     *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"),
     *("psutil", "safetensors", "yaml"),  # of its requirements.txt
+    *("comfyui_version", "packaging"),  # its own module; of transformers
 }
 PACKAGES = {  # dotted, from the repository root
     ".".join(file.parent.relative_to(REPOSITORY).parts)
@@ -64,6 +65,14 @@ def test_every_imported_package_is_required_or_comes_with_comfyui():
         *REPOSITORY.glob("*.py")
     ]
     assert not set().union(*map(imported, ours)) - named - IMPORTED_FROM_COMFYUI - {"google", "httpx", "httpx2"}
+
+
+def test_the_least_comfyui_is_the_same_wherever_it_is_written():
+    source = (REPOSITORY / "nodes" / "host" / "version.py").read_text()
+    least = ".".join(re.search(r"^LEAST = \((\d+), (\d+), (\d+)\)", source, re.MULTILINE).groups())
+    tool = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["comfy"]
+    assert tool["requires-comfyui"] == f">={least}"
+    assert f"ComfyUI {least} or newer" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_windows_gets_the_time_zones_that_it_does_not_have():

@@ -1,4 +1,5 @@
-"""The libraries that only some settings ask for: whether they are there, and what installs them."""
+"""The libraries that the trainer runs on and those that only some settings ask for: whether they are there, and what
+installs them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
+from .. import installation
 from ..errors import TrainingError
 from .optimizers import OPTIMIZERS
 
@@ -13,12 +15,26 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
+TRAINER = {"accelerate", "diffusers", "filelock", "peft"}  # what every run needs beside what ComfyUI brings
+
+
+def check_trainer() -> None:
+    """Look for the libraries that every training needs, without importing them.
+
+    Raises:
+        TrainingError: one is not installed, or too old; the text has the line that installs it.
+    """
+    if lacking := [package for package in installation.missing() if package.name in TRAINER]:
+        raise TrainingError(f"The trainer cannot run: {installation.said(lacking)}")
+
+
 def check_installed(settings: Settings) -> None:
-    """Look for the libraries that `settings` ask for, without importing them.
+    """Look for the libraries that a training by `settings` needs, without importing them.
 
     Raises:
         TrainingError: one is not installed; the text has the line that installs it.
     """
+    check_trainer()
     asked = {f"The optimizer {settings.optimizer}": OPTIMIZERS[settings.optimizer].package}
     if settings.precision == "nf4":
         asked["The precision nf4"] = "bitsandbytes"
