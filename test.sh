@@ -2,7 +2,7 @@
 # Sets up everything under .impasto/, then checks the style and runs the tests.
 #   ./test.sh                    all that finishes within half an hour on 2 cores
 #   ./test.sh --long             also the rest: more kills, more sizes
-#   ./test.sh tests/nodes -q     arguments are pytest's
+#   ./test.sh tests/dataset -q   arguments are pytest's
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if [ "${1:-}" = --long ]; then

@@ -1,6 +1,7 @@
 """What is written down twice says the same, and every shipped thing is there."""
 
 import ast
+import fnmatch
 import json
 import re
 import sys
@@ -73,6 +74,40 @@ def test_the_least_comfyui_is_the_same_wherever_it_is_written():
     tool = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["comfy"]
     assert tool["requires-comfyui"] == f">={least}"
     assert f"ComfyUI {least} or newer" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def in_archive(path: str) -> bool:
+    """Whether the registry's archive holds a file: of the lines of .comfyignore, the last that fits decides."""
+    kept = True
+    for line in (REPOSITORY / ".comfyignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if path.startswith(pattern) if pattern.endswith("/") else fnmatch.fnmatch(path, pattern):
+            kept = line.startswith("!")
+    return kept
+
+
+def test_the_archive_holds_every_file_that_the_readme_links_and_installs_with():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\]\((?!https?:)([^)#]+)", readme)) | {"setup/install.py", "requirements.txt"}
+    assert not [path for path in named if not (REPOSITORY / path).is_file() or not in_archive(path)]
+    assert not in_archive("tests/conftest.py") and not in_archive("setup/quickstart.py")
+
+
+def test_the_readme_tells_of_scripts_that_the_archive_lacks_in_the_repository_alone():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for section in readme.split("\n## ")[1:]:
+        if re.search(r"quickstart\.sh|\btest\.sh", section):
+            assert "In the repository" in section, section[:60]
+
+
+def test_the_headers_of_the_scripts_name_folders_that_exist():
+    named = re.findall(r"^#.*\s(tests/\w+)", (REPOSITORY / "test.sh").read_text(), re.MULTILINE)
+    assert named and all((REPOSITORY / folder).is_dir() for folder in named)
+
+
+def test_nothing_stands_for_an_address_that_does_not_exist():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"<this repository>|example\.com|your-", readme + (REPOSITORY / "pyproject.toml").read_text())
 
 
 def test_windows_gets_the_time_zones_that_it_does_not_have():
