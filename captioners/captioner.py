@@ -24,6 +24,8 @@ class Picture:
     title: str = ""
     artist: str = ""
     source_sha256: str = ""  # of the file that it was made of, where that is another; "" where it is not
+    style: str = ""
+    date: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..clock import SYSTEM, Clock
 from ..errors import SettingsError
 from ..files import content_hash
 from ..progress import duration
+from . import labels
 from .captioner import Caption, CaptionRefusal, Kind, Picture
 from .gemini_answers import DEFAULT_MODEL, RateLimited, read_answer, read_error
 from .gemini_wire import google_genai, http_library, on_sent, proxy_for, transport
@@ -114,7 +115,8 @@ class GeminiCaptioner:
 
     def prompt(self, picture: Picture) -> str:
         settings = self.settings
-        return content_hash([settings.system_prompt, QUESTION, SCHEMA, settings.media_resolution, LONGEST_SIDE])
+        told = [settings.system_prompt, QUESTION, SCHEMA, settings.media_resolution, LONGEST_SIDE]
+        return content_hash(told + labels.identity(settings.system_prompt, picture))
 
     def estimate(self, count: int) -> str:
         """What captioning `count` pictures takes, in tokens, money and time, as a sentence."""
@@ -147,9 +149,10 @@ class GeminiCaptioner:
         jpeg = await jpeg_or_refusal(picture)
         if isinstance(jpeg, CaptionRefusal):
             return jpeg
-        result = await self._ask(session, self._request(jpeg, ROOM), check, sending)
+        result = await self._ask(session, self._request(picture, jpeg, ROOM), check, sending)
         if isinstance(result, CaptionRefusal) and result.kind is Kind.CUT_OFF:
-            first, result = result, await self._ask(session, self._request(jpeg, MORE_ROOM), check, sending)
+            question = self._request(picture, jpeg, MORE_ROOM)
+            first, result = result, await self._ask(session, question, check, sending)
             result = _with_tokens(result, first.prompt_tokens, first.tokens)
         return result
 
@@ -177,11 +180,11 @@ class GeminiCaptioner:
                 budget.pause(answer.delay)
         return CaptionRefusal(Kind.BUSY, f"over the rate of every project: {refusal.reason}", lasting=False)
 
-    def _request(self, jpeg: bytes, room: int) -> dict[str, Any]:
+    def _request(self, picture: Picture, jpeg: bytes, room: int) -> dict[str, Any]:
         """Arguments of google-genai's `generate_content`, made before it is counted, so as to leave at once."""
         types = google_genai().types
         config = types.GenerateContentConfig(
-            system_instruction=self.settings.system_prompt,
+            system_instruction=labels.filled(self.settings.system_prompt, picture),
             response_mime_type="application/json",
             response_json_schema=SCHEMA,
             max_output_tokens=room,

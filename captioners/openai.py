@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import CaptionError, SettingsError
 from ..files import content_hash, parsed_json
+from . import labels
 from .captioner import Caption, CaptionRefusal, Kind, Picture
 from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
@@ -66,7 +67,8 @@ class OpenAICaptioner:
         return self.settings.concurrency
 
     def prompt(self, picture: Picture) -> str:
-        return content_hash([self.settings.system_prompt, QUESTION, LONGEST_SIDE, ANSWER_TOKENS])
+        told = self.settings.system_prompt
+        return content_hash([told, QUESTION, LONGEST_SIDE, ANSWER_TOKENS, *labels.identity(told, picture)])
 
     async def caption(
         self, pictures: Sequence[Picture], check: Callable[[], None], sending: Callable[[], None]
@@ -88,16 +90,17 @@ class OpenAICaptioner:
             return jpeg
         check()
         sending()
-        result = await self._ask(endpoint, jpeg, ANSWER_TOKENS)
+        instructions = labels.filled(self.settings.system_prompt, picture)
+        result = await self._ask(endpoint, self._body(instructions, jpeg, ANSWER_TOKENS))
         if isinstance(result, CaptionRefusal) and result.kind is Kind.CUT_OFF:
             check()
             sending()
-            first, result = result, await self._ask(endpoint, jpeg, MORE_TOKENS)
+            first, result = result, await self._ask(endpoint, self._body(instructions, jpeg, MORE_TOKENS))
             tokens, prompt_tokens = result.tokens + first.tokens, result.prompt_tokens + first.prompt_tokens
             result = replace(result, tokens=tokens, prompt_tokens=prompt_tokens)
         return result
 
-    async def _ask(self, endpoint: Endpoint, jpeg: bytes, most_tokens: int) -> Caption | CaptionRefusal:
+    async def _ask(self, endpoint: Endpoint, question: dict[str, Any]) -> Caption | CaptionRefusal:
         import aiohttp
 
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
@@ -108,7 +111,7 @@ class OpenAICaptioner:
             # A redirect could lead elsewhere, with the key.
             async with self._session.post(
                 f"{endpoint.base_url}/chat/completions",
-                json=self._body(jpeg, most_tokens),
+                json=question,
                 headers=headers,
                 allow_redirects=False,
             ) as response:
@@ -127,13 +130,13 @@ class OpenAICaptioner:
         except ValueError:
             return CaptionRefusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True, lasting=False)
 
-    def _body(self, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
+    def _body(self, instructions: str, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
         picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
         return {
             "model": self.settings.model,
             "max_tokens": most_tokens,
             "messages": [
-                {"role": "system", "content": self.settings.system_prompt},
+                {"role": "system", "content": instructions},
                 {
                     "role": "user",
                     "content": [

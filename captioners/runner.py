@@ -47,6 +47,10 @@ class CaptionableRecord(Protocol):
     def artist(self) -> str: ...
     @property
     def source_sha256(self) -> str: ...
+    @property
+    def style(self) -> str: ...
+    @property
+    def date(self) -> str: ...
 
 
 R = TypeVar("R", bound=CaptionableRecord)
@@ -85,6 +89,8 @@ def pictures_of(dataset: Captionable) -> dict[str, Picture]:
             record.title,
             record.artist,
             record.source_sha256,
+            record.style,
+            record.date,
         )
         for record in dataset.records()
     }

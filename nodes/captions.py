@@ -120,7 +120,10 @@ def system_prompt_input() -> io.Input:
         default=SYSTEM_PROMPT,
         multiline=True,
         advanced=True,
-        tooltip="What a caption shall describe and leave out. Another text asks about every picture anew.",
+        tooltip=(
+            "What a caption shall describe and leave out; {genre}, {artist}, {title}, {style} and {date} stand for "
+            "each picture's own labels. Another text asks about every picture anew."
+        ),
     )
 
 
