@@ -18,8 +18,13 @@ from .quota import ProjectLimits
 # Only such variables: a name in a graph must not be able to send any other secret of the server anywhere.
 _VARIABLE = re.compile(r"(?:GEMINI|GOOGLE)_API_KEY(?:_[A-Za-z0-9_]+)?")
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,63}")
-_KEY = re.compile(r"^(?:AIza|AQ\.|sk-)|\S{30}")  # how keys begin, or so long a run as names do not have
-_KEY_AS_MODEL = re.compile(r"^(?:AIza|AQ\.|sk-|gsk_|hf_)|[A-Za-z0-9]{28}")  # models' names are long, but of words
+# How keys begin. "xai-org" and "fw-…" are people's names too: theirs are keys where a long run follows.
+_KEY = re.compile(r"^(?:AIza|AQ\.|sk-|gsk_|hf_|nvapi-|pplx-|(?:xai-|fw_|r8_)[A-Za-z0-9]{20})")
+_UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
+_RUN = re.compile(r"[A-Za-z0-9]{28,}")  # without a mark between: a key, a digest, or several words in one
+_WORDS = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z]{3,}")
+_DIGEST = re.compile(r"(?:snapshots[/\\]|@|sha256[:-])[0-9a-f]{40,64}(?![A-Za-z0-9])")  # as caches and tags name files
+LONGEST_MODEL = 300  # characters: servers may list a model by its file's path
 SHORTEST_KEY = 8  # characters: what is shorter is a placeholder
 # Where local servers listen when nobody changed it. Others are named in the file.
 ENDPOINTS = {
@@ -67,7 +72,16 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def _is_like_a_key(name: str) -> bool:
-    return bool(_KEY.search(name))
+    """Whether it begins as keys do, or has a long run in it that is neither words nor the digest of a file."""
+    return bool(_KEY.match(name) or _UUID.search(name)) or any(
+        not _is_of_words(run) for run in _RUN.findall(_DIGEST.sub("", name))
+    )
+
+
+def _is_of_words(run: str) -> bool:
+    """Whether half of the characters are in words with a vowel ("MiniCPMLlama3Int4Quantized"), and few are digits."""
+    words = sum(len(word) for word in _WORDS.findall(run) if re.search("[aeiou]", word, re.IGNORECASE))
+    return words * 2 >= len(run) and sum(letter.isdigit() for letter in run) * 5 <= len(run)
 
 
 def _shown(name: str) -> str:
@@ -79,11 +93,11 @@ def checked_model(model: str, example: str) -> str:
     """The name of a model, which goes into the ledger, reports and addresses.
 
     Raises:
-        SettingsError: it is empty, longer than 200 characters, or looks like a key, which the text does not repeat.
+        SettingsError: it is empty, longer than 300 characters, or looks like a key, which the text does not repeat.
     """
-    if not model.strip() or len(model) > 200:
+    if not model.strip() or len(model) > LONGEST_MODEL:
         raise SettingsError(f"The model is empty or too long. Type its name, like {example}.")
-    if _KEY_AS_MODEL.search(model.strip()):
+    if _is_like_a_key(model.strip()):
         raise _key_as_model()
     return model
 

@@ -519,7 +519,7 @@ def test_white_space_around_a_key_is_no_part_of_it(folder):
 
 
 def test_names_of_variables_and_of_projects_are_names_however_long():
-    names = ("GEMINI_API_KEY_OF_MY_SECOND_PROJECT", "my project")
+    names = ("GEMINI_API_KEY_OF_MY_SECOND_PROJECT", "my project", "painters-of-the-second-floor-2026")
     assert names_in(", ".join(names)) == names
 
 

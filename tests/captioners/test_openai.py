@@ -173,7 +173,21 @@ def test_what_is_wrong_for_every_picture_ends_the_run(make_dataset, tmp_path, st
 
 
 @pytest.mark.parametrize(
-    "pasted", ["AIzaSyD-0123456789abcdef", "sk-proj-0123456789", "0123456789abcdef0123456789abcdef", "hf_abcdefghijkl"]
+    "pasted",
+    [
+        "AIzaSyD-0123456789abcdef",
+        "AIzaSyB7x9Qw2Rt5Yu8Io1Pa4Sd6Fg3Hj0Kl-_Zx",
+        "AQ.Ab8RN6KpXw2Lq9Tz",
+        "sk-proj-0123456789",
+        "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",
+        "sk-ant-api03-Xy7Kq",
+        "gsk_4Tz8WmQe2Rv6Yb1Nc",
+        "0123456789abcdef0123456789abcdef",
+        "9bWqZk3TfXh7VnRj5LmPc2SdGy8QtAx4",
+        "hf_abcdefghijkl",
+        "xai-7HsK2mVqP9xWb4Rt6YzN",
+        "8f14e45f-ceea-467f-a4d2-3b1d5c9e7a60",
+    ],
 )
 @pytest.mark.parametrize(
     "settings", [lambda model: OpenAISettings("mine", model), lambda model: GeminiSettings(model=model)]
@@ -193,7 +207,25 @@ def test_a_key_of_any_form_is_refused_as_the_model(make_dataset, tmp_path):
 
 @pytest.mark.parametrize(
     "model",
-    ["hf.co/unsloth/Qwen3-VL-8B-Instruct-GGUF:Q4_K_M", "qwen/qwen2.5-vl-72b-instruct", "llama-joycaption-beta-one"],
+    [
+        "hf.co/unsloth/Qwen3-VL-8B-Instruct-GGUF:Q4_K_M",
+        "hf.co/mradermacher/Llama-3.2-11B-Vision-Instruct-abliterated-i1-GGUF:IQ4_XS",
+        "hf.co/concedo/llama-joycaption-beta-one-hf-llava-mmproj-gguf:Q8_0",
+        "huihui_ai/qwen2.5-vl-abliterated:72b-instruct-q4_K_M",
+        "qwen/qwen2.5-vl-72b-instruct",
+        "llama-joycaption-beta-one",
+        "lmstudio-community/Qwen2.5-VL-32B-Instruct-MLX-4bit@q8_0",
+        "mistralai/mistral-small-3.2-24b-instruct-2506",
+        "xai-org/grok-2-vision",
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+        "internlm/InternVL3_5-GPT-OSS-20B-A4B-Preview-HF",
+        "openbmb/MiniCPMLlama3V25Int4QuantizedForVision",
+        "MyPaintingCaptionerFinetunedOnImpressionists",
+        "/root/.cache/huggingface/hub/models--Qwen--Qwen3-VL-8B-Instruct/snapshots/"
+        "0c351dd01ed87e9c1b53cbc748cba10e6187ff3b",
+        "C:\\models\\llama-joycaption-beta-one-hf-llava-Q4_K_M.gguf",
+        "registry.ollama.ai/library/gemma3:27b-it-qat@sha256-" + "a1b2c3d4" * 8,
+    ],
 )
 def test_long_names_of_models_are_names(model):
     assert OpenAISettings("mine", model).model == model
