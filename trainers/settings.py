@@ -82,6 +82,7 @@ USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "timestep_shift": ("timestep_sampling", ("shift",)),
     "mode_scale": ("timestep_sampling", ("mode",)),
 }
+LAST_OF_0_1 = "preset"  # a new setting is declared below it
 LEAST_MULTIPLE = 0.01  # of an optimiser that multiplies its own estimate by the learning rate, which should be 1
 # What the matrices and the state in a checkpoint are made for: a run cannot be continued with others.
 FIXED = ("rank", "alpha", "targets", "rslora", "dora", "block_ranks", "optimizer", "ema_decay", "seed")
@@ -209,8 +210,14 @@ class Settings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text."""
-        return dataclasses.asdict(self) | {"seed": str(self.seed)}
+        """The settings as TOML can hold them: its integers are signed 64-bit and a seed is unsigned, so it is text.
+
+        Those that came after `LAST_OF_0_1` are left out where they are the default: whatever was trained before them
+        keeps its id and its files.
+        """
+        later = {field.name: field.default for field in _later_fields(self)}
+        kept = {name: value for name, value in dataclasses.asdict(self).items() if later.get(name, ...) != value}
+        return kept | {"seed": str(self.seed)}
 
     def without_idle(self) -> Settings:
         """The same settings with their default in place of each value that the others leave without effect."""
@@ -242,6 +249,11 @@ class Settings:
         if unknown:
             raise SettingsError(f"Unknown training settings: {', '.join(sorted(unknown))}. Remove them.")
         return cls(**values | {"seed": int(values.get("seed", 0))})
+
+
+def _later_fields(settings: Settings) -> tuple[dataclasses.Field, ...]:
+    fields = dataclasses.fields(settings)
+    return fields[[field.name for field in fields].index(LAST_OF_0_1) + 1 :]
 
 
 def check_learning_rate(settings: Settings) -> None:

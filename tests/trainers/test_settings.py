@@ -143,3 +143,19 @@ def test_the_help_page_says_of_every_preset_what_it_sets():
         for name, preset in PRESETS.items()
     }
     assert all(preset.settings.alpha == preset.settings.rank for preset in PRESETS.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterSettings(Settings):
+    """As a later version may have them."""
+
+    loss: str = "mse"
+
+
+def test_a_setting_that_is_added_leaves_the_ids_and_files_of_runs_without_it_as_they_are():
+    assert LaterSettings().to_dict() == Settings().to_dict()
+    assert LaterSettings().deciding() == Settings().deciding()
+    other = LaterSettings(loss="huber", rank=8)
+    assert other.deciding()["loss"] == "huber"
+    assert LaterSettings.from_dict(other.to_dict()) == other
+    assert LaterSettings.from_dict(Settings(rank=8).to_dict()) == LaterSettings(rank=8)
