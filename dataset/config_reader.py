@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
 from ..files import parsed_json
+from ..texts import cleaned, decoded
 from .buckets import Buckets
 from .caption_variants import CaptionRules
 from .config_schema import BY_NAME, KEYS, acted_on
 from .config_text import read_config, refuse_other_trainers
+from .passed_over import by_name, folded, is_mask
 from .schema_key import CAPTIONS, DATASET, SUBSET, SUBSET_ALONE, Key, frozen_fields
 
 if sys.version_info >= (3, 11):
@@ -253,13 +255,23 @@ def pictures(group: DatasetGroup) -> list[ConfigPicture]:
 
 
 def _beside(subset: Subset) -> Iterator[tuple[Path, str]]:
-    for path in _image_files(subset.image_dir):
-        yield path, _surrounded(_caption(path, subset), subset)
+    images, others = image_files(subset.image_dir)
+    names = by_name(others)
+    for path in images:
+        yield path, _surrounded(_caption(path, subset, names), subset)
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures of an image_dir, without masks of OneTrainer, and whatever else is in it; both by name.
+
+    Raises:
+        DatasetError: it cannot be read, or has no picture.
+    """
     try:
-        found = sorted(path for path in folder.iterdir() if _is_image(path))
+        entries = sorted(folder.iterdir())
+        pictures = [path for path in entries if _is_image(path)]
+        stems = {folded(path.stem) for path in pictures}
+        found = [path for path in pictures if not is_mask(path, stems)]
     except OSError as error:
         raise DatasetError(
             f"The image_dir {folder} cannot be read ({error}). Correct it in the dataset config."
@@ -268,20 +280,26 @@ def _image_files(folder: Path) -> list[Path]:
         raise DatasetError(
             f"The image_dir {folder} has no pictures ({', '.join(IMAGE_EXTENSIONS)}). Add some, or correct image_dir."
         )
-    return found
+    return found, sorted(set(entries) - set(found))
 
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
-def _caption(image: Path, subset: Subset) -> list[str]:
-    """The lines of a picture's caption, at least one: the first of its file, or all where one is to be chosen."""
+def caption_file(image: Path, subset: Subset, others: Mapping[str, Path]) -> Path:
+    """Where a picture's caption is; `others` has the folder's files by folded name, for another form or case of it."""
     file = image.with_name(image.stem + subset.caption_extension)
+    return file if file.exists() else others.get(folded(file.name), file)
+
+
+def _caption(image: Path, subset: Subset, others: Mapping[str, Path]) -> list[str]:
+    """The lines of a picture's caption, at least one: the first of its file, or all where one is to be chosen."""
+    file = caption_file(image, subset, others)
     several = subset.captions.enable_wildcard
     try:
-        with open(file, encoding="utf-8-sig") as content:
-            lines = [line.strip() for line in (content if several else [content.readline()])]
+        text = cleaned(decoded(file.read_bytes(), utf_16=True)).replace("\r", "\n")
+        lines = [line.strip() for line in (text.split("\n") if several else text.split("\n", 1)[:1])]
     except FileNotFoundError:
         if not subset.class_tokens:
             raise DatasetError(
@@ -289,7 +307,7 @@ def _caption(image: Path, subset: Subset) -> list[str]:
                 "the ending that your captions have, or give class_tokens in the dataset config."
             ) from None
         lines = [subset.class_tokens]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(f"The caption file {file} cannot be read ({error}). Save it as UTF-8 text.") from error
     lines = [line for line in lines if line]
     if not lines:
@@ -311,15 +329,15 @@ def _listed(subset: Subset) -> Iterator[tuple[Path, str]]:
             raise DatasetError(
                 f"The metadata file {subset.metadata_file} names {name}, which is not a whole path. Give image_dir."
             )
-        path = (subset.image_dir or Path()) / name
+        path = _named(subset.image_dir or Path(), name)
         if not path.is_file():
             raise DatasetError(
                 f"The metadata file {subset.metadata_file} names the picture {path}, which is not there. Give names "
                 "with their endings, and correct image_dir or the file."
             )
         caption, tags = (entry.get(key) or "" for key in ("caption", "tags"))
-        lines = [line.strip() for line in caption.split("\n") if line.strip()] or [""]
-        tags = tags.replace("\n", subset.captions.caption_separator)
+        lines = [line.strip() for line in cleaned(caption).split("\n") if line.strip()] or [""]
+        tags = cleaned(tags).replace("\n", subset.captions.caption_separator)
         lines = [subset.captions.caption_separator.join(part for part in (line, tags) if part) for line in lines]
         if not lines[0]:
             raise DatasetError(
@@ -328,10 +346,21 @@ def _listed(subset: Subset) -> Iterator[tuple[Path, str]]:
         yield path, _surrounded(lines if subset.captions.enable_wildcard else lines[:1], subset)
 
 
+def _named(folder: Path, name: str) -> Path:
+    """The picture of a name in a metadata file: as written, or with slashes, in another Unicode form or case."""
+    path = folder / name
+    for tried in (path, folder / name.replace("\\", "/")):
+        if tried.is_file():
+            return tried
+        if tried.parent.is_dir() and (alike := by_name(tried.parent.iterdir()).get(folded(tried.name))):
+            return alike
+    return path
+
+
 def _metadata(file: Path) -> dict[str, dict[str, Any]]:
     """Name of each picture -> its caption and tags."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = decoded(file.read_bytes(), utf_16=True)
         if file.suffix.lower() == ".jsonl":
             lines = [parsed_json(line) for line in text.split("\n") if line.strip()]
             entries = {line["image_path"]: line for line in lines}

@@ -7,6 +7,7 @@ in sRGB, opaque, 8 bits a channel. Files that no longer decode, are cut short or
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import threading
@@ -36,6 +37,17 @@ JPEG_QUALITY = 95  # of what has to be encoded again
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb (PIL.Image.MAX_IMAGE_PIXELS)
 PAPER = "white"  # under what is transparent
 LIGHTENED = "impasto_lightened"  # key of `info`: texts or a profile that Pillow would not read were passed over
+
+
+@functools.cache
+def reads_heif() -> bool:
+    """Whether Pillow reads HEIC: where pillow-heif is installed, which is asked to take part the first time."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 class PictureRefused(Exception):

@@ -101,12 +101,13 @@ def read_wildcards(folder: str | Path) -> dict[str, tuple[str, ...]]:
     root = Path(folder)
     return {
         path.relative_to(root).with_suffix("").as_posix(): _values(read_text(path))
-        for path in sorted(root.rglob("*.txt"))
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() == ".txt" and path.is_file()
     }
 
 
 def _values(content: str) -> tuple[str, ...]:
-    lines = (line.strip() for line in content.splitlines())
+    lines = (line.strip() for line in content.split("\n"))
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import SettingsError
+from ..texts import decoded
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
     Raises:
-        SettingsError: it is not there, or is not UTF-8.
+        SettingsError: it is not there, or is in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decoded(path.read_bytes(), utf_16=True).replace("\r", "\n")
     except FileNotFoundError:
         raise SettingsError(f"There is no file {path}. Put it there, or name another.") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8 text (at byte {error.start}). Save it again as UTF-8.") from None
+    except ValueError as error:
+        raise SettingsError(f"{path} cannot be read: {error}.") from None

@@ -1,33 +1,35 @@
 """A dataset from a folder of pictures, with the captions that lie beside them.
 
-Understood are `picture.txt` or `.caption` beside `picture.jpg`, Hugging Face's `metadata.jsonl`, and kohya's folders
-`<repeats>_<words>`, whose words are the caption of pictures that have none.
+Understood are the words that lie beside the pictures (`beside`), and kohya's folders `<repeats>_<words>`, whose words
+are the caption of pictures that have none.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..dataset.normalise import normalised
-from ..dataset.pictures import PictureRefused, store_picture
+from ..dataset.passed_over import deeper, placeholders
+from ..dataset.pictures import PictureRefused, reads_heif, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError, NameRefused, encodable
-from ..files import content_hash, read_jsonl, remove_partials
+from ..files import content_hash, remove_partials
 from ..paths import child_of
 from ..progress import Progress, silent
 from ..texts import megabytes, one_line
-from .import_pictures import Imported, ImportRefused, dataset_folder, described, stored_as_dataset
+from .beside import Beside
+from .import_pictures import Imported, ImportRefused, dataset_folder, stored_as_dataset
 
 PICTURES = {
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm"),
     *(".qoi", ".psd", ".mpo"),
 }
-CAPTIONS = (".txt", ".caption")
+HEIF = {".heic", ".heif", ".hif"}
 LARGEST_FILE = 512_000_000  # bytes; more is no picture of at most `pictures.MAX_PIXELS`
-LONGEST_CAPTION = 100_000  # bytes
+LOAD_DEEPER = "Load each of those folders by itself, or move the pictures up"
 KOHYA = re.compile(r"(\d{1,5})_(.+)")
 
 
@@ -80,26 +82,29 @@ def load_folder(
             f"The dataset name '{name}' would put the dataset into the folder that it is made from, {source}. "
             "Choose another name."
         )
-    files = [path for path in _files(source) if path.suffix.lower() in PICTURES]
+    beside = Beside(source, list(_files(source)), PICTURES | HEIF if reads_heif() else PICTURES)
+    files = beside.pictures
     if not files:
         raise DatasetError(
-            f"The folder {source} and the folders in it hold no pictures. Put some in, or choose another."
+            f"The folder {source} and the folders in it hold no pictures. Put some in, or choose another. "
+            + " ".join([*beside.notes(), *deeper(_below(source), LOAD_DEEPER)])
         )
     remove_partials(target / "images")
-    metadata = _metadata(source)
     outcome: list[Imported | ImportRefused] = []
     for done, path in enumerate(files, start=1):
         there = path.relative_to(source).as_posix()
         place = encodable(there)  # an old archive's names are not UTF-8
         try:
             data, changes = normalised(_bytes(path, source), kind)
-            words = _words(path, metadata.get(there, {}))
+            words = _words(path, beside)
             stored = store_picture(target, data, keep_metadata)
             outcome.append(Imported(f"{source.name}/{place}", stored, words, changes))
         except PictureRefused as refused:
             outcome.append(ImportRefused(f"{source.name}/{place}", refused))
         progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
-    return stored_as_dataset(target, outcome, "files", _repeats(files))
+    captions = [item.words.get("text", "") for item in outcome if isinstance(item, Imported)]
+    notes = [*beside.notes(), *deeper(_below(source), LOAD_DEEPER), *placeholders(captions)]
+    return stored_as_dataset(target, outcome, "files", [*_repeats(files), *notes])
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -125,31 +130,25 @@ def _bytes(path: Path, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def _metadata(folder: Path) -> Mapping[str, dict[str, str]]:
-    """By path from the folder: what `metadata.jsonl` there, or in a folder in it, says of the pictures beside it."""
-    found = {}
-    for file in (path for path in _files(folder) if path.name == "metadata.jsonl"):
-        if Path(os.path.realpath(file)).is_relative_to(folder):
-            beside = file.parent.relative_to(folder)
-            for line in read_jsonl(file):
-                found[(beside / str(line.get("file_name", ""))).as_posix()] = described(line)
-    return found
-
-
-def _words(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
-    """What is known of a picture; a caption file counts more than `metadata.jsonl`, the folder's name least."""
-    words = dict(metadata)
-    for extension in CAPTIONS:
-        beside = path.with_suffix(extension)
-        if beside.is_file() and not beside.is_symlink():
-            with open(beside, "rb") as file:
-                text = one_line(file.read(LONGEST_CAPTION).decode("utf-8-sig", "replace"))
-            if text:
-                return words | {"text": text}
+def _words(path: Path, beside: Beside) -> dict[str, str]:
+    """What is known of a picture; the folder's name counts least."""
+    words = beside.words(path)
     kohya = KOHYA.fullmatch(path.parent.name)
-    if kohya and not words.get("text"):
+    if kohya and "text" not in words:
         words["text"] = encodable(one_line(kohya[2]))
     return words
+
+
+def _below(folder: Path) -> list[Path]:
+    """The folders two down, in which no picture is looked for."""
+    inside = (entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.is_symlink())
+    return [
+        entry
+        for place in inside
+        if not place.name.startswith(".")
+        for entry in sorted(place.iterdir())
+        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith(".")
+    ]
 
 
 def _repeats(files: list[Path]) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from ..dataset.labels import artist_name, is_unknown
 from ..dataset.pictures import PictureRefused, StoredPicture
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
-from ..errors import DatasetError, NameRefused, encodable
+from ..errors import DatasetError, NameRefused
 from ..paths import child_of
-from ..texts import megabytes, one_line
+from ..texts import cleaned, megabytes, one_line
 from .local import holds_source
 
 # Words that may come with a picture -> the field of the record that takes them.
@@ -50,8 +50,10 @@ def described(row: Mapping[str, object]) -> dict[str, str]:
     words: dict[str, str] = {}
     for column, field in COLUMNS.items():
         value = row.get(column)
-        # JSON may hold lists, and half a character.
-        text = encodable(one_line(str(value))) if isinstance(value, str | int | float) and value else ""
+        if isinstance(value, list) and value:  # several captions of a picture
+            value = value[0]
+        # JSON may hold half a character.
+        text = one_line(cleaned(str(value))) if isinstance(value, str | int | float) and value else ""
         if text and field not in words and (field == "text" or not is_unknown(text)):
             words[field] = artist_name(text) if field == "artist" else text
     return words

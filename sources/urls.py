@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..errors import DatasetError
 from ..files import append_line, content_hash, parsed_json, read_jsonl, remove_partials
 from ..paths import child_of
 from ..progress import Progress, silent
+from ..texts import decoded
 from .download import Fetcher
 from .import_pictures import Imported, ImportRefused, dataset_folder, described, stored_as_dataset
 from .parallel import in_parallel
@@ -50,9 +52,9 @@ def list_file(root: Path, name: str) -> str:
     if path.stat().st_size > LARGEST_LIST:
         raise DatasetError(f"The list {path} has more than {LARGEST_LIST:,} bytes. Split it.")
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"The list {path} is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+        return decoded(path.read_bytes(), utf_16=True)
+    except ValueError as error:
+        raise DatasetError(f"The list {path} cannot be read: {error}.") from None
 
 
 def read_list(*texts: str) -> list[Listed]:
@@ -76,7 +78,7 @@ def read_list(*texts: str) -> list[Listed]:
 
 
 def _rows(text: str) -> list[dict[str, object]]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line for line in re.split("[\r\n]", text) if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
         return []
     if lines[0].lstrip().startswith("{"):

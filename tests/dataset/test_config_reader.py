@@ -6,6 +6,7 @@ import pytest
 from impasto.dataset import config_reader as dataset_config
 from impasto.dataset.caption_variants import CaptionRules
 from impasto.dataset.config_editor import Changes, rewrite_dataset_toml
+from impasto.dataset.config_leftovers import leftovers
 from impasto.errors import DatasetError
 from impasto.progress import silent
 from impasto.trainers.features import plan as planning
@@ -116,7 +117,7 @@ def test_class_tokens_stand_in_for_a_missing_caption(folder):
     assert [picture.caption for picture in pictures] == ["a painting", "a garden picture"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"   \nsecond", b"\xff\xfe\x00a"])
+@pytest.mark.parametrize("content", [b"", b"\n", b"   \nsecond", b"\xff\xfe\x00", b"caf\xe9", b"a\0 \0c\0"])
 def test_an_unusable_caption_is_named_with_its_file(folder, content):
     (folder / "paintings" / "boats.txt").write_bytes(content)
     path = write(folder, MINIMAL + 'caption_extension = ".txt"\nclass_tokens = "a painting"\n')
@@ -403,3 +404,50 @@ def test_a_dataset_for_validation_alone_is_held_out_whole(folder):
     assert held_out == {("paintings", False), ("others", True)}
     with pytest.raises(DatasetError, match="holds out every picture"):
         planned(common + blocks[1])
+
+
+def test_a_caption_is_found_in_another_case_and_read_by_its_mark(folder):
+    (folder / "paintings" / "boats.txt").unlink()
+    (folder / "paintings" / "Boats.TXT").write_bytes(b"\xff\xfe" + "a caf\u00e9\0\nmore".encode("utf-16-le"))
+    pictures = dataset_config.pictures(dataset_config.read(write(folder, MINIMAL + 'caption_extension = ".txt"\n')))
+    assert [picture.caption for picture in pictures] == ["a caf\u00e9", "a garden picture"]
+
+
+def test_metadata_names_pictures_in_another_case_and_with_backslashes(folder):
+    (folder / "paintings" / "Sub").mkdir()
+    (folder / "paintings" / "boats.png").rename(folder / "paintings" / "Sub" / "boats.png")
+    captions = {"Sub\\boats.PNG": {"caption": "a half \ud83dboat"}, "Garden.png": {"caption": "a garden"}}
+    (folder / "captions.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(captions).encode())
+    text = MINIMAL + 'metadata_file = "captions.json"\n'
+    pictures = dataset_config.pictures(dataset_config.read(write(folder, text)))
+    assert {picture.path.name: picture.caption for picture in pictures} == {
+        "boats.png": "a half boat",
+        "garden.png": "a garden",
+    }
+
+
+def test_what_lies_in_an_image_dir_and_is_not_used_is_told(folder):
+    place = folder / "paintings"
+    Image.new("L", (64, 64)).save(place / "boats-masklabel.png")
+    Image.new("RGB", (64, 64)).save(place / "an animation.gif")
+    (place / "photograph.HEIC").write_bytes(b"0")
+    (place / "gone.txt").write_text("of no picture")
+    (place / "boats.txt").write_text("[trigger], a boat")
+    (place / "deeper").mkdir()
+    Image.new("RGB", (64, 64)).save(place / "deeper" / "more.png")
+    group = dataset_config.read(write(folder, MINIMAL + 'caption_extension = ".txt"\n'))
+    assert [picture.path.name for picture in dataset_config.pictures(group)] == ["boats.png", "garden.png"]
+    told = "\n".join(leftovers(group))
+    for part in (
+        "1 masks of OneTrainer (boats-masklabel.png)",
+        "1 HEIC pictures (photograph.HEIC)",
+        "1 caption files that belong to no picture (gone.txt)",
+        "1 other files (an animation.gif): 1 .gif",
+        "1 pictures in deeper folders (deeper)",
+        "1 captions have [trigger]",
+    ):
+        assert part in told
+    (place / "boats.txt").write_text("a boat")
+    assert not leftovers(
+        dataset_config.read(write(folder, MINIMAL.replace("paintings", "others") + 'caption_extension = ".txt"\n'))
+    )

@@ -32,5 +32,5 @@ def test_a_prompt_that_names_no_wildcard_reads_none(broken, text: str, expansion
 def test_a_prompt_that_may_name_one_is_told_which_file_is_broken(broken, text: str | None):
     from impasto.errors import SettingsError
 
-    with pytest.raises(SettingsError, match="colour.txt is not UTF-8"):
+    with pytest.raises(SettingsError, match="colour.txt cannot be read: line 1 is not UTF-8"):
         fingerprint(text, "at random")

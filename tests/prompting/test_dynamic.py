@@ -287,9 +287,15 @@ def test_wildcards_deep_in_braces_of_wildcards_are_told_with_the_place():
         expand("__w0__", 0, deep)
 
 
+def test_wildcard_files_are_read_by_their_mark_and_in_any_case_of_the_ending(tmp_path):
+    (tmp_path / "Animal.TXT").write_bytes(b"\xff\xfe" + "caf\u00e9 cat\r\nowl".encode("utf-16-le"))
+    (tmp_path / "place.txt").write_text("a\u2028b\n", encoding="utf-8")
+    assert read_wildcards(tmp_path) == {"Animal": ("caf\u00e9 cat", "owl"), "place": ("a\u2028b",)}
+
+
 def test_a_wildcard_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "colour.txt").write_bytes("grün\n".encode("latin-1"))
-    with pytest.raises(SettingsError, match="colour.txt is not UTF-8.*byte 2"):
+    with pytest.raises(SettingsError, match="colour.txt cannot be read: line 1 is not UTF-8 .byte 0xfc"):
         read_wildcards(tmp_path)
 
 

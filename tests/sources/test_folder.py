@@ -30,11 +30,12 @@ def texts(dataset) -> dict[str, str]:
     return {record.source.partition("/")[2]: record.text for record in dataset.records()}
 
 
-def test_captions_beside_the_pictures_are_taken_as_one_line(tmp_path, pictures):
-    (pictures / "0.txt").write_text("\ufeffa barn,\r\n  by \u201cthe river\u201d\n", encoding="utf-8")
+def test_of_a_caption_beside_a_picture_the_first_line_is_taken(tmp_path, pictures):
+    (pictures / "0.txt").write_text("\ufeffa barn,  by \u201cthe river\u201d\r\n in autumn\n", encoding="utf-8")
     (pictures / "1.caption").write_text("a boat")
     dataset, report = load(tmp_path)
     assert texts(dataset) == {"0.jpg": "a barn, by \u201cthe river\u201d", "1.jpg": "a boat", "2.jpg": ""}
+    assert "1 caption files have more than one line (0.txt): the first is taken" in report
     assert "3 files, 3 pictures stored" in report and "2 with a caption" in report
     assert sorted(path.name for path in pictures.iterdir()) == ["0.jpg", "0.txt", "1.caption", "1.jpg", "2.jpg"]
 

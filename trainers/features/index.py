@@ -11,6 +11,7 @@ from typing import Any
 
 from ... import files
 from ...dataset import config_reader as dataset_config
+from ...dataset.config_leftovers import leftovers
 from ...errors import FeatureError
 from ...texts import megabytes
 from .feature_set import REMEDY, Example, FeatureSet, Text, token_count
@@ -98,8 +99,12 @@ def pictures(features: Features) -> list[dataset_config.ConfigPicture]:
     Raises:
         DatasetError: the config, a folder or a caption can no longer be used.
     """
+    return dataset_config.pictures(_config(features))
+
+
+def _config(features: Features) -> dataset_config.DatasetGroup:
     folder = Path(features.folder)
-    return dataset_config.pictures(dataset_config.read(folder / DATASET_CONFIG, folder.parent.parent))
+    return dataset_config.read(folder / DATASET_CONFIG, folder.parent.parent)
 
 
 def report(features: Features) -> str:
@@ -116,6 +121,7 @@ def report(features: Features) -> str:
             f"{len(loaded.examples)} pictures, {len(loaded.examples) - len(trained)} of them held out",
             f"{per_epoch} per epoch with repeats, batch size {_sizes(loaded.examples)}",
             *_subsets(pictures(features)),
+            *leftovers(_config(features)),
             *(f"bucket {width} x {height}: {count}" for (width, height), count in sorted(sizes.items())),
             f"{len(texts)} texts, the empty caption among them",
             *_extras(trained, loaded),
