@@ -66,13 +66,14 @@ CHOICES = {
 
 def training_defaults() -> dict[str, Any]:
     """Every training setting with its default, in the order that settings.toml has them."""
-    return Settings().to_dict()
+    return dataclasses.asdict(Settings())
 
 
 def presets() -> dict[str, dict[str, Any]]:
     """Preset -> its training settings, and what it says of the dataset."""
     return {
-        name: dataclasses.asdict(preset.settings) | {"dataset": [preset.width, preset.height, preset.batch_size]}
+        name: {setting: getattr(preset.settings, setting) for setting in preset.settings.to_dict()}
+        | {"dataset": [preset.width, preset.height, preset.batch_size]}
         for name, preset in PRESETS.items()
     }
 
