@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from .test_architecture import MAY_IMPORT
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 TESTS = {
@@ -61,3 +63,13 @@ def test_files_and_links_that_a_page_gives_are_there(name):
     given += [page.parent / path for path in re.findall(r"\]\(([\w/.-]+)\)", text)]
     assert given
     assert not [path for path in given if not path.exists()]
+
+
+def test_the_design_gives_the_rules_by_which_packages_import_each_other():
+    page = (REPOSITORY / "docs" / "design.md").read_text(encoding="utf-8")
+    table = page.split("## Who may import whom")[1].split("\n\n")[2]
+    told = {}
+    for row in table.splitlines()[2:]:
+        packages, others = (set(re.findall(r"`([\w.]+)`", cell)) for cell in row.strip("|").split("|"))
+        told |= dict.fromkeys(packages - {"nodes"}, others)
+    assert told == {package: set(others) for package, others in MAY_IMPORT.items()}
