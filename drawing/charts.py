@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .. import installation
+from ..errors import ImpastoError
 from .palette import HAIRLINE, INK, PAPER, QUIET
 
 if TYPE_CHECKING:
@@ -17,8 +20,33 @@ DOTS_PER_INCH = 110
 LONGEST_LABEL = 30  # characters
 
 
+class ChartsMissing(ImpastoError):
+    """matplotlib is not installed; the text says what installs it."""
+
+
+def no_charts() -> str:
+    """Why no chart can be drawn, in one sentence; "" where matplotlib is installed. It is not imported."""
+    if importlib.util.find_spec("matplotlib"):
+        return ""
+    return (
+        f"Charts need matplotlib, which is not installed. Stop ComfyUI, run {installation.command('matplotlib')} and "
+        "start it again."
+    )
+
+
+def check() -> None:
+    """Raise ChartsMissing where matplotlib is not installed."""
+    if said := no_charts():
+        raise ChartsMissing(said)
+
+
 def bare_figure(width: int, height: int, dots_per_inch: int = DOTS_PER_INCH) -> Figure:
-    """An empty figure of `width` x `height` pixels; the sizes of its letters and lines are in 1/72 inch."""
+    """An empty figure of `width` x `height` pixels; the sizes of its letters and lines are in 1/72 inch.
+
+    Raises:
+        ChartsMissing: matplotlib is not installed.
+    """
+    check()
     # Figure and canvas without pyplot: no global state, so that several graphs can plot at once.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from .charts import as_picture, calm, new_figure
-from .palette import BLUE, HAIRLINE, INK, QUIET, RUST
+from .charts import ChartsMissing, as_picture, calm, new_figure
+from .lettering import LINE_HEIGHT, draw_text, wrap
+from .palette import BLUE, HAIRLINE, INK, PAPER, QUIET, RUST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ BINS = 32
 COLUMNS = 4
 CELL_WIDTH, CELL_HEIGHT = 400, 300  # pixels
 TOP = 90  # pixels above the first row
+WORDS_SIZE, WORDS_LINES = 22, 4  # pixels, and lines of a paragraph, where there is nothing to draw with
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,16 @@ class Histogram:
 
 
 def histograms(title: str, shown: Sequence[Histogram]) -> Image.Image:
-    """Draw each histogram, what the threshold refuses in another colour; with none of them, the title alone."""
+    """Draw each histogram, what the threshold refuses in another colour; with none of them, the title alone.
+
+    Without matplotlib the title and what installs it: what was measured and refused does not depend on a chart.
+    """
     rows = max(1, math.ceil(len(shown) / COLUMNS))
     width, height = COLUMNS * CELL_WIDTH, TOP + rows * CELL_HEIGHT
-    figure = new_figure(width, height, title)
+    try:
+        figure = new_figure(width, height, title)
+    except ChartsMissing as missing:
+        return _words(width, title, str(missing))
     figure.subplots_adjust(
         left=60 / width, right=1 - 30 / width, top=1 - (TOP + 20) / height, bottom=56 / height, wspace=0.28, hspace=0.55
     )
@@ -43,6 +51,17 @@ def histograms(title: str, shown: Sequence[Histogram]) -> Image.Image:
     for axes in cells[len(shown) :]:
         axes.set_visible(False)
     return as_picture(figure)
+
+
+def _words(width: int, *paragraphs: str) -> Image.Image:
+    """A strip of paper with what there is to say, a picture `width` pixels wide."""
+    lines = [line for text in paragraphs for line in wrap(text, WORDS_SIZE, width - 2 * WORDS_SIZE, WORDS_LINES)]
+    step = round(WORDS_SIZE * LINE_HEIGHT)
+    picture = Image.new("RGB", (width, 2 * WORDS_SIZE + step * len(lines)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        draw_text(draw, (WORDS_SIZE, WORDS_SIZE + number * step), line, WORDS_SIZE, INK)
+    return picture
 
 
 def _draw(axes: Axes, histogram: Histogram) -> None:

@@ -10,6 +10,7 @@ from ..curation.duplicates import GREATEST_DISTANCE
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
 from ..dataset.labels import ANY
 from ..dataset.wikiart_labels import GENRES, STYLES
+from ..drawing.charts import no_charts
 from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
 from ..sources.opening import source_fingerprint
@@ -224,7 +225,8 @@ class QualityFilter(io.ComfyNode):
         encoder = encoders.picture_encoder(clip_vision) if clip_vision else None
         filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder)
         pictures = [sampling.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
-        return io.NodeOutput(filtered.dataset, pictures[0], filtered.report, pictures[1])
+        report = "\n".join(filter(None, [filtered.report, no_charts()]))
+        return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1])
 
 
 def _photograph_inputs() -> list[io.Input]:

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..curation.statistics import draw, sheet, statistics
 from ..dataset.buckets import Buckets, assign
+from ..drawing.charts import check as check_charts
 from . import sockets
 from .captions import token_counts
 from .host import execution, sampling
@@ -58,6 +59,7 @@ class DatasetStatistics(io.ComfyNode):
             max_bucket_reso=max(LONGEST_BUCKET, 2 * resolution),
         )
         bucket = functools.partial(assign, buckets=buckets)
+        check_charts()  # before anything is measured
         found = statistics(dataset, resolution, bucket, token_counts, execution.progress())
         pictures = [sampling.image_batch([picture]) for picture in (draw(found), sheet(dataset))]
         return io.NodeOutput(*pictures, json.dumps(found.as_json(), indent=2, ensure_ascii=False))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from impasto.curation.measures import jpeg_quality, measure
 from impasto.curation.quality import Thresholds, filter_quality
 from impasto.dataset.pictures import PictureRefused, store_picture
 from impasto.dataset.records import Dataset, Record, write_manifest
+from impasto.drawing import charts
 from impasto.embedded.paintings import paint, scene
 from impasto.errors import DatasetError, SettingsError
 from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageOps
@@ -367,6 +369,18 @@ def test_every_mode_can_be_measured(tmp_path, mode):
     reference = measured(tmp_path / "grey.jpg", grey)
     assert abs(measure(path).highlight - reference.highlight) < (1 if mode == "1" else 0.1)
     assert mode == "1" or max(bits_apart(measure(path).hashes, reference.hashes)) <= 6
+
+
+def test_the_filter_works_without_matplotlib_and_says_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    dataset = dataset_of(tmp_path, *(encoded(painting(kind)) for kind in KINDS), picture_bytes(1, 64, 64))
+    filtered = filter_quality(dataset, replace(LOOSE, min_side=100))
+    assert len(filtered.refused) == 1
+    picture = filtered.histograms()
+    assert picture.width == 1600 and (numpy.asarray(picture.convert("L")) < 100).any()  # ink on paper
+    assert "matplotlib" in charts.no_charts() and "install.py" in charts.no_charts()
+    with pytest.raises(charts.ChartsMissing):
+        charts.new_figure(10, 10, "a chart")
 
 
 def test_the_histograms_show_every_measure(tmp_path):
