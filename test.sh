@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up everything under .impasto/, then checks the style and runs the tests.
+# Sets up everything under .impasto/, then checks style and types and runs the tests.
 #   ./test.sh                    all that finishes within 20 minutes on 2 quiet cores
 #   ./test.sh --long             also the rest: more kills, more sizes
 #   ./test.sh tests/dataset -q   arguments are pytest's; -n 0 for one process
@@ -12,6 +12,7 @@ fi
 . setup/python.sh
 "$PYTHON" -m setup.environment --test
 .impasto/venv/bin/ruff check .
+.impasto/venv/bin/mypy
 # A process a core, each computing on one; a file's tests stay together, because they share servers and trained runs.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec .impasto/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -98,6 +98,8 @@ def load_pack() -> None:
     spec = importlib.util.spec_from_file_location(
         "impasto", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
     )
+    if spec is None or spec.loader is None:  # of a file that ends in .py there is always one
+        raise ImportError(f"{PACK} cannot be loaded as a package.")
     package = importlib.util.module_from_spec(spec)
     sys.modules["impasto"] = package
     spec.loader.exec_module(package)

@@ -71,12 +71,11 @@ def _draw(axes: Axes, histogram: Histogram) -> None:
     calm(axes, histogram.name)
     axes.set_xlabel(f"{limit}: {refused} of {len(values)} refused", color=RUST if refused else QUIET, fontsize=9)
     low, high = min(values), max(values)
+    edges: list[float] | int = BINS
     if high - low > 0 and low <= threshold <= high:
         # a bin ends at the threshold, so that no bar is refused by half
         edges = [threshold + (high - low) / BINS * step for step in range(-BINS, BINS + 1)]
         edges = [edge for edge in edges if low - (high - low) / BINS < edge < high + (high - low) / BINS]
-    else:
-        edges = BINS
     _, bounds, bars = axes.hist(values, bins=edges, color=BLUE)
     for left, bar in zip(bounds, bars, strict=False):
         middle = left + bar.get_width() / 2
