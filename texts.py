@@ -8,11 +8,15 @@ _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 _NO_CHARACTERS = re.compile(r"[\ud800-\udfff\ufeff\ufffe\uffff]")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 
+_UNWANTED = re.compile(f"{_NO_CHARACTERS.pattern}|{_CONTROLS.pattern}")
+
 
 def cleaned(text: str) -> str:
     """A person's or a service's words without what no word has: half characters, marks of byte order and a terminal's
     colours are taken out; other control characters become spaces. Lines stay lines."""
-    return _CONTROLS.sub(" ", _NO_CHARACTERS.sub("", _TERMINAL.sub("", text)))
+    if _UNWANTED.search(text):
+        return _CONTROLS.sub(" ", _NO_CHARACTERS.sub("", _TERMINAL.sub("", text)))
+    return text
 
 
 def decoded(content: bytes, utf_16: bool = False) -> str:

@@ -20,7 +20,7 @@ from ..dataset.pictures import PictureRefused, thumbnail
 from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
 from ..progress import Progress, silent
-from ..texts import one_line
+from ..texts import cleaned, one_line
 from .captions import checked_trigger_word, with_trigger
 from .expression import MAX_LENGTH, compiled
 from .lint import CountTokens, flags, least_tokens, lint, lint_report
@@ -170,7 +170,7 @@ def read_edits(folder: str | Path) -> dict[str, Edit]:
     edits: dict[str, Edit] = {}
     for line in read_jsonl(edits_file(folder)):
         if isinstance(line.get("image"), str) and isinstance(line.get("text"), str):
-            edits[line["image"]] = Edit(line["text"], bool(line.get("locked")))
+            edits[line["image"]] = Edit(cleaned(line["text"]), bool(line.get("locked")))
             if not line["text"]:
                 del edits[line["image"]]
     return edits

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..files import append_line, has_types, read_jsonl
+from ..texts import cleaned, one_line
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def read_ledger(path: str | Path) -> dict[Question, Answer]:
     for line in read_jsonl(path, **needed):
         if has_types({"prompt_tokens": 0, "reason": ""} | line, prompt_tokens=int, reason=str):
             question = Question(**{name: line[name] for name in asked})
-            answers[question] = Answer(**{name: line[name] for name in answered & line.keys()})
+            said = {name: line[name] for name in answered & line.keys()}
+            # Earlier versions kept half characters, at which a caption file could not be written.
+            said |= {name: one_line(cleaned(said[name])) for name in ("text", "reason") if name in said}
+            answers[question] = Answer(**said)
     return answers
 
 

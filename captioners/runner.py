@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, silent
-from ..texts import one_line
+from ..texts import cleaned, one_line
 from .captioner import Caption, Captioner, CaptionRefusal, Kind, Picture
 from .captions import checked_trigger_word, with_trigger
 from .cleanup import DEFAULT_RULES, Rules, clean
@@ -306,15 +306,14 @@ def _record(
         CaptionError: ten pictures in a row were given up for reasons that are not their own.
     """
     tally.answered += 1
-    if isinstance(result, Caption) and not one_line(result.text):
+    said = one_line(cleaned(result.text)) if isinstance(result, Caption) else ""
+    if isinstance(result, Caption) and not said:
         result = CaptionRefusal(Kind.NO_ANSWER, "the answer is empty", tokens=result.tokens)
     if isinstance(result, Caption):
-        answer = Answer(
-            one_line(result.text), result.finish_reason, result.tokens, seconds, now(), result.prompt_tokens
-        )
+        answer = Answer(said, cleaned(result.finish_reason), result.tokens, seconds, now(), result.prompt_tokens)
     else:
         answer = Answer(
-            "", result.kind.value, result.tokens, seconds, now(), result.prompt_tokens, one_line(result.reason)
+            "", result.kind.value, result.tokens, seconds, now(), result.prompt_tokens, one_line(cleaned(result.reason))
         )
     if isinstance(result, Caption) or result.lasting:
         tally.given_up_in_a_row = 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files import read_jsonl, write_changed, write_whole
+from ..texts import cleaned
 
 REVISION_LENGTH = 16  # hexadecimal digits of SHA-256: 64 bits name every manifest that one dataset will ever have
 _LEFT_OUT_WHEN_EMPTY = {
@@ -22,6 +23,8 @@ _LEFT_OUT_WHEN_EMPTY = {
     "rights",
     "source_sha256",
 }  # so that a source without them has the same revisions whatever is added here
+
+_WORDS = ("text", "artist", "genre", "style", "title", "date", "rights")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Dataset:
                 f"The manifest {self.manifest} of dataset '{self.name}' was changed after it was written. Delete it, "
                 "and queue again from the node that loads the dataset; captions are edited in nodes, not in manifests."
             )
-        return tuple(_from_columns(Record, json.loads(line)) for line in content.decode().splitlines())
+        return tuple(_from_columns(Record, _cleaned(json.loads(line))) for line in content.decode().splitlines())
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Every picture refused between the source and this revision; a line that is damaged is left out."""
@@ -153,6 +156,11 @@ def _to_line(value: Record | Refusal) -> str:
     columns = {name: cell for name, cell in asdict(value).items() if cell != "" or name not in _LEFT_OUT_WHEN_EMPTY}
     # ASCII escapes keep every line separator that Unicode knows out of the file, so that a line stays a line
     return json.dumps(columns) + "\n"
+
+
+def _cleaned(columns: dict[str, Any]) -> dict[str, Any]:
+    """Without what earlier versions took over from services and metadata, and no caption file can hold."""
+    return columns | {name: cleaned(columns[name]) for name in _WORDS if isinstance(columns.get(name), str)}
 
 
 def _from_columns(kind: type[Any], columns: Mapping[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from comfy_api.latest import io
 
 from ..errors import DatasetError, ImpastoError, SettingsError, encodable
 from ..files import disk_error
+from ..texts import cleaned
 
 SHOWN = 40  # characters around the one that cannot be written
 
@@ -31,14 +32,13 @@ def keep_consoles_writing() -> None:
 
 
 def guard(node: type[io.ComfyNode], admitted: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
-    """Have `execute` refuse inputs that no file and no stream can hold, and give outputs that all can.
+    """Have `execute` get texts without what no word has (`texts.cleaned`), and give outputs that every file can hold.
 
     Args:
         admitted: gives back the inputs that `execute` gets, or raises (see `admission`).
 
     Raises (the guarded `execute`):
-        SettingsError: an input has half a character (a lone surrogate) in it.
-            Or an input is nested deeper than Python can follow.
+        SettingsError: an input is nested deeper than Python can follow.
         DatasetError: a name on disk that is not UTF-8 was about to be written somewhere.
         DiskError: the disk is full or read-only, or a file may not be used.
     """
@@ -48,22 +48,19 @@ def guard(node: type[io.ComfyNode], admitted: Callable[[Mapping[str, Any]], Mapp
 
     @functools.wraps(execute)
     def guarded(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
-        with _guarded(inputs):
-            return _encodable_output(execute(cls, *values, **admitted(inputs)))
+        with _told_in_words():
+            return _encodable_output(execute(cls, *_cleaned(values), **admitted(_cleaned(inputs))))
 
     @functools.wraps(execute)
     async def guarded_async(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
-        with _guarded(inputs):
-            return _encodable_output(await execute(cls, *values, **admitted(inputs)))
+        with _told_in_words():
+            return _encodable_output(await execute(cls, *_cleaned(values), **admitted(_cleaned(inputs))))
 
     node.execute = classmethod(guarded_async if inspect.iscoroutinefunction(execute) else guarded)
 
 
 @contextlib.contextmanager
-def _guarded(inputs: Mapping[str, Any]) -> Iterator[None]:
-    for name, value in inputs.items():
-        if _has_half_a_character(value):
-            raise SettingsError(f"{name} has half a character in it, which no file can hold. Type it anew.")
+def _told_in_words() -> Iterator[None]:
     try:
         yield
     except ImpastoError:
@@ -81,19 +78,25 @@ def _guarded(inputs: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
-def _has_half_a_character(value: Any) -> bool:
-    """Looks into plain containers. Values are not compared: what two tensors give is no yes or no."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if type(part) is str:
-            if encodable(part) != part:
-                return True
-        elif type(part) in (list, tuple):
-            waiting += part
-        elif type(part) is dict:
-            waiting += (*part.keys(), *part.values())
-    return False
+def _cleaned(value: Any) -> Any:
+    """Every text in plain containers cleaned; a container without anything to clean stays the same object.
+
+    Values are not compared: what two tensors give is no yes or no.
+    """
+    if type(value) is str:
+        return cleaned(value)
+    if type(value) in (list, tuple):
+        parts = [_cleaned(part) for part in value]
+        return value if all(new is old for new, old in zip(parts, value, strict=True)) else type(value)(parts)
+    if type(value) is dict:
+        pairs = [(_cleaned(key), _cleaned(part)) for key, part in value.items()]
+        same = all(
+            new is old
+            for pair, item in zip(pairs, value.items(), strict=True)
+            for new, old in zip(pair, item, strict=True)
+        )
+        return value if same else dict(pairs)
+    return value
 
 
 def _encodable_output(output: Any) -> Any:

@@ -18,7 +18,7 @@ from ..dataset.pictures import PictureRefused
 from ..errors import DatasetError, SettingsError
 from ..files import parsed_json
 from ..progress import Progress, silent
-from ..texts import first_line
+from ..texts import cleaned, first_line
 from .source import Row
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _as_text(column: pyarrow.ChunkedArray, names: list[str] | None) -> list[str]
     # of a list of genres the first is the one that WikiArt puts first
     values = parquet_limits.plain_values(column)
     if names is None:
-        return ["" if value is None else str(value).strip() for value in values]
+        return ["" if value is None else cleaned(str(value)).strip() for value in values]
     # -1 is the Hub's "no label"
     return [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
 

@@ -29,7 +29,7 @@ from ..files import parsed_json, remove_partials, write_whole
 from ..progress import Progress, duration
 from ..rate_limit import Limit
 from ..rate_limit import RateLimiter as RateLimiter
-from ..texts import one_line
+from ..texts import cleaned, one_line
 from .download import NO_HEADERS, Fetcher, Limits, Network, Unavailable
 from .download_log import DownloadLog
 from .parallel import in_parallel
@@ -355,7 +355,7 @@ def _parsed(content: bytes) -> Page:
 
 def _painting(entry: dict[str, Any]) -> Painting:
     def text(name: str) -> str:
-        return one_line(str(entry.get(name) or ""))
+        return one_line(cleaned(str(entry.get(name) or "")))
 
     # "….jpg!Large.jpg" is a smaller copy
     image = text("image").partition("!")[0]

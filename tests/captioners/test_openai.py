@@ -72,6 +72,23 @@ def test_every_picture_is_sent_as_jpeg_and_captioned(make_dataset, tmp_path):
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}" and KEY not in done.report
 
 
+def test_what_no_word_has_is_taken_out_of_answers_and_of_ledgers_that_hold_it(make_dataset, tmp_path):
+    """Half an emoji, as servers cut tokens, once stopped every later run over the dataset."""
+    dataset = make_dataset(2)
+    with serving(Server(lambda number: f"A \x1b[1mboat\0at \ud83dsea, number {number}.")) as server:
+        done = run(dataset, server, tmp_path / "user")
+        texts = sorted(record.text for record in done.dataset.records())
+        assert texts == ["A boat at sea, number 1.", "A boat at sea, number 2."]
+
+        ledger = done.dataset.captions_ledger
+        earlier = ledger.read_text(encoding="utf-8").replace("A boat", r"A \ud83dboat\u0000")
+        assert r"\ud83dboat\u0000" in earlier
+        ledger.write_text(earlier, encoding="utf-8")
+        again = run(dataset, server, tmp_path / "user")
+    assert len(server.bodies) == 2
+    assert sorted(record.text for record in again.dataset.records()) == texts
+
+
 @pytest.mark.parametrize(
     "first",
     [

@@ -63,3 +63,12 @@ def test_a_damaged_line_among_the_refusals_costs_itself_alone(tmp_path):
     (file,) = (tmp_path / "rejected").iterdir()
     file.write_bytes(file.read_bytes()[:-10] + b"\xff")
     assert [refusal.source for refusal in dataset.refusals()] == ["a#1"]
+
+
+def test_words_that_no_caption_file_can_hold_are_read_without_what_is_wrong_in_them(tmp_path):
+    """As earlier versions took them over from services; the manifest stays as it is."""
+    odd = Record("images/d.png", "d", 1, 2, 3, text="half \ud83da\0boat", title="Bl\x1b[31mue", artist="A\x07")
+    dataset = write_manifest(tmp_path / "monets", [*RECORDS, odd])
+    [*_, read] = dataset.records()
+    assert (read.text, read.title, read.artist) == ("half a boat", "Blue", "A ")
+    assert dataset.records()[:3] == tuple(RECORDS)

@@ -45,10 +45,10 @@ def load(folder: str) -> dict:
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        ("a cat \ud83d", "folder has half a character in it"),
+        ("a cat \ud83d", "no folder 'a cat'"),
         ("nope", r"no folder 'nope'.*caf\xe9, pictures, 梅"),
         ("梅花", "no folder '梅花'"),
-        ("a\x1b[2Jcat", r"'a\x1b[2Jcat' cannot be used"),
+        ("a\x1b[2Jcat", "no folder 'acat'"),
     ],
 )
 def test_a_text_that_cannot_be_written_is_an_error_and_the_next_prompt_runs(server, folder, said):
@@ -69,4 +69,4 @@ def test_pictures_whose_names_are_not_utf8_are_loaded(server):
     assert [record["source"] for record in records] == [
         *(r"pictures/8_caf\xe9/red.png", r"pictures/caf\xe9.png", "pictures/plain.png", "pictures/梅/梅.png"),
     ]
-    assert [record["text"] for record in records] == [r"caf\xe9", "", r"half \ud83d", ""]
+    assert [record["text"] for record in records] == [r"caf\xe9", "", "half", ""]
