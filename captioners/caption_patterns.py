@@ -55,7 +55,7 @@ _SHOWS = (
 _A_WORK = rf"(?:{ADJECTIVES}{SUBJECTS}{ADJECTIVES}(?:{WORKS}|scene|artist|composition|work|piece))"
 
 CHAT = re.compile(
-    r"^(?:(?:sure|certainly|of course|okay|ok|absolutely|great)\b[!,.]?\s*)?"
+    r"^(?:(?:sure|certainly|of course|okay|ok|absolutely|great)\b(?:[!,.:]\s*|\s+(?=here\b|below\b|this is\b)))?"
     r"(?:(?:here(?:'s| is| are)|below is|this is)\s+(?:a|an|the|my|your)?\s*[^:.]{0,60}"
     r"(?:caption|description|prompt)[^:.]{0,60}[:.]\s*)?"
     r"(?:\**(?:image |detailed |short )?(?:caption|description|prompt|answer|output|response|subject|content)\**"
@@ -95,14 +95,77 @@ SENTENCE_LEAD_IN = re.compile(
     r"|(?:here is|here's)\s+)",
     re.IGNORECASE,
 )
+# Of these names, what follows tells whether it is how something is painted, or a thing's ("a baroque church").
+_OF_THINGS_TOO = (
+    r"baroque|rococo|art[- ]deco|art[- ]nouveau|academic|naive|folk-art|artistic|romantic|symbolist|vintage-style"
+)
+# What a person does whom such a name may stand for: "a realist sits".
+_PERSON_DOES = (
+    r"(?:who|in an?|with an?|at (?:an?|the|his|her)|on an?|is|was|sits?|stands?|reads?|writes?|holds?|poses?|"
+    r"walks?|sets?|looks?|"
+    r"paints?|works?|talks?|speaks?|leans?|sleeps?|plays?|smiles?|wears?|carries|argues?|lies|rests?|waits?|mixes|"
+    r"sketches|draws|stares?|gazes?|wearing|sitting|standing|holding|reading|talking|looking|walking)"
+)
+_OF_THE_WORK = (
+    rf"(?:{STYLES}|{_MEDIUMS}|{_PRAISE}|{WORKS}|art|artists?|painters?|styles?|styled|works?|pieces?|scenes?|compositions?|manner|"
+    r"movement|master|brush-?\s?(?:strokes?|work)|techniques?|palettes?|colou?rs?|rendition|landscapes?|portraits?|"
+    r"still[- ]li(?:fe|ves)|seascapes?|cityscapes?|genre|elements?|qualit(?:y|ies)|feel|approach|treatment|influences?|"
+    r"aesthetics?|look|effects?|tones?|in style|depictions?|representations?|views?|nudes?|studies|study|fashion|"
+    r"details?)"
+)
+_NAME_OF_STYLE = (
+    rf"(?:(?!(?:{_OF_THINGS_TOO})\b)(?:{STYLES})\b(?!\s+{_PERSON_DOES}\b)|"
+    rf"(?:{_OF_THINGS_TOO})(?=[\s-]+(?:and\s+)?{_OF_THE_WORK}\b|[-,.;!]|$))"
+)
+_PAINTERS_OWN = (
+    r"studios?|models?|easels?|palettes?|cameras?|hats?|smocks?|hands?|wife|husband|daughters?|sons?|mother|father|family|"
+    r"workshops?|tables?|tools|brushes|aprons?|assistants?|house|garden|desk|stool|chair|coat|beret|face|dogs?|cats?|"
+    r"friends?|rooms?|atelier|lamp|window|tripod|bag|box|shop|quarter|supplies|shoes|bed|child(?:ren)?|shoulder"
+)
+_PAINTS_AS_THINGS = (
+    r"sets?|box(?:es)?|paints?|palettes?|tubes?|paper|kits?|trays?|pencils?|brush(?:es)?|pans?|cakes?|jars?"
+)
+_OF_THINGS_MADE = (
+    r"[^,.]{0,30}\b(?:tudor|gothic|victorian|edwardian|georgian|colonial|moorish|romanesque|palladian|regency|empire|"
+    r"half-timbered|old-fashioned|rustic|country|western|bohemian|military|sailor|medieval|swiss|alpine|chalet|cottage|"
+    r"neoclassical|roman|greek|turkish|persian|chinese|japanese|indian|folk|\d{4}s)\b"
+)
+_OF_AN_AGE = r"\s+of\s+the\s+(?:\d|time|period|day|age|era)"
 STYLE_SENTENCE = re.compile(
     rf"\b(?:brush-?\s?(?:strokes?|work)|impasto|palette[- ]knife|chiaroscuro|sfumato|technique|oil on \w+|"
-    r"oil paints?|water-?colou?rs?|oils|acrylics|pastels|(?:paint|canvas) texture|texture of the (?:paint|canvas)|"
-    r"(?:artist|painter|photographer)(?:'s|’s)?\b(?! (?:at work|sits|stands|paints|holds|at an easel))|art movement|"
-    rf"(?:artistic|painting|visual|overall|distinct(?:ive)?) style|in (?:the|a|an) [^,.]{{0,40}}\bstyle|"
-    rf"style (?:is|of|suggests|evokes|appears)|(?:{STYLES})|masterpiece|signature|signed|watermark|framed?\b"
-    r"(?= (?:by|in) (?:a|an) (?:gold|ornate|wooden))|art historical|medium (?:is|appears))\b",
+    rf"(?<!of )(?<!ys with )(?<!ing with )(?<!ws with )"
+    rf"(?:oil paints?|water-?colou?rs?|oils|acrylics|pastels)\b(?! (?:{_PAINTS_AS_THINGS})\b)|"
+    r"(?:paint|canvas) texture|texture of the (?:paint|canvas)|"
+    rf"(?<!\ba )(?<!\ban )(?:artist|painter|photographer)(?:(?:'s|’s)(?! (?:{_PAINTERS_OWN})\b)|"
+    r"\b(?!['’]|,? (?:at work|sit|stand|paint|hold|at an easel|in an? |with an? |wear|look|walk|lean|carr|mix)))|"
+    r"art movement|"
+    rf"(?:artistic|painting|visual|overall|distinct(?:ive)?) style|"
+    rf"in (?:the|a|an) (?!{_OF_THINGS_MADE})[^,.]{{0,40}}\bstyle\b(?!{_OF_AN_AGE})|"
+    rf"style (?:is|suggests|evokes|appears|of(?! the (?:\d|time|period|day|age|era)))|{_NAME_OF_STYLE}|"
+    r"masterpiece(?! of an? )|(?<!\bher )(?<!\bhis )signature|"
+    r"signed(?! (?:letter|document|treaty|contract|note|ball|photograph))|watermark|framed?\b"
+    r"(?= in (?:a|an) (?:gold|ornate|wooden))|art historical|medium (?:is|appears))\b",
     re.IGNORECASE,
+)
+_NO_MATERIAL = "".join(
+    rf"(?<!\b{word})"
+    for word in (
+        *("play", "plays", "playing", "works", "working", "box", "case", "tray", "draws", "drawing", "paints", "sits"),
+        *(
+            "filled",
+            "covered",
+            "smeared",
+            "stained",
+            "smudged",
+            "black",
+            "fried",
+            "cooked",
+            "soaked",
+            "dipped",
+            "slick",
+        ),
+        *("child", "girl", "boy", "man", "woman", "jar", "bottle", "jug", "lamp", "glistens", "shiny", "anointed"),
+    )
 )
 STYLE_CLAUSES = [
     re.compile(pattern, re.IGNORECASE)
@@ -124,24 +187,46 @@ STYLE_CLAUSES = [
         # " in an impressionist style", " in the style of …", " in a painterly manner", " in oil on canvas"
         r",?\s+in\s+(?:the|a|an|his|her|their)\s+(?:(?:signature|characteristic|typical|loose|classic|traditional|"
         rf"distinctive|soft|bold|\w+ly|\w+ic|\w+ist|{STYLES}|{_MEDIUMS})[\s,]+(?:and\s+)?){{0,8}}"
-        r"(?:style|manner|tradition|fashion|aesthetic)\b(?:\s+of\s+[^,.;]*|\s+(?:reminiscent|typical|characteristic)"
+        r"(?:style|manner|tradition|fashion|aesthetic)\b(?!\s+of\s+the\s+(?:\d|time|period|day|age|era))(?:\s+of\s+[^,.;]*|\s+(?:reminiscent|typical|characteristic)"
         r"[^,.;]*)?",
-        r",?\s+(?:in|with)\s+(?:oil|oils|acrylics?|water-?colou?rs?|gouache|pastels?|charcoal|tempera)"
-        r"(?:\s+(?:paints?|on (?:canvas|panel|paper|board|wood)))?(?=[\s,.;]|$)",
+        # but not "plays with pastels", "fried in oil", "in pastel colours"
+        rf"{_NO_MATERIAL},?\s+(?:in|with)\s+(?:oil|oils|acrylics?|water-?colou?rs?|gouache|pastels?|charcoal|tempera)"
+        r"(?:\s+(?:paints?|on (?:canvas|panel|paper|board|wood)))?"
+        r"(?=[,.;]|$|\s+(?:and|on|with|of|by|in|at|for|from)\b)",
         r",?\s+oil on (?:canvas|panel|paper|board|wood)\b",
         r",?\s+(?:evoking|reminiscent of|typical of|characteristic of|suggesting|suggestive of|recalling|echoing|"
         r"in keeping with)\s+(?:the\s+)?[^,.;]*?\b(?:style|art|painters?|paintings?|movement|tradition|masters?|works?|"
         rf"{STYLES}|{ARTISTS})\b[^,.;]*",
-        rf",?\s+(?:giving|lending|creating|adding)\s+(?:it|the (?:{WORKS}|scene|work|piece)|a|an)\s+[^,.;]*"
+        rf"(?:,?\s+(?:giving|lending|creating|adding)\s+(?:it|the (?:{WORKS}|scene|work|piece))|"
+        r",?\s+(?:lending|creating|adding)\s+an?|,\s+giving\s+an?)\s+[^,.;]*"
         rf"\b(?:{STYLES}|textured|style|brush-?\s?strokes?|impasto|handmade|dreamlike|feel|feeling|look|quality|"
         r"effect|appearance)\b[^,.;]*",
         # ", an ukiyo-e woodblock print"
-        rf",\s+an?\s+{ADJECTIVES}(?:{WORKS})(?=[,.;]|$)",
+        rf",\s+an?\s+(?=[^,.;]*\b(?:{STYLES}|{_MEDIUMS}|painting|masterpiece)\b){ADJECTIVES}(?:{WORKS})(?=[,.;]|$)",
     )
 ]
-STYLE_WORDS = re.compile(
-    rf"(?:\b(?:{STYLES})\b[\s-]*(?:style[d]?\b\s*)?)|\b(?:{_MEDIUMS})[- ](?=(?:{WORKS})\b)", re.IGNORECASE
+_MORE_ARTISTS = rf"(?:(?:,|,? and)\s+{_ARTIST}){{0,3}}"
+# How it is painted, at the head of a sentence that goes on to say what: "In the style of Monet, a pond."
+STYLE_IN_FRONT = re.compile(
+    r"(?:^|(?<=[.!?] ))(?:(?:painted|rendered|depicted|executed|done|drawn|made|created)\s+)?"
+    r"(?:(?:in|with|after|using)\s+(?:(?:the|an?|his|her|their|visible)\s+)?"
+    r"(?:(?:signature|characteristic|typical|loose|visible|thick|bold|soft|short|broad|classic|traditional|distinctive|"
+    rf"rich|\w+ly|{STYLES}|{_MEDIUMS}),?\s+(?:and\s+)?){{0,5}}"
+    rf"(?:(?:style|manner)(?:\s+(?:of|reminiscent of)\s+[^,.;]{{1,60}}{_MORE_ARTISTS})?|"
+    rf"{_ARTIST}['’]s?\s+(?:style|manner)|"
+    rf"brush-?\s?(?:strokes?|work)|oils?(?:\s+(?:paints?|on \w+))?|acrylics?|water-?colou?rs?|gouache|pastels?|"
+    r"charcoal|tempera|impasto|ink wash|pen and ink|pencil)"
+    r"|(?:after|inspired by|reminiscent of|an homage to|in homage to|à la)\s+(?:the (?:works?|paintings?|art) of\s+)?"
+    rf"{_ARTIST}(?:['’]s?\s+\w+)?{_MORE_ARTISTS})"
+    r",\s+(?P<first>\w)",
+    re.IGNORECASE,
 )
+STYLE_WORDS = re.compile(
+    rf"(?:\b{_NAME_OF_STYLE}[\s-]*(?:style[d]?\b\s*)?)|\b(?:{_MEDIUMS})[- ](?=(?:{WORKS})\b)", re.IGNORECASE
+)
+# In "paper, ink, pens, and quills" they are things.
+LISTED_THINGS = re.compile(r",[^,.;]+,\s+(?:and|or)\s", re.IGNORECASE)
+MATERIAL_COMMA = re.compile(r"^,?\s*(?:oil|charcoal|ink|pencil|crayon|pastel|digital)$", re.IGNORECASE)
 STYLE_COMMA = re.compile(
     rf"(?:^|,)\s*(?:{STYLES}|{_MEDIUMS})(?:\s+(?:style|art|painting|on canvas))?\s*(?=,|\.?$)", re.IGNORECASE
 )
@@ -151,8 +236,10 @@ SUBJECT_WORK = re.compile(
     re.IGNORECASE,
 )
 THE_WORK = re.compile(
+    r"(?<!\bfront )(?<!\bback )(?<!\bnext )(?<!\bclose )(?<!\bhand )"
     r"\b(?:of|in|to|from|for|within|throughout|across|behind)\s+(?:the|this)\s+(?:oil\s+)?"
-    r"(?:painting|image|picture|artwork|canvas|photo|photograph|illustration|drawing|print)(?:'s|’s)?\b",
+    r"(?:painting|image|picture|artwork|canvas|photo|photograph|illustration|drawing|print)(?:'s|’s)?\b"
+    r"(?!\s+(?:gallery|frames?|shop|book|rooms?|window|rail|board|tent|bag|sail|sack|awning|hanging|lying|being)\b)",
     re.IGNORECASE,
 )
 TITLE = re.compile(

@@ -19,11 +19,14 @@ from .caption_patterns import (
     BARE_CREDIT,
     CHAT,
     CREDIT,
+    LISTED_THINGS,
+    MATERIAL_COMMA,
     POSSESSIVE,
     REFUSALS,
     SENTENCE_LEAD_IN,
     STYLE_CLAUSES,
     STYLE_COMMA,
+    STYLE_IN_FRONT,
     STYLE_SENTENCE,
     STYLE_WORDS,
     SUBJECT_WORK,
@@ -80,6 +83,8 @@ def clean(raw: str, rules: Rules = DEFAULT_RULES) -> str:
     text = _unwrapped(without_thinking(raw).strip()[:LONGEST])
     if rules.refusals and REFUSALS.match(text):
         return ""
+    if rules.style_words:
+        text = STYLE_IN_FRONT.sub(lambda found: found["first"].upper(), text)
     if rules.artists:
         text = _without_artists(text)
     sentences = []
@@ -102,7 +107,7 @@ def _unwrapped(raw: str) -> str:
     text = re.sub(r"</?s>|<pad>|<\|[^|>]{1,30}\|>|</?(?:MORE_|DETAILED_)*CAPTION>", " ", text)
     text = _from_json(text.strip())
     text = re.sub(r"^#+\s+[^\n]{0,60}\n+", "", text)  # a heading
-    text = re.sub(r"(?m)^\s*(?:[-*•]|\d+[.)])\s+", "", text)
+    text = re.sub(r"(?m)^\s*(?:[-*•]|\d{1,2}[.)])\s+", "", text)
     text = re.sub(r"\*\*|__|`", "", text)
     text = AFTERWORD.sub("", one_line(text))
     text = SURE.sub("", CHAT.sub("", text, count=1), count=1).strip()
@@ -148,7 +153,7 @@ def _cleaned_sentence(sentence: str, rules: Rules) -> str:
     if rules.lead_ins:
         text = _without_lead_in(text)
     if rules.style_words:
-        text = _tidy(STYLE_COMMA.sub("", text))
+        text = _tidy(_without_style_between_commas(text))
         if STYLE_SENTENCE.search(text):
             text = _tidy(STYLE_WORDS.sub(" ", text))
             if STYLE_SENTENCE.search(text) or _is_about_the_work(text):
@@ -164,6 +169,11 @@ def _cleaned_sentence(sentence: str, rules: Rules) -> str:
         text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "", text, flags=re.IGNORECASE)
     text = _tidy(text)
     return text if re.search(r"[^\W\d_]{2}", text) else ""
+
+
+def _without_style_between_commas(text: str) -> str:
+    things = LISTED_THINGS.search(text)
+    return STYLE_COMMA.sub(lambda found: found[0] if things and MATERIAL_COMMA.match(found[0]) else "", text)
 
 
 def _without_lead_in(text: str) -> str:

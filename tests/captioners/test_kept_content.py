@@ -1,0 +1,106 @@
+"""Clean-up takes out how something is painted, and nothing of what is painted, though the words be the same."""
+
+import pytest
+from impasto.captioners.cleanup import clean
+
+# What stays as it is: things and people that bear a style's, a medium's or a work's name.
+STAYS = """
+An academic reads a book.
+The academic stands at a lectern.
+An academic in a black gown holds a scroll.
+Two academics argue over a map.
+A realist sits at his desk.
+A surrealist poses with a lobster.
+A symbolist reads poetry to a crowd.
+An impressionist sets up an easel in a field.
+A naive girl looks up.
+A romantic couple dances.
+A woman in a baroque dress sits by a window.
+A baroque church stands on a hill.
+A rococo mirror hangs above a mantel.
+An art deco lamp stands on a table.
+A watercolor set lies on a desk.
+A box of watercolors lies on a table.
+A child plays with pastels on the floor.
+A charcoal fire glows in the hearth.
+A girl smudged with charcoal laughs.
+An ink bottle stands beside a quill.
+A desk with paper, ink, pens, and quills.
+An oil lamp burns on the table.
+Fish fried in oil lie on a plate.
+A wall in pastel colors.
+A street with pastel houses.
+A canvas tent stands in a field.
+A picture book lies open on a chair.
+A table with a vase, a candle, a photograph.
+A drawing board leans against the wall.
+A painting hangs on the wall above the bed.
+A man stands in front of the painting.
+A man sits in the picture gallery.
+Visitors look at the painting in a gallery.
+An artist sits at an easel and paints.
+The artist's studio is full of light.
+A photographer's camera stands on a tripod.
+A signed letter lies on the table.
+A woman signs a letter with her signature.
+A masterpiece of a cake stands on a table.
+A house in the Tudor style stands by a road.
+A man in an old-fashioned style hat.
+A girl in a dress in the style of the 1920s dances.
+A frame by a wooden door.
+A woman giving a child a stern look.
+Great waves crash against the rocks.
+"""
+
+# What is painted stays where a sentence begins with how.
+BEGINS_WITH_STYLE = """
+In the style of Monet, a pond. => A pond.
+In the style of Claude Monet, a pond with lilies. => A pond with lilies.
+In the manner of Rembrandt, an old man reads. => An old man reads.
+In the manner of the old masters, a goblet and a lemon. => A goblet and a lemon.
+In the style of Monet, Renoir and Degas, dancers by a pond. => Dancers by a pond.
+Inspired by Monet and Sisley, a flooded road. => A flooded road.
+In watercolor, boats. => Boats.
+After Vermeer, a maid pours milk. => A maid pours milk.
+Inspired by Van Gogh, a wheat field under a starry sky. => A wheat field under a starry sky.
+In an impressionist style, a woman with a parasol walks. => A woman with a parasol walks.
+In a cubist style, three musicians play. => Three musicians play.
+In a painterly manner, boats lie in a harbour. => Boats lie in a harbour.
+Painted in the style of Klimt, a couple embraces. => A couple embraces.
+In watercolor, a cottage by a stream. => A cottage by a stream.
+In soft watercolors, two swans glide over a lake. => Two swans glide over a lake.
+In oil on canvas, a bowl of pears. => A bowl of pears.
+Oil on canvas, a bowl of pears. => A bowl of pears.
+With loose brushstrokes, a garden in bloom. => A garden in bloom.
+With thick impasto, waves break on a reef. => Waves break on a reef.
+Rendered in soft pastels, a ballerina bows. => A ballerina bows.
+"""
+
+# What was taken out before is taken out still.
+GOES = """
+This is an impressionist painting of a river. => A river.
+An impressionist garden in summer. => A garden in summer.
+A realistic portrait of a man. => A portrait of a man.
+The artist uses loose brushstrokes. =>
+The artist's technique is bold. =>
+A masterpiece of impressionism. =>
+The painting is a watercolor. =>
+A boat, painted in oils. => A boat.
+A boat in watercolor. => A boat.
+A bridge, an ukiyo-e woodblock print. => A bridge.
+"""
+
+
+def cases(table: str) -> list[tuple[str, str]]:
+    parts = (line.partition("=>") for line in table.strip().splitlines())
+    return [(raw.strip(), expected.strip() if arrow else raw.strip()) for raw, arrow, expected in parts]
+
+
+@pytest.mark.parametrize(("raw", "expected"), cases(STAYS) + cases(BEGINS_WITH_STYLE) + cases(GOES))
+def test_content_stays_and_style_goes(raw, expected):
+    assert clean(raw) == expected
+
+
+@pytest.mark.parametrize(("raw", "expected"), cases(STAYS) + cases(BEGINS_WITH_STYLE))
+def test_a_sentence_keeps_its_content_beside_another(raw, expected):
+    assert clean(f"A dog sleeps. {raw} A cat wakes.") == f"A dog sleeps. {expected} A cat wakes."
