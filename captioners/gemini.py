@@ -177,7 +177,7 @@ class GeminiCaptioner:
             if answer.day:
                 budget.end_day()
             else:
-                budget.pause(answer.delay)
+                budget.pause(answer.delay, answer.reason)
         return CaptionRefusal(Kind.BUSY, f"over the rate of every project: {refusal.reason}", lasting=False)
 
     def _request(self, picture: Picture, jpeg: bytes, room: int) -> dict[str, Any]:

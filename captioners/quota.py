@@ -21,6 +21,7 @@ from ..clock import Clock
 from ..errors import CaptionError
 from ..files import append_line, has_types, parsed_json, write_whole
 from ..rate_limit import Limit, wait_for_room
+from .waiting import waiting
 
 MINUTE = 60.0  # seconds
 MARGIN = 0.75  # seconds longer than a minute: requests do not all travel equally fast, and the service counts arrivals
@@ -78,6 +79,8 @@ class ProjectBudget:
     requests: list[CountedRequest] = field(default_factory=list)  # of this day and the last minute, oldest first
     paused_until: float = 0.0
     spent_until: float = 0.0  # the service itself said that the day is over
+    paused_for: str = "the service asks for a pause"
+    waits_for: str = ""  # what holds the next request up
     set_back: bool = False  # whether the clock was, since something was written to the file
 
     def __post_init__(self) -> None:
@@ -166,6 +169,12 @@ class ProjectBudget:
             wait_for_room(calls, 1, Limit(self.limits.requests_per_minute, within), now),
             wait_for_room(asked, tokens, Limit(self.limits.tokens_per_minute, within), now),
         ]
+        reasons = [
+            self.paused_for,
+            f"it may send {self.limits.requests_per_minute} requests a minute",
+            f"it may send {self.limits.tokens_per_minute:,} tokens a minute",
+        ]
+        self.waits_for = f"project '{self.project}': {reasons[waits.index(max(waits))]}"
         return max(0.0, *waits)
 
     def spend(self, tokens: int) -> CountedRequest | None:
@@ -192,7 +201,8 @@ class ProjectBudget:
             request.tokens = tokens
             self._append(request.line())
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, reason: str = "") -> None:
+        self.paused_for = reason[:120] or self.paused_for
         self.paused_until = max(self.paused_until, self.clock.time() + seconds)
         self._append(f'{{"paused_until": {self.paused_until!r}}}')
 
@@ -238,7 +248,8 @@ async def take(
         if shortest == math.inf:
             raise DayLimitReached(_day_limit_text(budgets, clock))
         if shortest > 0:
-            await clock.sleep(shortest, check)
+            with waiting(budgets[waits.index(shortest)].waits_for, clock.time() + shortest):
+                await clock.sleep(shortest, check)
             continue
         ready = [budget for budget, wait in zip(budgets, waits, strict=True) if wait <= 0]
         chosen = max(ready, key=ProjectBudget.left_today)

@@ -8,8 +8,10 @@ from itertools import islice
 
 from ..errors import ImpastoError
 from ..progress import duration
+from .alike import InARow
 from .captioner import Captioner, CaptionRefusal, Picture
 from .cleanup import Rules
+from .waiting import Wait, waits_text
 
 LISTED = 20  # refusals that a report lists
 
@@ -24,20 +26,21 @@ class Tally:
     tokens: int = 0
     prompt_tokens: int = 0
     cleaned: int = 0  # captions that clean-up changed
-    given_up_in_a_row: int = 0
+    in_a_row: InARow = field(default_factory=InARow)  # refusals
+    waits: list[Wait] = field(default_factory=list)  # that are under way
     error: ImpastoError | None = None  # that ended the run
     busy: dict[str, CaptionRefusal] = field(default_factory=dict)  # by sha256: refusals that do not go to the ledger
 
 
-def progress_text(captioner: Captioner, held: int, tally: Tally, elapsed: float) -> str:
-    """How far a run is, and how long it may take."""
+def progress_text(captioner: Captioner, held: int, tally: Tally, elapsed: float, now: float) -> str:
+    """How far a run is, how long it may take, and what it waits for at the time `now`."""
     finished = tally.answered + len(tally.busy)
     text = f"{captioner.name}: {held + tally.answered} of {held + tally.asked} answered"
     if tally.busy:
         text += f", {len(tally.busy)} given up for now"
     if 0 < finished < tally.asked:
         text += f", about {duration(elapsed / finished * (tally.asked - finished))} left"
-    return text
+    return "; ".join(part for part in (text, waits_text(tally.waits, now)) if part)
 
 
 def stage_report(captioner: Captioner, count: int, refused: int, tally: Tally, rules: Rules | None) -> str:

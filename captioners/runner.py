@@ -17,6 +17,7 @@ from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
 from ..progress import Progress, silent
 from ..texts import cleaned, one_line
+from .alike import AllBlocked
 from .captioner import Caption, Captioner, CaptionRefusal, Kind, Picture
 from .captions import checked_trigger_word, with_trigger
 from .cleanup import DEFAULT_RULES, Rules, clean
@@ -24,10 +25,10 @@ from .in_flight import InFlight
 from .ledger import Answer, Question, append_answer, now, read_ledger
 from .lint import CountTokens, least_tokens, lint, lint_report
 from .run_report import Tally, progress_text, refusal_report, stage_report
+from .waiting import waiting, waits
 
 ATTEMPTS = 6  # calls for one picture at most, where calling again may help
 LONGEST_WAIT = 60.0  # seconds between attempts, where the service does not say how long
-GIVEN_UP_IN_A_ROW = 10  # pictures that stayed busy to the last attempt, before the service counts as out of order
 
 
 class CaptionableRecord(Protocol):
@@ -120,13 +121,17 @@ def waiting_pictures(
     captioner: Captioner, pictures: Sequence[Picture], ledger: Path, ask_again: bool = False
 ) -> list[Picture]:
     """Those of `pictures` that the ledger does not answer."""
-    answers = read_ledger(ledger)
-    known = [answer_to(answers, captioner, picture) for picture in pictures]
+    known = _known(captioner, pictures, ledger)
     return [
         picture
         for picture, answer in zip(pictures, known, strict=True)
         if answer is None or (ask_again and not answer.text)
     ]
+
+
+def _known(captioner: Captioner, pictures: Sequence[Picture], ledger: Path) -> list[Answer | None]:
+    answers = read_ledger(ledger)
+    return [answer_to(answers, captioner, picture) for picture in pictures]
 
 
 async def caption_dataset(
@@ -166,9 +171,15 @@ async def caption_dataset(
         open_pictures = [picture for sha256, picture in pictures.items() if sha256 not in captions]
         if not open_pictures:
             break
-        tally = await (asking or ask)(
-            asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock
-        )
+        try:
+            tally = await (asking or ask)(
+                asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock
+            )
+        except AllBlocked as error:
+            if asked is fallback or fallback is None:
+                raise
+            tally = Tally()
+            lines.append(str(error))
         said = _answers(asked, open_pictures, dataset.captions_ledger, tally, rules, progress)
         captions |= {sha256: text for sha256, text in said.items() if isinstance(text, str)}
         refused = {sha256: refusal for sha256, refusal in said.items() if isinstance(refusal, CaptionRefusal)}
@@ -205,6 +216,8 @@ async def ask(
     waiting = waiting_pictures(captioner, pictures, ledger, ask_again)
     calls = InFlight(captioner, waiting, ledger)
     tally = Tally(asked=len(waiting), cut_off=calls.report)
+    tally.in_a_row.spoken = any(answer.text for answer in _known(captioner, pictures, ledger) if answer)
+    waits.set(tally.waits)
     held = len(pictures) - len(waiting)
     text = f"{captioner.name}: {held} of {len(pictures)} captioned before. {tally.cut_off}"
     progress(held, len(pictures), text.rstrip())
@@ -228,11 +241,13 @@ async def ask(
             for worker in done:
                 worker.result()
             elapsed = asyncio.get_running_loop().time() - began
-            progress(held + tally.answered, len(pictures), progress_text(captioner, held, tally, elapsed))
+            progress(held + tally.answered, len(pictures), progress_text(captioner, held, tally, elapsed, clock.time()))
     finally:
         for worker in everyone:
             worker.cancel()
         await asyncio.gather(*everyone, return_exceptions=True)
+        for asked, answer in tally.in_a_row.released():
+            append_answer(ledger, asked, answer)
         calls.close()
         await captioner.close()
     if tally.error:
@@ -274,7 +289,7 @@ async def _ask_batch(
 ) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         began = asyncio.get_running_loop().time()
-        open_pictures, waits = [], [0.0]
+        open_pictures, wait, reason = [], 0.0, ""
         with calls.followed(batch, check) as (check_waiting, sending):
             results = await captioner.caption(batch, check_waiting, sending)
             seconds = (asyncio.get_running_loop().time() - began) / len(batch)
@@ -283,13 +298,17 @@ async def _ask_batch(
                 tally.prompt_tokens += result.prompt_tokens
                 if isinstance(result, CaptionRefusal) and result.retry and attempt < ATTEMPTS:
                     open_pictures.append(picture)
-                    waits.append(result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0))
+                    longest = result.wait or (_back_off(attempt) if result.kind is Kind.BUSY else 0.0)
+                    wait, reason = max((wait, reason), (longest, result.reason))
                 else:
                     _record(captioner, picture, result, seconds, ledger, tally)
         if not open_pictures or tally.error:
             return
         batch = open_pictures
-        await clock.sleep(max(waits), check)
+        if not wait:
+            continue
+        with waiting(f"{reason} (attempt {attempt} of {ATTEMPTS})", clock.time() + wait):
+            await clock.sleep(wait, check)
 
 
 def _back_off(attempt: int) -> float:
@@ -300,11 +319,12 @@ def _back_off(attempt: int) -> float:
 def _record(
     captioner: Captioner, picture: Picture, result: Caption | CaptionRefusal, seconds: float, ledger: Path, tally: Tally
 ) -> None:
-    """Append an answer or a lasting refusal to the ledger; count what is left open.
+    """Append an answer or a lasting refusal to the ledger, which may be held back; count what is left open.
 
     Raises:
-        CaptionError: ten pictures in a row were given up for reasons that are not their own.
+        CaptionError: ten pictures in a row came to the same, which is not their own then.
     """
+    in_a_row, asked = tally.in_a_row, question(captioner, picture)
     tally.answered += 1
     said = one_line(cleaned(result.text)) if isinstance(result, Caption) else ""
     if isinstance(result, Caption) and not said:
@@ -315,18 +335,24 @@ def _record(
         answer = Answer(
             "", result.kind.value, result.tokens, seconds, now(), result.prompt_tokens, one_line(cleaned(result.reason))
         )
-    if isinstance(result, Caption) or result.lasting:
-        tally.given_up_in_a_row = 0
-        append_answer(ledger, question(captioner, picture), answer)
+    if isinstance(result, Caption):
+        for held in in_a_row.answered_well():
+            append_answer(ledger, *held)
+        append_answer(ledger, asked, answer)
         return
-    tally.answered -= 1
-    tally.busy[picture.sha256] = result
-    tally.given_up_in_a_row += 1
-    if tally.given_up_in_a_row >= GIVEN_UP_IN_A_ROW:
-        raise CaptionError(
-            f"The captioner '{captioner.name}' failed for {GIVEN_UP_IN_A_ROW} pictures in a row, each tried up to "
-            f"{ATTEMPTS} times. The last reason: {result.reason}."
-        )
+    if result.lasting and in_a_row.is_the_pictures_own(result):
+        append_answer(ledger, asked, answer)
+        return
+    if result.lasting and not in_a_row.ended:
+        in_a_row.held.append((asked, answer))
+    else:
+        tally.answered -= 1
+        tally.busy[picture.sha256] = result
+    try:
+        in_a_row.count(captioner.name, result, ATTEMPTS)
+    except CaptionError:
+        tally.answered -= len(in_a_row.released())
+        raise
 
 
 def _answers(
