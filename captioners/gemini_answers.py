@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CaptionError
-from ..files import parsed_json
 from .captioner import Caption, CaptionRefusal, Kind
+from .finish_reasons import CUT_OFF_REMEDY, is_cut_off
 from .keys import without_keys
+from .lenient_json import description_in
 from .pictures import is_about_the_picture
 
 DEFAULT_MODEL = "gemini-3.5-flash-lite"
@@ -23,12 +24,45 @@ _WORTH_RETRYING = {
     "RECITATION",
     "OTHER",
     "LANGUAGE",
-    "MALFORMED_RESPONSE",
-    "MALFORMED_FUNCTION_CALL",
-    "UNEXPECTED_TOOL_CALL",
     "FINISH_REASON_UNSPECIFIED",
 }
 _LIMIT_0 = re.compile(r"limit: 0(?![\d.])")
+
+
+# What only the project's owner can mend, by the `reason` of a google.rpc.ErrorInfo and by words, with the remedy.
+_ACCOUNT = (
+    (
+        "BILLING_DISABLED|CREDITS_DEPLETED",
+        r"credits? (?:are|is|have been|has been) (?:depleted|exhausted|used up)|prepa(?:id|yment) (?:credits?|balance)"
+        r"|insufficient (?:credits?|balance|funds)|billing (?:account )?(?:is |to be )?(?:not )?(?:disabled|enabled)",
+        "Add credit or enable billing for that project in AI Studio (https://ai.studio/projects), or name another "
+        "project.",
+    ),
+    (
+        "SPENDING_CAP_EXCEEDED|BUDGET_EXCEEDED",
+        r"spend(?:ing)? ?(?:cap|limit)",
+        "Raise that project's spending cap in AI Studio (https://ai.studio/projects), wait until it begins anew, or "
+        "name another project.",
+    ),
+    (
+        "SERVICE_DISABLED|API_KEY_SERVICE_BLOCKED",
+        r"has not been used in project|API is (?:disabled|not enabled)|it is disabled",
+        "Enable the Generative Language API for that project, and allow it in the restrictions of its key, in the "
+        "Google Cloud console (APIs & Services). It takes some minutes to work.",
+    ),
+    (
+        "API_KEY_HTTP_REFERRER_BLOCKED|API_KEY_IP_ADDRESS_BLOCKED|API_KEY_(?:ANDROID|IOS)_APP_BLOCKED",
+        r"requests from (?:referr?er|this (?:android|ios)|.{0,60} are blocked)|IP address restriction"
+        r"|IP address .{0,80}(?:violates|blocked)",
+        "The key is restricted to certain web pages, apps or addresses, which ComfyUI is not: set the application "
+        "restrictions of that key to none in the Google Cloud console (APIs & Services, Credentials), or make another.",
+    ),
+    (
+        "CONSUMER_SUSPENDED",
+        r"has been suspended",
+        "Google has suspended that project: appeal in the Google Cloud console, or name another project.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -62,15 +96,17 @@ def read_answer(response: Any, keys: Sequence[str] = ()) -> Caption | CaptionRef
     reason = _name(candidate.finish_reason) if candidate.finish_reason else "FINISH_REASON_UNSPECIFIED"
     parts = (candidate.content and candidate.content.parts) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)
-    if reason == "MAX_TOKENS":
-        return refusal(Kind.CUT_OFF, f"MAX_TOKENS after {tokens} tokens, thinking included")
+    if is_cut_off(reason):
+        return refusal(Kind.CUT_OFF, f"{reason} after {tokens} tokens, thinking included. {CUT_OFF_REMEDY}")
+    if reason.startswith(("MALFORMED", "UNEXPECTED")):
+        return refusal(Kind.MALFORMED, reason, retry=True)
     if reason not in ("STOP", "FINISH_REASON_UNSPECIFIED"):
         return refusal(Kind.ANSWER_BLOCKED, reason, retry=reason in _WORTH_RETRYING)
     if not text.strip():
         return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", retry=True)
     try:
-        description = parsed_json(text)["description"].strip()
-    except (ValueError, KeyError, TypeError, AttributeError):
+        description = description_in(text)
+    except ValueError:
         said = without_keys(text, keys)[:60]
         return refusal(Kind.MALFORMED, f"not the JSON that was asked for: {said!r}", retry=True)
     if not description:
@@ -90,6 +126,8 @@ def read_error(
     message = whole[:300]
     told = _details(details)
     reasons = {str(detail.get("reason", "")) for detail in told}
+    if code in (400, 401, 402, 403, 429) and (remedy := _account_remedy(reasons, whole)):
+        raise CaptionError(f"Google answers no more for the project '{project}' ({code}): {message} {remedy}")
     if code == 429:
         return _rate_limited(told, whole, model, project)
     if code in (401, 403) or "API_KEY_INVALID" in reasons or "API key" in whole:
@@ -109,6 +147,14 @@ def read_error(
         return CaptionRefusal(Kind.BUSY, f"{code} {message}", retry=True, lasting=False)
     # What is not about this picture (the request, the account) may be the same for all: ten in a row end the run.
     return CaptionRefusal(Kind.FAILED, f"{code} {message}", lasting=code == 413 or is_about_the_picture(whole))
+
+
+def _account_remedy(reasons: set[str], whole: str) -> str:
+    """What to do about the project's account, where an error is of it; "" where it is not."""
+    for by_reason, by_words, remedy in _ACCOUNT:
+        if any(re.fullmatch(by_reason, reason) for reason in reasons) or re.search(by_words, whole, re.IGNORECASE):
+            return remedy
+    return ""
 
 
 def _rate_limited(told: list[dict[str, Any]], whole: str, model: str, project: str) -> RateLimited:

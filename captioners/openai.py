@@ -9,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CaptionError, SettingsError
-from ..files import content_hash, parsed_json
+from ..errors import SettingsError
+from ..files import content_hash
 from . import labels
 from .captioner import Caption, CaptionRefusal, Kind, Picture
-from .cleanup import without_thinking
 from .gemini import QUESTION, SYSTEM_PROMPT
 from .keys import Endpoint, checked_model, read_endpoint, refuse_key, without_keys
-from .pictures import LONGEST_SIDE, is_about_the_picture, jpeg_or_refusal
+from .local_servers import look_for
+from .openai_answers import parsed_reply, read_completion, read_failure, status_in
+from .pictures import LONGEST_SIDE, jpeg_or_refusal
 
 ANSWER_TOKENS = 512  # most for one answer
 MORE_TOKENS = 4_096  # for a second attempt, where a model that thinks first was cut off
-MOST_RETRY_AFTER = 120.0  # seconds; a longer one waits so long and asks then
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class OpenAICaptioner:
     folder: Path  # of the server's owner, with openai.toml
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
     _session: Any = field(default=None, init=False, repr=False, compare=False)  # aiohttp.ClientSession
+    _found: asyncio.Task[None] | None = field(default=None, init=False, repr=False, compare=False)
 
     name = "openai-compatible"
     batch_size = 1
@@ -76,7 +76,7 @@ class OpenAICaptioner:
         return [await self._caption(picture, check, sending) for picture in pictures]
 
     async def close(self) -> None:
-        session, self._session = self._session, None
+        session, self._session, self._found = self._session, None, None
         if session:
             await session.close()
 
@@ -85,6 +85,8 @@ class OpenAICaptioner:
     ) -> Caption | CaptionRefusal:
         endpoint = read_endpoint(self.folder / "openai.toml", self.settings.endpoint, self.environment)
         refuse_key(self.model, [endpoint.key])
+        self._found = self._found or asyncio.create_task(look_for(endpoint))
+        await self._found
         jpeg = await jpeg_or_refusal(picture)
         if isinstance(jpeg, CaptionRefusal):
             return jpeg
@@ -115,9 +117,7 @@ class OpenAICaptioner:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                if response.status != 200:
-                    return self._failed(response.status, await response.text(), response.headers, endpoint)
-                return read_completion(await response.json(content_type=None, loads=parsed_json), [endpoint.key])
+                return self._read(response.status, await response.read(), response.headers, endpoint)
         except asyncio.TimeoutError:
             return CaptionRefusal(
                 Kind.BUSY, f"no answer within {self.settings.timeout:.0f} s", retry=True, lasting=False
@@ -129,6 +129,14 @@ class OpenAICaptioner:
             )
         except ValueError:
             return CaptionRefusal(Kind.MALFORMED, "the server's reply is no JSON", retry=True, lasting=False)
+
+    def _read(
+        self, status: int, body: bytes, headers: Mapping[str, str], endpoint: Endpoint
+    ) -> Caption | CaptionRefusal:
+        reply = parsed_reply(body) if status == 200 else None
+        if status == 200 and not (status := status_in(reply)):
+            return read_completion(reply, [endpoint.key])
+        return read_failure(status, body.decode("utf-8", "replace"), headers, endpoint, self.model)
 
     def _body(self, instructions: str, jpeg: bytes, most_tokens: int) -> dict[str, Any]:
         picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
@@ -146,51 +154,3 @@ class OpenAICaptioner:
                 },
             ],
         }
-
-    def _failed(self, status: int, body: str, headers: Mapping[str, str], endpoint: Endpoint) -> CaptionRefusal:
-        """What an HTTP error means.
-
-        Raises:
-            CaptionError: it would be the same for every picture: key, model, address.
-        """
-        whole = re.sub(r"\s+", " ", without_keys(body, [endpoint.key]))  # keys before the cut, which could halve one
-        said = whole[:300]
-        if status in (401, 403):
-            raise CaptionError(f"The server '{endpoint.name}' refuses its key ({status}): {said}")
-        if status == 404 or 300 <= status < 400:
-            raise CaptionError(
-                f"The server '{endpoint.name}' has no model '{self.settings.model}' or another address ({status}): "
-                f"{said} Type a model that it lists, or have its base_url corrected."
-            )
-        if status == 429 or status >= 500 or status == 408:
-            after = headers.get("Retry-After", "")
-            wait = min(float(after), MOST_RETRY_AFTER) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0
-            return CaptionRefusal(Kind.BUSY, f"{status} {said}", retry=True, wait=wait, lasting=False)
-        # What is not about this picture may be the same for all: ten in a row end the run.
-        return CaptionRefusal(Kind.FAILED, f"{status} {said}", lasting=status == 413 or is_about_the_picture(whole))
-
-
-def read_completion(reply: Any, keys: Sequence[str] = ()) -> Caption | CaptionRefusal:
-    """The caption in a chat completion, or why there is none."""
-    try:
-        choice = reply["choices"][0]
-        text, reason = choice["message"].get("content") or "", choice.get("finish_reason") or "stop"
-        usage = reply.get("usage") or {}
-        tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError):
-        # Nothing about the picture: ten in a row end the run.
-        said = reply.get("error", reply) if isinstance(reply, dict) else reply
-        said = without_keys(str(said.get("message", said) if isinstance(said, dict) else said), keys)[:300]
-        return CaptionRefusal(Kind.MALFORMED, f"not a chat completion: {said!r}", retry=True, lasting=False)
-
-    def refusal(kind: Kind, why: str, retry: bool) -> CaptionRefusal:
-        return CaptionRefusal(kind, why, retry=retry, tokens=tokens, prompt_tokens=prompt_tokens)
-
-    text = without_thinking(text).strip() if isinstance(text, str) else ""
-    if reason == "length":
-        return refusal(Kind.CUT_OFF, f"cut off after {tokens or 'too many'} tokens, thinking included", False)
-    if not text:
-        return refusal(Kind.NO_ANSWER, f"the answer has no text ({reason})", True)
-    if reason == "content_filter":
-        return refusal(Kind.ANSWER_BLOCKED, reason, False)
-    return Caption(text, reason, tokens, prompt_tokens)

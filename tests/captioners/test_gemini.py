@@ -25,7 +25,7 @@ from impasto.captioners.runner import caption_dataset, unanswered
 from impasto.captioners.unfinished import fingerprint, leave_open
 from impasto.clock import SYSTEM, Clock
 from impasto.errors import CaptionError, SettingsError
-from impasto.tests.captioners.gemini_server import GeminiServer, serving
+from impasto.tests.captioners.gemini_server import ERRORS, GeminiServer, HttpError, serving
 
 KEYS = {"one": "AIza-key-of-one-0001", "two": "AIza-key-of-two-0002", "three": "AIza-key-of-three-3"}
 PLENTY = ProjectLimits(100_000, 10**9, 10**6)
@@ -444,6 +444,85 @@ def test_a_key_halved_by_the_cut_of_a_message_does_not_show():
         {"candidates": [{"content": {"parts": [{"text": "x" * 50 + key}]}, "finishReason": "STOP"}]}
     )
     assert key[:5] not in read_answer(reply, [key]).reason
+
+
+def answered(text: str | None, reason: str = "STOP"):
+    parts = [{"text": text}] if text else []
+    candidate = {"content": {"parts": parts}, "finishReason": reason}
+    return read_answer(genai_types.GenerateContentResponse.model_validate({"candidates": [candidate]}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{"description": "A boat."}\n```',
+        '[{"description": "A boat."}]',
+        '{"caption": "A boat."}',
+        '\ufeff{"Description": "A boat."}',
+        '{"description": "A\nboat."}',
+        '{"title": "x", "result": {"text": "A boat."}}',
+    ],
+)
+def test_a_description_is_read_however_it_is_wrapped(text):
+    assert answered(text).text.replace("\n", " ") == "A boat."
+
+
+@pytest.mark.parametrize("reason", ["MAX_TOKENS", "max_tokens"])
+def test_cut_off_in_any_spelling_says_what_to_do(reason):
+    refusal = answered('{"description": "A bo', reason)
+    assert refusal.kind is Kind.CUT_OFF and "shorter caption" in refusal.reason
+
+
+ACCOUNT = {
+    "credits": (
+        429,
+        "Your prepayment credits are depleted. Please go to AI Studio to manage your billing.",
+        "Add credit",
+    ),
+    "cap": (
+        429,
+        "Your project has exceeded its monthly spending cap. Please go to AI Studio.",
+        "spending cap in AI Studio",
+    ),
+    "disabled": (
+        403,
+        "Generative Language API has not been used in project 1 before or it is disabled. Enable it by visiting …",
+        "Enable the Generative Language API",
+    ),
+    "referrer": (403, "Requests from referer <empty> are blocked.", "application restrictions"),
+    "address": (403, "The provided API key has an IP address restriction.", "application restrictions"),
+    "method": (403, "API_KEY_SERVICE_BLOCKED", "Enable the Generative Language API"),
+    "billing": (403, "This API method requires billing to be enabled.", "enable billing"),
+    "suspended": (403, "Permission denied: Consumer 'api_key:…' has been suspended.", "appeal"),
+}
+
+
+@pytest.mark.parametrize("case", ACCOUNT)
+def test_what_only_the_projects_owner_can_mend_stops_at_once_with_the_remedy(make_dataset, folder, case, monkeypatch):
+    code, message, remedy = ACCOUNT[case]
+    reason = message if message.isupper() else ""
+    monkeypatch.setitem(ERRORS, case, HttpError(code, (code, "PERMISSION_DENIED", message, [{"reason": reason}])))
+    dataset = make_dataset(40)
+    with serving(served(folder, fault=always(case))) as server:
+        write_keys(folder, server.url)
+        with pytest.raises(CaptionError, match=f"'one' .*{remedy}"):
+            run(dataset, captioner(folder))
+        assert len(server.requests) <= 32  # those under way
+    assert not read_ledger(dataset.captions_ledger)
+
+
+def test_a_pause_for_the_minutes_limit_says_its_reason_and_its_end(make_dataset, folder):
+    clock, said = Clock(time.time(), 100), []
+    limits = ProjectLimits(2, 10**9, 1_500)
+    with serving(served(folder, limits, clock=clock)) as server:
+        write_keys(folder, server.url)
+        run(
+            make_dataset(3),
+            captioner(folder, limits, clock=clock),
+            clock=clock,
+            progress=lambda done, total, text="", preview=None: said.append(text),
+        )
+    assert any("waiting until" in text and "'one': it may send 2 requests a minute" in text for text in said)
 
 
 def test_an_answer_nested_too_deeply_is_malformed():

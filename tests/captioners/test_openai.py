@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
+import socket
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from aiohttp import web
 from impasto.captioners.captioner import Kind
 from impasto.captioners.gemini import GeminiSettings
 from impasto.captioners.keys import read_endpoint
+from impasto.captioners.ledger import read_ledger
 from impasto.captioners.openai import OpenAICaptioner, OpenAISettings, read_completion
 from impasto.captioners.runner import caption_dataset
 from impasto.clock import Clock
@@ -134,6 +137,142 @@ def test_thinking_is_no_part_of_the_caption(make_dataset, tmp_path):
     assert done.dataset.records()[0].text == "A boat."
     empty = {"choices": [{"message": {"content": "The picture shows a boat.</think> "}}]}
     assert read_completion(empty).kind is Kind.NO_ANSWER
+
+
+def said(content=None, reason: str = "stop", **message) -> dict:
+    return {"choices": [{"finish_reason": reason, "message": {"role": "assistant", "content": content} | message}]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "A boat, "}, {"type": "text", "text": "moored."}],
+        [{"type": "thinking", "thinking": "Hm."}, {"type": "output_text", "text": {"value": "A boat, moored."}}],
+        {"type": "text", "text": "A boat, moored."},
+        "\ufeffA boat, moored.",
+        '{"description": "A boat, moored."}',
+        '```json\n{"caption": "A boat, moored."}\n```',
+        'Here it is:\n```\n[{"Image Description": "A boat, moored.", "mood": "calm"}]\n```\nEnjoy!',
+        '\ufeff{"result": {"text": "A boat, moored."}}',
+        '["A boat, moored."]',
+        'Sure! {"description": "A boat, moored."} Anything else?',
+    ],
+)
+def test_a_caption_is_read_however_it_is_wrapped(content):
+    assert read_completion(said(content)).text == "A boat, moored."
+
+
+def test_line_breaks_in_json_and_brackets_in_prose_are_no_faults():
+    assert read_completion(said('{"description": "A boat,\n\tmoored."}')).text.split() == ["A", "boat,", "moored."]
+    assert read_completion(said("[Left] a boat, {right} a tree.")).text == "[Left] a boat, {right} a tree."
+    assert read_completion(said('{"caption": 3}')).kind is Kind.MALFORMED
+    assert read_completion(said('{"caption": "A boat')).kind is Kind.MALFORMED
+    assert read_completion(said("[" * 100_000 + "{")).kind is Kind.MALFORMED
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS", "maxTokens", "max-output-tokens"])
+def test_cut_off_is_a_kind_of_its_own_in_any_spelling_and_says_what_to_do(reason):
+    refusal = read_completion(said("A boat on", reason))
+    assert refusal.kind is Kind.CUT_OFF and reason in refusal.reason and "shorter caption" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "words"),
+    [
+        (said(None, refusal="I can't describe this."), Kind.ANSWER_BLOCKED, "I can't describe this."),
+        (said([{"type": "refusal", "refusal": "No."}]), Kind.ANSWER_BLOCKED, "declines: No."),
+        (said("", "content_filter"), Kind.ANSWER_BLOCKED, "content_filter"),
+        (said("", reasoning_content="A boat?"), Kind.NO_ANSWER, "thinking and no answer"),
+        (said("<think>A boat?"), Kind.NO_ANSWER, "thinking and no answer"),
+        (said("", "length", reasoning="A boat?"), Kind.CUT_OFF, "thinking included"),
+    ],
+)
+def test_refusals_and_thinking_apart_from_the_answer_are_no_captions(reply, kind, words):
+    refusal = read_completion(reply)
+    assert refusal.kind is kind and words in refusal.reason
+
+
+def test_thinking_apart_does_not_hide_the_answer(make_dataset, tmp_path):
+    body = "\ufeff" + json.dumps(said("A\nboat.", reasoning_content="Hm.")).replace("\\n", "\n")  # raw, in a string
+    with serving(Server(lambda number: web.Response(body=body.encode()))) as server:
+        done = run(make_dataset(1), server, tmp_path / "user")
+    assert done.dataset.records()[0].text == "A boat."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "remedy"),
+    [
+        (429, {"message": "You exceeded your current quota.", "code": "insufficient_quota"}, "add credit"),
+        (402, {"message": "Insufficient credits. Add more using https://openrouter.ai/settings/credits"}, "add credit"),
+        (402, {"message": "Insufficient Balance"}, "add credit"),
+        (400, {"message": "Your credit balance is too low to access the API."}, "add credit"),
+        (429, {"message": "Billing hard limit has been reached"}, "raise the limit"),
+        (400, {"message": "Budget has been exceeded! Current cost: 1.2"}, "raise the limit"),
+        (403, {"message": "Requests from referer <empty> are blocked."}, "lift that restriction"),
+        (403, {"message": "Country, region, or territory not supported"}, "another server"),
+        (200, {"message": "Insufficient credits", "code": 402}, "add credit"),
+    ],
+)
+def test_what_only_the_owner_of_the_account_can_mend_stops_at_once_with_the_remedy(
+    make_dataset, tmp_path, status, body, remedy
+):
+    dataset = make_dataset(5)
+    with serving(Server(lambda number: web.json_response({"error": body}, status=status))) as server:
+        with pytest.raises(CaptionError, match=remedy):
+            run(dataset, server, tmp_path / "user")
+        assert len(server.bodies) <= 2  # those under way
+    assert not read_ledger(dataset.captions_ledger)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_picture_that_moderation_flags_is_refused_and_the_run_goes_on(make_dataset, tmp_path, status):
+    flagged = {"error": {"message": "Your input was flagged by moderation", "code": status}}
+    with serving(
+        Server(lambda number: web.json_response(flagged, status=status) if number == 2 else "A boat.")
+    ) as server:
+        done = run(make_dataset(4), server, tmp_path / "user")
+    assert [refusal.kind for refusal in done.refused.values()] == [Kind.PROMPT_BLOCKED] and len(server.bodies) == 4
+
+
+def test_a_rate_limit_that_speaks_of_plans_and_billing_is_a_rate_limit(make_dataset, tmp_path):
+    words = "You exceeded your current quota, please check your plan and billing details. Please retry in 2s."
+    first = {"error": {"message": words, "code": 429}}
+    with serving(Server(lambda number: web.json_response(first, status=429) if number == 1 else "A boat.")) as server:
+        assert not run(make_dataset(1), server, tmp_path / "user").refused
+
+
+def test_a_server_that_is_not_there_is_told_within_two_seconds_and_nothing_is_encoded(
+    make_dataset, tmp_path, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setattr("impasto.captioners.openai.jpeg_or_refusal", None)
+    (tmp_path / "openai.toml").write_text(f'[endpoints.mine]\nbase_url = "http://me:secret@127.0.0.1:{port}/v1"\n')
+    captioner, dataset, began = (
+        OpenAICaptioner(OpenAISettings("mine", "m"), tmp_path, {}),
+        make_dataset(30),
+        time.time(),
+    )
+    with pytest.raises(CaptionError, match=f"No server 'mine' is at http://127.0.0.1:{port}: .*Start it") as refused:
+        asyncio.run(caption_dataset(dataset, captioner))
+    assert time.time() - began < 2 and "secret" not in str(refused.value)
+
+
+def test_a_server_that_takes_no_connection_is_told_within_two_seconds(make_dataset, tmp_path):
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):  # what is listened for beyond its queue is not answered
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        address = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        (tmp_path / "openai.toml").write_text(f'[endpoints.mine]\nbase_url = "{address}"\n')
+        captioner, dataset = OpenAICaptioner(OpenAISettings("mine", "m"), tmp_path, {}), make_dataset(2)
+        began = time.time()
+        with pytest.raises(CaptionError, match=r"did not answer within 1\.5 s"):
+            asyncio.run(caption_dataset(dataset, captioner))
+        assert time.time() - began < 2
 
 
 def test_a_request_that_no_picture_can_pass_ends_the_run_and_keeps_the_pictures_open(make_dataset, tmp_path):
