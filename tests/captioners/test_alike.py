@@ -42,7 +42,7 @@ def refused_except(kind, good):
     return lambda number: Caption("A boat.") if number in good else CaptionRefusal(kind, f"reason {number}")
 
 
-@pytest.mark.parametrize("kind", set(Kind) - {Kind.UNREADABLE})
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.UNREADABLE])
 def test_ten_refusals_alike_with_nothing_good_between_end_the_run_and_mark_nothing(make_dataset, kind):
     dataset, service = make_dataset(14), Service(refused_except(kind, ()))
     with pytest.raises(CaptionError, match=f"10 pictures in a row.*{kind.value}: reason 10.* 0 of 14 pictures"):
