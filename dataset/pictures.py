@@ -235,6 +235,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
 
 
 def _known_formats() -> tuple[str, ...]:
+    reads_heif()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

@@ -128,7 +128,8 @@ def system_prompt_input() -> io.Input:
 
 
 def token_counts(text: str) -> tuple[int, int]:
-    """Tokens of a text for FLUX's CLIP-L and T5, start and end included, by the tokenizers that ComfyUI ships."""
+    """Tokens of a caption for FLUX's CLIP-L and T5, start and end included, by the tokenizers that ComfyUI ships."""
+    text = encoders.literal(text)
     clip_l, t5 = flux_encoders(*encoders.token_counters(None), token_limits.T5_DEV)
     return clip_l.count(text) + clip_l.extra, t5.count(text) + t5.extra
 

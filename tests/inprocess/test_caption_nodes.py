@@ -121,7 +121,7 @@ def test_the_tokenizers_agree_with_those_of_transformers(comfyui):
         CLIPTokenizer.from_pretrained(comfyui.path / "comfy" / "sd1_tokenizer"),
         T5TokenizerFast.from_pretrained(comfyui.path / "comfy" / "text_encoders" / "t5_tokenizer"),
     )
-    for text in (RAW, "", "Zwei Häuser am Rhein, 1889. " * 40):
+    for text in (RAW, "", "Zwei Häuser am Rhein, 1889. " * 40, "Nicodemus (John 3:16), (1906) \\(fate\\)"):
         assert token_counts(text) == tuple(len(tokenizer(text)["input_ids"]) for tokenizer in tokenizers)
 
 
