@@ -70,4 +70,4 @@ def command(*packages: str) -> str:
     else:
         words += ["-m", "pip", "install", *([] if packages else ["-r", str(REQUIREMENTS)])]
     # Only where it must be: PowerShell takes a line that begins with a quote for a text.
-    return " ".join(f'"{word}"' if " " in word else word for word in (*words, *packages))
+    return " ".join(f'"{word}"' if set(" <>&") & set(word) else word for word in (*words, *packages))

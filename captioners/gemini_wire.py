@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from .. import installation
 from ..errors import CaptionError
 
 REQUIREMENT = "google-genai>=2.33"  # as in pyproject's extra "gemini"
@@ -27,7 +27,7 @@ def google_genai() -> Any:
     except ImportError:
         raise CaptionError(
             "The Gemini Captioner needs the package google-genai, which is not installed. Install it into ComfyUI's "
-            f'Python and restart ComfyUI:\n"{sys.executable}" -m pip install "{REQUIREMENT}"'
+            f"Python and restart ComfyUI:\n{installation.command(REQUIREMENT)}"
         ) from None
     # Its log lines carry whole requests at the debug level.
     logging.getLogger("google_genai").setLevel(logging.WARNING)

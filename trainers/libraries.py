@@ -4,7 +4,6 @@ installs them."""
 from __future__ import annotations
 
 import importlib.util
-import sys
 from typing import TYPE_CHECKING
 
 from .. import installation
@@ -55,4 +54,4 @@ def is_installed(package: str) -> bool:
 
 def install_command(package: str) -> str:
     """What installs a package into this Python, in quotes."""
-    return f"'{sys.executable} -m pip install {package}'"
+    return f"'{installation.command(package)}'"

@@ -678,7 +678,7 @@ def test_without_the_package_the_error_gives_the_line_to_install_it(make_dataset
     monkeypatch.setitem(sys.modules, "google", None)
     monkeypatch.setitem(sys.modules, "google.genai", None)
     write_keys(folder, "http://127.0.0.1:9")
-    with pytest.raises(CaptionError, match='-m pip install "google-genai>='):
+    with pytest.raises(CaptionError, match=r'install\.py "google-genai>='):
         run(make_dataset(1), captioner(folder))
 
 

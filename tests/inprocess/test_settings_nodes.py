@@ -137,7 +137,7 @@ def test_a_presets_notes_say_what_it_sets_with_the_steps_it_was_given(settings_n
 def test_a_library_that_is_missing_is_named_before_anything_is_encoded(settings_nodes, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
-    with pytest.raises(TrainingError, match="precision nf4 needs bitsandbytes.*pip install bitsandbytes"):
+    with pytest.raises(TrainingError, match="precision nf4 needs bitsandbytes.*install.py bitsandbytes"):
         given(settings_nodes.MemorySettings, Settings(), precision="nf4")
     with pytest.raises(TrainingError, match="optimizer adamw8bit needs bitsandbytes"):
         settings_nodes.TrainingPreset.execute("8 GB", 0, 0)

@@ -321,7 +321,7 @@ def test_a_run_goes_on_with_as_many_processes_as_it_began_with(make_run):
 def test_a_tracker_that_is_not_installed_is_named(make_run):
     run = make_run(**QUICK, tracker="wandb")
     assert not train(run)
-    assert "pip install wandb" in run.status()["error"]
+    assert "install.py wandb" in run.status()["error"]
 
 
 def test_a_continued_run_stopped_half_way_ends_at_the_same_weights(finished, tiny_weights, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ... import installation
 from ...errors import SettingsError
 from .sharding import whole
 
@@ -238,6 +239,6 @@ def _bitsandbytes() -> Any:
     except ImportError as error:
         raise SettingsError(
             "The base precision nf4 needs bitsandbytes. Install it into ComfyUI's Python with "
-            "'python -m pip install bitsandbytes', or choose fp8 or int8."
+            f"'{installation.command('bitsandbytes')}', or choose fp8 or int8."
         ) from error
     return functional

@@ -159,5 +159,5 @@ def test_an_unknown_precision_is_refused_with_the_known_ones(name):
 
 def test_nf4_without_bitsandbytes_says_how_to_install_it(weight, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(SettingsError, match="pip install bitsandbytes"):
+    with pytest.raises(SettingsError, match=r"install\.py bitsandbytes"):
         quantise(weight, "nf4")

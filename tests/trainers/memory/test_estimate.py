@@ -198,7 +198,7 @@ def test_auto_leaves_nf4_out_where_bitsandbytes_is_not_installed_and_streams_int
 
 
 def test_without_bitsandbytes_the_refusal_names_what_fits_and_what_installing_it_would_allow(no_bitsandbytes):
-    remedy = r"int8 needs .*Set streamed_blocks to \d+: that needs .*pip install bitsandbytes': it allows precision nf4"
+    remedy = r"int8 needs .*Set streamed_blocks to \d+: that needs .*install\.py bitsandbytes': it allows precision nf4"
     with pytest.raises(SettingsError, match=remedy):
         choose(Settings(), card(9))
 
