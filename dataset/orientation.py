@@ -26,7 +26,7 @@ def orientation(picture: Image.Image) -> int:
     """
     if picture.format == "TIFF":  # Pillow itself turns it, size and pixels
         return 1
-    found = _in_exif(picture.info.get("exif", b""))
+    found = _in_exif(picture.info.get("exif") or b"")  # pillow-heif has None there
     if found is None:
         try:
             # Exif in a PNG's text, and XMP; PngImageFile.getexif would decode the whole picture to look behind it

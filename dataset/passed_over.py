@@ -19,7 +19,8 @@ _OF_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r")
 _UNREAD = {
     "HEIC pictures": (
         (".heic", ".heif", ".hif"),
-        "Install pillow-heif into ComfyUI's Python (pip install pillow-heif), or save them as JPEG",
+        "Install pillow-heif into ComfyUI's Python (pip install pillow-heif), with which Image Folder Loader reads "
+        "them, or save them as JPEG",
     ),
     "JPEG XL pictures": ((".jxl",), "Save them as JPEG or PNG"),
     "raw files of cameras": (

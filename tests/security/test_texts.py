@@ -45,7 +45,7 @@ def load(folder: str) -> dict:
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        ("a cat \ud83d", "no folder 'a cat'"),
+        ("a cat \ud83d", "no folder 'a cat '"),
         ("nope", r"no folder 'nope'.*caf\xe9, pictures, 梅"),
         ("梅花", "no folder '梅花'"),
         ("a\x1b[2Jcat", "no folder 'acat'"),

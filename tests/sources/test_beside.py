@@ -6,7 +6,10 @@ import json
 import unicodedata
 
 import pytest
+from impasto.dataset.orientation import upright_size
+from impasto.dataset.pictures import reads_heif
 from impasto.sources.folder import load_folder
+from PIL import Image
 
 from ..small_sources import picture_bytes
 
@@ -156,7 +159,16 @@ def test_metadata_that_cannot_be_read_is_named(tmp_path, folder):
 def test_whatever_is_seen_and_not_used_is_told(tmp_path, folder):
     for number, name in enumerate(("a.png", "deep/er/x.png", "deep/er/still/y.png", "a-masklabel.png"), start=1):
         picture(folder, name, number)
-    for name in ("b.heic", "c.jxl", "d.CR2", "e.svg", "f.JPG_orig", "g", "Thumbs.db", ".hidden"):
+    for name in (
+        *(() if reads_heif() else ("b.heic",)),
+        "c.jxl",
+        "d.CR2",
+        "e.svg",
+        "f.JPG_orig",
+        "g",
+        "Thumbs.db",
+        ".hidden",
+    ):
         (folder / name).write_bytes(b"0")
     (folder / "lonely.txt").write_text("of no picture")
     (folder / "a.txt").write_text("a [trigger] of a barn")
@@ -164,7 +176,7 @@ def test_whatever_is_seen_and_not_used_is_told(tmp_path, folder):
     assert found == {"a.png": "a [trigger] of a barn"}
     for told in (
         "1 masks of OneTrainer (a-masklabel.png)",
-        "1 HEIC pictures (b.heic). Install pillow-heif",
+        *(() if reads_heif() else ("1 HEIC pictures (b.heic). Install pillow-heif",)),
         "1 JPEG XL pictures (c.jxl)",
         "1 raw files of cameras (d.CR2)",
         "1 caption files that belong to no picture (lonely.txt)",
@@ -181,3 +193,19 @@ def test_json_of_one_object_a_line_may_hold_anything(tmp_path, folder):
     odd = [{"file_name": 3}, {"file_name": "a.png", "text": {"en": "x"}}, [], {"file_name": "a.png", "text": []}]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, odd)))
     assert load(tmp_path)[0] == {"a.png": ""}
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, folder):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 10))).save(folder / "a.HEIC")
+    (folder / "a.txt").write_text("a red square")
+    found, report = load(tmp_path)
+    assert found == {"a.HEIC": "a red square"} and "1 was HEIF" in report
+
+
+@pytest.mark.parametrize("exif", [None, b""])
+def test_a_picture_whose_plug_in_says_that_it_has_no_exif_is_upright(exif):
+    """pillow-heif gives None."""
+    picture = Image.new("RGB", (8, 4))
+    picture.info["exif"] = exif
+    assert upright_size(picture) == (8, 4)
