@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from .canvas import Canvas
 from .colour import colour, from_oklab, to_oklab
 
+ANY_STROKE = 0.0  # no stroke is too narrow
 GROUND = colour("d9c7a6")  # a warm primed canvas, which shows in the gaps between strokes
 
 
@@ -42,8 +43,13 @@ def plain(canvas: Canvas, width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(smooth, dtype=np.float32) + tooth, 0, 255).astype(np.uint8))
 
 
-def impressionist(canvas: Canvas, width: int, height: int, seed: int) -> Image.Image:
-    """Short strokes along the forms, colours broken apart in OKLab, violet where a plain picture has black."""
+def impressionist(canvas: Canvas, width: int, height: int, seed: int, least_stroke: float = ANY_STROKE) -> Image.Image:
+    """Short strokes along the forms, colours broken apart in OKLab, violet where a plain picture has black.
+
+    Args:
+        least_stroke: width of the narrowest strokes, as a fraction of the picture's geometric mean side. Narrower ones
+            are made as wide, and as much longer, so that a picture that will be seen or trained on small keeps them.
+    """
     rng = np.random.default_rng(seed)
     motif = _broken_light(canvas.pixels())
     full = np.asarray(_as_image(motif).resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
@@ -53,7 +59,9 @@ def impressionist(canvas: Canvas, width: int, height: int, seed: int) -> Image.I
     painted = GROUND + (np.asarray(wash, dtype=np.float32) - GROUND) * _WASH
     relief = np.zeros((height, width), dtype=np.float32)
     for layers in _PASSES:
-        strokes = _Strokes.concatenate([_strokes(rng, layer, motif, brush, detail, width, height) for layer in layers])
+        strokes = _Strokes.concatenate(
+            [_strokes(rng, layer, motif, brush, detail, (width, height), least_stroke) for layer in layers]
+        )
         _lay(painted, relief, strokes, full, rng)
     return _lit(painted, relief, width, height, rng)
 
@@ -97,9 +105,11 @@ def _detail(motif: np.ndarray) -> np.ndarray:
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def _strokes(rng, layer: _Layer, motif, brush, detail, width: int, height: int) -> _Strokes:
+def _strokes(
+    rng, layer: _Layer, motif, brush, detail, sides: tuple[int, int], least_stroke: float = ANY_STROKE
+) -> _Strokes:
     """Scatter one layer: evenly, denser where the brush is small or the drawing rich."""
-    rows, columns = motif.shape[:2]
+    (width, height), (rows, columns) = sides, motif.shape[:2]
     scale = np.sqrt(width * height) * layer.length
     spacing = scale * np.sqrt(layer.ratio) * 0.62  # of the densest scatter; most sites are then thinned out
     count_x, count_y = int(width / spacing) + 1, int(height / spacing) + 1
@@ -107,7 +117,7 @@ def _strokes(rng, layer: _Layer, motif, brush, detail, width: int, height: int) 
     y = (np.arange(count_y)[:, None] + rng.random((count_y, count_x))).ravel() * (height / count_y)
     column, row = (x * columns / width).astype(int), (y * rows / height).astype(int)
     flow = brush[row, column]
-    size = np.clip(flow[:, 2] / 128, 0.3, 2)
+    size = np.maximum(np.clip(flow[:, 2] / 128, 0.3, 2), least_stroke / (layer.length * layer.ratio))
     wanted = (layer.coverage + layer.detail * np.minimum(1, 2.2 * detail[row, column])) * 0.62**2 / size**2
     kept = rng.permutation(np.flatnonzero(rng.random(x.size) < wanted))
     x, y, column, row, size, flow = x[kept], y[kept], column[kept], row[kept], size[kept], flow[kept]

@@ -21,7 +21,7 @@ from ..files import appearing, content_hash, write_whole
 from ..progress import Progress, silent
 from . import cityscapes, landscapes, portraits, still_lifes
 from .canvas import Canvas
-from .finishes import impressionist, plain
+from .finishes import ANY_STROKE, impressionist, plain
 from .scenes import GENRES, KINDS, Scene, caption, scene
 
 __all__ = ["FINISHES", "KINDS", "Scene", "caption", "draw", "paint", "scene", "wikiart_schema", "write_wikiart_shards"]
@@ -57,8 +57,12 @@ def draw(scene: Scene, width: int, height: int) -> Canvas:
     return canvas
 
 
-def paint(scene: Scene, finish: str, width: int, height: int) -> Image.Image:
+def paint(scene: Scene, finish: str, width: int, height: int, least_stroke: float = ANY_STROKE) -> Image.Image:
     """Paint a scene, `width` x `height` pixels; the same arguments always give the same pixels.
+
+    Args:
+        least_stroke: width of the narrowest strokes of the impressionist finish, as a fraction of the picture's
+            geometric mean side; see `finishes.impressionist`.
 
     Raises:
         SettingsError: `finish` is not one of `FINISHES`, or a side is under 64 pixels.
@@ -69,7 +73,9 @@ def paint(scene: Scene, finish: str, width: int, height: int) -> Image.Image:
         raise SettingsError(f"A picture of {width} x {height} pixels is too small to paint. Use at least 64 each way.")
     scale = _DRAWING_SCALE[finish]
     canvas = draw(scene, round(width * scale), round(height * scale))
-    return (plain if finish == "plain" else impressionist)(canvas, width, height, scene.seed)
+    if finish == "plain":
+        return plain(canvas, width, height, scene.seed)
+    return impressionist(canvas, width, height, scene.seed, least_stroke)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ T5_WIDTH = 128
 T5_LAYERS = 2
 T5_VOCABULARY = 32128
 T5_PAD = 0
+T5_LEAST_TOKENS = 64  # to which the pretrained family pads prompts; FLUX, and the seeded family, to 256
 T5_HEADS = 2
 
 # Both in the terms of ComfyUI's config files; what is left out stays as in the large models.

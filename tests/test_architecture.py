@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "hardware": (),
     "prompting": (),
     "dataset": (),
-    "embedded": ("dataset",),
-    "sources": ("dataset",),
+    # The tiny FLUX is trained by the trainers' own objective.
+    "embedded": ("dataset", "trainers.flux", "trainers.objective", "trainers.sampler"),
     "captioners": ("dataset",),
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),
     "trainers": ("dataset", "hardware"),

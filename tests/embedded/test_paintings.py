@@ -205,3 +205,22 @@ def test_a_source_of_that_name_that_someone_else_made_is_left_alone(tmp_path):
     (tmp_path / paintings.EMBEDDED_SOURCE).mkdir()
     folder = paintings.paint_embedded_source(tmp_path)
     assert not any(folder.iterdir())
+
+
+def _contrast_of_half_size(picture):
+    """The mean contrast between neighbours in the picture made half as large, where narrow strokes run together."""
+    small = np.asarray(picture.convert("L"), dtype=np.float64).reshape(64, 2, 64, 2).mean((1, 3))
+    return np.abs(np.diff(small, axis=1)).mean()
+
+
+def test_strokes_of_a_least_width_outlive_a_smaller_picture_and_the_same_scene_is_shown():
+    for kind in KINDS:
+        fine = paintings.paint(scene(kind, 1), "impressionist", 128, 128)
+        broad = paintings.paint(scene(kind, 1), "impressionist", 128, 128, least_stroke=0.035)
+        assert _contrast_of_half_size(broad) > 1.1 * _contrast_of_half_size(fine)
+        assert np.corrcoef(_thumbnail(fine.convert("L")), _thumbnail(broad.convert("L")))[0, 1] > 0.8
+
+
+def test_without_a_least_width_the_strokes_are_as_they_always_were():
+    fine = paintings.paint(scene("portrait", 3), "impressionist", 96, 96)
+    assert fine.tobytes() == paintings.paint(scene("portrait", 3), "impressionist", 96, 96, least_stroke=1e-6).tobytes()

@@ -1,0 +1,97 @@
+"""Write the weights that the pack ships, `weights/transformer.safetensors` and `weights/decoder.safetensors`.
+
+    python worker.py impasto.embedded.export_weights --folder FOLDER
+
+FOLDER is the one that `embedded.train_transformer` and `embedded.train_decoder` have worked in. Averaged weights in
+bfloat16; the transformer by Black Forest Labs' keys. Each file says in its metadata how it came about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..files import appearing
+from ..trainers.flux.layout import FluxArchitecture, layout
+from . import learning
+from .text_encoder_weights import CLIP_WIDTH, T5_WIDTH
+from .tiny_flux import METADATA_KEY
+from .train_transformer import DOUBLE_BLOCKS, HEADS, SINGLE_BLOCKS
+from .training_pictures import DATA_VERSION
+from .transformer_weights import HEAD_WIDTH, PATCH_CHANNELS
+
+PRETRAINED = {  # where the weights are to lie, once they draw well enough to be shipped
+    part: Path(__file__).with_name("weights") / f"{part}.safetensors" for part in ("transformer", "decoder")
+}
+logger = logging.getLogger(__name__)
+
+LICENCE = "Apache-2.0"
+LARGEST = 25 * 2**20  # bytes, of both files
+
+
+def by_original_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' weights of the family's transformer as one tensor for each of Black Forest Labs' keys."""
+    architecture = FluxArchitecture(
+        hidden_size=HEADS * HEAD_WIDTH,
+        heads=HEADS,
+        double_blocks=DOUBLE_BLOCKS,
+        single_blocks=SINGLE_BLOCKS,
+        context_width=T5_WIDTH,
+        pooled_width=CLIP_WIDTH,
+        in_channels=PATCH_CHANNELS,
+        guidance=True,
+        prefix="",
+        parameters=sum(value.numel() for value in weights.values()),
+    )
+    original = {}
+    for source in layout(architecture):
+        whole = torch.empty(source.shape)
+        for name, ranges in source.parameters.items():
+            rows = iter(weights[name].split([stop - start for start, stop in ranges]))
+            for start, stop in ranges:
+                whole[start:stop] = next(rows)
+        original[source.key] = whole
+    return original
+
+
+def export(folder: Path) -> None:
+    """Write both files.
+
+    Raises:
+        TrainingError: a training has not been begun in `folder`, or the files would be too large to ship.
+    """
+    states = {part: learning.load_state(folder / f"{part}.pt") for part in PRETRAINED}
+    for part, state in states.items():
+        if state is None:
+            raise TrainingError(f"There is no {part}.pt in {folder}. Run embedded.train_{part} first.")
+        weights = state["average"]
+        weights = by_original_keys(weights) if part == "transformer" else weights
+        weights = {key: value.bfloat16().contiguous() for key, value in weights.items()}
+        description = {
+            "script": f"embedded.train_{part}",
+            "steps": state["step"],
+            "data": DATA_VERSION,
+            "licence": LICENCE,
+        }
+        with appearing(PRETRAINED[part]) as temporary:
+            save_file(weights, temporary, {METADATA_KEY: json.dumps(description, sort_keys=True)})
+        logger.info("%s: %d steps, %.1f MB", part, state["step"], PRETRAINED[part].stat().st_size / 1e6)
+    size = sum(path.stat().st_size for path in PRETRAINED.values())
+    if size > LARGEST:
+        raise TrainingError(f"The two files have {size} bytes, over the {LARGEST} that the pack may ship.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the tiny FLUX's weights that the pack ships.")
+    parser.add_argument("--folder", type=Path, required=True, help="where the states of both trainings lie")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    export(arguments.folder)
+    return 0
