@@ -69,7 +69,8 @@ class InFlight:
     def close(self) -> None:
         """Leave nothing behind where every call has ended."""
         if not self._open:
-            self._file.unlink(missing_ok=True)
+            with writing(self._file):
+                self._file.unlink(missing_ok=True)
 
     def _over(self, pictures: Sequence[Picture]) -> None:
         self._note([picture for picture in pictures if self._name(picture) in self._open], False)
