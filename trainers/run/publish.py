@@ -62,6 +62,7 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():
         _publish_file(trained[step] / ADAPTER_FILE, file, format)
+    _set_aside_damaged(folder, run.checkpoints().keys() - trained.keys())
     if trained:
         _set_aside_others(run, folder, files.values())
     if not run.finished or not trained:
@@ -102,6 +103,18 @@ def _whole_checkpoints(run: Run, chosen: int | None) -> dict[int, Path]:
     return whole
 
 
+def _set_aside_damaged(folder: Path, steps: Iterable[int]) -> None:
+    """Have ComfyUI no longer list a published LoRA that is damaged, of a step whose checkpoint is damaged too.
+
+    They are one file where the file system has hard links, and nothing makes it again.
+    """
+    for step in steps:
+        file = folder / f"{folder.name}-{step:06d}.safetensors"
+        if file.is_file() and (damage := checksums.damage_of(file)):
+            os.replace(file, _damaged_name(file))
+            logger.warning("%s. Nothing can make it again; it is kept as %s", damage, _damaged_name(file))
+
+
 def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
     """Give the steps of other runs their own names, so that a series of step numbers is one run's.
 
@@ -127,13 +140,18 @@ def _publish_file(source: Path, target: Path, format: str) -> None:
         else:
             lora_files.export(source, temporary, format)
         if target.exists() and present[:2] != wanted[:2]:
-            os.replace(target, target.with_name(_own_name(target)))
+            os.replace(target, _damaged_name(target) if damaged else target.with_name(_own_name(target)))
 
 
 def _described(lora: Path) -> tuple[str, str, str]:
     """Run, step and format of a LoRA file, by what it says of itself; "" for what it does not say."""
     metadata = read_metadata(lora)
     return metadata.get("impasto_run", ""), metadata.get("impasto_step", ""), lora_files.format_of(lora)
+
+
+def _damaged_name(lora: Path) -> Path:
+    """Where a LoRA that is damaged is kept: ComfyUI does not list it."""
+    return lora.with_name(f"{lora.name}.damaged")
 
 
 def _own_name(lora: Path) -> str:
