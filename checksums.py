@@ -13,7 +13,7 @@ import os
 import re
 from pathlib import Path
 
-from .files import file_hash
+from .files import file_hash, parsed_json, write_whole
 
 SEAL = "impasto_sha256"  # key in the header's metadata
 UNSEALED = {SEAL: "0" * 64}  # metadata to write a file with that is to be sealed
@@ -78,6 +78,22 @@ def has_content(path: Path, sha256: str) -> bool:
             return False
         _compared[path] = (*now, sha256)
     return True
+
+
+def write_sums(path: Path, folder: Path) -> None:
+    """Write at `path` the SHA-256 of every file directly in `folder`, by name."""
+    sums = {file.name: file_hash(file) for file in sorted(folder.iterdir())}
+    write_whole(path, json.dumps(sums, indent=1, ensure_ascii=False))
+
+
+def changed_since(path: Path, folder: Path) -> list[Path]:
+    """Files in `folder` that are there and other than `write_sums` found them; none where it wrote nothing legible."""
+    try:
+        sums = parsed_json(path.read_bytes())
+        listed = {folder / name: sha256 for name, sha256 in sums.items() if isinstance(sha256, str)}
+    except (FileNotFoundError, ValueError, AttributeError):
+        return []
+    return [file for file, sha256 in listed.items() if file.is_file() and not has_content(file, sha256)]
 
 
 def _state_of(path: Path) -> tuple[int, int, int]:

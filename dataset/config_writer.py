@@ -7,6 +7,7 @@ What they would assert on later, in training, is refused here with the reason. T
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -24,6 +25,8 @@ from .normalise import PNG_SIGNATURE, for_trainers
 from .pictures import PictureRefused
 from .records import Dataset, Record
 from .schema_key import FLUX_TRAINER, SD_SCRIPTS, TARGETS, Key, frozen_fields
+
+logger = logging.getLogger(__name__)
 
 STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
 FLUX_PIXELS_PER_TOKEN = 16  # 8 of the autoencoder, 2 of the transformer's patches
@@ -260,14 +263,19 @@ def _one_line(caption: str) -> str:
 def _write_training_files(
     dataset: Dataset, records: Sequence[Record], train: Path, keep_alpha: bool, progress: Progress
 ) -> None:
-    """Fill the folder at once, or leave one alone that has every file."""
+    """Fill the folder at once, or leave one alone that has every file as it was written."""
     stems = {record.sha256[:STEM_LENGTH]: record for record in records}
     there = list(train.iterdir()) if train.is_dir() else []
     captions = {path.stem for path in there if path.suffix == CAPTION_EXTENSION}
     captioned = {stem for stem, record in stems.items() if _one_line(record.text)}
     pictures = {path.stem for path in there if path.suffix != CAPTION_EXTENSION}
-    if captioned <= captions and stems.keys() <= pictures:
+    sums = Path(dataset.folder) / "sums" / f"{train.name}.json"
+    changed = checksums.changed_since(sums, train)
+    _refuse_changed_captions(changed)
+    if captioned <= captions and stems.keys() <= pictures and not changed:
         return
+    for picture in changed:
+        logger.warning("%s has other content than was written. The training files are written anew", picture)
     remove_partials(train.parent)
     with appearing(train) as folder:
         folder.mkdir(parents=True)
@@ -277,6 +285,16 @@ def _write_training_files(
                 caption = f"{_one_line(record.text)}\n"
                 (folder / stem).with_suffix(CAPTION_EXTENSION).write_text(caption, encoding="utf-8", newline="\n")
             progress(done, len(stems), f"Training file {done} of {len(stems)}")
+        checksums.write_sums(sums, folder)
+
+
+def _refuse_changed_captions(changed: Iterable[Path]) -> None:
+    """A caption that a person has written there is not to be lost, nor a damaged one to be trained on."""
+    for caption in (path for path in changed if path.suffix == CAPTION_EXTENSION):
+        raise DatasetError(
+            f"The caption file {caption} is not as it was written: it is damaged, or was edited by hand. Delete it, "
+            "and queue again, which writes it anew; captions are edited in Caption Editor."
+        )
 
 
 def _put_picture(dataset: Dataset, record: Record, target: Path, keep_alpha: bool) -> None:
