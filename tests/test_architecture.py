@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "dataset": (),
     # The tiny FLUX is trained by the trainers' own objective.
     "embedded": ("dataset", "trainers.flux", "trainers.objective", "trainers.sampler"),
+    "sources": ("dataset",),
     "captioners": ("dataset",),
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),
     "trainers": ("dataset", "hardware"),
