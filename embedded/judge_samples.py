@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..errors import TrainingError
 from . import judges, learning, text_embeddings
 from .paintings import FINISHES
 from .scenes import Scene, caption
@@ -71,7 +72,8 @@ class Panel:
         found = {"plain": self.finish.accuracy(shown.pixels, ["plain"] * len(shown.pixels))}
         for what, judge in self.whole.items():
             found[what] = judge.accuracy(shown.pixels, [ASKED[what](scene) for scene in shown.scenes])
-        right, asked = Counter(), Counter()
+        right: dict[str, float] = defaultdict(float)
+        asked: Counter[str] = Counter()
         for (what, composition), judge in self.within.items():
             chosen = [i for i, scene in enumerate(shown.scenes) if judges.composition_of(scene) == composition]
             if chosen:
@@ -111,7 +113,10 @@ def panel(plain: Decoded, impressionist: Decoded) -> Panel:
 def drawn(folder: Path, comfyui: Path, model: Autoencoder, scenes: list[Scene], guidance: float) -> Decoded:
     """A square sample for each scene's caption, by the averaged transformer of a folder."""
     transformer = new_transformer()
-    transformer.load_state_dict(learning.load_state(folder / "transformer.pt")["average"])
+    state = learning.load_state(folder / "transformer.pt")
+    if state is None:
+        raise TrainingError(f"There is no {folder / 'transformer.pt'}. Run embedded.train_transformer first.")
+    transformer.load_state_dict(state["average"])
     transformer = transformer.bfloat16()
     prompts = Prompts(*text_embeddings.embed([caption(scene) for scene in scenes], comfyui))
     pixels = []

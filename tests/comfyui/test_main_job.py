@@ -95,9 +95,7 @@ def status(server: ComfyServer, name: str) -> dict:
 
 def trainer_processes(name: str) -> list[int]:
     """The trainer's own process, not accelerate's launcher, whose command line holds its own module too."""
-    found = subprocess.run(
-        ["pgrep", "-af", f"process.py .*/{name}-"], capture_output=True, text=True
-    ).stdout.splitlines()
+    found = subprocess.run(["pgrep", "-af", f"process.py .*/{name}-"], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in found.splitlines() if "accelerate" not in line]
 
 
