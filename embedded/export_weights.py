@@ -23,7 +23,7 @@ from ..trainers.flux.layout import FluxArchitecture, layout
 from . import learning
 from .text_encoder_weights import CLIP_WIDTH, T5_WIDTH
 from .tiny_flux import METADATA_KEY
-from .train_transformer import DOUBLE_BLOCKS, HEADS, SINGLE_BLOCKS
+from .train_transformer import DOUBLE_BLOCKS, HEADS, SINGLE_BLOCKS, guidance_means_nothing, new_transformer
 from .training_pictures import DATA_VERSION
 from .transformer_weights import HEAD_WIDTH, PATCH_CHANNELS
 
@@ -61,6 +61,14 @@ def by_original_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return original
 
 
+def _without_guidance(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Before the second phase has begun, any guidance must mean what 1 does, and not noise."""
+    transformer = new_transformer()
+    transformer.load_state_dict(weights)
+    guidance_means_nothing(transformer)
+    return transformer.state_dict()
+
+
 def export(folder: Path) -> None:
     """Write both files.
 
@@ -72,7 +80,8 @@ def export(folder: Path) -> None:
         if state is None:
             raise TrainingError(f"There is no {part}.pt in {folder}. Run embedded.train_{part} first.")
         weights = state["average"]
-        weights = by_original_keys(weights) if part == "transformer" else weights
+        if part == "transformer":
+            weights = by_original_keys(weights if state["teacher"] else _without_guidance(weights))
         weights = {key: value.bfloat16().contiguous() for key, value in weights.items()}
         description = {
             "script": f"embedded.train_{part}",

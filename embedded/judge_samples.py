@@ -3,7 +3,8 @@
     python worker.py impasto.embedded.judge_samples --folder FOLDER --comfyui COMFYUI [--samples 128] [--guidance 3.5]
 
 FOLDER is the one that the trainings work in; what they have averaged so far is judged. Prints the figures as Markdown,
-and writes `samples-<guidance>.jpg`, the first 64 samples.
+and writes `samples-<guidance>.jpg`, the first 64 samples. Before the transformer's second phase the guidance is a
+classifier-free one, because the guidance embedding has learned nothing yet.
 """
 
 from __future__ import annotations
@@ -118,11 +119,12 @@ def drawn(folder: Path, comfyui: Path, model: Autoencoder, scenes: list[Scene], 
         raise TrainingError(f"There is no {folder / 'transformer.pt'}. Run embedded.train_transformer first.")
     transformer.load_state_dict(state["average"])
     transformer = transformer.bfloat16()
-    prompts = Prompts(*text_embeddings.embed([caption(scene) for scene in scenes], comfyui))
+    prompts = Prompts(*text_embeddings.embed(["", *(caption(scene) for scene in scenes)], comfyui))
     pixels = []
     for start in range(0, len(scenes), DRAWN_TOGETHER):
-        told = prompts[torch.arange(start, min(start + DRAWN_TOGETHER, len(scenes)))]
-        latents = draw(transformer, told, guidance, seed=start + 1, steps=STEPS)
+        index = 1 + torch.arange(start, min(start + DRAWN_TOGETHER, len(scenes)))
+        untold = None if state["teacher"] else prompts[torch.zeros_like(index)]
+        latents = draw(transformer, prompts[index], guidance, untold, seed=start + 1, steps=STEPS)
         pixels.append(learning.as_pixels(model.decode(latents)))
     return Decoded(np.concatenate(pixels), scenes)
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..trainers.flux.forward import predict_velocity
+from ..trainers.flux.forward import TIMESTEPS, predict_velocity
 from ..trainers.objective import generator, noisy_latents, velocity_loss
 from ..trainers.sampler import sample
 from . import learning, text_embeddings
@@ -50,7 +50,7 @@ AVERAGE_DECAY = 0.997
 SIGMA_MEAN = 0.2  # of the logit of sigma, whose deviation is 1
 GUIDANCE = (1.0, 5.0)  # what the guidance embedding is told in the second phase
 GUIDANCE_STRENGTH = 0.6  # guidance g is a classifier-free guidance of 1 + 0.6 (g - 1): 2.5 at FLUX's usual 3.5
-SAVE_EVERY, TELL_EVERY, SHOW_EVERY = 100, 10, 300
+SAVE_EVERY, TELL_EVERY, SHOW_EVERY = 50, 10, 600
 JUDGED_SIGMAS = (0.25, 0.5, 0.75, 0.95)
 SHEET = 16  # pictures
 
@@ -79,6 +79,15 @@ def new_transformer() -> FluxTransformer2DModel:
             if modulation or name == "proj_out":
                 nn.init.zeros_(module.weight)
     return transformer
+
+
+@torch.no_grad()
+def guidance_means_nothing(transformer: FluxTransformer2DModel) -> None:
+    """Make the embedding of every guidance the one of 1.0, the only one that the first phase has told."""
+    embed = transformer.time_text_embed
+    one = embed.guidance_embedder(embed.time_proj(torch.tensor([TIMESTEPS])))[0]
+    embed.guidance_embedder.linear_2.weight.zero_()
+    embed.guidance_embedder.linear_2.bias.copy_(one)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,14 @@ class Training:
         self.teacher = new_transformer().bfloat16().requires_grad_(False)
         self.teacher.load_state_dict(weights)
 
+    def _begin_second_phase(self) -> None:
+        """Go on from the first phase's average, which becomes the teacher, with every guidance meaning what 1 did."""
+        self._teach_by(self.average.values)
+        self.average.into(self.master)
+        guidance_means_nothing(self.master)
+        self.average = learning.AveragedWeights(self.master, AVERAGE_DECAY)
+        self._copy_weights()
+
     def _copy_weights(self) -> None:
         with torch.no_grad():
             torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
@@ -146,7 +163,7 @@ class Training:
     def step(self, latents: Latents) -> float:
         """One step; of several processes each takes its share of the batch, and all their gradients are averaged."""
         if self.done == self.steps and self.teacher is None:
-            self._teach_by(self.average.values)
+            self._begin_second_phase()
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         random = generator(SEED, "transformer", self.done, rank)
         if self.done < self.steps:
@@ -168,7 +185,7 @@ class Training:
         self.optimizer.step()
         self.model.zero_grad()
         self._copy_weights()
-        self.average.update(self.master, self.done)
+        self.average.update(self.master, self.done if self.teacher is None else self.done - self.steps)
         self.done += 1
         return loss.item()
 
@@ -259,7 +276,7 @@ def train(folder: Path, comfyui: Path, steps: int, guidance_steps: int) -> None:
         line.step(training.done, loss)
         if not training.done % SAVE_EVERY or training.done in (steps, training.total):
             training.save()
-        if not training.done % SHOW_EVERY or training.done in (steps, training.total):
+        if not training.done % SHOW_EVERY or training.done == training.total:
             averaged = training.average.into(new_transformer()).bfloat16()
             losses = held_out_loss(averaged, held_out, judged)
             logger.info("held out: %s at sigma %s", [round(value, 4) for value in losses], JUDGED_SIGMAS)

@@ -23,6 +23,7 @@ SHORT_CAPTION_SHARE, NO_CAPTION_SHARE = 0.05, 0.10
 
 
 @cache
+@torch.autocast("cpu", enabled=False)  # its lifts need every digit
 def encoder_matrix() -> tuple[Tensor, Tensor]:
     """`(16, 192)` and `(16,)`: a block's pixels, channel by row by column in 0…1, to its scaled latents."""
     encoder = worked_out().taesd_encoder
@@ -32,6 +33,7 @@ def encoder_matrix() -> tuple[Tensor, Tensor]:
         return (encoder(one_lit).view(len(one_lit), -1) - black).T.contiguous(), black[0]
 
 
+@torch.autocast("cpu", enabled=False)
 def latents_of(pixels: np.ndarray) -> Tensor:
     """Scaled latents `(n, 16, height/8, width/8)`, float32, of pictures, uint8 `(n, height, width, 3)`."""
     matrix, black = encoder_matrix()
