@@ -10,7 +10,7 @@ from impasto.setup.serving import ComfyServer
 
 from ..test_architecture import HEAVY
 
-SECONDS = 0.3
+SHARE = 0.08  # of what ComfyUI itself takes to load; it was 0.04, 0.3 of 8 seconds
 
 # Loads what ComfyUI itself loads at start, then the pack by ComfyUI's own function, as for any custom node.
 MEASURE = """
@@ -23,13 +23,14 @@ loaded = set(sys.modules)
 began = time.process_time()
 succeeded = asyncio.run(nodes.load_custom_node(PACK, set(nodes.NODE_CLASS_MAPPINGS)))
 seconds = time.process_time() - began
-print(json.dumps({"succeeded": succeeded, "seconds": seconds, "modules": sorted(set(sys.modules) - loaded)}))
+measured = {"succeeded": succeeded, "own": began, "seconds": seconds}
+print(json.dumps(measured | {"modules": sorted(set(sys.modules) - loaded)}))
 """
 
 
 @pytest.fixture(scope="module")
 def start(server: ComfyServer) -> dict:
-    """Seconds of processor time (unlike the clock, no other process adds to them) and modules that the pack brought."""
+    """Processor time of ComfyUI's own modules and of the pack, in seconds, and the modules that the pack brought."""
     pack = server.base / "custom_nodes" / "impasto"
     program = MEASURE.replace("PACK", repr(str(pack)))
     command = [sys.executable, "-c", program, "--cpu", "--base-directory", str(server.base)]
@@ -40,9 +41,9 @@ def start(server: ComfyServer) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_the_pack_takes_under_a_third_of_a_second(start: dict):
+def test_importing_the_pack_takes_a_small_part_of_comfyuis_own_start(start: dict):
     assert start["succeeded"]
-    assert start["seconds"] < SECONDS
+    assert start["seconds"] < SHARE * start["own"]
 
 
 def test_importing_the_pack_loads_no_heavy_library(start: dict):

@@ -96,10 +96,10 @@ def test_a_hand_written_config_is_loaded_again_when_a_caption_has_changed(comfyu
 
 
 def test_statistics_count_the_tokens_that_the_text_encoders_get(comfyui, folder):
-    """A weight costs none: ComfyUI takes it off before the tokenizers see the caption."""
+    """Brackets and what stands in them too: captions are read literally."""
     from impasto.nodes.statistics import DatasetStatistics
 
     for number in range(4):
         (folder / f"{number}.txt").write_text("a (barn:1.2) by a river")
     counted = json.loads(DatasetStatistics.execute(load_barns()[0], 512).args[2])
-    assert counted["tokens"]["clip"]["greatest"] == 7
+    assert counted["tokens"]["clip"]["greatest"] == 13

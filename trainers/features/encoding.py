@@ -301,15 +301,17 @@ def _serialised(**tensors: Tensor) -> bytes:
 
 def _missing(wanted: Mapping[Path, Any], progress: Progress) -> dict[Path, Any]:
     """What is not there yet, or no longer as it was written: that is encoded again."""
-    missing, damaged = {}, 0
+    missing, compared, damaged = {}, 0, 0
     for done, (path, job) in enumerate(wanted.items()):
         if not path.is_file():
             missing[path] = job
-        elif damage := checksums.damage_of(path):
+            continue
+        if damage := checksums.damage_of(path):
             damaged += 1
             logger.warning("%s. It is encoded again", damage)
             missing[path] = job
-        if not done % COMPARED_TOGETHER:
+        compared += 1
+        if compared % COMPARED_TOGETHER == 1:
             again = f"; {damaged} damaged, which are encoded again" if damaged else ""
             progress(done, len(wanted), f"Comparing what is encoded already{again}")
     return missing
