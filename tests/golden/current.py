@@ -458,8 +458,8 @@ def _input(given: Any) -> str:
         value = getattr(given, name, None)
         if value in (sampler_names(), scheduler_names()):
             value = "ComfyUI's"
-        if (given.id, name) == ("start_from", "options"):
-            value = value[:1]  # behind it, the LoRAs that lie there
+        if given.id in ("start_from", "run_id") and name == "options":
+            value = value[:1]  # behind it, the LoRAs and the runs that lie there
         said += [] if value is None else [f"{name} {value!r}"]
     said += [name for name in ("optional", "multiline", "force_input", "control_after_generate") if _is(given, name)]
     return ", ".join(said)
