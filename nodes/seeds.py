@@ -17,6 +17,7 @@ from ..prompting.seeds import (
     written,
 )
 from .host import execution, folders
+from .inputs import ANEW
 
 HISTORY_SHOWN = 10  # entries in the report
 
@@ -100,13 +101,13 @@ class SeedManager(io.ComfyNode):
         """
         again = (replay or "").strip()
         if profile in CHANGING and not again:
-            return float("nan")
+            return ANEW
         if not (save_as or note):
             return ""
         if None in (profile, seed, text, count, replay):
-            return float("nan")
+            return ANEW
         first = replayed(again, count)[0] if again else seeds_at(SeedSettings(profile, seed, text, count), 0)[0]
-        return "" if SeedBook(folders.seed_book_file()).knows(first, save_as or "", note or "") else float("nan")
+        return "" if SeedBook(folders.seed_book_file()).knows(first, save_as or "", note or "") else ANEW
 
     @classmethod
     def execute(cls, profile, seed, text, count, sequence, replay, save_as, note) -> io.NodeOutput:
