@@ -18,7 +18,7 @@ from ..sources.plan import AUTO, CHEAP, EVEN, Request
 from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
-from .inputs import ANEW, field_input, keep_metadata_input, max_per_artist_input, over_links, seed_input
+from .inputs import anew, field_input, keep_metadata_input, max_per_artist_input, over_links, seed_input
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
@@ -57,7 +57,7 @@ class WikiArtLoader(io.ComfyNode):
     def fingerprint_inputs(cls, source: str | None = None, **others: object) -> str | float:
         """Choose again when the source's files have changed."""
         if over_links(source):
-            return ANEW
+            return anew()
         try:
             return source_fingerprint(folders.datasets_root(), source)
         except ImpastoError:  # `execute` will say what is wrong

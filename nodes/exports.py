@@ -14,7 +14,7 @@ from ..dataset.schema_key import TARGETS
 from ..errors import ImpastoError
 from . import sockets
 from .host import execution, folders
-from .inputs import ANEW, key_input, over_links
+from .inputs import anew, key_input, over_links
 
 CATEGORY = "Impasto/Dataset"
 
@@ -109,7 +109,7 @@ class DatasetTOMLLoader(io.ComfyNode):
     def fingerprint_inputs(cls, file: str | None = None, **others: object) -> str | float:
         """Load again when the file, or a picture or a caption that it leads to, has changed."""
         if over_links(file):
-            return ANEW
+            return anew()
         try:
             return written_toml_fingerprint(find_toml(folders.datasets_root(), file))
         except (ImpastoError, OSError) as error:

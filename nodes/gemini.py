@@ -11,7 +11,7 @@ from ..captioners.runner import unanswered
 from ..captioners.unfinished import fingerprint
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
 from .host import execution, folders
-from .inputs import ANEW
+from .inputs import anew
 
 
 class GeminiCaptioner(io.ComfyNode):
@@ -88,7 +88,7 @@ class GeminiCaptioner(io.ComfyNode):
     def fingerprint_inputs(cls, estimate_only: bool = False, **values: object) -> str | float:
         """Go on where the last run left pictures open, and estimate what is open now."""
         if estimate_only:
-            return ANEW
+            return anew()
         return fingerprint(folders.user_root(), gemini.GeminiCaptioner.name)
 
     @classmethod

@@ -13,7 +13,6 @@ from ..prompting.seeds import MAX_SEED
 from ..trainers.settings import RANGES
 from .host import sampling
 
-ANEW = float("nan")  # as a fingerprint: differs from itself, so that ComfyUI runs the node at each queueing
 AS_BEFORE = "as before"  # of a choice that a node may leave as an earlier one set it
 # A number has no room for words: that of a training setting says the same by the whole number below the least it takes.
 AS_BEFORE_NUMBERS = {
@@ -60,10 +59,19 @@ def changed(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def anew() -> float:
+    """A fingerprint that equals no other, so that ComfyUI runs the node at each queueing.
+
+    Another object each time: one and the same NaN is found again in ComfyUI's cache, because containers compare by
+    identity first.
+    """
+    return float("nan")
+
+
 def over_links(*values: object) -> bool:
     """Whether one of them is not known yet: to `fingerprint_inputs` ComfyUI gives None for what comes over a link.
 
-    A node whose fingerprint needs it answers `ANEW`.
+    A node whose fingerprint needs it answers `anew()`.
     """
     return None in values
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..hardware.cleanup import Step, clean, report, roomiest
 from ..hardware.host_memory import return_freed_heap, tensors_held
 from .host import execution, memory
-from .inputs import ANEW
+from .inputs import anew
 
 CATEGORY = "Impasto/Memory"
 TENSORS_SHOWN = 10
@@ -125,7 +125,7 @@ class MemoryReport(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values):
-        return ANEW  # memory is another at each queueing
+        return anew()  # memory is another at each queueing
 
     @classmethod
     def execute(cls, tensors, value=None) -> io.NodeOutput:

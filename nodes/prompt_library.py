@@ -6,7 +6,7 @@ from ..paths import child_of
 from ..prompting.library import SavedPrompt, chosen, split_tags
 from ..prompting.seed_book import SeedBook
 from .host import execution, folders
-from .inputs import ANEW
+from .inputs import anew
 from .prompt_files import CATEGORY, prompt_library, prompts_folder
 
 IMPORT, EXPORT, REPAIR = "import", "export", "repair"
@@ -140,7 +140,7 @@ class PromptLibraryFile(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **values):
-        return ANEW  # the file or the library may have changed
+        return anew()  # the file or the library may have changed
 
     @classmethod
     def execute(cls, action, file) -> io.NodeOutput:

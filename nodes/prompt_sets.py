@@ -11,7 +11,7 @@ from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.text_file import read_text
 from . import sockets
 from .host import execution, folders
-from .inputs import ANEW, over_links, seed_input
+from .inputs import anew, over_links, seed_input
 from .prompt_files import CATEGORY, prompts_folder, wildcards
 
 
@@ -76,7 +76,7 @@ class PromptSet(io.ComfyNode):
     def fingerprint_inputs(cls, file="", expand=SET_EXPANSIONS[0], **values):
         """What was read from files, which may have been edited since."""
         if over_links(file, expand):
-            return ANEW
+            return anew()
         return content_hash([cls._lines_of(file), cls._wildcards_for(expand)])
 
     @classmethod

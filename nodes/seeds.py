@@ -17,7 +17,7 @@ from ..prompting.seeds import (
     written,
 )
 from .host import execution, folders
-from .inputs import ANEW
+from .inputs import anew
 
 HISTORY_SHOWN = 10  # entries in the report
 
@@ -101,13 +101,13 @@ class SeedManager(io.ComfyNode):
         """
         again = (replay or "").strip()
         if profile in CHANGING and not again:
-            return ANEW
+            return anew()
         if not (save_as or note):
             return ""
         if None in (profile, seed, text, count, replay):
-            return ANEW
+            return anew()
         first = replayed(again, count)[0] if again else seeds_at(SeedSettings(profile, seed, text, count), 0)[0]
-        return "" if SeedBook(folders.seed_book_file()).knows(first, save_as or "", note or "") else ANEW
+        return "" if SeedBook(folders.seed_book_file()).knows(first, save_as or "", note or "") else anew()
 
     @classmethod
     def execute(cls, profile, seed, text, count, sequence, replay, save_as, note) -> io.NodeOutput:

@@ -11,7 +11,7 @@ from ..sources.folder import folder_fingerprint, load_folder
 from ..sources.urls import list_file, load_urls, read_list
 from . import sockets
 from .host import execution, folders
-from .inputs import ANEW, keep_metadata_input, over_links
+from .inputs import anew, keep_metadata_input, over_links
 
 CATEGORY = "Impasto/Dataset"
 _ROOTS = {"input": folders.input_root, "datasets": folders.datasets_root}
@@ -70,7 +70,7 @@ class ImageFolderLoader(io.ComfyNode):
     def fingerprint_inputs(cls, root: str | None = None, folder: str | None = None, **others: object) -> str | float:
         """Load again when a file in the folder has changed."""
         if over_links(root, folder):
-            return ANEW
+            return anew()
         try:
             return folder_fingerprint(_ROOTS[root](), folder)
         except (ImpastoError, KeyError):  # ComfyUI or `execute` will say what is wrong
@@ -121,7 +121,7 @@ class ImageURLLoader(io.ComfyNode):
     def fingerprint_inputs(cls, file: str | None = None, **others: object) -> str | float:
         """Load again when the file has changed."""
         if over_links(file):
-            return ANEW
+            return anew()
         try:
             return list_file(folders.input_root(), file)
         except ImpastoError:  # `execute` will say what is wrong

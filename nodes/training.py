@@ -23,7 +23,7 @@ from ..trainers.run.samples import drawn_samples
 from ..trainers.settings import SCHEDULERS
 from . import sockets
 from .host import execution, folders, memory, models, sampling
-from .inputs import ANEW, AS_BEFORE, changed, number_or_as_before, over_links
+from .inputs import AS_BEFORE, anew, changed, number_or_as_before, over_links
 
 logger = logging.getLogger(__name__)
 
@@ -319,7 +319,7 @@ class TrainingRunLoader(io.ComfyNode):
     def fingerprint_inputs(cls, run_id: str | None = None) -> str | float:
         """A run that has gone on is another output to ComfyUI, so that grids and plots of it are drawn anew."""
         if over_links(run_id):
-            return ANEW
+            return anew()
         return runs.state_of(folders.runs_root(), run_id)
 
     @classmethod

@@ -61,3 +61,10 @@ def test_every_input_and_output_has_a_tooltip(nodes):
         if not socket.tooltip
     ]
     assert not silent
+
+
+def test_a_fingerprint_that_runs_a_node_anew_is_never_found_in_a_cache(comfyui):
+    """Containers compare by identity first: one NaN for all would equal itself there."""
+    from impasto.nodes.inputs import anew
+
+    assert (anew(),) != (anew(),) and len({(anew(),), (anew(),)}) == 2
