@@ -138,6 +138,11 @@ def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, prog
                     link_picture(dataset, record, target)
                 progress(done, len(records), f"Picture {done} of {len(records)}")
     write_changed(train / "metadata.jsonl", rows)
+    if any(sign in str(folder) for sign in "*?[]"):
+        return train / "metadata.jsonl", (
+            f"Upload the folder {folder} to the Hub, or copy it to a path without * ? [ ], which load_dataset reads as "
+            "a pattern."
+        )
     return train / "metadata.jsonl", (
         f"Load it with load_dataset('imagefolder', data_dir={str(folder)!r}), or upload the folder to the Hub."
     )

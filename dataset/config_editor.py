@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, SettingsError
 from ..files import content_hash, write_changed
-from ..paths import child_of
+from ..paths import as_listed, choice, existing_child
 from .config_schema import BY_NAME, KEYS
 from .config_text import read_config
 from .config_writer import DatasetConfig
@@ -57,12 +57,14 @@ def find_toml(root: Path, file: str) -> Path:
     """A TOML under `root`, by names with slashes between them.
 
     Raises:
-        NameRefused: a name is not plain, or a link leads out of the root.
+        NameRefused: a name is none, or a link leads out of the root.
         DatasetError: there is no such file.
     """
-    path = child_of(root, *file.strip().split("/"), what="file")
-    if path.suffix.lower() != ".toml" or not path.is_file():
-        raise DatasetError(f"There is no TOML file '{file}' under {root}. Put it there, and give its name with .toml.")
+    names = file.strip().split("/")
+    path = existing_child(root, *names, what="file")
+    if path is None or path.suffix.lower() != ".toml" or not path.is_file():
+        remedy = choice(root, names, ".toml", otherwise="Put it there, and give its name with .toml.")
+        raise DatasetError(f"There is no TOML file '{file}' under {root}. {remedy}")
     return path
 
 
@@ -100,7 +102,7 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
     for subset in subsets:
         for name in (key.name for key in KEYS if key.path):
             if name in subset:
-                subset[name] = (source.parent / str(subset[name])).as_posix()
+                subset[name] = as_listed(source.parent / str(subset[name])).as_posix()
     if changes.target == FLUX_TRAINER:
         _suit_flux_trainer(source, levels, datasets)
     text = document.as_string()
@@ -125,9 +127,9 @@ def _states(folder: Path, subsets: Iterable[Any]) -> list[tuple[str, int, int]]:
     files: set[Path] = set()
     for subset in subsets:
         if subset.get("metadata_file"):
-            files.add(folder / str(subset["metadata_file"]))
+            files.add(as_listed(folder / str(subset["metadata_file"])))
         if subset.get("image_dir"):
-            files.update((folder / str(subset["image_dir"])).glob("*"))
+            files.update(as_listed(folder / str(subset["image_dir"])).glob("*"))
     states = [(path, path.stat()) for path in sorted(files) if path.is_file() and path.suffix.lower() not in _NOT_READ]
     return [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..paths import folded
 from .config_reader import DatasetGroup, Subset, caption_file, image_files, pictures
-from .passed_over import by_name, deeper, folded, is_mask, placeholders, told
+from .passed_over import by_name, deeper, is_mask, placeholders, told
 
 REMEDY_OF_MASKS = "Put each into its picture's alpha channel, and set alpha_mask"
 LOAD_DEEPER = "Give each of those folders a [[datasets.subsets]] of its own"

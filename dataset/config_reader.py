@@ -18,12 +18,13 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files import parsed_json
+from ..paths import as_listed, folded
 from ..texts import cleaned, decoded
 from .buckets import Buckets
 from .caption_variants import CaptionRules
 from .config_schema import BY_NAME, KEYS, acted_on
 from .config_text import read_config, refuse_other_trainers
-from .passed_over import by_name, folded, is_mask
+from .passed_over import by_name, is_mask
 from .schema_key import CAPTIONS, DATASET, SUBSET, SUBSET_ALONE, Key, frozen_fields
 
 if sys.version_info >= (3, 11):
@@ -186,7 +187,7 @@ def _subset(table: dict[str, Any], dataset: dict[str, Any], general: dict[str, A
         values["caption_extension"] = f".{values['caption_extension']}"
     for key in KEYS:
         if key.path and key.name in values:
-            values[key.name] = folder / values[key.name] if values[key.name] else None
+            values[key.name] = as_listed(folder / values[key.name]) if values[key.name] else None
     return Subset(
         captions=CaptionRules(**_those(fields(CaptionRules), values)), **_those(fields(_SubsetFields), values)
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import writable
+from ..paths import folded
 
 TRIGGER_PLACEHOLDER = "[trigger]"  # ai-toolkit puts its trigger_word in its place
 _MASKS = ("-masklabel", "-condlabel")  # OneTrainer, modules/util/path_util.py: beside x.jpg as x-masklabel.png
@@ -32,11 +32,6 @@ _PICTURES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff"),
     *(ending for endings, _ in _UNREAD.values() for ending in endings),
 )
-
-
-def folded(name: str) -> str:
-    """The same for names that people take for one: in any Unicode form (macOS decomposes) and in any case."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def by_name(paths: Iterable[Path]) -> dict[str, Path]:

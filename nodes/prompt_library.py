@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..paths import child_of
+from ..errors import SettingsError
+from ..paths import child_of, choice, existing_child
 from ..prompting.library import SavedPrompt, chosen, split_tags
 from ..prompting.seed_book import SeedBook
 from .host import execution, folders
@@ -150,10 +151,14 @@ class PromptLibraryFile(io.ComfyNode):
 
     @staticmethod
     def _moved(action, file) -> str:
-        path = child_of(prompts_folder(), file, what="file name")
         if action == EXPORT:
+            path = child_of(prompts_folder(), file, what="file name")
             prompts, queued = prompt_library().write_to(path)
             return f"{prompts:,} prompts and {queued:,} of the history written to {path}"
+        path = existing_child(prompts_folder(), file, what="file name")
+        if path is None:
+            remedy = choice(prompts_folder(), [file], ".json", ".csv", otherwise="Put it there, or name another.")
+            raise SettingsError(f"There is no file '{file.strip()}' in {prompts_folder()}. {remedy}")
         new, read = prompt_library().read_from(path)
         return f"{new:,} of {read:,} entries in {path} were new"
 

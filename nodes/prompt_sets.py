@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..errors import SettingsError
 from ..files import content_hash
-from ..paths import child_of
+from ..paths import child_of, choice, existing_child
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
 from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
@@ -91,7 +91,13 @@ class PromptSet(io.ComfyNode):
 
     @staticmethod
     def _lines_of(file: str) -> str:
-        return read_text(child_of(prompts_folder(), file, what="prompt file")) if file.strip() else ""
+        if not file.strip():
+            return ""
+        path = existing_child(prompts_folder(), file, what="prompt file")
+        if path is None:
+            remedy = choice(prompts_folder(), [file], ".txt", otherwise="Put it there, or name another.")
+            raise SettingsError(f"There is no file '{file.strip()}' in {prompts_folder()}. {remedy}")
+        return read_text(path)
 
     @staticmethod
     def _wildcards_for(expand: str) -> dict[str, tuple[str, ...]]:

@@ -13,9 +13,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..dataset.passed_over import folded, is_mask, named, told
+from ..dataset.passed_over import is_mask, named, told
 from ..errors import writable
 from ..files import parsed_json
+from ..paths import folded
 from ..texts import cleaned, decoded, one_line
 from .import_pictures import COLUMNS, described
 

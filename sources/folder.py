@@ -17,7 +17,7 @@ from ..dataset.pictures import PictureRefused, reads_heif, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError, NameRefused, encodable
 from ..files import content_hash, remove_partials
-from ..paths import child_of
+from ..paths import choice, existing_child
 from ..progress import Progress, silent
 from ..texts import megabytes, one_line
 from .beside import Beside
@@ -37,13 +37,13 @@ def find_folder(root: Path, folder: str) -> Path:
     """A folder under `root`, by names with slashes between them.
 
     Raises:
-        NameRefused: a name is not plain, or a link leads out of the root.
+        NameRefused: a name is none, or a link leads out of the root.
         DatasetError: there is no such folder.
     """
-    path = child_of(root, *folder.strip().rstrip("/").split("/"), what="folder")
-    if not path.is_dir():
-        others = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-        remedy = f"Choose one of these: {', '.join(others[:40])}." if others else "There is none there yet."
+    names = folder.strip().rstrip("/").split("/")
+    path = existing_child(root, *names, what="folder")
+    if path is None or not path.is_dir():
+        remedy = choice(root, names, otherwise="There is none there yet.")
         raise DatasetError(f"There is no folder '{folder}' under {root}. {remedy}")
     return path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
 from ..files import content_hash
-from ..paths import child_of
+from ..paths import existing_child, in_a_row, offered
 from ..progress import Progress
 from .artgan import find_pictures, find_styles, is_archive, read_archive
 from .parquet import find_shards, parse_columns, read_pictures, read_rows
@@ -87,21 +87,21 @@ def holds_source(folder: Path) -> bool:
 
 def find_sources(root: Path) -> list[str]:
     """Names of the folders directly under `root` that are sources."""
-    return sorted(folder.name for folder in root.glob("*") if folder.is_dir() and holds_source(folder))
+    return [name for name in offered(root) if (root / name).is_dir() and holds_source(root / name)]
 
 
 def find_source(datasets_root: Path, source: str) -> Path:
     """The folder of a source.
 
     Raises:
-        NameRefused: the name is not plain or leads out of the root.
+        NameRefused: it is no name, or leads out of the root.
         DatasetError: it holds neither parquet files nor the ArtGAN archive; the text lists the folders that do.
     """
-    folder = child_of(datasets_root, source, what="source")
-    if not holds_source(folder):
+    folder = existing_child(datasets_root, source, what="source")
+    if folder is None or not holds_source(folder):
         others = find_sources(datasets_root)
         remedy = (
-            f"Choose one of these: {', '.join(others)}." if others else "No folder there holds any yet: put some in."
+            f"Choose one of these: {in_a_row(others)}." if others else "No folder there holds any yet: put some in."
         )
         raise DatasetError(
             f"There is no folder '{source}' with parquet files in it under {datasets_root}. {remedy} "

@@ -16,7 +16,7 @@ from ..dataset.pictures import PictureRefused, StoredPicture, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError
 from ..files import append_line, content_hash, parsed_json, read_jsonl, remove_partials
-from ..paths import child_of
+from ..paths import choice, existing_child
 from ..progress import Progress, silent
 from ..texts import decoded
 from .download import Fetcher
@@ -26,6 +26,7 @@ from .selection import in_turn
 
 AT_ONCE = 8  # fetches, over all hosts
 MOST_URLS = 20_000
+LIST_ENDINGS = (".txt", ".csv", ".jsonl")
 LARGEST_LIST = 16_000_000  # bytes
 
 
@@ -41,14 +42,15 @@ def list_file(root: Path, name: str) -> str:
     """The text of a list in the folder `root`; "" where no name is given.
 
     Raises:
-        NameRefused: the name is not plain.
+        NameRefused: it is no name.
         DatasetError: there is no such list, or it is no text or over 16 MB.
     """
     if not name.strip():
         return ""
-    path = child_of(root, name, what="file of URLs")
-    if path.suffix.lower() not in (".txt", ".csv", ".jsonl") or not path.is_file():
-        raise DatasetError(f"There is no list '{name}' in {root}. Put a .txt, .csv or .jsonl file of that name there.")
+    path = existing_child(root, name, what="file of URLs")
+    if path is None or path.suffix.lower() not in LIST_ENDINGS or not path.is_file():
+        remedy = choice(root, [name], *LIST_ENDINGS, otherwise="Put a .txt, .csv or .jsonl file of that name there.")
+        raise DatasetError(f"There is no list '{name}' in {root}. {remedy}")
     if path.stat().st_size > LARGEST_LIST:
         raise DatasetError(f"The list {path} has more than {LARGEST_LIST:,} bytes. Split it.")
     try:

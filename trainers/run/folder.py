@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ImpastoError, NameRefused, TrainingError
+from ...errors import ImpastoError, TrainingError
 from ...files import has_types, parsed_json, read_jsonl, write_changed
-from ...paths import MAX_NAME_LENGTH, checked_name, child_of
+from ...paths import MAX_NAME_LENGTH, existing_child, in_a_row, offered
 from ..settings import Settings
 from . import checkpoints
 
@@ -196,13 +196,13 @@ class Job:
 def list_runs(runs_root: Path) -> list[str]:
     """Ids of the runs in `runs_root`: that which was trained last first, those never trained behind all others.
 
-    A folder whose name no run can have is none.
+    A folder that `find_run` cannot find by its name is none.
     """
     found: dict[str, tuple[int, int]] = {}
-    for settings in runs_root.glob("*/settings.toml"):
-        with contextlib.suppress(NameRefused, OSError):  # somebody else's folder, or gone since
-            if settings.is_file():
-                found[checked_name(settings.parent.name, longest=MAX_RUN_ID_LENGTH)] = _last_trained(settings.parent)
+    for name in offered(runs_root):
+        with contextlib.suppress(OSError):  # gone since
+            if (runs_root / name / "settings.toml").is_file():
+                found[name] = _last_trained(runs_root / name)
     return sorted(found, key=found.__getitem__, reverse=True)
 
 
@@ -235,22 +235,22 @@ def find_run(runs_root: Path, run_id: str) -> Run:
     is one run, and runs that failed before their first step because there is nothing to plot or to continue.
 
     Raises:
-        NameRefused: `run_id` is not a plain name.
+        NameRefused: `run_id` is no name, or a link leads out of the root.
         TrainingError: there is no such run; the text names those that there are.
     """
     if run_id == LATEST:
         run_id, passed_over = _latest(runs_root)
-    folder = child_of(runs_root, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
-    if not (folder / "settings.toml").is_file():
+    folder = existing_child(runs_root, run_id, what="run id")
+    if folder is None or not (folder / "settings.toml").is_file():
         known = list_runs(runs_root)
         if run_id == LATEST and known:
             raise TrainingError(
                 f"None of the runs in {runs_root} is one that FLUX LoRA Trainer has trained for a step. Queue it, or "
-                f"choose a run by its name: {', '.join(known)}. {' '.join(passed_over)}".rstrip()
+                f"choose a run by its name: {in_a_row(known)}. {' '.join(passed_over)}".rstrip()
             )
         raise TrainingError(
             f"There is no training run '{run_id}' in {runs_root}. "
-            + (f"There are: {', '.join(known)}." if known else "No run has been started yet: queue FLUX LoRA Trainer.")
+            + (f"There are: {in_a_row(known)}." if known else "No run has been started yet: queue FLUX LoRA Trainer.")
         )
     return Run(folder.name, str(folder))
 
