@@ -37,6 +37,7 @@ def lora_folder(loras_root: Path, name: str) -> Path:
     Raises:
         NameRefused: the name is not plain, or a symbolic link of that name leads out of `loras_root`.
     """
+    checked_name(name, "LoRA name")  # of new files and of a run, whatever lies in the folder already
     return child_of(loras_root, name, what="LoRA name")
 
 

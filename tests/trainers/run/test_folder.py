@@ -106,6 +106,13 @@ def test_a_name_that_leaves_the_root_is_refused(tmp_path, name):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_folder_of_loras_does_not_make_its_name_one_for_a_run(tmp_path):
+    (tmp_path / "Monet (v2)").mkdir()
+    with pytest.raises(NameRefused, match="plain name"):
+        publish.lora_folder(tmp_path, "Monet (v2)")
+    assert publish.lora_folder(tmp_path, "मोने") == tmp_path / "मोने"
+
+
 def test_a_name_that_a_symbolic_link_leads_out_of_the_root_is_refused(tmp_path):
     root, outside = tmp_path / "loras", tmp_path / "outside"
     root.mkdir()
