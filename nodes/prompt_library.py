@@ -159,8 +159,9 @@ class PromptLibraryFile(io.ComfyNode):
         if path is None:
             remedy = choice(prompts_folder(), [file], ".json", ".csv", otherwise="Put it there, or name another.")
             raise SettingsError(f"There is no file '{file.strip()}' in {prompts_folder()}. {remedy}")
-        new, read = prompt_library().read_from(path)
-        return f"{new:,} of {read:,} entries in {path} were new"
+        new, read, mended = prompt_library().read_from(path)
+        told = f"{new:,} of {read:,} entries in {path} were new"
+        return f"{told}; half characters or control characters were taken out of {mended:,}" if mended else told
 
     @staticmethod
     def _repaired() -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..files import parsed_json, write_whole
-from ..texts import one_line
+from ..texts import cleaned, one_line
 from .database import reading, writing
 from .recovery import Repaired, repair
 from .seeds import MAX_SEED
@@ -204,19 +204,26 @@ class Library:
         write_whole(path, _as_json(entries) if _format(path) == "json" else _as_csv(entries))
         return len(prompts), len(history)
 
-    def read_from(self, path: Path) -> tuple[int, int]:
-        """Add the entries of a .json or .csv file, all or none, and return how many were new and how many there were.
+    def read_from(self, path: Path) -> tuple[int, int, int]:
+        """Add the entries of a .json or .csv file, all or none.
+
+        Half characters and control characters are taken out of their texts, as out of all texts (`texts.cleaned`).
+
+        Returns:
+            How many were new, how many there were, and how many had something taken out.
 
         Raises:
             SettingsError: the file is not there, or one of its entries cannot be read; nothing is added then.
         """
         content = read_text(path)
         entries = _json_entries(content, path) if _format(path) == "json" else _csv_entries(content, path)
-        read = [_from_entry(entry, number, path) for number, entry in enumerate(entries, start=1)]
+        clean = [_cleaned(entry) for entry in entries]
+        mended = sum(new != old for new, old in zip(clean, entries, strict=True))
+        read = [_from_entry(entry, number, path) for number, entry in enumerate(clean, start=1)]
         prompts = [entry for entry in read if isinstance(entry, SavedPrompt)]
         queued = [entry for entry in read if isinstance(entry, Queued)]
         with writing(self.path, _SCHEMA) as database:
-            return _save(database, prompts) + _add_queued(database, queued), len(read)
+            return _save(database, prompts) + _add_queued(database, queued), len(read), mended
 
 
 def chosen(found: Sequence[SavedPrompt | Queued], place: int, words: str) -> tuple[SavedPrompt | Queued, str]:
@@ -352,13 +359,15 @@ def _csv_entries(content: str, path: Path) -> list[Any]:
     return entries
 
 
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cleaned(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(part) for part in value]
+    return cleaned(value) if isinstance(value, str) else value
+
+
 def _from_entry(entry: Any, number: int, path: Path) -> SavedPrompt | Queued:
-    try:
-        json.dumps(entry, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a pair of code units, which JSON may hold and no database
-        raise SettingsError(
-            f"Entry {number} of {path} holds half a character (a lone surrogate). Correct its text; nothing was added."
-        ) from None
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
         raise SettingsError(f"Entry {number} of {path} has no text. Give every entry one; nothing was added.")
     if queued := _seconds(entry, "queued", number, path):
