@@ -7,11 +7,14 @@ The archive is https://github.com/cs-chan/ArtGAN, "WikiArt Dataset"; wikiart_csv
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
 from ..dataset.wikiart_labels import STYLES
-from ..errors import encodable
+from ..errors import DatasetError, encodable
+from ..paths import folded
+from ..texts import decoded
 from .source import Row
 
 _YEAR = re.compile(r"-(1[0-9]{3}|20[0-9]{2})(?:-[0-9])?$")  # "water-lilies-1919", "water-lilies-1919-2"
@@ -32,10 +35,14 @@ def find_pictures(style: Path) -> list[Path]:
 
 
 def read_archive(folder: Path) -> list[Row]:
-    """Every painting of the archive, labelled by its folder, its file name and the csv files."""
+    """Every painting of the archive, labelled by its folder, its file name and the csv files.
+
+    Raises:
+        DatasetError: a csv file is not UTF-8; the text names the line.
+    """
     genres = _genres(folder)
     return [
-        _row(index, number, picture, genres.get(f"{style.name}/{picture.name}", ""))
+        _row(index, number, picture, genres.get(folded(f"{style.name}/{picture.name}"), ""))
         for index, style in enumerate(find_styles(folder))
         for number, picture in enumerate(find_pictures(style))
     ]
@@ -54,19 +61,28 @@ def _pictures(style: Path) -> list[Path]:
 
 
 def _genres(folder: Path) -> dict[str, str]:
-    """Genre by "<Style>/<file>", as far as the csv files know; they lie in the archive's folder or one below."""
+    """Genre by folded "<Style>/<file>", as far as the csv files know; they lie in the archive's folder or one below."""
     classes: dict[str, str] = {}
     for path in _beside(folder, "genre_class.txt"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _text(path).split("\n"):
             number, _, name = line.strip().partition(" ")
             classes[number] = name.strip()
     genres: dict[str, str] = {}
     for path in (*_beside(folder, "genre_train.csv"), *_beside(folder, "genre_val.csv")):
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            for cells in csv.reader(file):
+        try:
+            for cells in csv.reader(io.StringIO(_text(path), newline="")):
                 if len(cells) == 2:
-                    genres[cells[0]] = classes.get(cells[1].strip(), "")
+                    genres[folded(cells[0])] = classes.get(cells[1].strip(), "")
+        except csv.Error as error:
+            raise DatasetError(f"{path} is not CSV ({error}). Take it from wikiart_csv.zip again.") from None
     return genres
+
+
+def _text(path: Path) -> str:
+    try:
+        return decoded(path.read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{path} cannot be read: {error}.") from None
 
 
 def _beside(folder: Path, name: str) -> list[Path]:

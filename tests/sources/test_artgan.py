@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
-from impasto.errors import NameRefused
+from impasto.errors import DatasetError, NameRefused
 from impasto.sources.artgan import read_archive
 from impasto.sources.opening import source_fingerprint
 from impasto.sources.plan import Request
@@ -36,6 +37,25 @@ def test_labels_come_from_folders_file_names_and_csv_files(archive, datasets_roo
         ("Berthe Morisot", "Impressionism", "portrait", "The cradle", ""),
         ("Katsushika Hokusai", "Ukiyo_e", "", "Red fuji", "1831"),
     }
+
+
+def test_csv_files_have_a_byte_order_mark_or_not_and_names_in_any_unicode_form(archive):
+    name = "Ukiyo_e/utagawa-kuniyoshi_café.jpg"
+    (archive / unicodedata.normalize("NFD", name)).write_bytes(picture_bytes(7))
+    csv_file = archive / "wikiart_csv" / "genre_train.csv"
+    csv_file.write_text(unicodedata.normalize("NFC", f"{name},4\r\n"), encoding="utf-8-sig", newline="")
+    classes = archive / "wikiart_csv" / "genre_class.txt"
+    classes.write_text(classes.read_text(), encoding="utf-8-sig")
+    assert [row.genre for row in read_archive(archive) if row.title.startswith("Caf")] == ["landscape"]
+
+
+@pytest.mark.parametrize("file", ["genre_class.txt", "genre_val.csv"])
+def test_a_csv_file_that_is_not_utf8_is_named_with_its_line(archive, file):
+    path = archive / "wikiart_csv" / file
+    path.write_bytes(path.read_bytes() + b"caf\xe9,4\n")
+    line = path.read_bytes().count(b"\n")
+    with pytest.raises(DatasetError, match=f"{file} cannot be read: line {line} is not UTF-8 .byte 0xe9"):
+        read_archive(archive)
 
 
 def test_filters_and_quotas_work_as_with_parquet(archive, datasets_root):
