@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..prompting.dynamic import read_wildcards
 from ..prompting.library import Library
+from ..prompting.wildcard_files import read_wildcards
 from .host import folders
 
 CATEGORY = "Impasto/Prompts"

@@ -22,7 +22,6 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ..errors import SettingsError
 from .dynamic_syntax import (
@@ -38,9 +37,8 @@ from .dynamic_syntax import (
     Wildcard,
     never,
 )
-from .text_file import read_text
 
-__all__ = ["Check", "DynamicPromptError", "Wildcards", "combinations", "expand", "never", "read_wildcards"]
+__all__ = ["Check", "DynamicPromptError", "Wildcards", "combinations", "expand", "never"]
 
 MAX_DEPTH = 150  # of everything in everything while expanding; a level is three of Python's 1,000 frames
 MAX_LENGTH = 100_000  # characters of one expanded prompt
@@ -90,25 +88,6 @@ def combinations(text: str, wildcards: Wildcards | None = None, check: Check = n
                 f"The dynamic prompt has more than {much}. Take some at random, or write fewer options."
             )
     return prompts
-
-
-def read_wildcards(folder: str | Path) -> dict[str, tuple[str, ...]]:
-    """The .txt files under `folder` as wildcards: a value a line, without empty lines and lines that open with '#'.
-
-    Raises:
-        SettingsError: a file is not UTF-8.
-    """
-    root = Path(folder)
-    return {
-        path.relative_to(root).with_suffix("").as_posix(): _values(read_text(path))
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() == ".txt" and path.is_file()
-    }
-
-
-def _values(content: str) -> tuple[str, ...]:
-    lines = (line.strip() for line in content.split("\n"))
-    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 class _AtRandom:

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 from impasto.errors import SettingsError
-from impasto.prompting.dynamic import MAX_COMBINATIONS, DynamicPromptError, combinations, expand, read_wildcards
+from impasto.prompting.dynamic import MAX_COMBINATIONS, DynamicPromptError, combinations, expand
 
 WILDCARDS = {
     "colour": ("red", "blue"),
@@ -241,17 +241,6 @@ def test_a_long_prompt_with_many_choices_is_expanded():
     assert len(expand("{a|b} " * 5000, 1)) == 5000 * 2 - 1
 
 
-def test_wildcards_are_read_from_a_folder_by_their_path(tmp_path):
-    (tmp_path / "animals").mkdir()
-    (tmp_path / "animals" / "cat.txt").write_text("\ufeff# cats\n tabby \n\nsiamese\n", encoding="utf-8")
-    (tmp_path / "notes.md").write_text("no wildcard")
-    assert read_wildcards(tmp_path) == {"animals/cat": ("tabby", "siamese")}
-
-
-def test_a_folder_that_is_not_there_has_no_wildcards(tmp_path):
-    assert read_wildcards(tmp_path / "none") == {}
-
-
 @pytest.mark.parametrize(
     ("text", "position", "told"),
     [
@@ -285,18 +274,6 @@ def test_wildcards_deep_in_braces_of_wildcards_are_told_with_the_place():
     deep = {f"w{n}": ("{" * 40 + f"__w{n + 1}__" + "}" * 40,) for n in range(45)} | {"w45": ("end",)}
     with pytest.raises(DynamicPromptError, match="150 deep"):
         expand("__w0__", 0, deep)
-
-
-def test_wildcard_files_are_read_by_their_mark_and_in_any_case_of_the_ending(tmp_path):
-    (tmp_path / "Animal.TXT").write_bytes(b"\xff\xfe" + "caf\u00e9 cat\r\nowl".encode("utf-16-le"))
-    (tmp_path / "place.txt").write_text("a\u2028b\n", encoding="utf-8")
-    assert read_wildcards(tmp_path) == {"Animal": ("caf\u00e9 cat", "owl"), "place": ("a\u2028b",)}
-
-
-def test_a_wildcard_file_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / "colour.txt").write_bytes("grün\n".encode("latin-1"))
-    with pytest.raises(SettingsError, match="colour.txt cannot be read: line 1 is not UTF-8 .byte 0xfc"):
-        read_wildcards(tmp_path)
 
 
 class Cancelled(BaseException):
