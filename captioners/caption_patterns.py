@@ -76,8 +76,14 @@ REFUSALS = re.compile(
     r"please (?:provide|upload|share)|error\b|unanswerable|n/?a$|none$|null$)",
     re.IGNORECASE,
 )
+# "A print of a ship hangs over the fireplace": it is in the picture.
+_HANGS = (
+    rf"an?\s+{ADJECTIVES}(?:{WORKS})\s+of\s+(?:(?!\b(?:where|with|which|that|who|as|and|in)\b)[^,.;]){{1,60}}"
+    r"\b(?:hangs|is (?:hung|pinned|propped))\b"
+)
 SENTENCE_LEAD_IN = re.compile(
-    r"^(?:(?:in|within|at|across|throughout) (?:this|the|a|an) "
+    rf"^(?!{_HANGS})"
+    r"(?:(?:in|within|at|across|throughout) (?:this|the|a|an) "
     rf"{_A_WORK},?\s*(?=[a-z])(?:(?:we|you|one|viewers?)\s+(?:can\s+)?(?:see|find|observe)s?\s+|there (?:is|are)\s+)?"
     rf"|(?:this|the|these|an?|it|here|there)\s+(?:is|are)\s+(?:an?\s+|the\s+)?{ADJECTIVES}{SUBJECTS}{ADJECTIVES}"
     rf"(?:{WORKS})\s+(?:of|showing|depicting|featuring|portraying|that (?:{_SHOWS}))\s+"
@@ -113,8 +119,15 @@ _OF_THE_WORK = (
     r"aesthetics?|look|effects?|tones?|in style|depictions?|representations?|views?|nudes?|studies|study|fashion|"
     r"details?)"
 )
+# "An expressionist dances", "argues with a realist.": one person, who does something or ends the sentence.
+_A_PERSON = (
+    r"(?:(?<=\ba )|(?<=\ban ))(?<!\bby a )(?<!\bby an )(?:\w+ist|academic)\s*"
+    r"(?:[.,;!]|$|\s(?!canvas|series|christmas|oils|pastels|works)\w{2,}[^\Wsui]s\b)"
+)
+_THE_PERSON = r"(?<=\bthe )(?:academic|symbolist|surrealist|impressionist|expressionist|cubist|realist),"
 _NAME_OF_STYLE = (
-    rf"(?:(?!(?:{_OF_THINGS_TOO})\b)(?:{STYLES})\b(?!\s+{_PERSON_DOES}\b)|"
+    rf"(?!{_A_PERSON}|{_THE_PERSON})"
+    rf"(?:(?!(?:{_OF_THINGS_TOO})\b)(?:{STYLES})\b(?!\s+{_PERSON_DOES}\b|['’]s?\b)|"
     rf"(?:{_OF_THINGS_TOO})(?=[\s-]+(?:and\s+)?{_OF_THE_WORK}\b|[-,.;!]|$))"
 )
 _PAINTERS_OWN = (
@@ -125,6 +138,8 @@ _PAINTERS_OWN = (
 _PAINTS_AS_THINGS = (
     r"sets?|box(?:es)?|paints?|palettes?|tubes?|paper|kits?|trays?|pencils?|brush(?:es)?|pans?|cakes?|jars?"
 )
+# A material as a thing: "Oil paints and brushes lie on a table", "A watercolor hangs on the wall".
+_DOES_AS_A_THING = r"(?:and \w+ )?(?:lies?|stands?|hangs?|rests?|leans?|dry|dries|spills?|is pinned|are spread)"
 _OF_THINGS_MADE = (
     r"[^,.]{0,30}\b(?:tudor|gothic|victorian|edwardian|georgian|colonial|moorish|romanesque|palladian|regency|empire|"
     r"half-timbered|old-fashioned|rustic|country|western|bohemian|military|sailor|medieval|swiss|alpine|chalet|cottage|"
@@ -134,7 +149,9 @@ _OF_AN_AGE = r"\s+of\s+the\s+(?:\d|time|period|day|age|era)"
 STYLE_SENTENCE = re.compile(
     rf"\b(?:brush-?\s?(?:strokes?|work)|impasto|palette[- ]knife|chiaroscuro|sfumato|technique|oil on \w+|"
     rf"(?<!of )(?<!ys with )(?<!ing with )(?<!ws with )"
-    rf"(?:oil paints?|water-?colou?rs?|oils|acrylics|pastels)\b(?! (?:{_PAINTS_AS_THINGS})\b)|"
+    r"(?<!paints a )(?<!painting a )(?<!paint a )(?<!holds a )(?<!holding a )(?<!sells )(?<!unfinished )"
+    rf"(?:oil paints?|water-?colou?rs?|oils|acrylics|pastels)\b"
+    rf"(?! (?:{_PAINTS_AS_THINGS}|{_DOES_AS_A_THING})\b)|"
     r"(?:paint|canvas) texture|texture of the (?:paint|canvas)|"
     rf"(?<!\ba )(?<!\ban )(?:artist|painter|photographer)(?:(?:'s|’s)(?! (?:{_PAINTERS_OWN})\b)|"
     r"\b(?!['’]|,? (?:at work|sit|stand|paint|hold|at an easel|in an? |with an? |wear|look|walk|lean|carr|mix)))|"
@@ -212,13 +229,14 @@ STYLE_IN_FRONT = re.compile(
     r"(?:(?:in|with|after|using)\s+(?:(?:the|an?|his|her|their|visible)\s+)?"
     r"(?:(?:signature|characteristic|typical|loose|visible|thick|bold|soft|short|broad|classic|traditional|distinctive|"
     rf"rich|\w+ly|{STYLES}|{_MEDIUMS}),?\s+(?:and\s+)?){{0,5}}"
-    rf"(?:(?:style|manner)(?:\s+(?:of|reminiscent of)\s+[^,.;]{{1,60}}{_MORE_ARTISTS})?|"
-    rf"{_ARTIST}['’]s?\s+(?:style|manner)|"
+    rf"(?:(?:style|manner)(?:\s+(?:of|reminiscent of)\s+[^,.;:]{{1,60}}{_MORE_ARTISTS})?|"
+    rf"{_ARTIST}(?:['’]s?)?[\s-]+(?:style|manner)|"
     rf"brush-?\s?(?:strokes?|work)|oils?(?:\s+(?:paints?|on \w+))?|acrylics?|water-?colou?rs?|gouache|pastels?|"
     r"charcoal|tempera|impasto|ink wash|pen and ink|pencil)"
     r"|(?:after|inspired by|reminiscent of|an homage to|in homage to|à la)\s+(?:the (?:works?|paintings?|art) of\s+)?"
-    rf"{_ARTIST}(?:['’]s?\s+\w+)?{_MORE_ARTISTS})"
-    r",\s+(?P<first>\w)",
+    rf"{_ARTIST}(?:['’]s?\s+\w+)?{_MORE_ARTISTS}"
+    rf"|(?:the\s+)?(?:style|manner)\s+of\s+(?:the\s+)?{_ARTIST}{_MORE_ARTISTS})"
+    r"(?:[,:]|\s+[-–—])\s+(?P<first>\w)",
     re.IGNORECASE,
 )
 STYLE_WORDS = re.compile(
@@ -255,7 +273,7 @@ CREDIT = re.compile(
     rf"(?:{_ARTIST}))(?:['’]s?\s+(?:\w+\s+)?(?:works?|paintings?|style|art|series))?\)?"
 )
 POSSESSIVE = re.compile(rf"\b{_ARTIST}['’]s?\s+(?:(?:famous|iconic|signature|well-known)\s+)?")
-BARE_CREDIT = re.compile(rf"\b(?:of\s+|by\s+|like\s+)?{_ARTIST}\b")
+BARE_CREDIT = re.compile(rf"\b(?:of\s+|by\s+|like\s+)?{_ARTIST}(?:[\s-]+style(?=\s+\w))?\b")
 BARE_ARTIST = re.compile(rf"\b{_ARTIST}\b")
 QUOTED_TITLE = re.compile(r"\b(?:en)?titled\b|[\"“][A-Z][^\"”]{2,60}[\"”]")
 ABBREVIATION = re.compile(r"\b(?:St|Mr|Mrs|Ms|Dr|c|ca|[A-Z])\.$")

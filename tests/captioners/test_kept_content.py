@@ -50,6 +50,18 @@ A girl in a dress in the style of the 1920s dances.
 A frame by a wooden door.
 A woman giving a child a stern look.
 Great waves crash against the rocks.
+An expressionist dances on a stage.
+A cubist argues with a realist.
+A realist argues with an academic.
+The academic, in a black gown, holds a book.
+An old master's house stands by a canal.
+Oil paints and brushes lie on a table.
+A watercolor hangs on the wall.
+A woman paints a watercolor of the sea.
+An easel with an unfinished watercolor stands in a field.
+A print of a ship hangs over the fireplace.
+A picture of the Madonna hangs on the wall.
+A photograph of a soldier is propped against a clock.
 """
 
 # What is painted stays where a sentence begins with how.
@@ -74,6 +86,11 @@ Oil on canvas, a bowl of pears. => A bowl of pears.
 With loose brushstrokes, a garden in bloom. => A garden in bloom.
 With thick impasto, waves break on a reef. => Waves break on a reef.
 Rendered in soft pastels, a ballerina bows. => A ballerina bows.
+In the style of Claude Monet: a pond with lilies. => A pond with lilies.
+In the style of Monet - a pond with lilies. => A pond with lilies.
+In a Monet style, a pond with lilies. => A pond with lilies.
+Style of Monet, a pond. => A pond.
+In the manner of Vermeer – a maid pours milk. => A maid pours milk.
 """
 
 # What was taken out before is taken out still.
@@ -88,6 +105,10 @@ The painting is a watercolor. =>
 A boat, painted in oils. => A boat.
 A boat in watercolor. => A boat.
 A bridge, an ukiyo-e woodblock print. => A bridge.
+Monet style pond with a bridge. => Pond with a bridge.
+A painting of a ship. => A ship.
+An impressionist canvas of a pond. => A pond.
+A painting of a kitchen in which a pan hangs on a hook. => A kitchen in which a pan hangs on a hook.
 """
 
 
