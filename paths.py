@@ -7,13 +7,16 @@ keeps to characters that every system has.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .errors import NameRefused
+
+Roots = Path | Sequence[Path]  # a folder that names lie in, or several: what is new goes into the first
 
 MAX_NAME_LENGTH = 100  # characters
 MAX_NAME_BYTES = 200  # leaves room for revisions, hashes and suffixes under the usual 255-byte limit
@@ -74,33 +77,54 @@ def child_of(root: str | Path, *names: str, what: str = "name", longest: int = M
     return path
 
 
-def existing_child(root: str | Path, *names: str, what: str = "name") -> Path | None:
-    """The real path of what lies under `root` by these names, one a level; None where nothing does.
+def existing_child(
+    roots: Roots | str, *names: str, what: str = "name", holds: Callable[[Path], bool] = Path.exists
+) -> Path | None:
+    """The real path of what lies under a root by these names, one a level; None where nothing does.
 
     A name is the one that is listed, in any Unicode form, and in another case where the file system takes it for the
-    same; spaces around it do not count. Names that begin with a dot are not found.
+    same; spaces around it do not count. Names that begin with a dot are not found. Of several roots it is the first in
+    which `holds` is true of it, else the first that has it.
 
     Raises:
         NameRefused: a name is empty or a path, has control characters or is a reserved device name; or a symbolic link
-            on the way leads out of `root`.
+            on the way leads out of the only root that has it.
     """
     for name in names:
         _refuse_path(name, what)
+    found = refused = None
+    for root in places(roots):
+        try:
+            path = _existing(root, names, what)
+        except NameRefused as error:  # a link that leads out of one root hides nothing in another
+            refused = refused or error
+            continue
+        if path is not None and holds(path):
+            return path
+        found = found or path
+    if refused and found is None:
+        raise refused
+    return found
+
+
+def _existing(root: Path, names: Sequence[str], what: str) -> Path | None:
     base = path = Path(os.path.realpath(root))
     for name in names:
         if (listed := _listed(path, name)) is None:
             return None
-        path = _within(base, path / listed, what, names)
+        path = _within(base, path / listed, what, tuple(names))
     return path
 
 
-def offered(root: str | Path) -> list[str]:
-    """The names under `root` by which `existing_child` finds something, in their order; none where it is no folder."""
-    base = Path(os.path.realpath(root))
-    return sorted(name for name in _names(base) if _can_be_given(name) and _is_inside(base, base / name))
+def offered(roots: Roots | str) -> list[str]:
+    """The names under the roots by which `existing_child` finds something, in their order; none where none is there."""
+    bases = [Path(os.path.realpath(root)) for root in places(roots)]
+    return sorted(
+        {name for base in bases for name in _names(base) if _can_be_given(name) and _is_inside(base, base / name)}
+    )
 
 
-def choice(root: str | Path, names: Sequence[str], *ends: str, otherwise: str) -> str:
+def choice(roots: Roots | str, names: Sequence[str], *ends: str, otherwise: str) -> str:
     """The remedy where nothing is found by `names`: "Choose one of these: a, b.", each of which is found by them.
 
     They are what lies in the deepest of the folders that are there.
@@ -110,9 +134,9 @@ def choice(root: str | Path, names: Sequence[str], *ends: str, otherwise: str) -
         otherwise: the remedy where there is nothing to choose.
     """
     for depth in range(len(names) - 1, -1, -1):
-        place = existing_child(root, *names[:depth]) if depth else Path(root)
-        found = offered(place) if place else []
-        meant = [name for name in found if _is_meant(place / name, ends)]
+        there = existing_child(roots, *names[:depth], holds=Path.is_dir) if depth else None
+        found = [there] if there else places(roots) if not depth else []
+        meant = sorted({name for place in found for name in offered(place) if _is_meant(place / name, ends)})
         if meant:
             return f"Choose one of these: {in_a_row(['/'.join([*names[:depth], name]) for name in meant])}."
     return otherwise
@@ -219,3 +243,27 @@ def _within(base: Path, path: Path, what: str, names: tuple[str, ...]) -> Path:
             f"The {what} '{'/'.join(names)}' leads to {real}, outside {base}. Remove that link, or choose another name."
         )
     return real
+
+
+def places(roots: Roots | str) -> tuple[Path, ...]:
+    """The folders that names are looked for in, in their order."""
+    return (Path(roots),) if isinstance(roots, str | Path) else tuple(roots)
+
+
+def child_in(roots: Roots, *names: str, what: str = "name", holds: Callable[[Path], bool] = Path.exists) -> Path:
+    """`child_of` the first of several roots in which `holds` is true of it; of the first of all where it is in none.
+
+    Raises:
+        NameRefused: as `child_of`, in that root.
+    """
+    first, *others = places(roots)
+    for root in (first, *others) if others else ():
+        with contextlib.suppress(NameRefused):  # a link that leads out of one root hides nothing in another
+            if holds(path := child_of(root, *names, what=what)):
+                return path
+    return child_of(first, *names, what=what)
+
+
+def told(roots: Roots) -> str:
+    """The roots as an error names them."""
+    return " or ".join(map(str, places(roots)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, SettingsError
 from ..files import content_hash, write_changed
-from ..paths import as_listed, choice, existing_child
+from ..paths import Roots, as_listed, choice, existing_child, told
 from .config_schema import BY_NAME, KEYS
 from .config_text import read_config
 from .config_writer import DatasetConfig
@@ -53,7 +53,7 @@ class Changes:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name in BY_NAME}
 
 
-def find_toml(root: Path, file: str) -> Path:
+def find_toml(root: Roots, file: str) -> Path:
     """A TOML under `root`, by names with slashes between them.
 
     Raises:
@@ -61,10 +61,10 @@ def find_toml(root: Path, file: str) -> Path:
         DatasetError: there is no such file.
     """
     names = file.strip().split("/")
-    path = existing_child(root, *names, what="file")
+    path = existing_child(root, *names, what="file", holds=Path.is_file)
     if path is None or path.suffix.lower() != ".toml" or not path.is_file():
         remedy = choice(root, names, ".toml", otherwise="Put it there, and give its name with .toml.")
-        raise DatasetError(f"There is no TOML file '{file}' under {root}. {remedy}")
+        raise DatasetError(f"There is no TOML file '{file}' under {told(root)}. {remedy}")
     return path
 
 

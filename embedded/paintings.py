@@ -18,6 +18,7 @@ from ..dataset.wikiart_labels import ARTISTS, STYLES
 from ..dataset.wikiart_labels import GENRES as GENRE_LABELS
 from ..errors import SettingsError
 from ..files import appearing, content_hash, write_whole
+from ..paths import Roots, child_in
 from ..progress import Progress, silent
 from . import cityscapes, landscapes, portraits, still_lifes
 from .canvas import Canvas
@@ -98,12 +99,12 @@ class _Row:
         return buffer.getvalue(), picture
 
 
-def paint_embedded_source(datasets_root: Path, progress: Progress = silent) -> Path:
+def paint_embedded_source(datasets_root: Roots, progress: Progress = silent) -> Path:
     """The source that shipped graphs read, painted unless something of its name is there already.
 
     Every scene comes in both finishes, so that the loader's style widget has something to choose.
     """
-    folder = datasets_root / EMBEDDED_SOURCE
+    folder = child_in(datasets_root, EMBEDDED_SOURCE, what="source")
     if not folder.exists() or (folder / UNFINISHED).exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / UNFINISHED).touch()

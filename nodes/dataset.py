@@ -59,15 +59,15 @@ class WikiArtLoader(io.ComfyNode):
         if over_links(source):
             return anew()
         try:
-            return source_fingerprint(folders.datasets_root(), source)
+            return source_fingerprint(folders.datasets_roots(), source)
         except ImpastoError:  # `execute` will say what is wrong
             return ""
 
     @classmethod
     def execute(cls, plan_only: bool = False, **asked) -> io.NodeOutput:
         if asked["source"].strip() == EMBEDDED_SOURCE:
-            paint_embedded_source(folders.datasets_root(), execution.progress())
-        loaded = load_paintings(folders.datasets_root(), Request(**asked), execution.progress(), plan_only=plan_only)
+            paint_embedded_source(folders.datasets_roots(), execution.progress())
+        loaded = load_paintings(folders.datasets_roots(), Request(**asked), execution.progress(), plan_only=plan_only)
         return io.NodeOutput(loaded.dataset or execution.blocked(), loaded.report)
 
 

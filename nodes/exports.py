@@ -111,13 +111,13 @@ class DatasetTOMLLoader(io.ComfyNode):
         if over_links(file):
             return anew()
         try:
-            return written_toml_fingerprint(find_toml(folders.datasets_root(), file))
+            return written_toml_fingerprint(find_toml(folders.datasets_roots(), file))
         except (ImpastoError, OSError) as error:
             return str(error)  # execute says it in full
 
     @classmethod
     def execute(cls, file: str, **changes) -> io.NodeOutput:
-        source = find_toml(folders.datasets_root(), file)
+        source = find_toml(folders.datasets_roots(), file)
         dataset_config.read(source)
         config = rewrite_dataset_toml(source, Changes(**changes))
         dataset_config.read(config.path)

@@ -14,7 +14,7 @@ from .host import execution, folders
 from .inputs import anew, keep_metadata_input, over_links
 
 CATEGORY = "Impasto/Dataset"
-_ROOTS = {"input": folders.input_root, "datasets": folders.datasets_root}
+_ROOTS = {"input": folders.input_root, "datasets": folders.datasets_roots}
 
 
 def _format_input() -> io.Input:
@@ -78,7 +78,7 @@ class ImageFolderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, root: str, folder: str, name: str, format: str, keep_metadata: bool = False) -> io.NodeOutput:
-        place = folders.datasets_root(), _ROOTS[root](), folder, name
+        place = folders.datasets_roots(), _ROOTS[root](), folder, name
         return io.NodeOutput(*load_folder(*place, format, execution.progress(), keep_metadata))
 
 
@@ -131,7 +131,7 @@ class ImageURLLoader(io.ComfyNode):
     def execute(cls, urls: str, file: str, name: str, format: str, keep_metadata: bool = False) -> io.NodeOutput:
         listed = read_list(list_file(folders.input_root(), file), urls)
         fetcher = Fetcher(allowed_hosts(folders.allowed_hosts_file()))
-        place = folders.datasets_root(), name
+        place = folders.datasets_roots(), name
         return io.NodeOutput(*load_urls(*place, listed, format, fetcher, execution.progress(), keep_metadata))
 
 

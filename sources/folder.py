@@ -17,7 +17,7 @@ from ..dataset.pictures import PictureRefused, reads_heif, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError, NameRefused, encodable
 from ..files import content_hash, remove_partials
-from ..paths import choice, existing_child
+from ..paths import Roots, choice, existing_child, told
 from ..progress import Progress, silent
 from ..texts import megabytes, one_line
 from .beside import Beside
@@ -33,7 +33,7 @@ LOAD_DEEPER = "Load each of those folders by itself, or move the pictures up"
 KOHYA = re.compile(r"(\d{1,5})_(.+)")
 
 
-def find_folder(root: Path, folder: str) -> Path:
+def find_folder(root: Roots, folder: str) -> Path:
     """A folder under `root`, by names with slashes between them.
 
     Raises:
@@ -41,22 +41,22 @@ def find_folder(root: Path, folder: str) -> Path:
         DatasetError: there is no such folder.
     """
     names = folder.strip().rstrip("/").split("/")
-    path = existing_child(root, *names, what="folder")
+    path = existing_child(root, *names, what="folder", holds=Path.is_dir)
     if path is None or not path.is_dir():
         remedy = choice(root, names, otherwise="There is none there yet.")
-        raise DatasetError(f"There is no folder '{folder}' under {root}. {remedy}")
+        raise DatasetError(f"There is no folder '{folder}' under {told(root)}. {remedy}")
     return path
 
 
-def folder_fingerprint(root: Path, folder: str) -> str:
+def folder_fingerprint(root: Roots, folder: str) -> str:
     """Changes when a picture or a caption is added, removed or rewritten. Raises what `find_folder` raises."""
     states = ((str(path), path.stat()) for path in _files(find_folder(root, folder)))
     return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
 def load_folder(
-    datasets_root: Path,
-    root: Path,
+    datasets_root: Roots,
+    root: Roots,
     folder: str,
     name: str,
     kind: str,

@@ -22,6 +22,7 @@ from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
 from ..files import content_hash, is_old, parsed_json, remove_partials, write_whole
 from ..parquet_limits import check_labels
+from ..paths import Roots
 from ..progress import Progress, duration
 from ..texts import megabytes
 from .download_log import DownloadLog
@@ -39,7 +40,7 @@ from .parquet import (
 )
 from .plan import Request
 from .shard_index import Group, Ranges, ShardIndex, check_lengths, chunks, joined, read_index
-from .source import CACHES, NOTHING_TO_FETCH, Cost, Row, RowGroups
+from .source import NOTHING_TO_FETCH, Cost, Row, RowGroups, cache_folder
 
 FIRST_TAIL = 24 * 1024  # bytes; the footer of a shard of huggan/wikiart, which names 129 artists, has about 20,000
 MAGIC = b"PAR1"
@@ -53,14 +54,14 @@ def recognises(source: str) -> bool:
     return parse_repository(source) is not None
 
 
-def fingerprint(datasets_root: Path, source: str, hub: Hub | None = None) -> str:
+def fingerprint(datasets_root: Roots, source: str, hub: Hub | None = None) -> str:
     """The commit that the repository's revision stands for. Raises what `HubRepository.current_sha` raises."""
     # asked at every queueing, so not for long: where the Hub does not answer, loading will say so
     once = replace(hub or hub_from_environment(), attempts=1)
     return HubRepository.current_sha(datasets_root, once, *_parsed(source))
 
 
-def open_source(datasets_root: Path, request: Request, hub: Hub | None = None) -> HubRepository:
+def open_source(datasets_root: Roots, request: Request, hub: Hub | None = None) -> HubRepository:
     """The repository that a request names.
 
     Args:
@@ -89,7 +90,7 @@ class HubRepository:
 
     def __init__(
         self,
-        datasets_root: Path,
+        datasets_root: Roots,
         hub: Hub,
         repository: str,
         revision: str,
@@ -97,7 +98,7 @@ class HubRepository:
         keep_metadata: bool = False,
     ) -> None:
         self._hub, self._keep_metadata = hub, keep_metadata
-        self._cache = Path(datasets_root) / CACHES / repository.replace("/", "--")
+        self._cache = cache_folder(datasets_root, repository.replace("/", "--"))
         self._columns = dict(columns)
         self._revision = self._listed(repository, self.current_sha(datasets_root, hub, repository, revision))
         self._shards = [file for file in self._revision.files if file.path.endswith(".parquet")]
@@ -113,13 +114,13 @@ class HubRepository:
         self.shard_names = [shard.path for shard in self._shards]
 
     @staticmethod
-    def current_sha(datasets_root: Path, hub: Hub, repository: str, revision: str) -> str:
+    def current_sha(datasets_root: Roots, hub: Hub, repository: str, revision: str) -> str:
         """The commit that a revision's name stands for; offline, the one it stood for when it was last asked.
 
         Raises:
             DatasetError: the Hub knows no such repository or revision, or offline and never asked before.
         """
-        names = Path(datasets_root) / CACHES / repository.replace("/", "--") / "revisions.json"
+        names = cache_folder(datasets_root, repository.replace("/", "--")) / "revisions.json"
         known = _json_if_any(names) or {}
         if not hub.offline:
             sha = Connection(hub).sha_of(repository, revision)

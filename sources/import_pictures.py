@@ -11,7 +11,7 @@ from ..dataset.labels import artist_name, is_unknown
 from ..dataset.pictures import PictureRefused, StoredPicture
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, NameRefused
-from ..paths import child_of
+from ..paths import Roots, child_in
 from ..texts import cleaned, megabytes, one_line
 from .local import holds_source
 
@@ -59,13 +59,13 @@ def described(row: Mapping[str, object]) -> dict[str, str]:
     return words
 
 
-def dataset_folder(datasets_root: Path, name: str) -> Path:
-    """Where the dataset of this name lies.
+def dataset_folder(datasets_root: Roots, name: str) -> Path:
+    """Where the dataset of this name lies, or is to lie.
 
     Raises:
         NameRefused: the name is not plain, or is that of a source of pictures.
     """
-    folder = child_of(datasets_root, name, what="dataset name")
+    folder = child_in(datasets_root, name, what="dataset name")
     if holds_source(folder):
         raise NameRefused(
             f"The dataset name '{name}' is that of a source: {folder} holds its pictures. "

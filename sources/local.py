@@ -9,7 +9,7 @@ from pathlib import Path
 from ..dataset.pictures import Outcome, stored_or_refused
 from ..errors import DatasetError
 from ..files import content_hash
-from ..paths import existing_child, in_a_row, offered
+from ..paths import Roots, existing_child, in_a_row, offered, places, told
 from ..progress import Progress
 from .artgan import find_pictures, find_styles, is_archive, read_archive
 from .parquet import find_shards, parse_columns, read_pictures, read_rows
@@ -85,26 +85,30 @@ def holds_source(folder: Path) -> bool:
     return bool(find_shards(folder)) or is_archive(folder)
 
 
-def find_sources(root: Path) -> list[str]:
-    """Names of the folders directly under `root` that are sources."""
-    return [name for name in offered(root) if (root / name).is_dir() and holds_source(root / name)]
+def find_sources(roots: Roots) -> list[str]:
+    """Names of the folders directly under the datasets roots that are sources."""
+    return [name for name in offered(roots) if any(_is_source(root / name) for root in places(roots))]
 
 
-def find_source(datasets_root: Path, source: str) -> Path:
+def _is_source(folder: Path) -> bool:
+    return folder.is_dir() and holds_source(folder)
+
+
+def find_source(datasets_root: Roots, source: str) -> Path:
     """The folder of a source.
 
     Raises:
         NameRefused: it is no name, or leads out of the root.
         DatasetError: it holds neither parquet files nor the ArtGAN archive; the text lists the folders that do.
     """
-    folder = existing_child(datasets_root, source, what="source")
+    folder = existing_child(datasets_root, source, what="source", holds=holds_source)
     if folder is None or not holds_source(folder):
         others = find_sources(datasets_root)
         remedy = (
             f"Choose one of these: {in_a_row(others)}." if others else "No folder there holds any yet: put some in."
         )
         raise DatasetError(
-            f"There is no folder '{source}' with parquet files in it under {datasets_root}. {remedy} "
+            f"There is no folder '{source}' with parquet files in it under {told(datasets_root)}. {remedy} "
             "A repository on the Hugging Face Hub is written owner/name."
         )
     return folder
@@ -115,7 +119,7 @@ def recognises(source: str) -> bool:
     return True
 
 
-def fingerprint(datasets_root: Path, source: str) -> str:
+def fingerprint(datasets_root: Roots, source: str) -> str:
     """Changes when a shard of the source is added, removed or rewritten. Raises what `find_source` raises."""
     folder = find_source(datasets_root, source)
     files = find_shards(folder) or [path for style in find_styles(folder) for path in find_pictures(style)]
@@ -123,7 +127,7 @@ def fingerprint(datasets_root: Path, source: str) -> str:
     return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
-def open_source(datasets_root: Path, request: Request) -> PaintingSource:
+def open_source(datasets_root: Roots, request: Request) -> PaintingSource:
     """The folder that a request names. Raises what `find_source` and `parse_columns` raise."""
     columns = parse_columns(request.columns)
     folder = find_source(datasets_root, request.source)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
+from ..paths import Roots
 from . import hub_repository, local, wikiart_org
 from .plan import Request
 from .source import PaintingSource
@@ -16,10 +16,10 @@ class Opener(Protocol):
     def recognises(self, source: str) -> bool:
         """Whether the name is written as those of this kind are."""
 
-    def fingerprint(self, datasets_root: Path, source: str) -> str:
+    def fingerprint(self, datasets_root: Roots, source: str) -> str:
         """What changes when the source does; asked at every queueing, so found quickly. Raises as `open_source`."""
 
-    def open_source(self, datasets_root: Path, request: Request) -> PaintingSource:
+    def open_source(self, datasets_root: Roots, request: Request) -> PaintingSource:
         """The source that a request names.
 
         Raises:
@@ -33,12 +33,12 @@ class Opener(Protocol):
 OPENERS: tuple[Opener, ...] = (wikiart_org, hub_repository, local)
 
 
-def open_source(datasets_root: Path, request: Request) -> PaintingSource:
+def open_source(datasets_root: Roots, request: Request) -> PaintingSource:
     """The source that a request names. Raises as `Opener.open_source`."""
     return _opener(request.source).open_source(datasets_root, request)
 
 
-def source_fingerprint(datasets_root: Path, source: str) -> str:
+def source_fingerprint(datasets_root: Roots, source: str) -> str:
     """Changes when what the source holds is known to have changed. Raises as `Opener.open_source`."""
     return _opener(source).fingerprint(datasets_root, source)
 

@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ..paths import Roots, places
+
 if TYPE_CHECKING:
     from ..dataset.pictures import Outcome
     from ..progress import Progress
 
 CACHES = ".sources"  # under the datasets root, a folder a source; a dataset cannot have a name that starts with a dot
+
+
+def cache_folder(datasets_root: Roots, name: str) -> Path:
+    """Where what was fetched from a source is kept: in the root that has some of it, else in the first."""
+    folders = [root / CACHES / name for root in places(datasets_root)]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 class Row(NamedTuple):

@@ -16,7 +16,7 @@ from ..dataset.pictures import PictureRefused, StoredPicture, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError
 from ..files import append_line, content_hash, parsed_json, read_jsonl, remove_partials
-from ..paths import choice, existing_child
+from ..paths import Roots, choice, existing_child
 from ..progress import Progress, silent
 from ..texts import decoded
 from .download import Fetcher
@@ -107,7 +107,7 @@ def _json_row(number: int, line: str) -> dict[str, object]:
 
 
 def load_urls(
-    datasets_root: Path,
+    datasets_root: Roots,
     name: str,
     listed: Sequence[Listed],
     kind: str,

@@ -18,6 +18,7 @@ from ..dataset.pictures import Outcome, PictureRefused, StoredPicture, thumbnail
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, SettingsError
 from ..files import remove_partials
+from ..paths import Roots
 from ..progress import Progress, silent
 from ..texts import megabytes, one_line
 from .availability import write_available
@@ -45,11 +46,11 @@ class Loaded:
 
 
 def load_paintings(
-    datasets_root: Path,
+    datasets_root: Roots,
     request: Request,
     progress: Progress = silent,
     plan_only: bool = False,
-    opener: Callable[[Path, Request], PaintingSource] = open_source,
+    opener: Callable[[Roots, Request], PaintingSource] = open_source,
 ) -> Loaded:
     """Make the dataset that `request` asks for; the same request on the same source gives the same bytes.
 

@@ -26,6 +26,7 @@ from ..dataset.pictures import Outcome, PictureRefused, stored_or_refused
 from ..dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from ..errors import DatasetError, SettingsError
 from ..files import parsed_json, remove_partials, write_whole
+from ..paths import Roots
 from ..progress import Progress, duration
 from ..rate_limit import Limit
 from ..rate_limit import RateLimiter as RateLimiter
@@ -35,7 +36,7 @@ from .download_log import DownloadLog
 from .parallel import in_parallel
 from .plan import Request
 from .quotas import Quota, parse_quotas
-from .source import CACHES, NOTHING_TO_FETCH, Cost, Row, RowGroups
+from .source import NOTHING_TO_FETCH, Cost, Row, RowGroups, cache_folder
 
 NAME = "wikiart.org"  # as the source of a request
 HOST = "www.wikiart.org"
@@ -131,12 +132,12 @@ def recognises(source: str) -> bool:
     return source.strip().lower() == NAME
 
 
-def fingerprint(datasets_root: Path, source: str) -> str:
+def fingerprint(datasets_root: Roots, source: str) -> str:
     """Always the same: the site's lists are read once."""
     return NAME
 
 
-def open_source(datasets_root: Path, request: Request, site: Site | None = None) -> WikiArtOrg:
+def open_source(datasets_root: Roots, request: Request, site: Site | None = None) -> WikiArtOrg:
     """The lists that a request needs.
 
     Args:
@@ -147,7 +148,7 @@ def open_source(datasets_root: Path, request: Request, site: Site | None = None)
     """
     labels = [(kind, label) for kind, label in request.labels().items() if label_key(label) not in ("", ANY)]
     lists = lists_for(labels, parse_quotas(request.quotas))
-    return WikiArtOrg(Path(datasets_root) / CACHES / NAME, lists, site or Site(), request.keep_metadata)
+    return WikiArtOrg(cache_folder(datasets_root, NAME), lists, site or Site(), request.keep_metadata)
 
 
 class WikiArtOrg:

@@ -5,10 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 from impasto.errors import NameRefused
-from impasto.paths import MOST_OFFERED, as_listed, checked_name, child_of, choice, existing_child, in_a_row, offered
+from impasto.paths import (
+    MOST_OFFERED,
+    as_listed,
+    checked_name,
+    child_in,
+    child_of,
+    choice,
+    existing_child,
+    in_a_row,
+    offered,
+)
 
 GIVEN_BY_PEOPLE = [
     *("Monet (1874)", "sea [final]", "boats, harbours", "Monet's garden", "Monet’s garden", "black & white", "#3 best"),
@@ -137,3 +148,36 @@ def test_a_path_of_the_owners_is_found_in_another_unicode_form_at_any_level(tmp_
     assert os.path.samefile(as_listed(typed), there)
     assert as_listed(tmp_path / "none" / "a") == tmp_path / "none" / "a"
     assert as_listed(tmp_path / ("a" * 300)).name == "a" * 300
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> list[Path]:
+    folders = [tmp_path / "new", tmp_path / "old"]
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+def test_a_name_is_found_in_the_first_root_that_has_it_and_a_new_one_goes_into_the_first(roots):
+    (roots[1] / "monets").mkdir()
+    assert child_in(roots, "monets") == roots[1] / "monets"
+    assert child_in(roots, "manets") == roots[0] / "manets"
+    (roots[0] / "monets").touch()
+    assert child_in(roots, "monets") == roots[0] / "monets"
+    assert child_in(roots, "monets", holds=Path.is_dir) == roots[1] / "monets"
+
+
+def test_a_single_root_is_one_of_several(roots):
+    (roots[1] / "monets").mkdir()
+    assert child_in(roots[0], "monets") == roots[0] / "monets"
+
+
+def test_no_name_leads_out_of_the_root_that_it_is_found_in(roots, tmp_path):
+    (roots[0] / "out").symlink_to(tmp_path)
+    for name in ("../old", "out", "", "a/b"):
+        with pytest.raises(NameRefused):
+            child_in(roots, name)
+    (roots[1] / "out").mkdir()
+    assert child_in(roots, "out") == roots[1] / "out"
+    with pytest.raises(NameRefused):
+        child_in(roots[:1], "out")

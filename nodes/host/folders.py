@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 NOT_MODELS = {"custom_nodes", "datasets", "configs"}  # folder keys of ComfyUI under which no weights lie
 
 
-def datasets_root() -> Path:
-    """ComfyUI's first "datasets" folder; every dataset and every local source lies directly under it."""
-    return Path(folder_paths.get_folder_paths("datasets")[0])
+def datasets_roots() -> list[Path]:
+    """ComfyUI's "datasets" folders, those of extra_model_paths.yaml among them; every dataset and every local source
+    lies directly under one, and new ones go under the first.
+    """
+    return [Path(path) for path in folder_paths.get_folder_paths("datasets")]
 
 
 def batches_root() -> Path:
