@@ -6,6 +6,7 @@ an API call has in place of a link: a text for a dataset, nothing for a number, 
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,8 +111,8 @@ def _check_range(known: io.Input, value: float) -> None:
 
 
 def _check_choice(node: type[io.ComfyNode], known: io.Input, value: str) -> None:
-    """Nodes that look at a choice themselves accept more than the list."""
-    if value in known.options or node.validate_inputs.__func__ is not io.ComfyNode.validate_inputs.__func__:
+    """Choices that a node looks at itself may be more than the list."""
+    if value in known.options or known.id in inspect.signature(node.validate_inputs).parameters:
         return
     now = next(widget.options for widget in node.define_schema().inputs if widget.id == known.id)
     if value not in now:  # other packs may have added to ComfyUI's lists after this one was loaded

@@ -7,7 +7,6 @@ from comfy_api.latest import io
 from ..curation.composition import Composition, compose
 from ..sources.quotas import KINDS
 from . import sockets
-from .dataset import MOST_SPARE
 from .host import execution
 from .inputs import max_per_artist_input, seed_input
 
@@ -64,18 +63,18 @@ class DatasetComposition(io.ComfyNode):
     def execute(cls, dataset, quotas: str, by: str, max_per_artist: int, seed: int, top_up: int = 0) -> io.NodeOutput:
         composed = compose(dataset, Composition(quotas, by, max_per_artist, seed))
         if composed.may_gain and top_up:
-            again = execution.run_again(cls.hidden.dynprompt, cls.hidden.unique_id, LOADER, cls._more)
+            graph = cls.hidden.dynprompt, cls.hidden.unique_id
+            again = execution.run_again(*graph, {"top_up": top_up - 1}, LOADER, cls._more)
             if again:
                 execution.progress()(0, 1, f"{composed.missing} short: loading more")
                 return io.NodeOutput(*again.outputs(2), expand=again.graph)
         return io.NodeOutput(composed.write(), composed.report())
 
     @staticmethod
-    def _more(kind: str, inputs: dict) -> dict:
-        """The inputs of a node's second run: the loader takes more spare pictures, and this node a turn less."""
-        if kind == LOADER:
-            return {"spare": min(2 * inputs.get("spare", 0) + 50, MOST_SPARE)}
-        return {"top_up": inputs["top_up"] - 1} if kind == "ImpastoDatasetComposition" else {}
+    def _more(loader: dict) -> dict:
+        """What is different in the loader's next run. It knows how many are spare; here that may be a link."""
+        turns = loader.get("top_ups", 0)
+        return {"top_ups": (turns if isinstance(turns, int) else 0) + 1}
 
 
 NODES = [DatasetComposition]

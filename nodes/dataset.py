@@ -14,7 +14,7 @@ from ..drawing.charts import no_charts
 from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
 from ..sources.opening import source_fingerprint
-from ..sources.plan import AUTO, CHEAP, EVEN, Request
+from ..sources.plan import AUTO, CHEAP, EVEN, Request, more_spare
 from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
@@ -22,6 +22,7 @@ from .inputs import anew, field_input, keep_metadata_input, max_per_artist_input
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
+MOST_TOP_UPS = 1000  # several Dataset Compositions may ask the same loader
 # Of the quality filter: optional, so that a graph sent over the API without them gets the defaults.
 _optional = functools.partial(field_input, Thresholds(), optional=True)
 _share = functools.partial(_optional, io.Float, min=0.0, max=1.0, step=0.01)
@@ -49,9 +50,12 @@ class WikiArtLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, style: str, genre: str) -> bool | str:
-        """Accept labels that are not in the lists: another source has its own. `execute` looks for them there."""
-        return all(isinstance(label, str) for label in (style, genre)) or "style and genre are labels, or 'any'"
+    def validate_inputs(cls, style: str | None = None, genre: str | None = None) -> bool | str:
+        """Accept labels that are not in the lists: another source has its own. `execute` looks for them there.
+
+        None comes over a link.
+        """
+        return all(isinstance(label, str | None) for label in (style, genre)) or "style and genre are labels, or 'any'"
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None = None, **others: object) -> str | float:
@@ -64,10 +68,13 @@ class WikiArtLoader(io.ComfyNode):
             return ""
 
     @classmethod
-    def execute(cls, plan_only: bool = False, **asked) -> io.NodeOutput:
+    def execute(cls, plan_only: bool = False, spare: int = 0, top_ups: int = 0, **asked) -> io.NodeOutput:
+        for _ in range(top_ups):
+            spare = min(more_spare(spare), MOST_SPARE)
         if asked["source"].strip() == EMBEDDED_SOURCE:
             paint_embedded_source(folders.datasets_roots(), execution.progress())
-        loaded = load_paintings(folders.datasets_roots(), Request(**asked), execution.progress(), plan_only=plan_only)
+        request = Request(spare=spare, **asked)
+        loaded = load_paintings(folders.datasets_roots(), request, execution.progress(), plan_only)
         return io.NodeOutput(loaded.dataset or execution.blocked(), loaded.report)
 
 
@@ -159,6 +166,16 @@ def _choice_inputs() -> list[io.Input]:
             "for image, artist, genre, style, title, date, text or rights.",
         ),
         keep_metadata_input(),
+        io.Int.Input(
+            "top_ups",
+            default=0,
+            min=0,
+            max=MOST_TOP_UPS,
+            optional=True,
+            advanced=True,
+            tooltip="How often Dataset Composition has asked for more, which it counts here by itself: each time spare "
+            "is doubled, and 50 percent more.",
+        ),
     ]
 
 

@@ -90,9 +90,9 @@ class Florence2Captioner(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str) -> bool | str:
-        """Accept models that are not here: `execute` says what to do, and where it looked."""
-        return isinstance(model, str) or "model is a name"
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
+        """Accept models that are not here: `execute` says what to do, and where it looked. None comes over a link."""
+        return isinstance(model, str | None) or "model is a name"
 
     @classmethod
     def fingerprint_inputs(cls, **values: object) -> str:

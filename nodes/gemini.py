@@ -11,7 +11,7 @@ from ..captioners.runner import unanswered
 from ..captioners.unfinished import fingerprint
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
 from .host import execution, folders
-from .inputs import anew
+from .inputs import anew, over_links
 
 
 class GeminiCaptioner(io.ComfyNode):
@@ -85,9 +85,9 @@ class GeminiCaptioner(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, estimate_only: bool = False, **values: object) -> str | float:
+    def fingerprint_inputs(cls, estimate_only: bool | None = False, **values: object) -> str | float:
         """Go on where the last run left pictures open, and estimate what is open now."""
-        if estimate_only:
+        if estimate_only or over_links(estimate_only):
             return anew()
         return fingerprint(folders.user_root(), gemini.GeminiCaptioner.name)
 

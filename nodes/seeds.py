@@ -17,7 +17,7 @@ from ..prompting.seeds import (
     written,
 )
 from .host import execution, folders
-from .inputs import anew
+from .inputs import anew, over_links
 
 HISTORY_SHOWN = 10  # entries in the report
 
@@ -100,11 +100,11 @@ class SeedManager(io.ComfyNode):
         Where the seeds stay the same, it runs as long as name or note are not in the book. None is not known yet.
         """
         again = (replay or "").strip()
-        if profile in CHANGING and not again:
+        if (profile in CHANGING or over_links(profile)) and not again:
             return anew()
-        if not (save_as or note):
+        if not (save_as or note) and not over_links(save_as, note):
             return ""
-        if None in (profile, seed, text, count, replay):
+        if over_links(profile, seed, text, count, replay, save_as, note):
             return anew()
         first = replayed(again, count)[0] if again else seeds_at(SeedSettings(profile, seed, text, count), 0)[0]
         return "" if SeedBook(folders.seed_book_file()).knows(first, save_as or "", note or "") else anew()

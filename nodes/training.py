@@ -116,9 +116,11 @@ class FluxLoraTrainer(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, start_from: str | None = None, **others: object) -> str:
+    def fingerprint_inputs(cls, start_from: str | None = NEW_LORA, **others: object) -> str | float:
         """Train anew when another LoRA has taken the name of the one to start from."""
-        if start_from in (None, NEW_LORA):  # None: it comes over a link
+        if over_links(start_from):
+            return anew()
+        if start_from == NEW_LORA:
             return ""
         try:
             return flux_fingerprint(folders.lora_path(start_from))

@@ -24,7 +24,7 @@ def loras_with(graph: Graph | None, node_id: str) -> str:
         if (loras := list(_loras(node))) and not reached.isdisjoint({each} | _downstream(consumers, each))
         for lora in loras
     ]
-    return ", ".join(f"{name} {strength:g}" for name, strength in found)
+    return ", ".join(name if strength is None else f"{name} {strength:g}" for name, strength in found)
 
 
 def _consumers(graph: Graph) -> dict[str, set[str]]:
@@ -48,16 +48,25 @@ def _downstream(consumers: dict[str, set[str]], node_id: str) -> set[str]:
 
 
 def _sources(node: dict[str, Any]) -> set[str]:
-    links = (value for value in node["inputs"].values() if isinstance(value, list) and len(value) == 2)
+    links = (value for value in _inputs(node).values() if isinstance(value, list) and len(value) == 2)
     return {str(source) for source, _ in links}
 
 
-def _loras(node: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """File names without their ending, with the strength on the diffusion model; those that are off are left out."""
-    inputs = node["inputs"]
+def _inputs(node: dict[str, Any]) -> dict[str, Any]:
+    """None where the node leads to no output: ComfyUI has not looked at it then."""
+    return node.get("inputs") or {}
+
+
+def _loras(node: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """File names without their ending, with the strength on the diffusion model; those that are off are left out.
+
+    A strength that comes over a link is None. A name that does is not known here.
+    """
+    inputs = _inputs(node)
     found = [(inputs.get("lora_name"), inputs.get("strength_model", inputs.get("strength", 1.0)))]
     rows = [value for value in inputs.values() if isinstance(value, dict) and value.get("on", True)]
     found += [(row.get("lora"), row.get("strength", 1.0)) for row in rows]
     for file, strength in found:
-        if isinstance(file, str) and isinstance(strength, (int, float)) and strength:
-            yield PurePosixPath(file.replace("\\", "/")).stem, strength
+        linked = isinstance(strength, list)
+        if isinstance(file, str) and (linked or (isinstance(strength, (int, float)) and strength)):
+            yield PurePosixPath(file.replace("\\", "/")).stem, None if linked else strength

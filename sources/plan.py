@@ -18,7 +18,12 @@ from .selection import artist_key, few_groups_first, matching, spread_order
 from .source import Row, RowGroups
 
 AUTO, EVEN, CHEAP = "automatic", "even artists", "few megabytes"
-SPARE_STEP = 50  # percent; Dataset Composition asks for 50, 150, 350 … where a filter left too few
+SPARE_STEP = 50  # percent
+
+
+def more_spare(spare: int) -> int:
+    """Percent of spare pictures after `spare` were too few: from none on 50, 150, 350 …"""
+    return 2 * spare + SPARE_STEP
 
 
 @dataclass(frozen=True)

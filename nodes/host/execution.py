@@ -74,15 +74,20 @@ class Expansion:
 
 
 def run_again(
-    dynprompt, node_id: str, source: str, change: Callable[[str, dict[str, Any]], dict[str, Any]]
+    dynprompt,
+    node_id: str,
+    own: dict[str, Any],
+    source: str,
+    change: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Expansion | None:
     """The nodes from `source` on that lead to this one, and this one, to be run a second time with other inputs.
 
     Args:
         dynprompt: the graph, from the hidden input of that name.
         node_id: the node that asks.
+        own: those of its inputs that are different the second time.
         source: class name of the nodes where the second run begins; what only leads to these is not run again.
-        change: given a node's class name and inputs, those of its inputs that are different the second time.
+        change: the same for such a node, given its inputs as the graph has them: any may be a link.
 
     Returns:
         None where no such node leads to this one.
@@ -94,14 +99,17 @@ def run_again(
         if original not in copies:
             node = dynprompt.get_node(original)
             inputs = dict(node["inputs"])
-            if node["class_type"] != source:
+            if node["class_type"] == source:
+                inputs |= change(inputs)
+            else:
                 links = {name: value for name, value in inputs.items() if is_link(value)}
                 again = {name: (copied(value[0]), value[1]) for name, value in links.items()}
                 inputs |= {name: copy.out(index) for name, (copy, index) in again.items() if copy is not None}
                 if all(copy is None for copy, _ in again.values()):
                     copies[original] = None
                     return None
-            copies[original] = builder.node(node["class_type"], original, **inputs | change(node["class_type"], inputs))
+            copies[original] = copy = builder.node(node["class_type"], original)
+            copy.inputs |= inputs | (own if original == node_id else {})  # an input of another pack may be called "id"
         return copies[original]
 
     last = copied(node_id)
@@ -124,10 +132,22 @@ def prompt_id() -> str:
 
 def saved_files(prompt: str) -> list[str]:
     """Files that an ended prompt saved to the output folder, as far as this server remembers it."""
-    entry = PromptServer.instance.prompt_queue.get_history(prompt_id=prompt).get(prompt, {})
-    shown = [item for node in entry.get("outputs", {}).values() for items in node.values() for item in items]
-    return [
-        "/".join(filter(None, (item["subfolder"], item["filename"])))
-        for item in shown
-        if isinstance(item, dict) and item.get("type") == "output"
-    ]
+    # Read in place: ComfyUI's own copy of an entry fails where another pack's output cannot be copied.
+    history = PromptServer.instance.prompt_queue.get_history(prompt_id=prompt, map_function=files_shown)
+    return history.get(prompt, [])
+
+
+def files_shown(entry: Any) -> list[str]:
+    """The files of the output folder in an entry of the history, in which a node of another pack may have shown
+    anything at all.
+    """
+    outputs = entry.get("outputs") if isinstance(entry, dict) else None
+    found = []
+    for node in outputs.values() if isinstance(outputs, dict) else ():
+        for items in node.values() if isinstance(node, dict) else ():
+            for item in items if isinstance(items, list | tuple) else ():
+                if isinstance(item, dict) and item.get("type") == "output":
+                    names = item.get("subfolder"), item.get("filename")
+                    if isinstance(names[1], str) and names[1]:
+                        found.append("/".join(name for name in names if isinstance(name, str) and name))
+    return found

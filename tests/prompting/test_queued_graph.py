@@ -53,3 +53,14 @@ def test_without_a_graph_or_loras_there_are_none():
         loras_with({"prompt": node("ImpastoPromptManager"), "show": node("PreviewAny", source=["prompt", 0])}, "prompt")
         == ""
     )
+
+
+def test_a_strength_that_comes_over_a_link_leaves_the_lora_its_name():
+    linked = graph()
+    linked["light"]["inputs"]["strength_model"] = ["slider", 0]
+    assert loras_with(linked, "prompt") == "monet 0.8, light.v2"
+
+
+def test_nodes_that_lead_nowhere_may_have_no_inputs():
+    """ComfyUI looks only at the inputs of nodes that lead to an output."""
+    assert loras_with(graph() | {"aside": {"class_type": "Note"}}, "prompt") == "monet 0.8, light.v2 1"
