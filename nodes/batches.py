@@ -31,8 +31,8 @@ class BatchGenerator(io.ComfyNode):
                 io.String.Input(
                     "seeds",
                     default="",
-                    tooltip="Seeds with commas between them, as Seed Manager's 'seed_list': each prompt is painted "
-                    "with each. Empty: every prompt with its own.",
+                    tooltip="Seeds and ranges (100-120) with commas between them, as Seed Manager's 'seed_list': each "
+                    "prompt is painted with each. Empty: every prompt with its own.",
                 ),
                 io.String.Input("name", default="batch", tooltip="Name of the folder in output/impasto/batches."),
                 *picture_size_inputs(1024),

@@ -54,8 +54,8 @@ class SeedManager(io.ComfyNode):
                     "text",
                     multiline=True,
                     default="",
-                    tooltip="For 'from text' any words; for 'list' seeds with commas or line ends between them, and "
-                    "notes after #; for 'favourite' its name.",
+                    tooltip="For 'from text' any words; for 'list' seeds and ranges (100-120, 100-120:5) with commas "
+                    "or line ends between them, and notes after #; for 'favourite' its name.",
                 ),
                 io.Int.Input("count", default=1, min=1, max=MAX_COUNT, tooltip="How many seeds each queueing takes."),
                 io.String.Input(
@@ -87,6 +87,9 @@ class SeedManager(io.ComfyNode):
                 ),
                 io.String.Output("seed_list", tooltip="All seeds as text with commas, for Batch Generator."),
                 io.String.Output("report", tooltip="The seeds, notes, and the last ones with what they made."),
+                io.String.Output(
+                    "statistics", tooltip="How many seeds were used, how many different ones, and their span."
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
         )
@@ -123,9 +126,10 @@ class SeedManager(io.ComfyNode):
         if note.strip():
             book.write_note(seeds[0], note)
         report = book.report(seeds, sequence, HISTORY_SHOWN)
-        execution.progress()(1, 1, report)
+        statistics = book.statistics(sequence)
+        execution.progress()(1, 1, f"{report}\n{statistics}")
         companions = [further_seed(seeds[0], index) for index in (1, 2, 3)]
-        return io.NodeOutput(seeds[0], *companions, list(seeds), written(seeds), report)
+        return io.NodeOutput(seeds[0], *companions, list(seeds), written(seeds), report, statistics)
 
     @classmethod
     def _write_into_saved_graphs(cls, seeds: str) -> None:

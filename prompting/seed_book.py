@@ -31,6 +31,7 @@ CREATE INDEX IF NOT EXISTS by_sequence ON history (sequence, id);
 CREATE INDEX IF NOT EXISTS by_prompt ON history (queued)
 """
 
+MOST_COUNTED = 200_000  # seeds of statistics, which are made at each queueing
 _TABLES = ("sequences", "favourites", "notes", "history")
 
 
@@ -47,6 +48,30 @@ class Taken:
     def __str__(self) -> str:
         made = f" → {', '.join(self.files)}" if self.files else ""
         return f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(self.at))} {self.profile}: {written(self.seeds)}{made}"
+
+
+@dataclass(frozen=True)
+class Used:
+    """The seeds that were given out: how many, how many different ones, and between which."""
+
+    count: int
+    different: int
+    least: int
+    greatest: int
+    whole: bool  # False: of the newest `MOST_COUNTED` alone
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], whole: bool) -> Used:
+        return cls(len(seeds), len(set(seeds)), min(seeds, default=0), max(seeds, default=0), whole)
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "none"
+        last = "" if self.whole else "the last "
+        return (
+            f"{last}{self.count:,}, {self.different:,} of them different, from {self.least} to {self.greatest} (a span "
+            f"of {self.greatest - self.least})"
+        )
 
 
 class SeedBook:
@@ -160,6 +185,21 @@ class SeedBook:
                 )
                 for row in rows
             ]
+
+    def used(self, sequence: str | None = None) -> Used:
+        """The seeds that a sequence, or all together, have given out."""
+        where, values = ("WHERE sequence = ?", [sequence]) if sequence is not None else ("", [])
+        seeds: list[int] = []
+        with reading(self.path, _SCHEMA) as database:
+            for row in database.execute(f"SELECT seeds FROM history {where} ORDER BY id DESC", values):
+                seeds += map(int, reversed(row["seeds"].split(", ")))
+                if len(seeds) > MOST_COUNTED:
+                    return Used.of(seeds[:MOST_COUNTED], whole=False)
+        return Used.of(seeds, whole=True)
+
+    def statistics(self, sequence: str) -> str:
+        """How many seeds the sequence and all sequences have given out, a line each."""
+        return f"Seeds used in '{sequence}': {self.used(sequence)}.\nIn all sequences: {self.used()}."
 
     def add_files(self, queued: str, files: Sequence[str]) -> None:
         """Write down what a queued prompt saved."""

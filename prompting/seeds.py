@@ -14,6 +14,8 @@ from ..errors import SettingsError
 MAX_SEED = 2**64 - 1  # what ComfyUI's noise accepts
 GOLDEN_STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, made odd: a Weyl sequence, spread evenly over all 64 bits
 MAX_COUNT = 1000
+MOST_IN_RANGES = 100_000  # seeds of a list that has ranges
+_RANGE = re.compile(r"([0-9]{1,20})(?:[-\u2013]([0-9]{1,20})(?::([0-9]{1,20}))?)?")  # U+2013: as texts are typeset
 
 FIXED = "fixed"
 RANDOM = "random"
@@ -88,18 +90,40 @@ def seed_of_text(text: str) -> int:
 
 
 def listed_seeds(text: str) -> tuple[int, ...]:
-    """Seeds separated by commas, spaces or line ends; what follows '#' on a line is a note.
+    """Seeds and ranges of seeds, separated by commas, spaces or line ends; what follows '#' on a line is a note.
+
+    A range has both its ends: "100-120" are 21 seeds, "100-120:5" every fifth of them, "120-100" the same backwards.
 
     Raises:
-        SettingsError: there is none, one is no whole number, or is out of range.
+        SettingsError: there is none, one is no whole number or out of range, or ranges have too many.
     """
-    written = re.split(r"[\s,;]+", re.sub(r"#.*", "", text).strip())
-    if written == [""]:
+    written = [part for part in re.split(r"[\s,;]+", re.sub(r"#.*", "", text)) if part]
+    if not written:
         raise SettingsError("The list of seeds is empty. Write whole numbers, separated by commas or line ends.")
-    for number in written:
-        if not re.fullmatch(r"[0-9]{1,20}", number) or int(number) > MAX_SEED:
-            raise SettingsError(f"The list of seeds has '{number}'. Use whole numbers from 0 to {MAX_SEED}.")
-    return tuple(map(int, written))
+    seeds: list[int] = []
+    for part in written:
+        seeds += _range(part, MOST_IN_RANGES - len(seeds))
+    return tuple(seeds)
+
+
+def _range(part: str, most: int) -> Sequence[int]:
+    """One part of a list: a seed, or the seeds of a range, of which there may be `most`."""
+    found = _RANGE.fullmatch(part)
+    first, last, step = (int(number) if number else None for number in found.groups()) if found else (None, None, None)
+    if first is None or max(first, last or 0) > MAX_SEED or step == 0:
+        raise SettingsError(
+            f"The list of seeds has '{part[:60]}'. Use whole numbers from 0 to {MAX_SEED}, or ranges of them like "
+            "100-120 or 100-120:5."
+        )
+    if last is None:
+        return [first]
+    step = step or 1
+    if abs(last - first) // step + 1 > most:
+        raise SettingsError(
+            f"The range {part} of the list of seeds is too long: ranges may have {MOST_IN_RANGES:,} seeds in all. "
+            "Make it shorter, or its step greater. The profile increment takes one seed after another without end."
+        )
+    return range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
 
 
 def further_seed(seed: int, index: int) -> int:

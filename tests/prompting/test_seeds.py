@@ -170,6 +170,30 @@ def test_a_list_that_is_none_is_named(text):
         listed_seeds(text)
 
 
+def test_a_list_may_have_ranges_with_both_their_ends():
+    assert listed_seeds("1, 100-103 # four\n9") == (1, 100, 101, 102, 103, 9)
+    assert listed_seeds("0-10:5, 0-11:5; 3\u20132") == (0, 5, 10, 0, 5, 10, 3, 2)
+    assert listed_seeds("120-100:10 7-7") == (120, 110, 100, 7)
+    assert listed_seeds(f"{MAX_SEED - 1}-{MAX_SEED}") == (MAX_SEED - 1, MAX_SEED)
+    assert listed_seeds(f"0-{MAX_SEED}:{MAX_SEED // 2}") == (0, MAX_SEED // 2, 2 * (MAX_SEED // 2))
+    assert seeds_at(settings("list", text="5-7", count=2), 2) == (7, 5)
+
+
+@pytest.mark.parametrize("text", ["1-", "-1", "1--3", "1-2-3", "1-5:0", "1:5", f"0-{MAX_SEED + 1}", "1 - 3", "a-b"])
+def test_what_is_no_range_is_named(text):
+    with pytest.raises(SettingsError, match="ranges of them like 100-120"):
+        listed_seeds(text)
+
+
+@pytest.mark.parametrize("text", [f"0-{MAX_SEED}", "0-99999,0", "0-60000 0-60000"])
+def test_ranges_are_held_to_what_memory_holds(text):
+    if text == "0-99999,0":
+        assert len(listed_seeds(text)) == 100_001
+    else:
+        with pytest.raises(SettingsError, match="may have 100,000 seeds in all"):
+            listed_seeds(text)
+
+
 def test_replayed_seeds_are_exact_and_as_many_as_asked():
     assert replayed(written([MAX_SEED, 2**53 + 1]), 2) == (MAX_SEED, 2**53 + 1)
     with pytest.raises(SettingsError, match="Set the count to 2"):
@@ -185,3 +209,16 @@ def test_companions_of_a_seed_are_all_different():
 def test_every_profile_but_the_looked_up_ones_gives_as_many_as_asked():
     for profile in PROFILES[:-2]:
         assert len(seeds_at(settings(profile, count=3), 0)) == 3
+
+
+def test_the_book_counts_the_seeds_that_were_used(book: SeedBook, monkeypatch):
+    assert book.statistics("a") == "Seeds used in 'a': none.\nIn all sequences: none."
+    for text in ("7, 8", "8, 9"):
+        book.take(settings("list", text=text, count=2), "a", "1")
+    book.take(settings("fixed", seed=MAX_SEED), "b", "2")
+    assert book.statistics("a") == (
+        "Seeds used in 'a': 4, 3 of them different, from 7 to 9 (a span of 2).\n"
+        f"In all sequences: 5, 4 of them different, from 7 to {MAX_SEED} (a span of {MAX_SEED - 7})."
+    )
+    monkeypatch.setattr("impasto.prompting.seed_book.MOST_COUNTED", 3)
+    assert str(book.used("a")).startswith("the last 3, 2 of them different, from 8")
