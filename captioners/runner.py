@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..clock import POLL, SYSTEM, Clock, Stopped, now_and_then
 from ..errors import CaptionError, ImpastoError
+from ..job_log import stage
 from ..progress import Progress, silent
 from ..texts import cleaned, one_line
 from .alike import AllBlocked
@@ -172,9 +173,11 @@ async def caption_dataset(
         if not open_pictures:
             break
         try:
-            tally = await (asking or ask)(
-                asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock
-            )
+            with stage(f"ask {asked.name}") as asking_it:
+                tally = await (asking or ask)(
+                    asked, open_pictures, dataset.captions_ledger, progress, ask_again=ask_again, clock=clock
+                )
+                asking_it.items += tally.answered
         except AllBlocked as error:
             if asked is fallback or fallback is None:
                 raise
@@ -190,7 +193,8 @@ async def caption_dataset(
     lines += refusal_report(pictures, refused)
     if left_open:
         lines.append(f"Left open because the service was busy: {len(left_open)}. Queue again to go on with them.")
-    lines.append(lint_report(lint(texts, count_tokens, now_and_then(lambda: progress(1, 1)))))
+    with stage("look at the captions", len(texts)):
+        lines.append(lint_report(lint(texts, count_tokens, now_and_then(lambda: progress(1, 1)))))
     return Captioned(dataset.with_texts(texts), "\n".join(lines), refused, left_open)
 
 

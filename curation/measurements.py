@@ -17,6 +17,7 @@ from typing import Any
 from ..dataset.pictures import PictureRefused
 from ..dataset.records import Dataset, Record
 from ..files import append_lines, has_types, read_jsonl
+from ..job_log import stage
 from ..progress import Progress, silent
 from .measures import Measures, jpeg_quality, measure
 
@@ -69,22 +70,24 @@ def _remembered(
     saved = told = time.monotonic()
     progress(0, len(waiting), f"{len(found)} {what} are known already")
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and numpy let go of the interpreter's lock while they work
-    try:
-        for done, (record, line) in enumerate(zip(waiting, pool.map(line_of, waiting), strict=True), start=1):
-            found[record] = line
-            if record in intact:
-                fresh.append(json.dumps(line))
-            now = time.monotonic()
-            if now - saved > SAVE_EVERY:
+    with stage(f"measure {what}") as measuring:
+        try:
+            for done, (record, line) in enumerate(zip(waiting, pool.map(line_of, waiting), strict=True), start=1):
+                found[record] = line
+                measuring.items += 1
+                if record in intact:
+                    fresh.append(json.dumps(line))
+                now = time.monotonic()
+                if now - saved > SAVE_EVERY:
+                    append_lines(cache, fresh)
+                    fresh, saved = [], now
+                if now - told > TELL_EVERY or done == len(waiting):
+                    progress(done, len(waiting), f"Measured {done} of {len(waiting)} {what}")
+                    told = now
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Cancel must not wait for what is queued
+            if fresh:
                 append_lines(cache, fresh)
-                fresh, saved = [], now
-            if now - told > TELL_EVERY or done == len(waiting):
-                progress(done, len(waiting), f"Measured {done} of {len(waiting)} {what}")
-                told = now
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Cancel must not wait for what is queued
-        if fresh:
-            append_lines(cache, fresh)
     return {record: found[record] for record in records}
 
 

@@ -23,6 +23,7 @@ from ..dataset.records import Dataset, Record, Refusal, write_manifest, write_re
 from ..drawing.contact_sheet import contact_sheet
 from ..drawing.histograms import Histogram, histograms
 from ..errors import DatasetError, SettingsError
+from ..job_log import stage
 from ..progress import Progress, silent
 from .duplicates import GREATEST_DISTANCE, bits_apart, near_duplicates
 from .measurements import jpeg_qualities, measures
@@ -174,14 +175,16 @@ def filter_quality(
     left = judge(left, lambda record: judge_quality(qualities[record], thresholds))
     seen = measures(dataset, left, progress)
     left = judge(left, lambda record: judge_measures(seen[record], thresholds))
-    refusals |= _duplicates(left, seen, thresholds, progress)
+    with stage("find duplicates", len(left)):
+        refusals |= _duplicates(left, seen, thresholds, progress)
     left = [record for record in left if record not in refusals]
     styles = style_similarities(dataset, left, encoder, progress) if encoder else {}
     judge(left, lambda record: judge_style(styles.get(record), thresholds))
     kept = [record for record in records if record not in refusals]
     unlike = _unlike([record for record in style_outliers(styles) if record not in refusals], styles)
     if thresholds.crop_borders:
-        kept = _cropped(dataset, kept, seen, thresholds, refusals, progress)
+        with stage("crop borders", len(kept)):
+            kept = _cropped(dataset, kept, seen, thresholds, refusals, progress)
     refused = tuple((record, refusals[record]) for record in records if record in refusals)
     refusals_so_far = (*dataset.refusals(), *(refusal for _, refusal in refused))
     if not kept:

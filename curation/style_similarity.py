@@ -20,6 +20,7 @@ from ..dataset.pictures import seen
 from ..dataset.records import Dataset, Record
 from ..errors import ModelError
 from ..files import append_lines, read_jsonl
+from ..job_log import stage
 from ..progress import Progress, silent
 from .measurements import SAVE_EVERY
 
@@ -87,8 +88,10 @@ def _embeddings(
     try:
         for start in range(0, len(waiting), BATCH):
             batch = waiting[start : start + BATCH]
-            squares = [_square(dataset.image_path(record), encoder.side) for record in batch]
-            for record, embedding in zip(batch, encoder.encode(squares), strict=True):
+            with stage("look at the style", len(batch)):
+                squares = [_square(dataset.image_path(record), encoder.side) for record in batch]
+                embeddings = encoder.encode(squares)
+            for record, embedding in zip(batch, embeddings, strict=True):
                 found[record] = _checked(embedding).astype("<f2")
                 packed = base64.b64encode(found[record].tobytes()).decode()
                 fresh.append(json.dumps({"sha256": record.sha256, "embedding": packed}))

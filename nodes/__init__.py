@@ -23,6 +23,7 @@ MODULES = (
     "sources",
     "composition",
     "statistics",
+    "jobs",
     "exports",
     "captions",
     "gemini",

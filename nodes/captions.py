@@ -18,6 +18,7 @@ from ..captioners.unfinished import leave_open
 from ..prompting.tokens import flux_encoders
 from . import sockets
 from .host import encoders, execution, folders
+from .jobs import logged
 
 CATEGORY = "Impasto/Captions"
 REMOVED = {  # input -> what it takes out, in the order of `Rules`
@@ -155,17 +156,18 @@ async def captioned(
         return io.NodeOutput(None, "", captioner)
     rules = Rules(*(removed.get(name, True) for name in REMOVED), words=read_words(remove_words))
     progress = execution.progress()
-    done = await caption_dataset(
-        dataset,
-        captioner,
-        progress,
-        trigger_word=trigger_word,
-        rules=rules if clean_up else None,
-        fallback=fallback,
-        ask_again=ask_again,
-        asking=ask_in_background,
-        count_tokens=token_counts,
-    )
+    with logged(f"Captioner {captioner.name}", dataset.folder):
+        done = await caption_dataset(
+            dataset,
+            captioner,
+            progress,
+            trigger_word=trigger_word,
+            rules=rules if clean_up else None,
+            fallback=fallback,
+            ask_again=ask_again,
+            asking=ask_in_background,
+            count_tokens=token_counts,
+        )
     if done.open:
         leave_open(folders.user_root(), captioner.name)
     remarks = getattr(captioner, "remarks", ())  # of a model in this process: what the run taught it

@@ -9,6 +9,7 @@ from ..sources.quotas import KINDS
 from . import sockets
 from .host import execution
 from .inputs import max_per_artist_input, seed_input
+from .jobs import logged
 
 LOADER = "ImpastoWikiArtLoader"
 
@@ -61,7 +62,8 @@ class DatasetComposition(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset, quotas: str, by: str, max_per_artist: int, seed: int, top_up: int = 0) -> io.NodeOutput:
-        composed = compose(dataset, Composition(quotas, by, max_per_artist, seed))
+        with logged("Dataset Composition", dataset.folder):
+            composed = compose(dataset, Composition(quotas, by, max_per_artist, seed))
         if composed.may_gain and top_up:
             graph = cls.hidden.dynprompt, cls.hidden.unique_id
             again = execution.run_again(*graph, {"top_up": top_up - 1}, LOADER, cls._more)

@@ -13,12 +13,15 @@ from ..dataset.wikiart_labels import GENRES, STYLES
 from ..drawing.charts import no_charts
 from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
 from ..errors import ImpastoError
+from ..job_log import stage
+from ..sources.import_pictures import dataset_folder
 from ..sources.opening import source_fingerprint
 from ..sources.plan import AUTO, CHEAP, EVEN, Request, more_spare
 from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
 from .inputs import anew, field_input, keep_metadata_input, max_per_artist_input, over_links, seed_input
+from .jobs import logged
 
 CATEGORY = "Impasto/Dataset"
 MOST_SPARE = 2000  # percent
@@ -71,10 +74,12 @@ class WikiArtLoader(io.ComfyNode):
     def execute(cls, plan_only: bool = False, spare: int = 0, top_ups: int = 0, **asked) -> io.NodeOutput:
         for _ in range(top_ups):
             spare = min(more_spare(spare), MOST_SPARE)
-        if asked["source"].strip() == EMBEDDED_SOURCE:
-            paint_embedded_source(folders.datasets_roots(), execution.progress())
-        request = Request(spare=spare, **asked)
-        loaded = load_paintings(folders.datasets_roots(), request, execution.progress(), plan_only)
+        request, roots = Request(spare=spare, **asked), folders.datasets_roots()
+        with logged("WikiArt Loader", None if plan_only else dataset_folder(roots, request.name)):
+            if request.source.strip() == EMBEDDED_SOURCE:
+                with stage("paint the embedded source"):
+                    paint_embedded_source(roots, execution.progress())
+            loaded = load_paintings(roots, request, execution.progress(), plan_only)
         return io.NodeOutput(loaded.dataset or execution.blocked(), loaded.report)
 
 
@@ -240,8 +245,10 @@ class QualityFilter(io.ComfyNode):
     @classmethod
     def execute(cls, dataset, clip_vision=None, **thresholds) -> io.NodeOutput:
         encoder = encoders.picture_encoder(clip_vision) if clip_vision else None
-        filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder)
-        pictures = [sampling.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
+        with logged("Quality Filter", dataset.folder):
+            filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder)
+            with stage("draw sheet and histograms"):
+                pictures = [sampling.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
         report = "\n".join(filter(None, [filtered.report, no_charts()]))
         return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1])
 

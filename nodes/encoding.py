@@ -11,6 +11,7 @@ from ..trainers.features import encoding as features
 from ..trainers.features import index, text_table
 from . import sockets
 from .host import encoders, execution
+from .jobs import logged
 
 CATEGORY = "Impasto/Training"
 
@@ -78,19 +79,21 @@ class EncodeTrainingData(io.ComfyNode):
         text_features="",
         caption_weights=False,
     ) -> io.NodeOutput:
-        table = None
-        if text_features.strip():
-            table = text_table.import_texts(_existing_table(Path(dataset_config.path).parent, text_features))
-        encoded = features.encode(
-            dataset_config.path,
-            encoders.autoencoder(vae),
-            encoders.text_encoder(clip),
-            execution.progress(),
-            caption_variants,
-            [(prompt.text, prompt.seed) for prompt in prompts or ()],
-            table,
-            str if caption_weights else encoders.literal,
-        )
+        folder = Path(dataset_config.path).parent
+        with logged("Encode Training Data", folder):
+            table = None
+            if text_features.strip():
+                table = text_table.import_texts(_existing_table(folder, text_features))
+            encoded = features.encode(
+                dataset_config.path,
+                encoders.autoencoder(vae),
+                encoders.text_encoder(clip),
+                execution.progress(),
+                caption_variants,
+                [(prompt.text, prompt.seed) for prompt in prompts or ()],
+                table,
+                str if caption_weights else encoders.literal,
+            )
         report = index.report(encoded)
         return io.NodeOutput(encoded, report if table else report + _weights(encoded, caption_weights))
 

@@ -2,12 +2,14 @@
 
 from comfy_api.latest import io
 
+from ..job_log import stage
 from ..rendering.cells import Grid, Sampling, columns_of, render
 from ..rendering.loss_plot import loss_plot
 from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import sockets
 from .host import execution, identity, sampling
 from .inputs import picture_size_inputs, sampler_inputs
+from .jobs import logged
 
 CATEGORY = "Impasto/Rendering"
 
@@ -64,6 +66,18 @@ class ProgressGrid(io.ComfyNode):
     def execute(
         cls, run, prompts, model, clip, vae, width, height, steps, guidance, columns, strength, sampler_name, scheduler
     ) -> io.NodeOutput:
+        with logged("Progress Grid", run.path):
+            return cls._drawn(
+                run,
+                prompts,
+                (model, clip, vae),
+                Sampling(width, height, steps, guidance, sampler_name, scheduler),
+                columns,
+                strength,
+            )
+
+    @staticmethod
+    def _drawn(run, prompts, models: tuple, wanted: Sampling, columns: int, strength: float) -> io.NodeOutput:
         adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
         held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
         grid = Grid(
@@ -71,13 +85,15 @@ class ProgressGrid(io.ComfyNode):
             folder=run.path / "grid",
             columns=columns_of(run.id, adapters, columns, held_out),
             prompts=prompts,
-            sampling=Sampling(width, height, steps, guidance, sampler_name, scheduler),
+            sampling=wanted,
             strength=strength,
-            models=identity.sampling_identity(model, clip, vae),
+            models=identity.sampling_identity(*models),
         )
-        cells = render(grid, sampling.ComfyPainter(model, clip, vae, grid.sampling, strength), execution.progress())
+        cells = render(grid, sampling.ComfyPainter(*models, wanted, strength), execution.progress())
         pictures = [cells[place] for place in sorted(cells)]
-        return io.NodeOutput(sampling.image_batch([grid.picture(cells)]), sampling.image_batch(pictures))
+        with stage("draw the grid"):
+            whole = grid.picture(cells)
+        return io.NodeOutput(sampling.image_batch([whole]), sampling.image_batch(pictures))
 
 
 class LossPlot(io.ComfyNode):

@@ -8,10 +8,12 @@ from ..dataset.normalise import JPEG, PNG
 from ..errors import ImpastoError
 from ..sources.download import Fetcher, allowed_hosts
 from ..sources.folder import folder_fingerprint, load_folder
+from ..sources.import_pictures import dataset_folder
 from ..sources.urls import list_file, load_urls, read_list
 from . import sockets
 from .host import execution, folders
 from .inputs import anew, keep_metadata_input, over_links
+from .jobs import logged
 
 CATEGORY = "Impasto/Dataset"
 _ROOTS = {"input": folders.input_root, "datasets": folders.datasets_roots}
@@ -79,7 +81,8 @@ class ImageFolderLoader(io.ComfyNode):
     @classmethod
     def execute(cls, root: str, folder: str, name: str, format: str, keep_metadata: bool = False) -> io.NodeOutput:
         place = folders.datasets_roots(), _ROOTS[root](), folder, name
-        return io.NodeOutput(*load_folder(*place, format, execution.progress(), keep_metadata))
+        with logged("Image Folder Loader", dataset_folder(place[0], name)):
+            return io.NodeOutput(*load_folder(*place, format, execution.progress(), keep_metadata))
 
 
 class ImageURLLoader(io.ComfyNode):
@@ -132,7 +135,8 @@ class ImageURLLoader(io.ComfyNode):
         listed = read_list(list_file(folders.input_root(), file), urls)
         fetcher = Fetcher(allowed_hosts(folders.allowed_hosts_file()))
         place = folders.datasets_roots(), name
-        return io.NodeOutput(*load_urls(*place, listed, format, fetcher, execution.progress(), keep_metadata))
+        with logged("Image URL Loader", dataset_folder(*place)):
+            return io.NodeOutput(*load_urls(*place, listed, format, fetcher, execution.progress(), keep_metadata))
 
 
 NODES = [ImageFolderLoader, ImageURLLoader]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from comfy_api.latest import io
 
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
+from ..job_log import LoggedJob, stage
 from ..trainers.flux import detection
 from ..trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from ..trainers.libraries import check_trainer
@@ -24,6 +25,7 @@ from ..trainers.settings import SCHEDULERS
 from . import sockets
 from .host import execution, folders, memory, models, sampling
 from .inputs import AS_BEFORE, anew, changed, number_or_as_before, over_links
+from .jobs import logged
 
 logger = logging.getLogger(__name__)
 
@@ -254,9 +256,17 @@ def _start_file(lora: str, name: str | None) -> Path:
 
 def _train(job: runs.Job, lora_format: str, launch_profile: str, hidden) -> io.NodeOutput:
     run = create.run_of(folders.runs_root(), job)
+    with logged("FLUX LoRA Trainer", run.path) as work:
+        return _trained(run, job, lora_format, launch_profile, hidden, work)
+
+
+def _trained(
+    run: runs.Run, job: runs.Job, lora_format: str, launch_profile: str, hidden, work: LoggedJob
+) -> io.NodeOutput:
     launcher = profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
     if not run.has_finished(job.settings):
-        preflight(job, run, lora_format, profiles.is_sharded(launcher))
+        with stage("check"):
+            preflight(job, run, lora_format, profiles.is_sharded(launcher))
     create.create_run(folders.runs_root(), job)
     if not run.finished:
         # The graph as the browser sent it, else as the API did: the run says how it was made.
@@ -264,13 +274,12 @@ def _train(job: runs.Job, lora_format: str, launch_profile: str, hidden) -> io.N
         write_whole(run.path / "workflow.json", json.dumps(workflow))
         memory.unload_models()
         try:
-            launch.train(
-                run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher, folders.trainer_folder()
-            )
+            _train_logged(run, launcher, work)
         except BaseException:
             _publish_so_far(run, job.name, lora_format)
             raise
-    final = publish.publish(run, job.name, folders.loras_root(), lora_format)
+    with stage("publish"):
+        final = publish.publish(run, job.name, folders.loras_root(), lora_format)
     if final is None:
         raise TrainingError(
             f"The run '{run.id}' is finished, but its checkpoints are gone from {run.path}. Delete that folder "
@@ -278,6 +287,25 @@ def _train(job: runs.Job, lora_format: str, launch_profile: str, hidden) -> io.N
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     return io.NodeOutput(run, models.load_lora(final), loss, f"{final.parent.name}/{final.name}")
+
+
+def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob) -> None:
+    """Train in a process of its own, whose steps and memory are those of the job."""
+    before = _steps(run)
+    with stage("train") as training:
+        try:
+            launch.train(
+                run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher, folders.trainer_folder()
+            )
+        finally:
+            training.items += max(_steps(run) - before, 0)
+            status = run.status()
+            held = (status.get("peak_memory"), status.get("peak_device_memory"))
+            work.saw_memory(*(size if isinstance(size, int) else 0 for size in held))
+
+
+def _steps(run: runs.Run) -> int:
+    return max((record["step"] for record in run.metrics()), default=0)
 
 
 def _publish_so_far(run: runs.Run, name: str, lora_format: str) -> None:

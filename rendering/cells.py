@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..dataset.pictures import PictureRefused, seen
 from ..errors import ModelError, TrainingError, check_finite
 from ..files import appearing, content_hash, file_hash, remove_partials
+from ..job_log import stage
 from ..progress import Progress
 from .grid import Label, progress_grid
 
@@ -182,7 +183,8 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
     steps = grid.sampling.steps
     if missing:
         progress(steps * (len(paths) - len(missing)), steps * len(paths), "Encoding the prompts")
-    painter.encode([grid.prompts[row].text for row in sorted({row for row, _ in missing})])
+    with stage("encode prompts"):
+        painter.encode([grid.prompts[row].text for row in sorted({row for row, _ in missing})])
 
     def cells() -> dict[tuple[int, int], Image.Image]:
         return {place: pictures[path] for place, path in paths.items() if path in pictures}
@@ -190,7 +192,8 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
     for index, column in enumerate(grid.columns):
         rows = [row for row in range(len(grid.prompts)) if (row, index) in missing]
         if rows:
-            painter.use(column.adapter)
+            with stage("apply checkpoints", 1):
+                painter.use(column.adapter)
         for row in rows:
             if paths[row, index] in pictures:  # the same prompt and seed twice
                 continue
@@ -198,7 +201,8 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, 
             text = f"{column.label.text}, prompt {row + 1} of {len(grid.prompts)}"
             report = _reporter(steps, len(paths), progress, done, text)
             report(0)
-            picture = painter.paint(grid.prompts[row].text, grid.prompts[row].seed, report)
+            with stage("paint pictures", 1):
+                picture = painter.paint(grid.prompts[row].text, grid.prompts[row].seed, report)
             if picture is None:
                 log.warning("%s gives no finite picture of '%s': its cell stays empty", *_named(grid, row, index))
                 continue

@@ -17,6 +17,7 @@ from ..dataset.pictures import PictureRefused, reads_heif, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError, NameRefused, encodable
 from ..files import content_hash, remove_partials
+from ..job_log import stage
 from ..paths import Roots, choice, existing_child, told
 from ..progress import Progress, silent
 from ..texts import megabytes, one_line
@@ -91,17 +92,18 @@ def load_folder(
         )
     remove_partials(target / "images")
     outcome: list[Imported | ImportRefused] = []
-    for done, path in enumerate(files, start=1):
-        there = path.relative_to(source).as_posix()
-        place = encodable(there)  # an old archive's names are not UTF-8
-        try:
-            data, changes = normalised(_bytes(path, source), kind)
-            words = _words(path, beside)
-            stored = store_picture(target, data, keep_metadata)
-            outcome.append(Imported(f"{source.name}/{place}", stored, words, changes))
-        except PictureRefused as refused:
-            outcome.append(ImportRefused(f"{source.name}/{place}", refused))
-        progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
+    with stage("store pictures", len(files)):
+        for done, path in enumerate(files, start=1):
+            there = path.relative_to(source).as_posix()
+            place = encodable(there)  # an old archive's names are not UTF-8
+            try:
+                data, changes = normalised(_bytes(path, source), kind)
+                words = _words(path, beside)
+                stored = store_picture(target, data, keep_metadata)
+                outcome.append(Imported(f"{source.name}/{place}", stored, words, changes))
+            except PictureRefused as refused:
+                outcome.append(ImportRefused(f"{source.name}/{place}", refused))
+            progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
     captions = [item.words.get("text", "") for item in outcome if isinstance(item, Imported)]
     notes = [*beside.notes(), *deeper(_below(source), LOAD_DEEPER), *placeholders(captions)]
     return stored_as_dataset(target, outcome, "files", [*_repeats(files), *notes])

@@ -16,6 +16,7 @@ from ..dataset.pictures import PictureRefused, StoredPicture, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError
 from ..files import append_line, content_hash, parsed_json, read_jsonl, remove_partials
+from ..job_log import stage
 from ..paths import Roots, choice, existing_child
 from ..progress import Progress, silent
 from ..texts import decoded
@@ -150,10 +151,12 @@ def load_urls(
     def look() -> None:
         progress(len(outcome), len(listed), f"Fetched {len(outcome)} of {len(listed)}")
 
-    for item, result in in_parallel(fetcher, fetch, _spread(waiting), look, AT_ONCE):
-        outcome[item] = result
-        if isinstance(result, Imported):
-            append_line(ledger, json.dumps(_ledger_line(result, kind, keep_metadata)))
+    with stage("fetch and store pictures") as fetching:
+        for item, result in in_parallel(fetcher, fetch, _spread(waiting), look, AT_ONCE):
+            outcome[item] = result
+            fetching.items += 1
+            if isinstance(result, Imported):
+                append_line(ledger, json.dumps(_ledger_line(result, kind, keep_metadata)))
     return stored_as_dataset(folder, [outcome[item] for item in listed], "URLs")
 
 

@@ -18,6 +18,7 @@ from ..dataset.pictures import Outcome, PictureRefused, StoredPicture, thumbnail
 from ..dataset.records import Dataset, Record, Refusal, write_manifest
 from ..errors import DatasetError, SettingsError
 from ..files import remove_partials
+from ..job_log import stage
 from ..paths import Roots
 from ..progress import Progress, silent
 from ..texts import megabytes, one_line
@@ -71,16 +72,20 @@ def load_paintings(
         raise SettingsError(f"count is {request.count}. Ask for at least 1 painting.")
     folder = dataset_folder(datasets_root, request.name)
     source = opener(datasets_root, request)
-    rows = source.rows(progress)
-    cells = _planned_for(source, request, rows)
-    plan = _plan_text(source, request, cells, folder)
+    with stage("read labels"):
+        rows = source.rows(progress)
+    with stage("plan"):
+        cells = _planned_for(source, request, rows)
+        plan = _plan_text(source, request, cells, folder)
     if plan_only:
         other = _other_way(source, request, rows, folder)
         return Loaded(None, f"{plan}{other}\nNothing was fetched: plan_only is on.")
     progress(0, sum(cell.wanted for cell in cells), plan)
     remove_partials(folder / "images")
-    refusals = _take(folder, source, cells, request.max_per_artist, progress)
-    records = [record for cell in cells for record in cell.records]
+    with stage("fetch and store pictures") as storing:
+        refusals = _take(folder, source, cells, request.max_per_artist, progress)
+        records = [record for cell in cells for record in cell.records]
+        storing.items += len(records)
     if not records:
         raise DatasetError(
             f"All {sum(len(cell.pool) for cell in cells)} paintings of '{request.source}' that match are unreadable: "

@@ -14,6 +14,7 @@ BOTTOM = (
     "errors",
     "files",
     "installation",
+    "job_log",
     "out_of_memory",
     "parquet_limits",
     "paths",

@@ -54,6 +54,12 @@ def memory_state() -> MemoryState:
     return MemoryState(tuple(map(_device_memory, devices)), resident_memory(), total, free, _held_models())
 
 
+def held() -> tuple[int, int]:
+    """Bytes of host memory and of all accelerators' memory that this process holds now."""
+    devices = [device for device in comfy.model_management.get_all_torch_devices() if device.type != "cpu"]
+    return resident_memory(), sum(map(reserved_memory, devices))
+
+
 def device_options() -> list[str]:
     """The names by which ComfyUI's own nodes choose a device: "default" (the loader's), "cpu", "gpu:0" …"""
     return comfy.model_management.get_gpu_device_options()

@@ -22,6 +22,7 @@ from ...dataset import buckets
 from ...dataset import config_reader as dataset_config
 from ...dataset.caption_variants import DEFAULT_VARIANTS
 from ...errors import FeatureError, ModelError
+from ...job_log import stage
 from ...progress import Progress, silent
 from ..flux.latents import PIXELS_PER_LATENT, latent_shape, scale_latent
 from .feature_set import read_tensors, token_count
@@ -86,7 +87,9 @@ def encode(
         DiskError: a file cannot be written; what is encoded stays.
     """
     group = dataset_config.read(config_path)
-    planned = plan(dataset_config.pictures(group), caption_variants, progress)
+    with stage("look at pictures and captions") as looking:
+        planned = plan(dataset_config.pictures(group), caption_variants, progress)
+        looking.items += len(planned)
     named = _Names(autoencoder.identity, text_encoder.identity, text_table.identity if text_table else None, prompt_of)
     batch_size = group.datasets[0].batch_size
     index = {
@@ -212,12 +215,13 @@ def _encode_missing(
     total = len(missing_texts) + len(missing_latents)
     for done, (path, text) in enumerate(missing_texts.items()):
         progress(done, total, f"Encoding caption {done + 1} of {len(missing_texts)}")
-        files.write_changed(path, _encoded_text(text, text_encoder))
+        with stage("encode captions", 1):
+            files.write_changed(path, _encoded_text(text, text_encoder))
     shown = -math.inf
     for done, (path, (kind, example)) in enumerate(missing_latents.items()):
-        picture = buckets.fit(
-            buckets.read_alpha(example.path) if kind == "mask" else buckets.read_picture(example.path), example.size
-        )
+        with stage("read pictures", 1):
+            read = buckets.read_alpha if kind == "mask" else buckets.read_picture
+            picture = buckets.fit(read(example.path), example.size)
         due = time.monotonic() - shown >= PREVIEW_EVERY
         shown = time.monotonic() if due else shown
         progress(
@@ -226,8 +230,9 @@ def _encode_missing(
             f"Encoding picture {done + 1} of {len(missing_latents)}: {example.path.name}",
             picture if due else None,
         )
-        content = _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, example, autoencoder)
-        files.write_changed(path, content)
+        with stage("encode pictures", 1):
+            content = _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, example, autoencoder)
+            files.write_changed(path, content)
     progress(max(total, 1), max(total, 1), "Encoded")
 
 
