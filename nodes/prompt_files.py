@@ -19,5 +19,9 @@ def prompts_folder() -> Path:
     return folders.user_root() / "prompts"
 
 
+def categories_folder() -> Path:
+    return prompts_folder() / "categories"
+
+
 def wildcards() -> dict[str, tuple[str, ...]]:
     return read_wildcards(folders.user_root() / "wildcards")

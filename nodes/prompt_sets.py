@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..errors import SettingsError
 from ..files import content_hash
 from ..paths import child_of, choice, existing_child
+from ..prompting import categories
 from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
 from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
@@ -12,7 +13,9 @@ from ..prompting.text_file import read_text
 from . import sockets
 from .host import execution, folders
 from .inputs import anew, over_links, seed_input
-from .prompt_files import CATEGORY, prompts_folder, wildcards
+from .prompt_files import CATEGORY, categories_folder, prompts_folder, wildcards
+
+NO_CATEGORY = "none"
 
 
 class PromptSet(io.ComfyNode):
@@ -62,6 +65,22 @@ class PromptSet(io.ComfyNode):
                     "trigger", default="", optional=True, tooltip="Trigger word before each held-out prompt."
                 ),
                 sockets.Dataset.Input("dataset", optional=True, tooltip="Whose genres the held-out prompts are from."),
+                io.Combo.Input(
+                    "category",
+                    options=[NO_CATEGORY, *categories.names(categories_folder())],
+                    default=NO_CATEGORY,
+                    optional=True,
+                    tooltip="Add the prompts of a category, from user/impasto/prompts/categories: text files that are "
+                    "yours to edit, put there at the first use.",
+                ),
+                io.Int.Input(
+                    "of_category",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="At most so many of the category, chosen by the seed; 0 for all.",
+                ),
             ],
             outputs=[
                 sockets.Prompts.Output("prompts", tooltip="The prompts with their seeds, in the order of the lines."),
@@ -73,17 +92,37 @@ class PromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file="", expand=SET_EXPANSIONS[0], **values):
+    def validate_inputs(cls, category: str | None = None) -> bool | str:
+        """Accept categories whose files came after the list was made; `execute` looks for them. None: over a link."""
+        return isinstance(category, str | None) or "category is a name"
+
+    @classmethod
+    def fingerprint_inputs(cls, file="", expand=SET_EXPANSIONS[0], category=NO_CATEGORY, **values):
         """What was read from files, which may have been edited since."""
-        if over_links(file, expand):
+        if over_links(file, expand, category):
             return anew()
-        return content_hash([cls._lines_of(file), cls._wildcards_for(expand)])
+        read = [cls._lines_of(file), cls._wildcards_for(expand)]
+        if category != NO_CATEGORY:
+            read.append(categories.fingerprint(categories_folder(), category))
+        return content_hash(read)
 
     @classmethod
     def execute(
-        cls, text, seed, file="", expand=SET_EXPANSIONS[0], held_out=0, trigger="", dataset=None
+        cls,
+        text,
+        seed,
+        file="",
+        expand=SET_EXPANSIONS[0],
+        held_out=0,
+        trigger="",
+        dataset=None,
+        category=NO_CATEGORY,
+        of_category=0,
     ) -> io.NodeOutput:
-        prompts = prompt_set(f"{text}\n{cls._lines_of(file)}", seed, may_be_empty=bool(held_out))
+        lines = [text, cls._lines_of(file)]
+        if category != NO_CATEGORY:
+            lines.append(categories.prompts_of(categories_folder(), category, of_category, seed))
+        prompts = prompt_set("\n".join(lines), seed, may_be_empty=bool(held_out))
         prompts = expanded_set(prompts, expand, cls._wildcards_for(expand), execution.raise_if_cancelled)
         if held_out:
             prompts += cls._held_out(dataset, held_out, seed, trigger)

@@ -10,7 +10,9 @@ from ..golden import current
 from ..golden.conftest import check, write_base_weights
 from ..golden.record_version import VERSIONS, unpack
 
-FROM_A_FOLDER = {"source", "root", "folder", "file", "run_id", "checkpoint", "start_from"}  # lists of this machine's
+FROM_A_FOLDER = {  # lists of this machine's
+    *("source", "root", "folder", "file", "run_id", "checkpoint", "start_from", "category"),
+}
 
 
 def test_schemas(comfyui):
