@@ -33,6 +33,12 @@ class ImpastoError(Exception):
     Of a text that is too long to be read, the middle is left out.
     """
 
+    # ComfyUI's page shows an error's class behind its module, and the pack's is the folder that it lies in.
+    __module__ = "builtins"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = "builtins"
+
     def __init__(self, text: str = "") -> None:
         told = writable(text)
         super().__init__(told if len(told) <= LONGEST else f"{told[: LONGEST - _END]} … {told[-_END:]}")
