@@ -164,7 +164,7 @@ def write_wikiart_shards(
             for row, (data, picture) in zip(part, pool.map(_Row.jpeg, part), strict=True):
                 jpegs.append(data)
                 done += 1
-                progress(done, len(rows), caption(row.scene), picture)
+                progress(done, len(rows), f"{done} of {len(rows)}\n{caption(row.scene)}", picture)
         _write_shard(path, part, jpegs)
     write_whole(complete, key)
     return paths

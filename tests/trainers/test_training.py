@@ -147,11 +147,12 @@ def test_cancel_saves_the_step_it_is_in_and_queueing_again_ends_at_the_same_weig
     with pytest.raises(Cancelled):
         launch.train(run, cpu=True, progress=cancel_at(3, last_words))
     status, saved = run.status(), list(run.checkpoints())
-    assert last_words == [f"stopped at step {status['step']}, saved; queue again to go on"]
+    assert last_words[0] == "Stopping after this step, then saving"
+    assert last_words[1:] == [f"Stopped at step {status['step']}, saved\nQueue again to go on"]
     assert status["state"] == "stopped" and saved == [status["step"]] and 3 <= status["step"] < 24
     told = []
     launch.train(run, cpu=True, progress=lambda done, total, text="", preview=None: told.append(text))
-    assert told[1] == "starting the trainer"  # not how far the one before it came
+    assert told[1] == "Starting the trainer"  # not how far the one before it came
     assert same(final_adapter(run), final_adapter(uninterrupted))
     assert list(run.checkpoints()) == [8, 16, 24]
     losses = [{record["step"]: record.get("loss") for record in r.metrics()} for r in (run, uninterrupted)]
@@ -168,7 +169,7 @@ def test_cancel_pressed_again_while_the_last_words_are_said_changes_nothing(make
 def test_a_run_cancelled_while_it_loads_is_told_to_have_nothing_saved(make_run):
     told = []
     launch._Follower(make_run(), 8, lambda done, total, text: told.append((done, text)), None).say_stopped()
-    assert told == [(0, "stopped, with no step saved yet; queue again to go on")]
+    assert told == [(0, "Stopped, with no step saved yet\nQueue again to go on")]
 
 
 def test_while_a_resumed_run_loads_it_is_told_what_is_done_and_what_is_needed(make_run):
@@ -183,7 +184,7 @@ def test_while_a_resumed_run_loads_it_is_told_what_is_done_and_what_is_needed(ma
     (run.path / "status.json").write_text(json.dumps(loading | {"state": "training", "doing": ""}))
     follower.look()
     assert told[0] == (4, "Loading the base model: 40 %\nTraining in nf4 needs 14.2 GB")
-    assert told[1][1].startswith("step 4/8   loss 0.3000")
+    assert told[1][1].startswith("Step 4 of 8\nLoss 0.300\nHeld-out 0.200, best 0.200 at step 0\n8 s left")
 
 
 def test_what_went_wrong_beside_the_training_stands_below_how_far_it_is(make_run):
@@ -192,7 +193,26 @@ def test_what_went_wrong_beside_the_training_stands_below_how_far_it_is(make_run
     (run.path / "status.json").write_text(json.dumps({"state": "training", "warning": "No memory for the samples."}))
     told = []
     launch._Follower(run, 8, lambda done, total, text="", preview=None: told.append(text), None).look()
-    assert told == ["step 2/8   loss 0.5000   6 s left\nNo memory for the samples."]
+    assert told == ["Step 2 of 8\nLoss 0.500\n6 s left\nNo memory for the samples."]
+
+
+def test_the_trend_of_the_loss_is_told_where_it_is_more_than_noise():
+    noise = [0.1 * (-1) ** step for step in range(40)]
+    assert launch.trend([0.5]) == "0.500" and launch.trend([0.4, 0.5, 0.6]) == "0.600"
+    assert launch.trend([1 + each for each in noise]) == "1.000, level"
+    assert launch.trend([1 + each - step / 40 for step, each in enumerate(noise)]).endswith(", falling")
+    assert launch.trend([1 + each + step / 40 for step, each in enumerate(noise)]).endswith(", rising")
+
+
+def test_a_clock_runs_beside_what_takes_long(make_run, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(launch.time, "monotonic", lambda: now[0])
+    follower = launch._Follower(make_run(), 8, silent, None)
+    told = []
+    for seconds, doing in [(0, "Loading: 3 %"), (2, "Loading: 3 %"), (22, "Loading: 3 %"), (1, "Loading: 4 %")]:
+        now[0] += seconds
+        told.append(follower.clocked(doing))
+    assert told == ["Loading: 3 %", "Loading: 3 %", "Loading: 3 %, 24 s", "Loading: 4 %"]
 
 
 def test_the_preview_of_every_sample_is_shown_once_and_kept_beside_it(make_run):

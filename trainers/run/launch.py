@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import variance
 from typing import TYPE_CHECKING, Any
 
 from ... import worker
@@ -32,6 +33,10 @@ DEFAULT_LAUNCHER = ("--config_file", str(SINGLE_PROCESS))  # one process
 POLL_SECONDS = 0.1
 STOP_SECONDS = 300.0  # a step with a streamed 12 B model on a slow card, and the writing of its checkpoint
 PREVIEW = "preview.png"  # beside a sample's latents
+STARTING = "Starting the trainer"
+TREND_STEPS = 100  # of either half that the trend of the loss compares
+TREND_LEAST = 5  # with fewer, chance alone decides
+CLOCK_AFTER = 3.0  # seconds that one thing takes before it is told for how long it has been going on
 LOG_TAIL = 20_000  # bytes of train.log looked at when the process died without a word
 
 
@@ -71,7 +76,7 @@ def train(
     if run.finished:
         return
     total = Job.read(run).settings.steps
-    progress(0, total, "starting the trainer")
+    progress(0, total, STARTING)
     before = _stamp(run)
     follower = _Follower(run, total, progress, preview, before)
     log_file = run.path / "train.log"
@@ -88,7 +93,10 @@ def train(
                     follower.look()
                     time.sleep(POLL_SECONDS)
             finally:
-                stop(process, at_once=_stamp(run) == before or run.status().get("state") == "starting")
+                at_once = _stamp(run) == before or run.status().get("state") == "starting"
+                if process.poll() is None and not at_once:
+                    follower.say_stopping()
+                stop(process, at_once)
         except BaseException:
             follower.say_stopped()
             raise
@@ -142,6 +150,24 @@ def _kill_all(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def trend(losses: Sequence[float]) -> str:
+    """The mean of the newer half of these losses, and whether it differs from the older half's by more than the noise.
+
+    The loss of one step says little: it depends above all on the noise level that was drawn for it.
+    """
+    half = min(TREND_STEPS, len(losses) // 2)
+    newer = losses[-half:] if half else losses
+    mean = sum(newer) / len(newer)
+    if half < TREND_LEAST:
+        return f"{mean:.3f}"
+    older = losses[-2 * half : -half]
+    rise = mean - sum(older) / half
+    noise = math.sqrt((variance(newer) + variance(older)) / half)  # standard error of the difference of two means
+    if abs(rise) <= noise:
+        return f"{mean:.3f}, level"
+    return f"{mean:.3f}, {'rising' if rise > 0 else 'falling'}"
+
+
 class _Follower:
     """Reads what the trainer writes and tells it on; `before` is the stamp of what an earlier trainer said last."""
 
@@ -153,7 +179,9 @@ class _Follower:
         self.seconds: list[float] = []
         self.shown: set[Path] = set()
         self.last: dict[str, Any] = {}
+        self.losses: list[float] = []  # of the steps that the trend looks at
         self.best = math.inf, 0  # held-out loss and its step
+        self.doing, self.doing_since = "", 0.0
 
     def look(self) -> None:
         """Tell `progress` where the run is. Called also when nothing happened, so that Cancel is noticed at once."""
@@ -164,16 +192,25 @@ class _Follower:
             if "held_out_loss" in record:
                 measured = (record["step"], record["held_out_loss"], *self.best)
                 logger.info("%s: step %d, held-out loss %.4f (best %.4f at step %d)", self.run.id, *measured)
+            if "loss" in record:
+                self.losses = [*self.losses[1 - 2 * TREND_STEPS :], record["loss"]]
             if "seconds" in record:
                 self.seconds = [*self.seconds[-19:], record["seconds"]]
         self.progress(self.last.get("step", 0), self.total, self.text(), self.new_preview())
 
+    def say_stopping(self) -> None:
+        """Say at once that Cancel was heard: the step that the trainer is in may take long."""
+        self._say(self.last.get("step", 0), "Stopping after this step, then saving")
+
     def say_stopped(self) -> None:
         """Leave on the node what became of the run in place of how long it would have taken."""
         saved = max(self.run.checkpoints(), default=0)
-        where = f"stopped at step {saved}, saved" if saved else "stopped, with no step saved yet"
+        where = f"Stopped at step {saved}, saved" if saved else "Stopped, with no step saved yet"
+        self._say(saved, f"{where}\nQueue again to go on")
+
+    def _say(self, step: int, text: str) -> None:
         with contextlib.suppress(BaseException):  # Cancel was pressed twice: the first is already being told
-            self.progress(saved, self.total, f"{where}; queue again to go on")
+            self.progress(step, self.total, text)
 
     def new_records(self) -> list[dict[str, Any]]:
         try:
@@ -193,17 +230,26 @@ class _Follower:
         return records
 
     def text(self) -> str:
-        """How far training is, or what is done before it begins and what it will need."""
+        """How far training is, or what is done before it begins and what it will need; a thought a line."""
         # What the files hold before this trainer's first word is told by the one before it.
         status = {"state": "starting"} if _stamp(self.run) == self.before else self.run.status()
         if "loss" not in self.last or status.get("state") == "starting":
-            return "\n".join(filter(None, [status.get("doing") or "starting the trainer", status.get("plan")]))
-        text = f"step {self.last['step']}/{self.total}   loss {self.last['loss']:.4f}"
+            return "\n".join(filter(None, [self.clocked(status.get("doing") or STARTING), status.get("plan")]))
+        lines = [f"Step {self.last['step']} of {self.total}", f"Loss {trend(self.losses)}"]
         if "held_out_loss" in self.last:
-            text += f"   held-out {self.last['held_out_loss']:.4f} (best {self.best[0]:.4f} at step {self.best[1]})"
+            lines.append(f"Held-out {self.last['held_out_loss']:.3f}, best {self.best[0]:.3f} at step {self.best[1]}")
         if self.seconds:
-            text += f"   {duration((self.total - self.last['step']) * sum(self.seconds) / len(self.seconds))} left"
-        return "\n".join(filter(None, [text, status.get("warning")]))
+            left = (self.total - self.last["step"]) * sum(self.seconds) / len(self.seconds)
+            lines.append(f"{duration(left)} left")
+        return "\n".join(filter(None, [*lines, status.get("warning")]))
+
+    def clocked(self, doing: str) -> str:
+        """What is being done, and once it takes long, for how long."""
+        now = time.monotonic()
+        if doing != self.doing:
+            self.doing, self.doing_since = doing, now
+        elapsed = now - self.doing_since
+        return f"{doing}, {duration(elapsed)}" if elapsed > CLOCK_AFTER else doing
 
     def new_preview(self) -> Image | None:
         """The picture of the newest sample, if there is a new one; each is kept beside its sample."""
