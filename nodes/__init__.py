@@ -10,7 +10,7 @@ from .host import version
 try:
     from comfy_api.latest import ComfyExtension, io
 
-    from . import admission, texts
+    from . import admission, results, texts
 except (ImportError, AttributeError) as error:
     version.check()
     raise ImpastoError(version.sentence(f"this one lacks something ({error})")) from error
@@ -61,7 +61,7 @@ class ImpastoExtension(ComfyExtension):
                 found = importlib.import_module(f".{name}", __package__).NODES
                 for node in found:
                     schema = node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
-                    texts.guard(node, admission.checks(node, schema))
+                    texts.guard(node, admission.checks(node, schema), results.completing(schema))
                 nodes += found
             except Exception as error:
                 library = error.name if isinstance(error, ModuleNotFoundError) else None

@@ -10,6 +10,7 @@ from ..captioners.editing import EditRules, edit_captions, read_overrides, read_
 from . import sockets
 from .captions import CATEGORY, token_counts
 from .host import execution, folders
+from .inputs import refused
 
 
 class CaptionEditor(io.ComfyNode):
@@ -64,6 +65,13 @@ class CaptionEditor(io.ComfyNode):
                     "table", tooltip="Every caption with its picture, marks and doubts, as JSON: one object a picture."
                 ),
             ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, replacements: str | None = None, overrides: str | None = None) -> bool | str:
+        return refused(
+            ("replacements", replacements, read_replacements),
+            ("overrides", overrides, read_overrides),
         )
 
     @classmethod

@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..curation.composition import Composition, compose
-from ..sources.quotas import KINDS
+from ..sources.quotas import KINDS, parse_quotas
 from . import sockets
 from .host import execution
-from .inputs import max_per_artist_input, seed_input
+from .inputs import max_per_artist_input, refused, seed_input
 from .jobs import logged
 
 LOADER = "ImpastoWikiArtLoader"
@@ -59,6 +59,10 @@ class DatasetComposition(io.ComfyNode):
             hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
             enable_expand=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, quotas: str | None = None) -> bool | str:
+        return refused(("quotas", quotas, parse_quotas))
 
     @classmethod
     def execute(cls, dataset, quotas: str, by: str, max_per_artist: int, seed: int, top_up: int = 0) -> io.NodeOutput:

@@ -16,11 +16,13 @@ from ..errors import ImpastoError
 from ..job_log import stage
 from ..sources.import_pictures import dataset_folder
 from ..sources.opening import source_fingerprint
+from ..sources.parquet import parse_columns
 from ..sources.plan import AUTO, CHEAP, EVEN, Request, more_spare
+from ..sources.quotas import parse_quotas
 from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
-from .inputs import anew, field_input, keep_metadata_input, max_per_artist_input, over_links, seed_input
+from .inputs import anew, field_input, keep_metadata_input, max_per_artist_input, over_links, refused, seed_input
 from .jobs import logged
 
 CATEGORY = "Impasto/Dataset"
@@ -53,12 +55,19 @@ class WikiArtLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, style: str | None = None, genre: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, style: str | None = None, genre: str | None = None, quotas: str | None = None, columns: str | None = None
+    ) -> bool | str:
         """Accept labels that are not in the lists: another source has its own. `execute` looks for them there.
 
         None comes over a link.
         """
-        return all(isinstance(label, str | None) for label in (style, genre)) or "style and genre are labels, or 'any'"
+        return refused(
+            ("style", style, str),
+            ("genre", genre, str),
+            ("quotas", quotas, parse_quotas),
+            ("columns", columns, parse_columns),
+        )
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None = None, **others: object) -> str | float:

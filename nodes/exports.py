@@ -12,9 +12,9 @@ from ..dataset.config_editor import Changes, find_toml, rewrite_dataset_toml, wr
 from ..dataset.config_schema import BY_NAME
 from ..dataset.schema_key import TARGETS
 from ..errors import ImpastoError
-from . import sockets
+from . import results, sockets
 from .host import execution, folders
-from .inputs import anew, key_input, over_links
+from .inputs import anew, key_input, over_links, refused
 
 CATEGORY = "Impasto/Dataset"
 
@@ -106,6 +106,10 @@ class DatasetTOMLLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        return refused(("file", file, lambda name: find_toml(folders.datasets_root(), name)))
+
+    @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **others: object) -> str | float:
         """Load again when the file, or a picture or a caption that it leads to, has changed."""
         if over_links(file):
@@ -121,7 +125,8 @@ class DatasetTOMLLoader(io.ComfyNode):
         dataset_config.read(source)
         config = rewrite_dataset_toml(source, Changes(**changes))
         dataset_config.read(config.path)
-        return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
+        text = Path(config.path).read_text(encoding="utf-8")
+        return io.NodeOutput(config, text, ui=results.said(f"Written: {config.path}"))
 
 
 NODES = [DatasetExport, DatasetTOMLLoader]

@@ -11,7 +11,7 @@ from ..captioners.runner import unanswered
 from ..captioners.unfinished import fingerprint
 from .captions import ask_again_input, captioned, captioner_schema, system_prompt_input
 from .host import execution, folders
-from .inputs import anew, over_links
+from .inputs import anew, over_links, refused
 
 
 class GeminiCaptioner(io.ComfyNode):
@@ -83,6 +83,11 @@ class GeminiCaptioner(io.ComfyNode):
             fallback="Another captioner, asked about pictures that Gemini refuses, for example Florence-2.",
             report="Estimate, tokens used, what was captioned, what was refused, what to look at.",
         )
+
+    @classmethod
+    def validate_inputs(cls, projects: str | None = None) -> bool | str:
+        """The keys themselves are looked for when a picture is asked about: not every queueing asks about one."""
+        return refused(("projects", projects, names_in))
 
     @classmethod
     def fingerprint_inputs(cls, estimate_only: bool | None = False, **values: object) -> str | float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..dataset.schema_key import Key
+from ..errors import ImpastoError
 from ..prompting.seeds import MAX_SEED
+from ..texts import cleaned
 from ..trainers.settings import RANGES
 from .host import sampling
 
@@ -74,6 +76,29 @@ def over_links(*values: object) -> bool:
     A node whose fingerprint needs it answers `anew()`.
     """
     return None in values
+
+
+def refused(*checks: tuple[str, object, Callable[[str], object]]) -> bool | str:
+    """What is wrong with the values of widgets, as `validate_inputs` says it before the graph runs: True, or all texts.
+
+    ComfyUI puts one text beside every widget that `validate_inputs` asks for, so that each text begins with the widget
+    that it is about.
+
+    Args:
+        checks: a widget, "" for none; its value, None where it comes over a link; and what raises if that value cannot
+            be used. Only texts are checked, cleaned as `execute` gets them.
+    """
+    said = []
+    for widget, value, check in checks:
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            return f"{widget}: {value!r} is given where a text is wanted."
+        try:
+            check(cleaned(value))
+        except ImpastoError as error:
+            said.append(f"{widget}: {error}" if widget else str(error))
+    return " ".join(dict.fromkeys(said)) or True
 
 
 def seed_input(tooltip: str, default: int = 0) -> io.Input:

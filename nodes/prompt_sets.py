@@ -10,9 +10,9 @@ from ..prompting.prompt_set import EXPANSIONS as SET_EXPANSIONS
 from ..prompting.prompt_set import expanded_set, held_out_prompts, prompt_set
 from ..prompting.sample_formats import SampleSettings, write_sample_formats
 from ..prompting.text_file import read_text
-from . import sockets
+from . import results, sockets
 from .host import execution, folders
-from .inputs import anew, over_links, seed_input
+from .inputs import anew, over_links, refused, seed_input
 from .prompt_files import CATEGORY, categories_folder, prompts_folder, wildcards
 
 NO_CATEGORY = "none"
@@ -92,9 +92,20 @@ class PromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, category: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls,
+        text: str | None = None,
+        file: str | None = "",
+        held_out: int | None = 0,
+        category: str | None = NO_CATEGORY,
+    ) -> bool | str:
         """Accept categories whose files came after the list was made; `execute` looks for them. None: over a link."""
-        return isinstance(category, str | None) or "category is a name"
+        if not isinstance(category, str | None):
+            return f"category: {category!r} is given where a name is wanted."
+        if over_links(text, file, held_out, category):
+            return True
+        enough = bool(held_out) or category != NO_CATEGORY
+        return refused(("text", text, lambda lines: prompt_set(f"{lines}\n{cls._lines_of(file)}", 0, enough)))
 
     @classmethod
     def fingerprint_inputs(cls, file="", expand=SET_EXPANSIONS[0], category=NO_CATEGORY, **values):
@@ -126,7 +137,9 @@ class PromptSet(io.ComfyNode):
         prompts = expanded_set(prompts, expand, cls._wildcards_for(expand), execution.raise_if_cancelled)
         if held_out:
             prompts += cls._held_out(dataset, held_out, seed, trigger)
-        return io.NodeOutput(prompts, [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts])
+        told = f"{len(prompts)} {'prompt' if len(prompts) == 1 else 'prompts'}"
+        texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+        return io.NodeOutput(prompts, texts, seeds, ui=results.said(told))
 
     @staticmethod
     def _lines_of(file: str) -> str:

@@ -21,7 +21,7 @@ from ..trainers.settings import (
     Settings,
     check_learning_rate,
 )
-from . import sockets
+from . import results, sockets
 from .inputs import AS_BEFORE, changed, field_input, number_or_as_before, seed_input
 
 CATEGORY = "Impasto/Training"
@@ -61,7 +61,11 @@ def _settings(settings: Settings, *more) -> io.NodeOutput:
     """What the nodes here give; a library that is missing is named before anything is encoded."""
     check_installed(settings)
     check_learning_rate(settings)
-    return io.NodeOutput(settings, *more)
+    told = (
+        f"{settings.steps} steps at {settings.learning_rate:g} with {settings.optimizer}\n"
+        f"rank {settings.rank}, {settings.targets}"
+    )
+    return io.NodeOutput(settings, *more, ui=results.said("\n".join([told, *more])))
 
 
 class TrainingSettings(io.ComfyNode):

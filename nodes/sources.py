@@ -7,12 +7,12 @@ from comfy_api.latest import io
 from ..dataset.normalise import JPEG, PNG
 from ..errors import ImpastoError
 from ..sources.download import Fetcher, allowed_hosts
-from ..sources.folder import folder_fingerprint, load_folder
+from ..sources.folder import find_folder, folder_fingerprint, load_folder
 from ..sources.import_pictures import dataset_folder
 from ..sources.urls import list_file, load_urls, read_list
 from . import sockets
 from .host import execution, folders
-from .inputs import anew, keep_metadata_input, over_links
+from .inputs import anew, keep_metadata_input, over_links, refused
 from .jobs import logged
 
 CATEGORY = "Impasto/Dataset"
@@ -69,6 +69,12 @@ class ImageFolderLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, root: str | None = None, folder: str | None = None) -> bool | str:
+        if root is not None and root not in _ROOTS:
+            return f"root: choose one of {', '.join(_ROOTS)}."
+        return refused(("folder", folder, lambda name: root and find_folder(_ROOTS[root](), name)))
+
+    @classmethod
     def fingerprint_inputs(cls, root: str | None = None, folder: str | None = None, **others: object) -> str | float:
         """Load again when a file in the folder has changed."""
         if over_links(root, folder):
@@ -119,6 +125,12 @@ class ImageURLLoader(io.ComfyNode):
                 io.String.Output("report", tooltip="What was stored and changed, and why each other URL gave nothing."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, urls: str | None = None, file: str | None = None) -> bool | str:
+        if over_links(urls, file):
+            return True
+        return refused(("urls", urls, lambda lines: read_list(list_file(folders.input_root(), file), lines)))
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **others: object) -> str | float:

@@ -9,14 +9,24 @@ from comfy_api.latest import io
 
 from ..curation.statistics import draw, sheet, statistics
 from ..dataset.buckets import Buckets, assign
+from ..dataset.config_reader import read
+from ..dataset.config_schema import KEYS
+from ..dataset.schema_key import BUCKETS
 from ..drawing.charts import check as check_charts
-from . import sockets
+from . import results, sockets
 from .captions import token_counts
 from .host import execution, sampling
 
-BUCKET_STEP = 64  # pixels; the defaults of Dataset TOML Writer
-SHORTEST_BUCKET = 256
-LONGEST_BUCKET = 1024
+
+def _buckets_as_written(resolution: int) -> Buckets:
+    """Those of a config that Dataset TOML Writer writes with this resolution and its widgets as they come."""
+    defaults = {key.name: key.written_default for key in KEYS if key.part == BUCKETS and key.name != "resolution"}
+    given = defaults | {
+        "enable_bucket": True,
+        "min_bucket_reso": min(defaults["min_bucket_reso"], resolution),
+        "max_bucket_reso": max(defaults["max_bucket_reso"], 2 * resolution),
+    }
+    return Buckets((resolution, resolution), **given)
 
 
 class DatasetStatistics(io.ComfyNode):
@@ -39,7 +49,12 @@ class DatasetStatistics(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="Training size in pixels for which the aspect buckets are counted.",
+                    tooltip="Training size in pixels for which the aspect buckets are counted, without dataset_config.",
+                ),
+                sockets.DatasetConfig.Input(
+                    "dataset_config",
+                    optional=True,
+                    tooltip="From Dataset TOML Writer: buckets are counted as training with this config makes them.",
                 ),
             ],
             outputs=[
@@ -50,19 +65,20 @@ class DatasetStatistics(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, resolution: int) -> io.NodeOutput:
-        buckets = Buckets(
-            (resolution, resolution),
-            enable_bucket=True,
-            bucket_reso_steps=BUCKET_STEP,
-            min_bucket_reso=min(SHORTEST_BUCKET, resolution),
-            max_bucket_reso=max(LONGEST_BUCKET, 2 * resolution),
-        )
+    def execute(cls, dataset, resolution: int, dataset_config=None) -> io.NodeOutput:
+        if dataset_config is None:
+            buckets, whose = _buckets_as_written(resolution), "by Dataset TOML Writer's defaults"
+        else:
+            buckets, whose = read(dataset_config.path).datasets[0].buckets, "as dataset_config has them"
+            width, height = buckets.resolution
+            resolution = round((width * height) ** 0.5)
         bucket = functools.partial(assign, buckets=buckets)
         check_charts()  # before anything is measured
-        found = statistics(dataset, resolution, bucket, token_counts, execution.progress())
+        found = statistics(dataset, resolution, bucket, token_counts, execution.progress(), whose)
         pictures = [sampling.image_batch([picture]) for picture in (draw(found), sheet(dataset))]
-        return io.NodeOutput(*pictures, json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        numbers = json.dumps(found.as_json(), indent=2, ensure_ascii=False)
+        told = f"{found.pictures} pictures, {found.captions} with a caption, in {len(found.buckets)} buckets"
+        return io.NodeOutput(*pictures, numbers, ui=results.said(told))
 
 
 NODES = [DatasetStatistics]

@@ -31,11 +31,20 @@ def keep_consoles_writing() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def guard(node: type[io.ComfyNode], admitted: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
+def _as_it_is(output: Any) -> Any:
+    return output
+
+
+def guard(
+    node: type[io.ComfyNode],
+    admitted: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    completed: Callable[[Any], Any] = _as_it_is,
+) -> None:
     """Have `execute` get texts without what no word has (`texts.cleaned`), and give outputs that every file can hold.
 
     Args:
         admitted: gives back the inputs that `execute` gets, or raises (see `admission`).
+        completed: gives back the output that ComfyUI gets (see `results`).
 
     Raises (the guarded `execute`):
         SettingsError: an input is nested deeper than Python can follow.
@@ -49,12 +58,12 @@ def guard(node: type[io.ComfyNode], admitted: Callable[[Mapping[str, Any]], Mapp
     @functools.wraps(execute)
     def guarded(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
         with _told_in_words():
-            return _encodable_output(execute(cls, *_cleaned(values), **admitted(_cleaned(inputs))))
+            return _encodable_output(completed(execute(cls, *_cleaned(values), **admitted(_cleaned(inputs)))))
 
     @functools.wraps(execute)
     async def guarded_async(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
         with _told_in_words():
-            return _encodable_output(await execute(cls, *_cleaned(values), **admitted(_cleaned(inputs))))
+            return _encodable_output(completed(await execute(cls, *_cleaned(values), **admitted(_cleaned(inputs)))))
 
     node.execute = classmethod(guarded_async if inspect.iscoroutinefunction(execute) else guarded)
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..dataset.config_schema import BY_NAME, KEYS
 from ..dataset.config_writer import TomlSettings, write_dataset_toml
 from ..dataset.schema_key import TARGETS, Key
-from . import sockets
+from . import results, sockets
 from .host import execution
 from .inputs import field_input, key_input
 
@@ -56,7 +56,8 @@ class DatasetTOMLWriter(io.ComfyNode):
             for name, value in settings.items()
         }
         config = write_dataset_toml(dataset, TomlSettings(**settings), execution.progress(), regularisation)
-        return io.NodeOutput(config, Path(config.path).read_text(encoding="utf-8"))
+        text = Path(config.path).read_text(encoding="utf-8")
+        return io.NodeOutput(config, text, ui=results.said(f"Written: {config.path}"))
 
 
 def _place(given: io.Input) -> int:

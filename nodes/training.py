@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ..dataset.pictures import PictureRefused, thumbnail
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..job_log import LoggedJob, stage
+from ..progress import duration
 from ..trainers.flux import detection
 from ..trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from ..trainers.libraries import check_trainer
@@ -22,10 +27,13 @@ from ..trainers.run import folder as runs
 from ..trainers.run import launch_profiles as profiles
 from ..trainers.run.samples import drawn_samples
 from ..trainers.settings import SCHEDULERS
-from . import sockets
+from . import results, sockets
 from .host import execution, folders, memory, models, sampling
-from .inputs import AS_BEFORE, anew, changed, number_or_as_before, over_links
+from .inputs import AS_BEFORE, anew, changed, number_or_as_before, over_links, refused
 from .jobs import logged
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +118,11 @@ class FluxLoraTrainer(io.ComfyNode):
 
         Their lists are not asked: they are older than what was put into the folders since.
         """
-        return _refused(
-            ("", check_trainer),
-            (name, lambda: publish.lora_folder(folders.loras_root(), name)),
-            (start_from, lambda: start_from == NEW_LORA or _start_file(start_from, name)),
-            (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())),
+        return refused(
+            ("", "", lambda _: check_trainer()),
+            ("name", name, functools.partial(publish.lora_folder, folders.loras_root())),
+            ("start_from", start_from, lambda lora: lora == NEW_LORA or _start_file(lora, name)),
+            ("launch_profile", launch_profile, _launcher),
         )
 
     @classmethod
@@ -194,10 +202,7 @@ class ContinueTraining(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, launch_profile: str | None = None) -> bool | str:
-        return _refused(
-            ("", check_trainer),
-            (launch_profile, lambda: profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())),
-        )
+        return refused(("", "", lambda _: check_trainer()), ("launch_profile", launch_profile, _launcher))
 
     @classmethod
     def execute(
@@ -216,24 +221,8 @@ class ContinueTraining(io.ComfyNode):
         return _train(runs.Job.read(longer), lora_format, launch_profile, cls.hidden)
 
 
-def _refused(*checks: tuple[str | None, Callable[[], object]]) -> bool | str:
-    """What is wrong with the values of widgets, as `validate_inputs` says it: True, or all texts together.
-
-    Args:
-        checks: a value, None where it comes over a link, "" where none is asked for, and what raises if the value
-            cannot be used.
-    """
-    said = []
-    for value, check in checks:
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            return f"{value!r} is given where a name is wanted."
-        try:
-            check()
-        except ImpastoError as error:
-            said.append(str(error))
-    return " ".join(dict.fromkeys(said)) or True
+def _launcher(launch_profile: str) -> tuple[str, ...]:
+    return profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
 
 
 def _base(model) -> tuple[Path, str]:
@@ -263,12 +252,13 @@ def _train(job: runs.Job, lora_format: str, launch_profile: str, hidden) -> io.N
 def _trained(
     run: runs.Run, job: runs.Job, lora_format: str, launch_profile: str, hidden, work: LoggedJob
 ) -> io.NodeOutput:
-    launcher = profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
+    launcher = _launcher(launch_profile)
     if not run.has_finished(job.settings):
         with stage("check"):
             preflight(job, run, lora_format, profiles.is_sharded(launcher))
     create.create_run(folders.runs_root(), job)
-    if not run.finished:
+    returned = run.finished
+    if not returned:
         # The graph as the browser sent it, else as the API did: the run says how it was made.
         workflow = (hidden.extra_pnginfo or {}).get("workflow") or hidden.prompt or {}
         write_whole(run.path / "workflow.json", json.dumps(workflow))
@@ -278,6 +268,7 @@ def _trained(
         except BaseException:
             _publish_so_far(run, job.name, lora_format)
             raise
+    earlier = publish.displaced(run, job.name, folders.loras_root())
     with stage("publish"):
         final = publish.publish(run, job.name, folders.loras_root(), lora_format)
     if final is None:
@@ -286,7 +277,34 @@ def _trained(
             "to train it again."
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
-    return io.NodeOutput(run, models.load_lora(final), loss, f"{final.parent.name}/{final.name}")
+    lora_name = f"{final.parent.name}/{final.name}"
+    shown = results.said(_told(run, job, lora_name, earlier, returned), _last_sample(run))
+    return io.NodeOutput(run, models.load_lora(final), loss, lora_name, ui=shown)
+
+
+def _told(run: runs.Run, job: runs.Job, lora_name: str, earlier: Path | None, returned: bool) -> str:
+    """What became of a finished run, a thought a line."""
+    own = [record for record in run.metrics() if record["step"] > job.first_step]
+    done = run.status().get("step", job.settings.steps)
+    took = duration(sum(record.get("seconds", 0.0) for record in own))
+    early = f", stopped early of {job.settings.steps}" if done < job.settings.steps else ""
+    lines = [f"{'Trained before' if returned else 'Finished'}: {done} steps{early} in {took}"]
+    if measured := run.evaluations():
+        step, best = min(measured, key=lambda evaluation: evaluation[1])
+        lines.append(f"Best held-out loss {best:.3f} at step {step}")
+    lines.append(f"→ loras/{job.name}/{job.name}.safetensors")
+    lines.append(f"as {lora_name}, which stays this one's")
+    if earlier:
+        lines.append(f"The LoRA that had this name is now {earlier.parent.name}/{earlier.name}")
+    return "\n".join(lines)
+
+
+def _last_sample(run: runs.Run) -> list[Image]:
+    """What the trainer drew last, small, as it was shown while it trained; a damaged one is left out."""
+    for sample in list(run.samples().values())[-1:]:
+        with contextlib.suppress(PictureRefused, OSError):
+            return [thumbnail(sample.with_name(launch.PREVIEW), results.PICTURE_SIDE)]
+    return []
 
 
 def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob) -> None:
@@ -343,7 +361,8 @@ class TrainingRunLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, run_id: str | None = None) -> bool | str:
         """Accept runs made after the list was; the latest may be one that this graph is about to train."""
-        return run_id == runs.LATEST or _refused((run_id, lambda: runs.find_run(folders.runs_root(), run_id)))
+        find = functools.partial(runs.find_run, folders.runs_root())
+        return run_id == runs.LATEST or refused(("run_id", run_id, find))
 
     @classmethod
     def fingerprint_inputs(cls, run_id: str | None = None) -> str | float:
@@ -354,7 +373,11 @@ class TrainingRunLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, run_id) -> io.NodeOutput:
-        return io.NodeOutput(runs.find_run(folders.runs_root(), run_id))
+        run = runs.find_run(folders.runs_root(), run_id)
+        status = run.status()
+        far = f"step {status.get('step', 0)} of {runs.Job.read(run).settings.steps}"
+        shown = results.said(f"{run.id}\n{far}, {status.get('state', 'not begun')}", _last_sample(run))
+        return io.NodeOutput(run, ui=shown)
 
 
 class TrainingSamples(io.ComfyNode):
@@ -376,7 +399,9 @@ class TrainingSamples(io.ComfyNode):
     @classmethod
     def execute(cls, run) -> io.NodeOutput:
         latents, steps = drawn_samples(run)
-        return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)))
+        told = f"{len(steps)} samples, of {len(set(steps))} checkpoints up to step {max(steps)}"
+        shown = results.said(told, _last_sample(run))
+        return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)), ui=shown)
 
 
 NODES = [FluxLoraTrainer, ContinueTraining, TrainingRunLoader, TrainingSamples]

@@ -42,7 +42,8 @@ class PromptRefused(Exception):
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self.node_errors: dict[str, Any] = answer.get("node_errors") or {}
-        super().__init__(json.dumps(answer.get("error") or answer))
+        told = [error["details"] for node in self.node_errors.values() for error in node.get("errors", ())]
+        super().__init__("\n".join([json.dumps(answer.get("error") or answer), *dict.fromkeys(told)]))
 
 
 class NodeFailed(Exception):

@@ -110,6 +110,7 @@ def run_again(
                     return None
             copies[original] = copy = builder.node(node["class_type"], original)
             copy.inputs |= inputs | (own if original == node_id else {})  # an input of another pack may be called "id"
+            copy.set_override_display_id(dynprompt.get_display_node_id(original))
         return copies[original]
 
     last = copied(node_id)

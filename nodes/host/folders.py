@@ -75,6 +75,11 @@ def thumbnails_folder() -> Path:
     return Path(folder_paths.get_temp_directory()) / "impasto" / "thumbnails"
 
 
+def results_folder() -> Path:
+    """Under ComfyUI's temp folder, from where its page gets what a node shows when it has ended."""
+    return Path(folder_paths.get_temp_directory()) / "impasto" / "results"
+
+
 def models_root() -> Path:
     """ComfyUI's own models folder."""
     return Path(folder_paths.models_dir)

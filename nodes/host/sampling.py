@@ -106,10 +106,10 @@ class ComfyPainter:
             disable_pbar=True,
             seed=seeds[0],
         )
-        return [_picture(pixels) for pixels in self._vae.decode(samples).float().cpu()]
+        return [picture(pixels) for pixels in self._vae.decode(samples).float().cpu()]
 
 
-def _picture(pixels: torch.Tensor) -> Image | None:
+def picture(pixels: torch.Tensor) -> Image | None:
     """`(height, width, 3)` in 0…1 as a picture; None where it is not finite."""
     if not torch.isfinite(pixels).all():
         return None

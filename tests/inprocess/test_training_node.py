@@ -146,7 +146,7 @@ def test_a_mistake_in_a_widget_is_told_before_the_graph_runs_as_it_would_be_when
     (tmp_path / "index.json").write_text('{"samples": []}')
     with pytest.raises(ImpastoError) as raised:
         node.execute(model, Features(str(tmp_path), "abc"), Settings(), **widgets)
-    assert node.validate_inputs(**widgets) == str(raised.value) and not held
+    assert node.validate_inputs(**widgets) == f"{widget}: {raised.value}" and not held
 
 
 def test_what_comes_over_a_link_is_not_judged_before_it_is_there(node):

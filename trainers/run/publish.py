@@ -78,6 +78,15 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     return final
 
 
+def displaced(run: Run, name: str, loras_root: Path) -> Path | None:
+    """Where `publish` will keep the finished LoRA that has this name now, if it is another run's; None if it is not."""
+    folder = lora_folder(loras_root, name)
+    present = folder / f"{folder.name}.safetensors"
+    if not present.is_file() or _described(present)[0] == run.id:
+        return None
+    return _damaged_name(present) if checksums.damage_of(present) else present.with_name(_own_name(present))
+
+
 def _whole_checkpoints(run: Run, chosen: int | None) -> dict[int, Path]:
     """Those whose LoRA is as it was written; of the others the log tells.
 

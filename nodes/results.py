@@ -1,0 +1,85 @@
+"""What stays on a node when it has ended: a sentence, and pictures where it made some.
+
+Both travel as the node's `ui` and are shown by `web/impasto.js`, also where ComfyUI's cache gave the result back and
+after the page was loaded again. A node says its own sentence with `said`; of all others the report is it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io as streams
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from ..files import write_changed
+from .host import folders, sampling
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+KEY = "impasto"  # of the sentence among a node's ui; ComfyUI's own page shows "images" by itself
+REPORTS = ("report", "note", "notes")  # outputs that say what a node did
+LONGEST = 2_000  # characters
+PICTURE_SIDE = 1024  # pixels of the longer side of a picture on a node
+
+
+def said(text: str, pictures: Iterable[Image] | None = None) -> dict[str, Any]:
+    """A node's `ui`: what it did, in a sentence or a few short lines, and small copies of its pictures.
+
+    Args:
+        pictures: None for a node that has none. ComfyUI joins what a node shows when it runs over a list, so that one
+            that may have pictures gives an empty list in place of None.
+    """
+    shown: dict[str, Any] = {KEY: [text if len(text) <= LONGEST else f"{text[:LONGEST]} …"]}
+    if pictures is not None:
+        shown["images"] = [kept for picture in pictures if (kept := _kept(picture))]
+    return shown
+
+
+def completing(schema: io.Schema) -> Callable[[Any], Any]:
+    """A function that adds what a node shows to its output: the report, and the first picture of each of its IMAGEs."""
+    names = [output.id or output.display_name for output in schema.outputs]
+    reports = [names.index(name) for name in REPORTS if name in names]
+    images = [place for place, output in enumerate(schema.outputs) if output.get_io_type() == io.Image.io_type]
+
+    def completed(output: Any) -> Any:
+        if not isinstance(output, io.NodeOutput) or output.expand or output.block_execution is not None:
+            return output
+        shown = dict(output.ui if isinstance(output.ui, Mapping) else output.ui.as_dict() if output.ui else {})
+        if KEY not in shown:
+            texts = shown.get("text") or [output.args[place] for place in reports[:1] if len(output.args) > place]
+            shown = said("\n".join(text for text in texts if isinstance(text, str)).strip()) | shown
+        if images and "images" not in shown:
+            shown |= {"images": said("", _pictures(output.args, images))["images"]}
+        output.ui = shown
+        return output
+
+    return completed
+
+
+def _pictures(values: tuple[Any, ...], places: list[int]) -> list[Image]:
+    shown = [values[place] for place in places if len(values) > place and getattr(values[place], "ndim", 0) == 4]
+    return [picture for batch in shown if len(batch) and (picture := sampling.picture(batch[0]))]
+
+
+def _kept(picture: Image) -> dict[str, str] | None:
+    """A small copy under ComfyUI's temp folder, named by its content, as its page asks for it."""
+    small = picture.convert("RGB")
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    data = streams.BytesIO()
+    small.save(data, "JPEG", quality=90)
+    content = data.getvalue()
+    folder = folders.results_folder()
+    file = folder / f"{hashlib.sha256(content).hexdigest()[:24]}.jpg"
+    try:
+        if not file.exists():
+            write_changed(file, content)
+    except Exception as error:  # the node has done its work; a full disk must not take that away
+        logger.warning("A picture of a node's result cannot be shown: %s", error)
+        return None
+    return {"filename": file.name, "subfolder": f"{folder.parent.name}/{folder.name}", "type": "temp"}

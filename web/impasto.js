@@ -1,0 +1,140 @@
+// What an Impasto node did stays on it: the sentence of its result, or the whole text of its error. ComfyUI's page shows the
+// pictures of a result by itself, and what a node says while it runs. It keeps neither text once the page is loaded again;
+// the server's history has both, and is asked for what belongs to the graph that was opened.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const RESULT = "impasto_result"; // our widget's name
+const LIVE_TEXT = "$$node-text-preview"; // of ComfyUI's widget for what a node says while it runs
+const LINE = 16; // pixels
+const PADDING = 28; // pixels: above and below the text, and ComfyUI's margin around an element
+const MOST_LINES = 8; // what is longer can be scrolled
+const HISTORY = 32; // prompts looked at for the last results of a graph
+
+/**
+ * The node that an execution id names: "4", or "2:4" for node 4 in the subgraph that node 2 stands for.
+ * @param {string|number|undefined} executionId
+ */
+function nodeOf(executionId) {
+  let graph = app.rootGraph;
+  let node;
+  for (const id of String(executionId ?? "").split(":")) {
+    node = graph?.getNodeById(id);
+    graph = node?.subgraph;
+  }
+  return node?.comfyClass?.startsWith("Impasto") ? node : undefined;
+}
+
+/** A text of ours on a node, made when it is first needed. */
+function resultWidget(node) {
+  const known = node.widgets?.find((widget) => widget.name === RESULT);
+  if (known) return known;
+  const element = document.createElement("div");
+  element.setAttribute("role", "status");
+  element.setAttribute("aria-live", "polite");
+  element.tabIndex = 0;
+  Object.assign(element.style, {
+    boxSizing: "border-box",
+    width: "100%",
+    padding: "4px 8px",
+    overflow: "auto",
+    whiteSpace: "pre-wrap",
+    overflowWrap: "anywhere",
+    userSelect: "text",
+    font: `12px/${LINE}px sans-serif`,
+  });
+  element.addEventListener("wheel", (event) => {
+    if (element.scrollHeight > element.clientHeight) event.stopPropagation();
+  });
+  const widget = node.addDOMWidget(RESULT, RESULT, element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => LINE * Math.min(MOST_LINES, linesOf(element.textContent, node.size[0])) + PADDING,
+  });
+  widget.serialize = false;
+  return widget;
+}
+
+/** About how many lines a text takes on a node of this width. */
+function linesOf(text, width) {
+  const perLine = Math.max(10, (width - 50) / 6.4);
+  return text.split("\n").reduce((lines, line) => lines + Math.max(1, Math.ceil(line.length / perLine)), 0);
+}
+
+/**
+ * @param {string} text
+ * @param {boolean} failed whether it is an error
+ */
+function show(node, text, failed = false) {
+  if (!text && !node.widgets?.some((widget) => widget.name === RESULT)) return;
+  const { element } = resultWidget(node);
+  element.textContent = text;
+  element.style.color = failed ? "var(--error-text, #ff6b6b)" : "var(--input-text, #ddd)";
+  element.style.borderLeft = failed ? "3px solid var(--error-text, #ff6b6b)" : "none";
+  const needed = node.computeSize()[1];
+  if (needed > node.size[1]) node.setSize([node.size[0], needed]);
+  node.setDirtyCanvas(true, true);
+}
+
+/** What a node said while it ran has no meaning any more once it has ended. */
+function clearLiveText(node) {
+  const live = node.widgets?.find((widget) => widget.name === LIVE_TEXT);
+  if (live) node.removeWidget(live);
+}
+
+function ended({ detail }) {
+  const node = nodeOf(detail.display_node ?? detail.node);
+  if (!node) return;
+  clearLiveText(node);
+  show(node, detail.output?.impasto?.filter(Boolean).join("\n\n") ?? "");
+}
+
+function begun({ detail }) {
+  const node = nodeOf(detail);
+  if (node) show(node, "");
+}
+
+function failed({ detail }) {
+  const node = nodeOf(detail.node_id);
+  if (!node) return;
+  clearLiveText(node);
+  show(node, detail.exception_message?.trim() ?? "", true);
+}
+
+/** Show again what the last prompts of this very graph left on its nodes. */
+async function restore() {
+  const graph = app.rootGraph;
+  if (!graph?.nodes?.length) return;
+  const response = await api.fetchApi(`/history?max_items=${HISTORY}`);
+  if (!response.ok || app.rootGraph !== graph) return;
+  for (const { prompt, outputs, meta, status } of Object.values(await response.json())) {
+    if (prompt?.[3]?.extra_pnginfo?.workflow?.id !== graph.id) continue;
+    for (const [id, output] of Object.entries(outputs ?? {})) {
+      const shownBy = meta?.[id]?.display_node ?? id;
+      // As ComfyUI's own page does it when a node ends: the pictures come back by the same way.
+      if (output.impasto && nodeOf(shownBy)) {
+        api.dispatchCustomEvent("executed", { node: id, display_node: shownBy, output, prompt_id: prompt[1] });
+      }
+    }
+    for (const [kind, detail] of status?.messages ?? []) {
+      if (kind === "execution_error") failed({ detail });
+    }
+  }
+}
+
+app.registerExtension({
+  name: "Impasto.Results",
+  setup() {
+    api.addEventListener("executing", begun);
+    api.addEventListener("executed", ended);
+    api.addEventListener("execution_error", failed);
+  },
+  async afterConfigureGraph() {
+    try {
+      await restore();
+    } catch (error) {
+      console.warn("Impasto: the last results of this graph could not be shown again.", error);
+    }
+  },
+});
