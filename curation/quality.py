@@ -108,19 +108,44 @@ class Filtered:
             f"{self.dataset.name}: {count} pictures refused" if count else f"{self.dataset.name}: no picture refused"
         )
         return contact_sheet(
-            title, [(self.dataset.image_path(record), refusal.reason) for record, refusal in self.refused], thumbnail
+            title,
+            [
+                (self.dataset.image_path(record), f"{record.known_as}: {refusal.reason}")
+                for record, refusal in self.refused
+            ],
+            thumbnail,
         )
 
     def histograms(self) -> Image.Image:
         """A histogram for each measure, with its threshold, on one picture."""
         shown = [
-            Histogram(text, self.measured[rule], float(getattr(self.thresholds, rule)), rule.startswith("max"))
+            Histogram(
+                text, self.measured[rule], float(getattr(self.thresholds, rule)), rule.startswith("max"), WIDGETS[rule]
+            )
             for rule, text in _CALLED.items()
             if rule in self.measured
         ]
         return histograms(f"{self.dataset.name}: what the quality filter measured", shown)
 
 
+# Threshold -> what its widget is called, on the node and under its histogram.
+WIDGETS = {
+    "min_side": "least side, px",
+    "max_aspect": "greatest aspect",
+    "min_bytes_per_pixel": "least bytes per pixel",
+    "min_jpeg_quality": "least JPEG quality",
+    "min_sharpness": "least sharpness",
+    "min_highlight": "least bright highlights",
+    "max_shadow": "brightest shadows",
+    "min_entropy": "least entropy, bits",
+    "min_colour": "least colour",
+    "max_border": "greatest border",
+    "duplicate_distance": "duplicates differ by, bits",
+    "refuse_sketches": "refuse sketches",
+    "refuse_unknown_genre": "refuse unknown genre",
+    "crop_borders": "crop borders",
+    "min_style": "least likeness to the set",
+}
 # rule -> what a histogram and a reason call the measure
 _CALLED = {
     "min_side": "shorter side, px",

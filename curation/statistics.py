@@ -17,7 +17,7 @@ from PIL import Image
 from .. import token_limits
 from ..dataset.pictures import PictureRefused, thumbnail
 from ..dataset.records import Dataset, Record
-from ..drawing.charts import LONGEST_LABEL, as_picture, calm, new_figure, plain
+from ..drawing.charts import LONGEST_LABEL, as_picture, calm, draw_limit, draw_single, new_figure, plain
 from ..drawing.contact_sheet import MOST_CELLS, contact_sheet
 from ..drawing.palette import BLUE, HAIRLINE, QUIET, RUST
 from ..progress import Progress, silent
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 1760, 1240  # pixels of the figure
+TOKEN_BINS = 24
 BARS = 10  # in one chart; what is rarer is counted together
 # Name, and tokens that it reads.
 TEXT_ENCODERS = {"clip": ("CLIP", token_limits.CLIP_L), "t5": ("T5", token_limits.T5_DEV)}
@@ -49,6 +50,7 @@ class Statistics:
     sizes: Sequence[tuple[int, int]]  # width and height of each picture, pixels
     resolution: int
     buckets: Mapping[str, int]  # "704x384" -> pictures
+    buckets_of: str  # whose rules these are
     captions: int  # pictures that have one
     tokens: Mapping[str, Sequence[int]]  # of each caption, by key of `TEXT_ENCODERS`
     colourfulness: Sequence[float]  # of each picture that decodes
@@ -68,6 +70,7 @@ class Statistics:
             "shorter_side": summary(shorter),
             "aspect": summary([round(width / height, 3) for width, height in self.sizes]),
             "resolution": self.resolution,
+            "buckets_of": self.buckets_of,
             "buckets": dict(self.buckets),
             "captions": self.captions,
             "tokens": {
@@ -80,9 +83,19 @@ class Statistics:
 
 
 def statistics(
-    dataset: Dataset, resolution: int, bucket: Bucket, count_tokens: TokenCounts, progress: Progress = silent
+    dataset: Dataset,
+    resolution: int,
+    bucket: Bucket,
+    count_tokens: TokenCounts,
+    progress: Progress = silent,
+    buckets_of: str = "",
 ) -> Statistics:
-    """Count everything; pictures are measured once and remembered, as by the quality filter."""
+    """Count everything; pictures are measured once and remembered, as by the quality filter.
+
+    Args:
+        resolution: pixels, of the square whose area the buckets have.
+        buckets_of: whose rules `bucket` follows, in words.
+    """
     records = dataset.records()
     seen = measures(dataset, records, progress)
     measured = {record: found for record, found in seen.items() if not isinstance(found, PictureRefused)}
@@ -107,6 +120,7 @@ def statistics(
         artists=_counted(record.artist for record in records),
         sizes=sizes,
         resolution=resolution,
+        buckets_of=buckets_of,
         buckets={f"{width}x{height}": count for (width, height), count in sorted(buckets.items())},
         captions=len(captions),
         tokens=tokens,
@@ -194,7 +208,7 @@ def _draw_sizes(axes: Axes, found: Statistics) -> None:
 
 
 def _draw_buckets(axes: Axes, found: Statistics) -> None:
-    calm(axes, f"aspect buckets at {found.resolution} px")
+    calm(axes, f"aspect buckets at {found.resolution} px, {found.buckets_of}")
     by_aspect = sorted(found.buckets, key=lambda size: int(size.split("x")[0]) / int(size.split("x")[1]))
     numbers = [found.buckets[size] for size in by_aspect]
     axes.bar(range(len(numbers)), numbers, color=BLUE, width=min(0.7, 0.12 * len(numbers)))
@@ -216,13 +230,25 @@ def _draw_tokens(axes: Axes, key: str, counts: Sequence[int]) -> None:
         _say(axes, "no captions")
         return
     most = max(counts)
-    axes.hist(counts, bins=min(24, most - min(counts) + 1), color=BLUE)
+    least = min(counts)
     over = sum(count > limit for count in counts)
-    if most > 0.5 * limit:
-        axes.axvline(limit, color=RUST, linewidth=1.2)
+    if least == most:
+        draw_single(axes, most, len(counts), BLUE)
+        draw_limit(axes, limit, least - 0.5, most + 0.5, RUST)
+    else:
+        axes.hist(counts, bins=whole_bins(least, most), color=BLUE)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        draw_limit(axes, limit, least, most, RUST)
     said = f"{over} of {len(counts)} over {limit}" if over else f"all within {limit}"
     axes.set_xlabel(said, color=RUST if over else QUIET, fontsize=9)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+
+
+def whole_bins(least: int, most: int) -> list[float]:
+    """Edges of at most `TOKEN_BINS` bins that all hold equally many whole numbers, with none of these on an edge."""
+    width = -(-(most - least + 1) // TOKEN_BINS)
+    bins = -(-(most - least + 1) // width)
+    return [least - 0.5 + width * place for place in range(bins + 1)]
 
 
 def _draw_colour(axes: Axes, found: Statistics) -> None:
@@ -230,8 +256,11 @@ def _draw_colour(axes: Axes, found: Statistics) -> None:
     if not found.colourfulness:
         _say(axes, "no picture decodes")
         return
-    axes.hist(found.colourfulness, bins=24, color=BLUE)
-    axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    if min(found.colourfulness) == max(found.colourfulness):
+        draw_single(axes, found.colourfulness[0], len(found.colourfulness), BLUE)
+    else:
+        axes.hist(found.colourfulness, bins=24, color=BLUE)
+        axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     if found.undecodable:
         axes.set_xlabel(f"{found.undecodable} pictures do not decode", color=RUST, fontsize=9)
 
@@ -257,5 +286,6 @@ def sheet(dataset: Dataset) -> Image.Image:
 
 
 def _words(record: Record) -> str:
-    known = [part for part in (record.title, record.artist) if part]
-    return ", ".join(known) or record.text or record.genre.replace("_", " ")
+    if record.title or record.artist:
+        return record.known_as
+    return f"{record.known_as} {record.text or record.genre.replace('_', ' ')}".rstrip()

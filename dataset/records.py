@@ -27,6 +27,9 @@ _LEFT_OUT_WHEN_EMPTY = {
 _WORDS = ("text", "artist", "genre", "style", "title", "date", "rights")
 
 
+SHOWN_DIGITS = 8  # of a picture's hash, where people are to find it again
+
+
 @dataclass(frozen=True)
 class Record:
     """One picture of a dataset. The names are the columns of Hugging Face's imagefolder where it has one."""
@@ -45,6 +48,12 @@ class Record:
     date: str = ""
     rights: str = ""  # the source's own statement
     source_sha256: str = ""  # of the source's bytes where others are stored
+
+    @property
+    def known_as(self) -> str:
+        """The first digits of its hash, by which Caption Editor takes it, and its title and artist where known."""
+        called = ", ".join(part for part in (self.title, self.artist) if part)
+        return f"{self.sha256[:SHOWN_DIGITS]} {called}".rstrip()
 
 
 @dataclass(frozen=True)

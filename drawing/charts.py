@@ -75,6 +75,43 @@ def calm(axes: Axes, name: str, grid: str = "y", name_size: float = 10, label_si
         side.set_visible(False)
 
 
+def draw_limit(axes: Axes, limit: float, least: float, greatest: float, color: str) -> None:
+    """A line across at `limit`, whatever the values from `least` to `greatest` are.
+
+    Where it lies so far away that the values would be squeezed together, the line stands at the edge, dashed, with an
+    arrow to where it is.
+    """
+    span = greatest - least or 1.0
+    low, high = least - 0.04 * span, greatest + 0.04 * span
+    if least - span <= limit <= greatest + span:
+        axes.axvline(limit, color=color, linewidth=1.2)
+        axes.set_xlim(min(low, limit - 0.04 * span), max(high, limit + 0.04 * span))
+        return
+    below = limit < least
+    edge = least - 0.25 * span if below else greatest + 0.25 * span
+    axes.axvline(edge, color=color, linewidth=1.2, linestyle=(0, (3, 3)))
+    axes.annotate(
+        f"← {limit:g}" if below else f"{limit:g} →",
+        (edge, 0.97),
+        (4 if below else -4, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=color,
+        fontsize=8,
+        va="top",
+        ha="left" if below else "right",
+    )
+    axes.set_xlim(min(low, edge - 0.04 * span), max(high, edge + 0.04 * span))
+
+
+def draw_single(axes: Axes, value: float, count: int, color: str) -> None:
+    """Values that are all the same: one bar that says which, in place of an axis about nothing."""
+    axes.bar([value], [count], width=0.2, color=color)
+    axes.set_xticks([value], [f"{value:g}"])
+    axes.set_xlim(value - 1, value + 1)
+    axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+
+
 def plain(text: str) -> str:
     """A label as it stands: matplotlib would read what is between two dollar signs as mathematics."""
     short = text if len(text) <= LONGEST_LABEL * 3 else text[: LONGEST_LABEL * 3] + "…"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from .charts import ChartsMissing, as_picture, calm, new_figure
+from .charts import ChartsMissing, as_picture, calm, draw_limit, draw_single, new_figure
 from .lettering import LINE_HEIGHT, draw_text, wrap
 from .palette import BLUE, HAIRLINE, INK, PAPER, QUIET, RUST
 
@@ -29,6 +29,7 @@ class Histogram:
     values: Sequence[float]
     threshold: float
     at_most: bool  # values over the threshold are refused, else those under it
+    widget: str  # that sets the threshold, as the page calls it
 
 
 def histograms(title: str, shown: Sequence[Histogram]) -> Image.Image:
@@ -67,12 +68,18 @@ def _words(width: int, *paragraphs: str) -> Image.Image:
 def _draw(axes: Axes, histogram: Histogram) -> None:
     values, threshold = histogram.values, histogram.threshold
     refused = sum(value > threshold if histogram.at_most else value < threshold for value in values)
-    limit = f"{'at most' if histogram.at_most else 'at least'} {threshold:g}"
     calm(axes, histogram.name)
-    axes.set_xlabel(f"{limit}: {refused} of {len(values)} refused", color=RUST if refused else QUIET, fontsize=9)
+    said = f"{histogram.widget} = {threshold:g}: {refused} of {len(values)} refused"
+    axes.set_xlabel(said, color=RUST if refused else QUIET, fontsize=9)
     low, high = min(values), max(values)
+    axes.spines["bottom"].set_visible(True)
+    axes.spines["bottom"].set_color(HAIRLINE)
+    if low == high:
+        draw_single(axes, low, len(values), RUST if refused else BLUE)
+        draw_limit(axes, threshold, low - 0.5, high + 0.5, INK)
+        return
     edges: list[float] | int = BINS
-    if high - low > 0 and low <= threshold <= high:
+    if low <= threshold <= high:
         # a bin ends at the threshold, so that no bar is refused by half
         edges = [threshold + (high - low) / BINS * step for step in range(-BINS, BINS + 1)]
         edges = [edge for edge in edges if low - (high - low) / BINS < edge < high + (high - low) / BINS]
@@ -81,9 +88,5 @@ def _draw(axes: Axes, histogram: Histogram) -> None:
         middle = left + bar.get_width() / 2
         if middle > threshold if histogram.at_most else middle < threshold:
             bar.set_facecolor(RUST)
-    room = 0.04 * (high - low) or 0.5
-    if low - 4 * room <= threshold <= high + 4 * room:
-        axes.axvline(threshold, color=INK, linewidth=1.2)
+    draw_limit(axes, threshold, low, high, INK)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
-    axes.spines["bottom"].set_visible(True)
-    axes.spines["bottom"].set_color(HAIRLINE)
