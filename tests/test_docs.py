@@ -73,3 +73,24 @@ def test_the_design_gives_the_rules_by_which_packages_import_each_other():
         packages, others = (set(re.findall(r"`([\w.]+)`", cell)) for cell in row.strip("|").split("|"))
         told |= dict.fromkeys(packages - {"nodes"}, others)
     assert told == {package: set(others) for package, others in MAY_IMPORT.items()}
+
+
+HELP_PAGES = sorted((REPOSITORY / "web" / "docs").glob("*.md"))
+LONG_PAGE = 400  # words
+
+
+@pytest.mark.parametrize("page", HELP_PAGES, ids=lambda page: page.stem)
+def test_the_tables_of_a_help_page_have_as_many_cells_in_each_row(page):
+    """A pipe inside a cell is escaped, in code too: it would end the cell."""
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+        cells = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(cells) == 1, table
+
+
+@pytest.mark.parametrize("page", HELP_PAGES, ids=lambda page: page.stem)
+def test_a_long_help_page_begins_with_what_to_do_and_what_to_do_when_it_goes_wrong(page):
+    text = page.read_text(encoding="utf-8")
+    if len(text.split()) > LONG_PAGE:
+        headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        assert headings[:2] == ["In three steps", "If it goes wrong"]
+        assert re.findall(r"^(\d)\. ", text.split("## ")[1], re.MULTILINE) == ["1", "2", "3"]
