@@ -32,3 +32,8 @@ def checked_trigger_word(trigger_word: str) -> str:
 def with_trigger(trigger_word: str, caption: str) -> str:
     """`<trigger word>, <caption>`, or the caption alone where there is no trigger word."""
     return f"{trigger_word}, {caption}" if trigger_word else caption
+
+
+def without_trigger(caption: str, trigger_word: str) -> str:
+    """The caption behind a trigger word that stands before it already."""
+    return caption.removeprefix(with_trigger(trigger_word, "")) if trigger_word else caption

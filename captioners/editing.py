@@ -21,7 +21,7 @@ from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
 from ..progress import Progress, silent
 from ..texts import cleaned, one_line
-from .captions import checked_trigger_word, with_trigger
+from .captions import checked_trigger_word, with_trigger, without_trigger
 from .expression import MAX_LENGTH, compiled
 from .lint import CountTokens, flags, least_tokens, lint, lint_report
 
@@ -208,7 +208,7 @@ def edit_captions(
     texts: dict[str, str] = {}
     for record in records:
         edit = edits.get(record.sha256)
-        bare = _without_trigger(edit.text if edit else record.text, trigger_word)
+        bare = without_trigger(edit.text if edit else record.text, trigger_word)
         bare = bare if edit else edited(bare, rules, check)
         caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
         texts[record.sha256] = caption
@@ -220,11 +220,11 @@ def edit_captions(
                 caption=caption,
                 edited=bool(edit),
                 locked=bool(edit and edit.locked),
-                flags=flags(caption, count_tokens),
+                flags=flags(caption, count_tokens, trigger_word),
             )
         )
         progress(len(rows), len(records), caption)
-    report = _report(rows, records, lint_report(lint(texts, count_tokens, check)))
+    report = _report(rows, records, lint_report(lint(texts, count_tokens, check, trigger_word)))
     return dataset.with_texts(texts), report, tuple(rows)
 
 
@@ -288,11 +288,6 @@ def _without_tags(text: str, tags: Sequence[str]) -> str:
     return text if len(kept) == len(parts) else ", ".join(part for part in kept if part)
 
 
-def _without_trigger(caption: str, trigger_word: str) -> str:
-    """The caption behind a trigger word that a captioner has put there already."""
-    return caption.removeprefix(with_trigger(trigger_word, "")) if trigger_word else caption
-
-
 def _framed(caption: str, rules: EditRules) -> str:
     return one_line(f"{rules.prefix} {caption} {rules.suffix}").replace(" ,", ",")
 
@@ -323,7 +318,7 @@ def _kept_edits(
         sha256, held = named[0], edits.get(named[0])
         if override is not None and not override.text:  # a lock of the caption as it is
             text = (
-                held.text if held else edited(_without_trigger(by_hash[sha256].text, rules.trigger_word), rules, check)
+                held.text if held else edited(without_trigger(by_hash[sha256].text, rules.trigger_word), rules, check)
             )
             if not text:
                 raise SettingsError(f"The picture {digits} has no caption to lock. Type one behind its '!'.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from .. import token_limits
 from .caption_patterns import BARE_ARTIST, QUOTED_TITLE, REFUSALS, STYLE_SENTENCE
+from .captions import without_trigger
 
 LISTED = 5  # captions that the report lists under each heading
 # CLIP's own first cut of a text (openai/CLIP simple_tokenizer.py): each piece is at least one token.
@@ -37,9 +38,14 @@ def least_tokens(text: str) -> tuple[int, int]:
     return len(_PIECES.findall(text)) + 2, len(text.split()) + 1
 
 
-def flags(text: str, count_tokens: CountTokens = least_tokens) -> dict[str, tuple[str, ...]]:
-    """What is doubtful about one caption, by kind; an empty dictionary where nothing is."""
+def flags(text: str, count_tokens: CountTokens = least_tokens, trigger_word: str = "") -> dict[str, tuple[str, ...]]:
+    """What is doubtful about one caption, by kind; an empty dictionary where nothing is.
+
+    Args:
+        trigger_word: stands before the caption, and counts as tokens alone: it may be a word of style.
+    """
     clip, t5 = count_tokens(text)
+    text = without_trigger(text, trigger_word)
     found = {
         "empty": () if text.strip() else ("no caption",),
         "style words": _matches(STYLE_SENTENCE, text) + _matches(re.compile(r"\b(?:oil )?paintings?\b", re.I), text),
@@ -60,19 +66,21 @@ def lint(
     captions: Mapping[str, str],
     count_tokens: CountTokens = least_tokens,
     check: Callable[[], None] = lambda: None,
+    trigger_word: str = "",
 ) -> Lint:
     """Look over captions by sha256.
 
     Args:
         count_tokens: by default the least number there can be, so that "too long" is never a false alarm.
         check: called before each caption; ends this by raising.
+        trigger_word: that stands before every caption.
     """
     by_kind: dict[str, dict[str, tuple[str, ...]]] = {}
     alike: dict[str, list[str]] = {}
     for sha256, text in captions.items():
         check()
         alike.setdefault(text, []).append(sha256)
-        for kind, words in flags(text, count_tokens).items():
+        for kind, words in flags(text, count_tokens, trigger_word).items():
             by_kind.setdefault(kind, {})[sha256] = words
     return Lint(
         count=len(captions),

@@ -194,7 +194,7 @@ async def caption_dataset(
     if left_open:
         lines.append(f"Left open because the service was busy: {len(left_open)}. Queue again to go on with them.")
     with stage("look at the captions", len(texts)):
-        lines.append(lint_report(lint(texts, count_tokens, now_and_then(lambda: progress(1, 1)))))
+        lines.append(lint_report(lint(texts, count_tokens, now_and_then(lambda: progress(1, 1)), trigger_word)))
     return Captioned(dataset.with_texts(texts), "\n".join(lines), refused, left_open)
 
 

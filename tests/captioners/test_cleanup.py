@@ -84,6 +84,8 @@ def test_flags_name_the_words():
     assert flags("An oil painting by Claude Monet") == {"style words": ("oil painting",), "artists": ("Claude Monet",)}
     assert flags('A boat, "The Boating Party".')["titles"] == ('"The Boating Party"',)
     assert flags("") == {"empty": ("no caption",)}
+    assert flags("oil painting style, a boat", trigger_word="oil painting style") == {}
+    assert flags("oil painting style, an oil painting", trigger_word="oil painting style")["style words"]
     assert "refusal" in flags("I'm sorry, I can't see it.")
 
 
