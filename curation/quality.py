@@ -130,21 +130,21 @@ class Filtered:
 
 # Threshold -> what its widget is called, on the node and under its histogram.
 WIDGETS = {
-    "min_side": "least side, px",
-    "max_aspect": "greatest aspect",
-    "min_bytes_per_pixel": "least bytes per pixel",
-    "min_jpeg_quality": "least JPEG quality",
-    "min_sharpness": "least sharpness",
-    "min_highlight": "least bright highlights",
-    "max_shadow": "brightest shadows",
-    "min_entropy": "least entropy, bits",
-    "min_colour": "least colour",
-    "max_border": "greatest border",
-    "duplicate_distance": "duplicates differ by, bits",
+    "min_side": "min side, px",
+    "max_aspect": "max aspect ratio",
+    "min_bytes_per_pixel": "min bytes per pixel",
+    "min_jpeg_quality": "min JPEG quality",
+    "min_sharpness": "min sharpness",
+    "min_highlight": "min brightness of highlights",
+    "max_shadow": "max brightness of shadows",
+    "min_entropy": "min entropy, bits",
+    "min_colour": "min colour",
+    "max_border": "max share of border",
+    "duplicate_distance": "duplicates differ by at most, bits",
     "refuse_sketches": "refuse sketches",
     "refuse_unknown_genre": "refuse unknown genre",
     "crop_borders": "crop borders",
-    "min_style": "least likeness to the set",
+    "min_style": "min likeness to the set",
 }
 # rule -> what a histogram and a reason call the measure
 _CALLED = {

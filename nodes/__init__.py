@@ -10,7 +10,7 @@ from .host import version
 try:
     from comfy_api.latest import ComfyExtension, io
 
-    from . import admission, results, texts
+    from . import admission, results, texts, words
 except (ImportError, AttributeError) as error:
     version.check()
     raise ImpastoError(version.sentence(f"this one lacks something ({error})")) from error
@@ -60,6 +60,7 @@ class ImpastoExtension(ComfyExtension):
             try:
                 found = importlib.import_module(f".{name}", __package__).NODES
                 for node in found:
+                    words.name_inputs(node)
                     schema = node.GET_SCHEMA()  # ComfyUI would ask later, where one bad schema costs the whole pack
                     texts.guard(node, admission.checks(node, schema), results.completing(schema))
                 nodes += found

@@ -7,7 +7,7 @@ import functools
 from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
-from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, Thresholds, filter_quality
+from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, WIDGETS, Thresholds, filter_quality
 from ..dataset.labels import ANY
 from ..dataset.wikiart_labels import GENRES, STYLES
 from ..drawing.charts import no_charts
@@ -214,7 +214,7 @@ class QualityFilter(io.ComfyNode):
                 "crop borders",
                 "outliers",
             ],
-            inputs=[
+            inputs=_called(
                 sockets.Dataset.Input("dataset", tooltip="The dataset to filter. It stays as it is."),
                 io.Int.Input(
                     "min_side", default=512, min=0, max=16384, tooltip="Least length of the shorter side, in pixels."
@@ -233,12 +233,13 @@ class QualityFilter(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.01,
+                    advanced=True,
                     tooltip="Least bytes per pixel of the original file; less shows compression blocks. 0 for any.",
                 ),
                 *_photograph_inputs(),
                 *_subject_inputs(),
                 *_style_inputs(),
-            ],
+            ),
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
                 io.Image.Output(
@@ -262,6 +263,13 @@ class QualityFilter(io.ComfyNode):
         return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1])
 
 
+def _called(*inputs: io.Input) -> list[io.Input]:
+    """The inputs, each called as under its histogram."""
+    for given in inputs:
+        given.display_name = WIDGETS.get(given.id)
+    return list(inputs)
+
+
 def _photograph_inputs() -> list[io.Input]:
     """How well the picture was taken and kept."""
     return [
@@ -271,6 +279,7 @@ def _photograph_inputs() -> list[io.Input]:
             "Least JPEG quality, told from the quantisation tables. 0 for any; other formats always pass.",
             min=0,
             max=100,
+            advanced=True,
         ),
         _optional(
             io.Float,
@@ -280,8 +289,16 @@ def _photograph_inputs() -> list[io.Input]:
             max=2.0,
             step=0.01,
         ),
-        _share("min_highlight", "The brightest hundredth must reach this: refuses black pictures, not dark ones."),
-        _share("max_shadow", "The darkest hundredth must be under this: refuses blank pictures, not pale ones."),
+        _share(
+            "min_highlight",
+            "The brightest hundredth must reach this: refuses black pictures, not dark ones.",
+            advanced=True,
+        ),
+        _share(
+            "max_shadow",
+            "The darkest hundredth must be under this: refuses blank pictures, not pale ones.",
+            advanced=True,
+        ),
         _optional(
             io.Float,
             "min_entropy",
@@ -289,6 +306,7 @@ def _photograph_inputs() -> list[io.Input]:
             min=0.0,
             max=8.0,
             step=0.1,
+            advanced=True,
         ),
         _optional(
             io.Float,
@@ -297,6 +315,7 @@ def _photograph_inputs() -> list[io.Input]:
             min=0.0,
             max=50.0,
             step=0.5,
+            advanced=True,
         ),
     ]
 
@@ -304,7 +323,11 @@ def _photograph_inputs() -> list[io.Input]:
 def _subject_inputs() -> list[io.Input]:
     """What the picture is of, and how much of it."""
     return [
-        _share("max_border", "Greatest share of the area that may be border (even colour with a straight edge)."),
+        _share(
+            "max_border",
+            "Greatest share of the area that may be border (even colour with a straight edge).",
+            advanced=True,
+        ),
         _optional(
             io.Int,
             "duplicate_distance",
@@ -313,9 +336,9 @@ def _subject_inputs() -> list[io.Input]:
             min=-1,
             max=GREATEST_DISTANCE,
         ),
-        _switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study."),
-        _switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown."),
-        _switch("crop_borders", "Store a copy without its border in place of each bordered picture."),
+        _switch("refuse_sketches", "Refuse pictures of the genre sketch_and_study.", advanced=True),
+        _switch("refuse_unknown_genre", "Refuse pictures whose genre is unknown.", advanced=True),
+        _switch("crop_borders", "Store a copy without its border in place of each bordered picture.", advanced=True),
     ]
 
 
@@ -334,6 +357,7 @@ def _style_inputs() -> list[io.Input]:
             min=-1.0,
             max=1.0,
             step=0.01,
+            advanced=True,
         ),
     ]
 

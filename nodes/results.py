@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 KEY = "impasto"  # of the sentence among a node's ui; ComfyUI's own page shows "images" by itself
 REPORTS = ("report", "note", "notes")  # outputs that say what a node did
 LONGEST = 2_000  # characters
+LARGEST_EXACT = 2**53  # whole numbers up to it are exact in JavaScript (ECMA-262, Number.MAX_SAFE_INTEGER + 1)
 PICTURE_SIDE = 1024  # pixels of the longer side of a picture on a node
 
 
@@ -41,25 +42,38 @@ def said(text: str, pictures: Iterable[Image] | None = None) -> dict[str, Any]:
     return shown
 
 
-def completing(schema: io.Schema) -> Callable[[Any], Any]:
+def completing(schema: io.Schema) -> Callable[[Any, Mapping[str, Any]], Any]:
     """A function that adds what a node shows to its output: the report, and the first picture of each of its IMAGEs."""
     names = [output.id or output.display_name for output in schema.outputs]
     reports = [names.index(name) for name in REPORTS if name in names]
     images = [place for place, output in enumerate(schema.outputs) if output.get_io_type() == io.Image.io_type]
 
-    def completed(output: Any) -> Any:
+    def completed(output: Any, inputs: Mapping[str, Any]) -> Any:
         if not isinstance(output, io.NodeOutput) or output.expand or output.block_execution is not None:
             return output
         shown = dict(output.ui if isinstance(output.ui, Mapping) else output.ui.as_dict() if output.ui else {})
         if KEY not in shown:
             texts = shown.get("text") or [output.args[place] for place in reports[:1] if len(output.args) > place]
             shown = said("\n".join(text for text in texts if isinstance(text, str)).strip()) | shown
+        if doubtful := _rounded(inputs):
+            shown[KEY] = ["\n".join(filter(None, [*shown[KEY], doubtful]))]
         if images and "images" not in shown:
             shown |= {"images": said("", _pictures(output.args, images))["images"]}
         output.ui = shown
         return output
 
     return completed
+
+
+def _rounded(inputs: Mapping[str, Any]) -> str:
+    """Which whole number the page may have rounded, in a sentence; "" for none."""
+    for name, value in inputs.items():
+        if isinstance(value, int) and value > LARGEST_EXACT:
+            return (
+                f"{name} is {value}. A browser rounds whole numbers above {LARGEST_EXACT:,}: if you typed another one, "
+                "use a smaller one, or Seed Manager's profile 'list', which takes all 64 bits as text."
+            )
+    return ""
 
 
 def _pictures(values: tuple[Any, ...], places: list[int]) -> list[Image]:

@@ -31,20 +31,20 @@ def keep_consoles_writing() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _as_it_is(output: Any) -> Any:
+def _as_it_is(output: Any, inputs: Mapping[str, Any]) -> Any:
     return output
 
 
 def guard(
     node: type[io.ComfyNode],
     admitted: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-    completed: Callable[[Any], Any] = _as_it_is,
+    completed: Callable[[Any, Mapping[str, Any]], Any] = _as_it_is,
 ) -> None:
     """Have `execute` get texts without what no word has (`texts.cleaned`), and give outputs that every file can hold.
 
     Args:
         admitted: gives back the inputs that `execute` gets, or raises (see `admission`).
-        completed: gives back the output that ComfyUI gets (see `results`).
+        completed: gives back the output that ComfyUI gets, for these inputs (see `results`).
 
     Raises (the guarded `execute`):
         SettingsError: an input is nested deeper than Python can follow.
@@ -58,12 +58,14 @@ def guard(
     @functools.wraps(execute)
     def guarded(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
         with _told_in_words():
-            return _encodable_output(completed(execute(cls, *_cleaned(values), **admitted(_cleaned(inputs)))))
+            given = admitted(_cleaned(inputs))
+            return _encodable_output(completed(execute(cls, *_cleaned(values), **given), given))
 
     @functools.wraps(execute)
     async def guarded_async(cls, *values: Any, **inputs: Any) -> io.NodeOutput:
         with _told_in_words():
-            return _encodable_output(completed(await execute(cls, *_cleaned(values), **admitted(_cleaned(inputs)))))
+            given = admitted(_cleaned(inputs))
+            return _encodable_output(completed(await execute(cls, *_cleaned(values), **given), given))
 
     node.execute = classmethod(guarded_async if inspect.iscoroutinefunction(execute) else guarded)
 

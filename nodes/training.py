@@ -85,7 +85,7 @@ class FluxLoraTrainer(io.ComfyNode):
             category=CATEGORY,
             description="Trains a FLUX.1 LoRA in a process of its own. Cancel finishes the step, saves and stops; "
             "queue again to go on from there. A finished run is returned at once.",
-            search_aliases=["train lora", "flux training", "finetune", "style lora", "dreambooth"],
+            search_aliases=["Train FLUX LoRA", "train", "lora", "flux", "finetune", "style lora", "dreambooth"],
             inputs=[
                 io.Model.Input("model", tooltip="The FLUX.1 model to train on, from Load Diffusion Model."),
                 sockets.Features.Input("features", tooltip="From Encode Training Data."),

@@ -16,10 +16,10 @@ def nodes(comfyui) -> dict[str, type]:
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(ImpastoExtension().get_node_list())}
 
 
-def completed(node: type, output):
+def completed(node: type, output, **inputs):
     from impasto.nodes import results
 
-    return results.completing(node.GET_SCHEMA())(output)
+    return results.completing(node.GET_SCHEMA())(output, inputs)
 
 
 def test_of_a_node_with_a_report_the_report_is_its_sentence_and_its_sheets_are_its_pictures(nodes):
@@ -55,6 +55,18 @@ def test_every_node_ends_with_the_same_kinds_of_results_whatever_it_made(nodes):
         has_pictures = any(output.get_io_type() == io.Image.io_type for output in outputs)
         assert nothing == {"impasto": [""]} | ({"images": []} if has_pictures else {}), node.__name__
     assert results.said("done", []) == {"impasto": ["done"], "images": []}
+
+
+def test_a_seed_that_a_browser_may_have_rounded_is_named(nodes):
+    from comfy_api.latest import io
+
+    def told(seed: int) -> str:
+        return completed(nodes["ImpastoPromptSet"], io.NodeOutput(None, ui={"impasto": ["2 prompts"]}), seed=seed).ui[
+            "impasto"
+        ]
+
+    assert told(2**53) == ["2 prompts"]
+    assert told(2**53 + 2)[0].startswith("2 prompts\nseed is 9007199254740994. A browser rounds")
 
 
 def test_a_node_that_is_run_again_says_nothing_yet(nodes):

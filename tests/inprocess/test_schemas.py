@@ -68,3 +68,15 @@ def test_a_fingerprint_that_runs_a_node_anew_is_never_found_in_a_cache(comfyui):
     from impasto.nodes.inputs import anew
 
     assert (anew(),) != (anew(),) and len({(anew(),), (anew(),)}) == 2
+
+
+def test_every_input_is_called_in_words(nodes):
+    named = {each.id: each.display_name for node in nodes for each in node.GET_SCHEMA().inputs}
+    assert all(name and "_" not in name for name in named.values())
+    assert named["min_bytes_per_pixel"] == "min bytes per pixel" and named["held_out"] == "held-out prompts"
+
+
+def test_of_the_quality_filter_an_artist_sees_what_an_artist_needs(nodes):
+    node = next(node for node in nodes if node.__name__ == "QualityFilter")
+    plain = [each.id for each in node.GET_SCHEMA().inputs if not each.advanced]
+    assert plain == ["dataset", "min_side", "max_aspect", "min_sharpness", "duplicate_distance", "clip_vision"]
