@@ -1,4 +1,4 @@
-"""The main job on a real ComfyUI: paint the embedded pictures, queue workflows/quickstart.json, show it, sum it up."""
+"""The main job on a real ComfyUI: paint the embedded pictures, queue the first shipped graph, show it, sum it up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .environment import BASE, HOME, REPOSITORY, accelerator
 from .serving import ComfyServer, Interrupted, NodeFailed, PromptRefused, Result, ServerFailed, port_is_free
 from .steps import Screen
 
-WORKFLOW = REPOSITORY / "workflows" / "quickstart.json"
+WORKFLOW = REPOSITORY / "workflows" / "1 Quickstart, train a style LoRA without a download.json"
 SERVE_PORT = 8188  # ComfyUI's own, where a person looks for it
 TRAINER = "ImpastoFluxLoraTrainer"
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import impasto
 import pytest
 from impasto.captioners.quota import ProjectLimits
 from impasto.setup import comfy_cli
@@ -18,10 +17,11 @@ from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed
 from ..captioners.gemini_server import GeminiServer, serving
 from ..captioners.test_gemini import KEYS, PLENTY, write_keys
 from ..small_sources import Painting, picture_bytes, write_shard
+from .workflows import shipped
 
 MODEL = "LLM/Florence-2-fallback"
 PICTURES = 8
-WORKFLOW = Path(impasto.__file__).resolve().parent / "workflows" / "caption_folder.json"
+WORKFLOW = shipped(5)
 
 
 def give_pictures(server: ComfyServer) -> None:

@@ -20,9 +20,9 @@ from impasto.setup.serving import ComfyServer, Execution, Interrupted, NodeFaile
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from .conftest import REPOSITORY
+from .workflows import shipped
 
-WORKFLOW = REPOSITORY / "workflows" / "quickstart.json"
+WORKFLOW = shipped(1)
 KILLS = 20 if os.environ.get("IMPASTO_LONG") else 3
 STEPS, EVERY = 24, 8
 SMALLER = {  # of the shipped graph, so that a run takes seconds

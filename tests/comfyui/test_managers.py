@@ -18,8 +18,8 @@ from impasto.setup.serving import ComfyServer, NodeFailed, Result
 from PIL import Image
 from safetensors.torch import save_file
 
-from .conftest import REPOSITORY, new_server
-from .workflows import on_tiny_flux
+from .conftest import new_server
+from .workflows import on_tiny_flux, shipped
 
 BIG_SEED = 2**64 - 3  # a browser would round it
 ROUNDS = 200 if os.environ.get("IMPASTO_LONG") else 0
@@ -369,7 +369,7 @@ def test_a_large_run_leaves_less_behind_with_cleanup(tmp_path: Path):
 @pytest.fixture(scope="module")
 def batch(server: ComfyServer) -> dict:
     """The shipped workflow on the tiny FLUX, made smaller."""
-    prompt = on_tiny_flux(server, REPOSITORY / "workflows" / "schnell_batch.json")
+    prompt = on_tiny_flux(server, shipped(7))
     for node in prompt.values():
         if node["class_type"] == "ImpastoBatchGenerator":
             node["inputs"] |= {"width": 64, "height": 64, "steps": 2}

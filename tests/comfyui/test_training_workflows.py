@@ -18,8 +18,7 @@ from impasto.trainers.run.folder import Job, Run
 from PIL import Image
 from safetensors.torch import load_file
 
-from .conftest import REPOSITORY
-from .workflows import on_tiny_flux
+from .workflows import on_tiny_flux, shipped
 
 STEPS, MORE = 2, 3
 CAPTIONS = ("a woman in a blue coat", "a man with a hat", "a girl by a window", "an old man, seen from the side")
@@ -57,9 +56,9 @@ class Ran:
         return next(str(node["id"]) for node in self.graph["nodes"] if node.get("title") == title)
 
 
-def run_shipped(server: ComfyServer, name: str, changes: dict[str, dict]) -> Ran:
+def run_shipped(server: ComfyServer, number: int, changes: dict[str, dict]) -> Ran:
     """Queue a shipped workflow on the tiny FLUX, with changed inputs by node type."""
-    workflow = REPOSITORY / "workflows" / f"{name}.json"
+    workflow = shipped(number)
     prompt = on_tiny_flux(server, workflow)
     for node in prompt.values():
         node["inputs"] |= SMALLER.get(node["class_type"], {}) | changes.get(node["class_type"], {})
@@ -87,12 +86,12 @@ def wikiart(server: ComfyServer) -> Ran:
         "ImpastoDatasetComposition": {"quotas": QUOTAS},
         "ImpastoDatasetTOMLWriter": {"resolution": 128} | TINY_BUCKETS,
     }
-    return run_shipped(server, "wikiart_style_lora", changes)
+    return run_shipped(server, 3, changes)
 
 
 @pytest.fixture(scope="module")
 def continued(server: ComfyServer, wikiart: Ran) -> Ran:
-    return run_shipped(server, "continue_run", {})
+    return run_shipped(server, 4, {})
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def mucha(server: ComfyServer, continued: Ran) -> Ran:
         paint(scene("portrait", seed), "plain", 512, 768).save(folder / f"{seed}.png")
         (folder / f"{seed}.txt").write_text(caption)
     small = {"resolution": 64, "resolution_height": 96} | TINY_BUCKETS
-    return run_shipped(server, "mucha_qlora", {"ImpastoDatasetTOMLWriter": small})
+    return run_shipped(server, 2, {"ImpastoDatasetTOMLWriter": small})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -143,7 +142,7 @@ def test_wikiart_style_lora_shows_its_grid_and_paints_with_the_lora(server: Comf
 
 
 def test_wikiart_style_lora_as_shipped_plans_and_trains_nothing(server: ComfyServer, wikiart: Ran):
-    prompt = on_tiny_flux(server, REPOSITORY / "workflows" / "wikiart_style_lora.json")
+    prompt = on_tiny_flux(server, shipped(3))
     (loader,) = [node for node in prompt.values() if node["class_type"] == "ImpastoWikiArtLoader"]
     assert loader["inputs"]["source"] == "huggan/wikiart"
     loader["inputs"] |= {"source": "painted-wikiart", "name": "planned"}

@@ -1,4 +1,4 @@
-"""The shipped `wikiart_dataset` graph on a real server, with a Hugging Face Hub on loopback behind HF_ENDPOINT."""
+"""The shipped graph that makes a WikiArt dataset, on a real server, with a Hub on loopback behind HF_ENDPOINT."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from impasto.setup.serving import ComfyServer, Result
 from PIL import Image
 
 from ..sources.loopback_hub import LoopbackHub, serving
-from .conftest import REPOSITORY
+from .workflows import shipped
 
-WORKFLOW = REPOSITORY / "workflows" / "wikiart_dataset.json"
+WORKFLOW = shipped(6)
 GOOD, REFUSED = 16, 2  # paintings; the third defect is of another style than the graph asks for
 
 

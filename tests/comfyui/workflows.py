@@ -8,8 +8,14 @@ from typing import Any
 
 from impasto.embedded.tiny_flux import make_tiny_flux
 from impasto.setup import comfy_cli
-from impasto.setup.environment import HOME
+from impasto.setup.environment import HOME, REPOSITORY
 from impasto.setup.serving import ComfyServer
+
+
+def shipped(number: int) -> Path:
+    """The shipped graph of this number in ComfyUI's template browser."""
+    [workflow] = (REPOSITORY / "workflows").glob(f"{number} *.json")
+    return workflow
 
 
 def offer_models(server: ComfyServer, workflow: Path) -> None:

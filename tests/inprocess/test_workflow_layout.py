@@ -10,6 +10,7 @@ import pytest
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
 # In pixels of the classic page, as frontend 1.47.12 computed the heights of the nodes in these files.
+LARGEST = 2760, 1440  # pixels of a graph that a window of 1920 x 1080 shows at 60 %
 TITLE, SOCKET, WIDGET, MULTILINE, PADDING, PADDING_OF_WIDGETS = 30, 20, 24, 30, 6, 8
 
 
@@ -42,10 +43,15 @@ def read(workflow: Path) -> dict:
 
 def boxes(graph: dict) -> list[Box]:
     return [
-        Box(f"{node['id']} {node.get('title') or node['type']}", x, y - TITLE, x + width, y + height)
+        Box(f"{node['id']} {node.get('title') or node['type']}", x, y - TITLE, x + width, y + shown_height(node))
         for node in graph["nodes"]
-        for (x, y), (width, height) in [(node["pos"], node["size"])]
+        for (x, y), (width, _) in [(node["pos"], node["size"])]
     ]
+
+
+def shown_height(node: dict) -> float:
+    """Below the title; none of a node that is folded up."""
+    return 0 if node["flags"].get("collapsed") else node["size"][1]
 
 
 def least_height(sockets: int, widgets: int, multiline: int) -> int:
@@ -92,6 +98,17 @@ def test_every_node_is_as_high_as_its_widgets_need(workflow: Path, schemas):
         if node["size"][1] < needed:
             low[f"{node['id']} {node['type']}"] = (node["size"][1], needed)
     assert not low
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_whole_graph_can_be_read_when_it_opens(workflow: Path):
+    """ComfyUI fits the graph into its window, and draws no text where a letter would be less than 8 pixels high."""
+    graph = read(workflow)
+    groups = [(x, y, x + width, y + height) for x, y, width, height in (group["bounding"] for group in graph["groups"])]
+    drawn = [(box.left, box.top, box.right, box.bottom) for box in boxes(graph)] + groups
+    left, top = (min(box[side] for box in drawn) for side in (0, 1))
+    right, bottom = (max(box[side] for box in drawn) for side in (2, 3))
+    assert right - left <= LARGEST[0] and bottom - top <= LARGEST[1]
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
