@@ -7,6 +7,7 @@ import functools
 
 from comfy_api.latest import io
 
+from ..trainers import attention
 from ..trainers.libraries import check_installed
 from ..trainers.lora.targets import TARGETS
 from ..trainers.optimizers import OPTIMIZERS, described
@@ -260,11 +261,20 @@ class MemorySettings(_Change):
                 _switch_or_as_before(
                     "compile", "Compile each block with torch.compile: a slow start, then faster steps."
                 ),
+                io.Combo.Input(
+                    "attention_backend",
+                    options=[AS_BEFORE, *attention.ATTENTION_BACKENDS],
+                    default=AS_BEFORE,
+                    optional=True,
+                    advanced=True,
+                    tooltip=f"What computes attention. {attention.described()}.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, training, **changes) -> io.NodeOutput:
+    def execute(cls, training, attention_backend=AS_BEFORE, **changes) -> io.NodeOutput:
+        changes["attention_backend"] = attention_backend
         changes |= {name: _SWITCHES.get(changes[name], changes[name]) for name in ("gradient_checkpointing", "compile")}
         return super().execute(training, **changes)
 

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.
-_SETTINGS = ("lora.targets", "optimizers", "settings", "objective", "optimization", "libraries", "presets")
+_SETTINGS = ("lora.targets", "optimizers", "attention", "settings", "objective", "optimization", "libraries", "presets")
 _FLUX = ("flux", "flux.layout")  # layout: names and numbers alone
 _BELOW_MEMORY = (*_FLUX, "lora", "features", *_SETTINGS, "run")
 _BELOW_STEP = (*_BELOW_MEMORY, "memory", "batches", "sampler")
@@ -50,10 +50,11 @@ WITHIN_TRAINERS = {
     "lora": (*_FLUX, "lora.targets"),
     "features": _FLUX,
     "optimizers": (),  # the table
-    "settings": ("lora.targets", "optimizers"),
+    "attention": (),  # likewise
+    "settings": ("lora.targets", "optimizers", "attention"),
     "objective": ("settings",),
     "optimization": ("optimizers", "settings"),
-    "libraries": ("optimizers", "settings"),
+    "libraries": ("optimizers", "attention", "settings"),
     "presets": ("settings",),
     "run": (*_FLUX, "lora", "lora.targets", "features", "optimizers", "settings"),
     "memory": _BELOW_MEMORY,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import installation
 from ..errors import TrainingError
+from .attention import ATTENTION_BACKENDS
 from .optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def check_installed(settings: Settings) -> None:
         TrainingError: one is not installed; the text has the line that installs it.
     """
     check_trainer()
-    asked = {f"The optimizer {settings.optimizer}": OPTIMIZERS[settings.optimizer].package}
+    optimizer, attention = settings.optimizer, settings.attention_backend
+    asked = {
+        f"The optimizer {optimizer}": OPTIMIZERS[optimizer].package,
+        f"The attention backend {attention}": ATTENTION_BACKENDS[attention].package,
+    }
     if settings.precision == "nf4":
         asked["The precision nf4"] = "bitsandbytes"
     if settings.tracker != "none":

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import TrainingError
+from ..errors import SettingsError, TrainingError
 from ..hardware.memory import free_device_memory
 from ..texts import megabytes
+from .attention import ATTENTION_BACKENDS
 from .batches import TrainingData
 from .features import index
 from .flux import detection, loading
@@ -159,10 +160,11 @@ def _check_widths(job: Job, features: FeatureSet) -> None:
 
 
 def check_launch(accelerator: Accelerator, settings: Settings, sharded: bool) -> None:
-    """Refuse a launch profile that this trainer cannot train or save with.
+    """Refuse a launch profile that this trainer cannot train or save with, and what its device cannot compute.
 
     Raises:
         TrainingError: it is for DeepSpeed or Megatron, or shards a base that is to be streamed.
+        SettingsError: as `check_attention`.
     """
     if accelerator.distributed_type in ("DEEPSPEED", "MEGATRON_LM"):
         raise TrainingError(
@@ -171,6 +173,28 @@ def check_launch(accelerator: Accelerator, settings: Settings, sharded: bool) ->
         )
     if sharded and accelerator.num_processes > 1:
         _check_sharding(settings)
+    check_attention(settings, accelerator.device.type)
+
+
+def check_attention(settings: Settings, device_type: str) -> None:
+    """Refuse an attention backend that would fail in the first block, once the base model is loaded.
+
+    Raises:
+        SettingsError: it has no kernel on this device or for this precision, or is to be compiled and is not.
+    """
+    name = settings.attention_backend
+    backend, lacks = ATTENTION_BACKENDS[name], ""
+    if device_type == "cpu" and not backend.on_cpu:
+        lacks = "does not train on the CPU"
+    elif device_type != "cpu" and settings.precision == "fp32" and not backend.in_fp32:
+        lacks = "does not compute in float32, which precision fp32 asks for"
+    elif backend.compiled and not settings.compile:
+        lacks = "writes out the attention of every token to every other unless compile is on"
+    if lacks:
+        raise SettingsError(
+            f"attention_backend is {name}, which {lacks}. In Training Memory Settings, set "
+            f"{'compile to on, or ' if backend.compiled and device_type != 'cpu' else ''}attention_backend to native."
+        )
 
 
 def _check_sharding(settings: Settings) -> None:

@@ -21,9 +21,7 @@ from ..hardware.memory import spilled_device
 from . import objective, preflight
 from .batches import BatchLoader, prefetched
 from .flux import detection, loading, sharding
-from .flux.forward import compile_blocks
-from .flux.streaming import StreamedBlocks, block_names, streamed_indices
-from .lora import adapter
+from .flux.streaming import block_names, streamed_indices
 from .memory.estimate import Budget
 from .memory.remedy import cheaper, explained
 from .run import checkpoints, failure
@@ -32,12 +30,13 @@ from .run.lora_metadata import metadata
 from .run.metrics import Metrics
 from .run.samples import save_samples
 from .run.status import Status
-from .step import Learner, train_step
+from .step import make_learner, train_step
 from .validation import Validation, has_stopped_improving, is_due
 
 if TYPE_CHECKING:
     from .batches import Batch
     from .run.checkpoints import Checkpoint
+    from .step import Learner
     from .validation import Measured
 
 logger = logging.getLogger(__name__)
@@ -286,13 +285,8 @@ class FluxLoraRecipe:
             in_host_memory=block_names(architecture, streamed),
             shard=self.mesh and partial(sharding.shard, mesh=self.mesh),
         )
-        parameters = adapter.add_lora(transformer, settings.lora, settings.seed)
-        if self.job.start_lora and from_scratch:
-            adapter.load_existing(transformer, self.job.start_lora)
-        ring = StreamedBlocks(transformer, streamed, device) if streamed else None
-        if settings.compile:
-            compile_blocks(transformer, device)
-        return Learner(transformer, parameters, settings, self.accelerator, device, self.job.first_step, ring)
+        start_lora = self.job.start_lora if from_scratch else ""
+        return make_learner(transformer, settings, self.accelerator, device, streamed, start_lora, self.job.first_step)
 
     def _restore(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         preflight.check_resumable(state, self.accelerator.num_processes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
+from .attention import ATTENTION_BACKENDS, is_for_inference
 from .lora.targets import MAX_RANK, TARGETS, LoraShape
 from .optimizers import OPTIMIZERS
 
@@ -55,6 +56,7 @@ _CHOICES = {
     "tracker": TRACKERS,
     "precision": PRECISIONS,
     "targets": tuple(TARGETS),
+    "attention_backend": tuple(ATTENTION_BACKENDS),
 }
 # How a run is computed, kept and watched, not what it learns: a run goes on when these have changed.
 NOT_DECIDING = frozenset(
@@ -63,6 +65,7 @@ NOT_DECIDING = frozenset(
         "checkpointing_interval",
         "streamed_blocks",
         "compile",
+        "attention_backend",
         "checkpoint_every",
         "checkpoint_epochs",
         "keep_checkpoints",
@@ -134,6 +137,7 @@ class Settings:
         early_stop_patience: stop after so many evaluations in a row without a better held-out loss; 0 for never.
         tracker: where accelerate sends the metrics besides metrics.jsonl.
         preset: name in `presets.PRESETS` of what these settings began as; "" for none.
+        attention_backend: what computes attention; a name in `attention.ATTENTION_BACKENDS`.
 
     Raises:
         SettingsError: a value is out of its range, not one of its choices, or none that works with another.
@@ -178,12 +182,19 @@ class Settings:
     early_stop_patience: int = 0
     tracker: str = "none"
     preset: str = ""
+    attention_backend: str = "native"
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
                 raise SettingsError(f"The training setting {name} is {value!r}. Set it between {low:g} and {high:g}.")
+        if is_for_inference(self.attention_backend):
+            raise SettingsError(
+                f"The training setting attention_backend is {self.attention_backend!r}, which computes attention "
+                "without a backward pass: nothing can be trained with it. Choose one of: "
+                f"{', '.join(ATTENTION_BACKENDS)}."
+            )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SettingsError(

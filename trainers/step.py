@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,21 +13,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..out_of_memory import is_out_of_memory
 from . import objective
+from .attention import ATTENTION_BACKENDS
 from .flux import sharding
-from .flux.forward import predict_velocity
+from .flux.forward import compile_blocks, predict_velocity, use_attention
+from .flux.streaming import StreamedBlocks
 from .lora import adapter
 from .memory.remedy import explained
 from .optimization import averaged, make_optimizer, make_scheduler
+from .settings import Settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from diffusers import FluxTransformer2DModel
     from torch import Tensor
 
     from .batches import Batch
-    from .flux.streaming import StreamedBlocks
     from .memory.estimate import Budget
     from .run.metrics import Metrics
-    from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,42 @@ def train_step(
     else:
         metrics.add(record, torch.stack([loss, learner.apply_gradients()]))
     learner.scheduler.step()
+
+
+def make_learner(
+    transformer: FluxTransformer2DModel,
+    settings: Settings,
+    accelerator: Accelerator,
+    device: torch.device,
+    streamed: Sequence[int] = (),
+    start_lora: str = "",
+    first_step: int = 0,
+    compiler: str = "inductor",
+) -> Learner:
+    """Make a base model ready for its first step: with its LoRA, and computed as the settings say.
+
+    Args:
+        transformer: as `load_transformer` gives it.
+        settings: of the run, with nothing left to choose.
+        accelerator: accelerate's, of this process.
+        device: where the model computes.
+        streamed: the blocks that are kept in host memory.
+        start_lora: a file to start the LoRA from; "" for none.
+        first_step: where the learning rate's schedule begins.
+        compiler: backend of `torch.compile`.
+
+    Raises:
+        TrainingError: the LoRA to start from does not fit, or this machine cannot compile.
+    """
+    parameters = adapter.add_lora(transformer, settings.lora, settings.seed)
+    if start_lora:
+        adapter.load_existing(transformer, start_lora)
+    ring = StreamedBlocks(transformer, streamed, device) if streamed else None
+    if settings.attention_backend != Settings.attention_backend:
+        use_attention(transformer, ATTENTION_BACKENDS[settings.attention_backend].called)
+    if settings.compile:
+        compile_blocks(transformer, device, compiler)
+    return Learner(transformer, parameters, settings, accelerator, device, first_step, ring)
 
 
 class VelocityModel(torch.nn.Module):

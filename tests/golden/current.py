@@ -30,6 +30,7 @@ from impasto.prompting.seed_book import SeedBook
 from impasto.prompting.seeds import SeedSettings, further_seed, seeds_at
 from impasto.rendering.batches import Memory, PictureBatch, paint_all
 from impasto.rendering.cells import Grid, Sampling, columns_of, render
+from impasto.trainers.attention import ATTENTION_BACKENDS
 from impasto.trainers.flux import loading
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.presets import PRESETS
@@ -58,6 +59,7 @@ CHOICES = {
     "loss_weighting": LOSS_WEIGHTINGS,
     "precision": PRECISIONS,
     "tracker": TRACKERS,
+    "attention_backend": ATTENTION_BACKENDS,
 }
 
 

@@ -16,12 +16,10 @@ from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers import batches
 from impasto.trainers.batches import Batch
 from impasto.trainers.flux import detection, loading, quantisation
-from impasto.trainers.flux.forward import compile_blocks
-from impasto.trainers.flux.streaming import StreamedBlocks, block_names
-from impasto.trainers.lora import adapter
+from impasto.trainers.flux.streaming import block_names
 from impasto.trainers.optimization import averaged, make_optimizer
 from impasto.trainers.settings import Settings
-from impasto.trainers.step import Learner
+from impasto.trainers.step import Learner, make_learner
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -51,11 +49,7 @@ def set_up(path, device: torch.device, streamed: tuple[int, ...] = (), **setting
     settings = Settings(rank=4, alpha=4.0, targets="all linear", learning_rate=1e-3, **settings)
     host = block_names(detection.inspect(path), streamed)
     transformer = loading.load_transformer(path, settings.precision, device, in_host_memory=host)
-    parameters = adapter.add_lora(transformer, settings.lora, settings.seed)
-    ring = StreamedBlocks(transformer, streamed, device) if streamed else None
-    if settings.compile:
-        compile_blocks(transformer, device)
-    learner = Learner(transformer, parameters, settings, Accelerator(cpu=True), device, streamed=ring)
+    learner = make_learner(transformer, settings, Accelerator(cpu=True), device, streamed)
     learner.prepare()
     learner.train()
     return learner

@@ -9,6 +9,7 @@ import torch
 from impasto.errors import SettingsError
 from impasto.files import content_hash
 from impasto.trainers import objective
+from impasto.trainers.attention import ATTENTION_BACKENDS
 from impasto.trainers.lora.targets import TARGETS
 from impasto.trainers.optimization import make_optimizer, make_scheduler
 from impasto.trainers.optimizers import OPTIMIZERS
@@ -40,10 +41,18 @@ def test_a_value_outside_its_range_is_refused_with_name_value_and_range(name):
         assert name in str(refusal.value) and repr(value) in str(refusal.value) and f"{high:g}" in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["optimizer", "scheduler", "timestep_sampling", "precision", "targets"])
+@pytest.mark.parametrize(
+    "name", ["optimizer", "scheduler", "timestep_sampling", "precision", "targets", "attention_backend"]
+)
 def test_an_unknown_choice_is_refused_with_the_choices_there_are(name):
     with pytest.raises(SettingsError, match=f"{name} is 'nonsense'. Choose one of: "):
         Settings(**{name: "nonsense"})
+
+
+@pytest.mark.parametrize("name", ["sage", "_sage_qk_int8_pv_fp16_cuda", "sage_hub", "flash_3", "_flash_varlen_3"])
+def test_attention_that_gives_no_gradient_is_refused_by_that_reason(name):
+    with pytest.raises(SettingsError, match=f"attention_backend is '{name}'.*without a backward pass.*native_flash"):
+        Settings(attention_backend=name)
 
 
 def test_more_warmup_than_steps_is_refused():
@@ -124,6 +133,7 @@ def test_a_run_of_default_settings_has_the_id_that_it_always_had():
     [
         ("TrainingSettings", (*TARGETS, *SCHEDULERS, *OPTIMIZERS)),
         ("NoiseSettings", (*TIMESTEP_SAMPLINGS, *LOSS_WEIGHTINGS)),
+        ("MemorySettings", tuple(ATTENTION_BACKENDS)),
     ],
 )
 def test_the_help_page_explains_every_choice(page, choices):

@@ -82,6 +82,21 @@ def predict_velocity(
     return unpatchify(tokens, rows, columns).to(latents.dtype)
 
 
+def use_attention(transformer: FluxTransformer2DModel, backend: str) -> None:
+    """Have every block compute attention by one of diffusers' backends; before or after the adapter, before compiling.
+
+    Args:
+        transformer: whose attention processors are told, in place.
+        backend: as diffusers calls it.
+    """
+    from diffusers.models.attention_dispatch import attention_backend
+
+    # diffusers also makes it the default of every other model in the process, which the plan of the memory rehearses
+    # with on a device that has no kernels. What this context found there is put back at its end.
+    with attention_backend():
+        transformer.set_attention_backend(backend)
+
+
 def compile_blocks(transformer: FluxTransformer2DModel, device: torch.device, backend: str = "inductor") -> None:
     """Compile each kind of block once, in place, when it first runs; state dict and module names stay as they are.
 
