@@ -35,6 +35,10 @@ _PRECISION = (
     "that is free; on the CPU fp32 or, where that does not fit, bf16. nf4 needs bitsandbytes."
 )
 _SEED = "Decides the initial weights, the order, the noise and the caption dropout. Another seed, another run."
+_EIGHT_BIT = (
+    "With precision int8 or fp8: multiply in 8 bits too, where the card can. Faster, and less exact: another run than "
+    "without."
+)
 _CHECKPOINTING = "Recompute each block in the backward pass: far less memory, about a third more time."
 _REPLACES = "Every value on this node replaces what came before it, unless it says 'as before'."
 
@@ -50,8 +54,8 @@ def _float(name: str, tooltip: str, step: float, **more) -> io.Input:
     return _field(io.Float, name, tooltip, min=low, max=high, step=step, **more)
 
 
-def _switch_or_as_before(name: str, tooltip: str) -> io.Input:
-    return io.Combo.Input(name, options=[AS_BEFORE, *_SWITCHES], tooltip=tooltip)
+def _switch_or_as_before(name: str, tooltip: str, **more) -> io.Input:
+    return io.Combo.Input(name, options=[AS_BEFORE, *_SWITCHES], tooltip=tooltip, **more)
 
 
 def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Input:
@@ -241,8 +245,8 @@ class MemorySettings(_Change):
         return cls.schema(
             node_id="ImpastoMemorySettings",
             name="Training Memory Settings",
-            description="What trades memory for time or precision. All but precision may be changed between two "
-            "queues of one run: it goes on where it was.",
+            description="What trades memory for time or precision. All but precision and eight_bit_products may be "
+            "changed between two queues of one run: it goes on where it was.",
             aliases=["block swap", "offload", "quantisation", "nf4", "fp8", "int8", "compile", "low vram"],
             inputs=[
                 io.Combo.Input("precision", options=[AS_BEFORE, *PRECISIONS], default=AS_BEFORE, tooltip=_PRECISION),
@@ -269,13 +273,15 @@ class MemorySettings(_Change):
                     advanced=True,
                     tooltip=f"What computes attention. {attention.described()}.",
                 ),
+                _switch_or_as_before("eight_bit_products", _EIGHT_BIT, optional=True, advanced=True),
             ],
         )
 
     @classmethod
-    def execute(cls, training, attention_backend=AS_BEFORE, **changes) -> io.NodeOutput:
-        changes["attention_backend"] = attention_backend
-        changes |= {name: _SWITCHES.get(changes[name], changes[name]) for name in ("gradient_checkpointing", "compile")}
+    def execute(cls, training, attention_backend=AS_BEFORE, eight_bit_products=AS_BEFORE, **changes) -> io.NodeOutput:
+        changes |= {"attention_backend": attention_backend, "eight_bit_products": eight_bit_products}
+        switches = ("gradient_checkpointing", "compile", "eight_bit_products")
+        changes |= {name: _SWITCHES.get(changes[name], changes[name]) for name in switches}
         return super().execute(training, **changes)
 
 

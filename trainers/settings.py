@@ -84,6 +84,7 @@ USED_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "timestep_scale": ("timestep_sampling", ("sigmoid", "flux_shift", "shift")),
     "timestep_shift": ("timestep_sampling", ("shift",)),
     "mode_scale": ("timestep_sampling", ("mode",)),
+    "eight_bit_products": ("precision", ("auto", "int8", "fp8")),
 }
 LAST_OF_0_1 = "preset"  # a new setting is declared below it
 LEAST_MULTIPLE = 0.01  # of an optimiser that multiplies its own estimate by the learning rate, which should be 1
@@ -138,6 +139,7 @@ class Settings:
         tracker: where accelerate sends the metrics besides metrics.jsonl.
         preset: name in `presets.PRESETS` of what these settings began as; "" for none.
         attention_backend: what computes attention; a name in `attention.ATTENTION_BACKENDS`.
+        eight_bit_products: with int8 or fp8, multiply in it too where the device can: faster, and less exact.
 
     Raises:
         SettingsError: a value is out of its range, not one of its choices, or none that works with another.
@@ -183,6 +185,7 @@ class Settings:
     tracker: str = "none"
     preset: str = ""
     attention_backend: str = "native"
+    eight_bit_products: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..out_of_memory import is_out_of_memory
 from . import objective
 from .attention import ATTENTION_BACKENDS
-from .flux import sharding
+from .flux import quantisation, sharding
 from .flux.forward import compile_blocks, predict_velocity, use_attention
 from .flux.streaming import StreamedBlocks
 from .lora import adapter
@@ -99,6 +99,8 @@ def make_learner(
     if start_lora:
         adapter.load_existing(transformer, start_lora)
     ring = StreamedBlocks(transformer, streamed, device) if streamed else None
+    if settings.eight_bit_products:
+        quantisation.use_eight_bit_products(transformer, device)
     if settings.attention_backend != Settings.attention_backend:
         use_attention(transformer, ATTENTION_BACKENDS[settings.attention_backend].called)
     if settings.compile:

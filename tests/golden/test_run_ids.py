@@ -46,7 +46,9 @@ OTHERS = {
     "keep_checkpoints": 3,
     "early_stop_patience": 5,
     "preset": "24 GB",
+    "eight_bit_products": True,
 }
+NONE_OF_0_1 = {"eight_bit_products": False}  # what is written for "everything" was, by an earlier version
 TOGETHER = {
     "cosine over 1500 steps": {"scheduler": "cosine", "steps": 1500},
     "linear over 1500 steps": {"scheduler": "linear", "steps": 1500, "warmup_steps": 50},
@@ -59,7 +61,9 @@ TOGETHER = {
     "DoRA of chosen blocks": {"dora": True, "rslora": True, "block_ranks": "single: 4; rest: 8", "rank": 12},
     "QLoRA": {"precision": "nf4", "optimizer": "paged_adamw8bit", "targets": "image attention", "rank": 4},
     "memory and keeping only": {"streamed_blocks": -1, "compile": True, "keep_checkpoints": 2, "tracker": "wandb"},
-    "everything": OTHERS | {"scheduler": "cosine", "timestep_sampling": "shift", "precision": "int8"},
+    "everything": OTHERS | {"scheduler": "cosine", "timestep_sampling": "shift", "precision": "int8"} | NONE_OF_0_1,
+    "8-bit products": {"precision": "int8", "eight_bit_products": True},
+    "8-bit products of another base": {"precision": "bf16", "eight_bit_products": True},
 }
 OTHER_INPUTS = {
     "started from a LoRA": {"start_lora": "/loras/monet.safetensors", "start_hash": "0011223344556677"},

@@ -8,15 +8,15 @@ tests that do are skipped without a card.
 
 from __future__ import annotations
 
-import bitsandbytes
 import pytest
 import torch
 from accelerate import Accelerator
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers import batches
 from impasto.trainers.batches import Batch
-from impasto.trainers.flux import detection, loading, quantisation
+from impasto.trainers.flux import detection, loading, products, quantisation
 from impasto.trainers.flux.streaming import block_names
+from impasto.trainers.libraries import is_installed
 from impasto.trainers.optimization import averaged, make_optimizer
 from impasto.trainers.settings import Settings
 from impasto.trainers.step import Learner, make_learner
@@ -27,7 +27,9 @@ SMALL = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 1, "context_wi
 DEEP = SMALL | {"double_blocks": 3, "single_blocks": 4}
 STREAMED = (0, 2, 3, 6)
 STAND_IN = torch.device("meta")
-needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+NO_CARD = "there is no CUDA device"  # by which benchmarks/card.py finds the tests that need one
+needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CARD)
+needs_bitsandbytes = pytest.mark.skipif(not is_installed("bitsandbytes"), reason="bitsandbytes is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +77,25 @@ MODES = [
     {"precision": "bf16", "ema_decay": 0.9},
     {"precision": "fp8", "dora": True, "optimizer": "schedule_free_adamw"},
     {"precision": "int8", "lora_dropout": 0.1, "gradient_checkpointing": False},
+    {"precision": "int8", "eight_bit_products": True},
+    {"precision": "fp8", "eight_bit_products": True},
     {"precision": "nf4", "dora": True, "checkpointing_interval": 2, "ema_decay": 0.9},
 ]
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["precision"])
+def cases(*modes: dict) -> list:
+    """Each mode as a case; one that asks for bitsandbytes is left out where that is not installed."""
+    asking = {"nf4", "adamw8bit"}
+    return [
+        pytest.param(mode, id=str(mode), marks=[needs_bitsandbytes] if asking & set(mode.values()) else [])
+        for mode in modes
+    ]
+
+
+@pytest.mark.parametrize("mode", cases(*MODES))
 def test_a_step_stays_on_the_card_and_asks_it_for_no_number(path, mode, monkeypatch):
-    monkeypatch.setattr(bitsandbytes.functional, "name2qmap", {})  # kept where it was first used, which is no device
+    if mode["precision"] == "nf4":  # bitsandbytes keeps this where it was first used, which is no device
+        monkeypatch.setattr("bitsandbytes.functional.name2qmap", {})
     learner = set_up(path, STAND_IN, **mode)
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert step(learner, 0).device == STAND_IN
@@ -103,6 +117,7 @@ def test_the_stand_in_notices_a_question_for_a_number():
 
 @pytest.mark.parametrize("name", ["adamw8bit", "lion8bit"])
 def test_an_8_bit_optimiser_does_not_wait_and_steps_as_bitsandbytes_does(name, monkeypatch):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
     plain = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "lion8bit": bitsandbytes.optim.Lion8bit}[name]
     settings = Settings(optimizer=name, learning_rate=1e-2, weight_decay=0.1)
     start = [torch.randn(64, 128), torch.randn(7)]
@@ -134,7 +149,15 @@ def test_an_8_bit_optimiser_does_not_wait_and_steps_as_bitsandbytes_does(name, m
 
 
 @needs_a_card
-@pytest.mark.parametrize("mode", [*MODES, {"precision": "bf16", "optimizer": "adamw8bit"}], ids=str)
+@pytest.mark.parametrize(
+    "mode",
+    cases(
+        *MODES,
+        {"precision": "bf16", "optimizer": "adamw8bit"},
+        {"precision": "bf16", "attention_backend": "native_flash"},
+        {"precision": "bf16", "attention_backend": "native_cudnn"},
+    ),
+)
 def test_a_real_step_makes_the_host_wait_for_nothing(deep_path, mode):
     device = torch.device("cuda")
     learner = set_up(deep_path, device, STREAMED, **mode)
@@ -150,19 +173,25 @@ def test_a_real_step_makes_the_host_wait_for_nothing(deep_path, mode):
 
 
 @needs_a_card
-@pytest.mark.parametrize("precision", quantisation.PRECISIONS)
-def test_a_card_learns_what_the_cpu_learns(deep_path, precision):
+@pytest.mark.parametrize(
+    "mode",
+    cases(
+        *({"precision": precision} for precision in quantisation.PRECISIONS),
+        *({"precision": precision, "eight_bit_products": True} for precision in products.PRECISIONS),
+    ),
+)
+def test_a_card_learns_what_the_cpu_learns(deep_path, mode):
     norms = {}
     for device in ("cpu", "cuda"):
-        learner = set_up(deep_path, torch.device(device), precision=precision)
+        learner = set_up(deep_path, torch.device(device), **mode)
         numbers = torch.stack([step(learner, number).cpu() for number in range(3)])
         norms[device] = numbers
-    assert torch.allclose(norms["cpu"], norms["cuda"], rtol=1e-4 if precision == "fp32" else 0.05)
+    assert torch.allclose(norms["cpu"], norms["cuda"], rtol=1e-4 if mode["precision"] == "fp32" else 0.05)
 
 
 @needs_a_card
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("nf4", marks=needs_bitsandbytes)])
 def test_streaming_changes_no_bit_on_a_card_either(tmp_path, precision, compiled):
     """With blocks so large that their copies are still under way when the next ones are asked for."""
     save_file(

@@ -1,12 +1,13 @@
 """Frozen linear layers whose weights are kept in 8 or 4 bits: how they are quantised, what they take, how they compute.
 
-Only weights are quantised, never activations: a layer expands its weight to the dtype of its input, multiplies, and
-forgets it; the backward pass expands it again. That is what keeps memory at the stored size. `torch._int_mm` and
-`torch._scaled_mm`, which quantise activations too and ask for certain shapes, are not used.
+Only weights are quantised, not activations: a layer expands its weight to the dtype of its input, multiplies, and
+forgets it; the backward pass expands it again. That is what keeps memory at the stored size. A layer that is told to
+multiply in 8 bits quantises activations and gradients too, where the shapes allow it; see `products`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,11 @@ import torch
 
 from ... import installation
 from ...errors import SettingsError
+from . import products
+from .products import FP8_MAX, INT8_MAX
 from .sharding import whole
+
+logger = logging.getLogger(__name__)
 
 # What the base can be kept in -> the dtype of what is not quantised, and so of the hidden states.
 # There is no float16: FLUX's activations leave its range, and pictures turn black (kohya-ss/sd-scripts#1571).
@@ -29,8 +34,6 @@ COMPUTE_DTYPES = {
 PRECISIONS = tuple(COMPUTE_DTYPES)
 QUANTISED = ("fp8", "int8", "nf4")
 
-FP8_MAX = 448.0  # largest finite number of float8_e4m3fn
-INT8_MAX = 127.0  # symmetric: -128 is not used
 NF4_BLOCK = 64  # consecutive weights that share a scale; Dettmers et al. 2023, arXiv:2305.14314, section 3
 NF4_SCALE_BLOCK = 256  # consecutive scales that share a scale of their own: the same paper's double quantisation
 NF4_SCALE_CODES = 256  # numbers that a quantised scale can be: it has 8 bits
@@ -97,7 +100,7 @@ def expand(precision: str, dtype: torch.dtype, *stored: torch.Tensor) -> tuple[t
     if precision == "nf4":
         return _expand_nf4(dtype, *stored), None
     values, scale = stored
-    return (values.view(torch.float8_e4m3fn) if precision == "fp8" else values).to(dtype), scale
+    return _as_numbers(precision, values).to(dtype), scale
 
 
 class QuantisedLinear(torch.nn.Linear):
@@ -116,6 +119,7 @@ class QuantisedLinear(torch.nn.Linear):
     def __init__(self, precision: str, stored: dict[str, torch.Tensor], bias: torch.nn.Parameter | None) -> None:
         torch.nn.Module.__init__(self)  # nn.Linear's would allocate the weight
         self.precision = precision
+        self.eight_bit_products = False
         for name, tensor in stored.items():
             self.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
         self.register_parameter("bias", bias)
@@ -129,14 +133,36 @@ class QuantisedLinear(torch.nn.Linear):
         return matrix if scale is None else (matrix * scale[:, None]).to(matrix.dtype)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return _FrozenProduct.apply(inputs, self.bias, self.precision, *self._stored())
+        product = _FrozenProduct
+        if self.eight_bit_products:
+            rows = inputs.numel() // self.in_features
+            product = _EightBitProduct if products.takes(rows, self.in_features, self.out_features) else product
+        return product.apply(inputs, self.bias, self.precision, *self._stored())
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, precision={self.precision}"
+        products_in = ", eight_bit_products" if self.eight_bit_products else ""
+        return f"{super().extra_repr()}, precision={self.precision}{products_in}"
 
     def _stored(self) -> tuple[torch.Tensor, ...]:
         # Sharding keeps integers as the bits of floats.
         return tuple(whole(self._parameters[name]).view(dtype) for name, dtype in self.stored_dtypes.items())
+
+
+def use_eight_bit_products(model: torch.nn.Module, device: torch.device) -> int:
+    """Have the layers of `model` that hold int8 or fp8 multiply in it too, where `device` can; how many do.
+
+    What does not fit a kernel, such as modulation, whose input is one row per picture, is computed as before.
+    """
+    layers = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    chosen = [layer for layer in layers if layer.precision in products.PRECISIONS]
+    for precision in {layer.precision for layer in chosen}:
+        if not products.available(precision, torch.device(device)):
+            logger.warning("This device has no products in %s: layers are multiplied in bfloat16", precision)
+            return 0
+        logger.info("Products in %s: activations and gradients are quantised too", precision)
+    for layer in chosen:
+        layer.eight_bit_products = True
+    return len(chosen)
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -173,6 +199,44 @@ class _FrozenProduct(torch.autograd.Function):
         matrix, scale = expand(ctx.precision, gradient.dtype, *stored)
         scaled = gradient if scale is None else (gradient * scale).to(gradient.dtype)
         return (scaled @ matrix, None, None, *(None for _ in stored))
+
+
+class _EightBitProduct(torch.autograd.Function):
+    """As `_FrozenProduct`, with both sides of each product in 8 bits; `products.takes` their shapes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        bias: torch.Tensor | None,
+        precision: str,
+        values: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.precision = precision
+        ctx.save_for_backward(values, scale)
+        matrix = _as_numbers(precision, values).t()
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        outputs = products.multiply(precision, rows, matrix, scale, inputs.dtype).view(*inputs.shape[:-1], -1)
+        if bias is None:
+            return outputs
+        return outputs + bias if torch.compiler.is_compiling() else outputs.add_(bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        values, scale = ctx.saved_tensors
+        # The kernels want the right side column by column: the weight is turned each time, in a byte per number.
+        matrix = _as_numbers(ctx.precision, values.t().contiguous()).t()
+        # The weight's scales lie along what is summed up: they go into the gradient before it is quantised.
+        rows = gradient.reshape(-1, gradient.shape[-1]) * scale
+        summed = products.multiply(ctx.precision, rows, matrix, None, gradient.dtype)
+        return (summed.view(*gradient.shape[:-1], -1), None, None, None, None)
+
+
+def _as_numbers(precision: str, values: torch.Tensor) -> torch.Tensor:
+    """Stored 8-bit values as what they stand for."""
+    return values.view(torch.float8_e4m3fn) if precision == "fp8" else values
 
 
 def _quantise_fp8(weight: torch.Tensor) -> dict[str, torch.Tensor]:

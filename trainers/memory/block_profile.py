@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...hardware.memory import AllocatedTensors
 from .. import objective
-from ..flux import quantisation
+from ..flux import products, quantisation
 from ..flux.blocks import blocks, recomputed, replaced_blocks
 from ..flux.forward import predict_velocity
 from ..flux.latents import PATCH, PIXELS_PER_TOKEN, latent_shape
@@ -50,13 +50,14 @@ class BatchShape:
 class ProfiledModel:
     """What is rehearsed: a model with its adapter, as far as memory depends on them.
 
-    `precision` is fp32, bf16, or int8 for any quantised weight.
+    `precision` is fp32, bf16, or int8 for any quantised weight; where products are in 8 bits, the run's own.
     """
 
     architecture: FluxArchitecture
     lora: LoraShape
     precision: str
     on_cpu: bool
+    eight_bit_products: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ class _Frame:
 
 def profiled_model(settings: Settings, architecture: FluxArchitecture, device_type: str) -> ProfiledModel:
     """What to rehearse for a run with these settings on a device such as "cpu" or "cuda"."""
-    precision = "int8" if settings.precision in quantisation.QUANTISED else settings.precision
+    eight_bit_products = settings.eight_bit_products and settings.precision in products.PRECISIONS
+    alike = settings.precision in quantisation.QUANTISED and not eight_bit_products
+    precision = "int8" if alike else settings.precision
     dropout = 0.5 if settings.lora_dropout else 0.0
     lora = dataclasses.replace(settings.lora, alpha=1.0, rslora=False, dropout=dropout)
-    return ProfiledModel(architecture, lora, precision, device_type == "cpu")
+    return ProfiledModel(architecture, lora, precision, device_type == "cpu", eight_bit_products)
 
 
 def peak_of_pass(
@@ -167,6 +170,8 @@ def _stage(profiled: ProfiledModel) -> FluxTransformer2DModel:
     if profiled.precision in quantisation.QUANTISED:
         for block in blocks(transformer):
             _quantise(block, profiled.precision)
+    if profiled.eight_bit_products:
+        quantisation.use_eight_bit_products(transformer, torch.device("meta"))
     adapter.add_lora(transformer, profiled.lora, seed=0)
     if not profiled.on_cpu:
         _fuse_norms(transformer)

@@ -7,7 +7,7 @@ import torch
 from impasto.embedded.transformer_weights import transformer_weights
 from impasto.errors import SettingsError
 from impasto.trainers import objective
-from impasto.trainers.flux import detection, layout, loading
+from impasto.trainers.flux import detection, layout, loading, quantisation
 from impasto.trainers.flux.streaming import StreamedBlocks, streamed_indices
 from impasto.trainers.libraries import check_installed
 from impasto.trainers.lora import adapter
@@ -72,6 +72,8 @@ def random_loss(model, shape) -> torch.Tensor:
 def measured(path, settings, shape) -> tuple[int, int]:
     """Bytes of a real training step: in all, and of what forward and backward pass make."""
     transformer = loading.load_transformer(path, settings.precision)
+    if settings.eight_bit_products:
+        assert quantisation.use_eight_bit_products(transformer, torch.device("cpu"))
     parameters = adapter.add_lora(transformer, settings.lora, seed=0)
     transformer.train()
     indices = streamed_indices(6, settings.streamed_blocks)
@@ -111,6 +113,7 @@ def measured(path, settings, shape) -> tuple[int, int]:
         ({"precision": "int8", "optimizer": "adafactor"}, SMALL),
         ({"precision": "nf4", "gradient_checkpointing": False, "optimizer": "schedule_free_adamw"}, WIDE),
         ({"precision": "fp8", "rank": 4}, WIDE),
+        ({"precision": "int8", "eight_bit_products": True, "gradient_checkpointing": False}, WIDE),
         ({"precision": "fp32", "streamed_blocks": 4}, SMALL),
         ({"precision": "bf16", "dora": True, "block_ranks": "double 0: 0; single 1-2: 32"}, SMALL),
     ],
