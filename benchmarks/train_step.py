@@ -231,18 +231,24 @@ def step_flops(work: Work) -> int:
 
     Neither what is recomputed nor the LoRA counts: it is what a step needs at least, the same for every trainer.
     """
+    from impasto.trainers.flux import detection
+
+    return product_flops(detection.inspect(work.weights), work.width, work.height, work.batch, work.tokens)
+
+
+def product_flops(flux: Any, width: int, height: int, batch: int, tokens: int) -> int:
+    """`step_flops` of an architecture, for pictures of this size in pixels."""
     import torch
-    from impasto.trainers.flux import detection, loading
     from impasto.trainers.flux import forward as velocity
+    from impasto.trainers.flux import loading
     from torch.utils.flop_counter import FlopCounterMode
 
-    flux = detection.inspect(work.weights)
     transformer = loading.empty_transformer(flux).requires_grad_(False)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        latents = torch.empty(work.batch, flux.in_channels // 4, work.height // 8, work.width // 8, requires_grad=True)
-        t5 = torch.empty(work.batch, work.tokens, flux.context_width, requires_grad=True)
-        pooled = torch.empty(work.batch, flux.pooled_width)
-        velocity.predict_velocity(transformer, latents, torch.empty(work.batch), t5, pooled).sum().backward()
+        latents = torch.empty(batch, flux.in_channels // 4, height // 8, width // 8, requires_grad=True)
+        t5 = torch.empty(batch, tokens, flux.context_width, requires_grad=True)
+        pooled = torch.empty(batch, flux.pooled_width)
+        velocity.predict_velocity(transformer, latents, torch.empty(batch), t5, pooled).sum().backward()
     return counter.get_total_flops()
 
 
@@ -438,39 +444,52 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     """The shortest correct loop: diffusers' model and forward pass, PEFT's LoRA on the same layers, torch's AdamW."""
     import torch
     from diffusers import FluxTransformer2DModel  # noqa: F401
-    from impasto.trainers.flux import forward as velocity
     from impasto.trainers.flux import loading
-    from impasto.trainers.lora import adapter
-    from peft import LoraConfig
 
     meter = Meter(work)
     device, precision = ("cuda", "bf16") if torch.cuda.is_available() else ("cpu", "fp32")
     transformer = loading.load_transformer(work.weights, precision, device)
-    dtype = transformer.x_embedder.weight.dtype
-    layers = adapter.target_modules(transformer, "all linear")
-    transformer.add_adapter(LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=layers))
-    parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
-    if contender.interval:
-        transformer.enable_gradient_checkpointing()
-    transformer.train()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    parameters, step = bare_loop(transformer, work.rank, bool(contender.interval))
     pictures = examples(work)
     groups = [pictures[start : start + work.batch] for start in range(0, len(pictures), work.batch)]
     data = [tuple(torch.cat(tensors).to(device) for tensors in zip(*group, strict=True)) for group in groups]
-    guidance = torch.ones(work.batch, device=device)
-    for step in range(work.warmup + work.steps):
-        latents, t5, pooled = data[step % len(data)]
+    for number in range(work.warmup + work.steps):
+        loss = step(*data[number % len(data)])
+        if not math.isfinite(loss.item()):
+            raise RuntimeError(f"the loss is {loss.item()}")
+        meter.step_done()
+    return meter, sum(parameter.numel() for parameter in parameters)
+
+
+def bare_loop(transformer: Any, rank: int, checkpointing: bool) -> tuple[list[Any], Callable[..., Any]]:
+    """The bare loop's parameters, and its step, of latents, T5 and pooled embeddings to the loss, all on the device."""
+    import torch
+    from impasto.trainers.flux import forward as velocity
+    from impasto.trainers.lora import adapter
+    from peft import LoraConfig
+
+    dtype = transformer.x_embedder.weight.dtype
+    layers = adapter.target_modules(transformer, "all linear")
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
+    parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    if checkpointing:
+        transformer.enable_gradient_checkpointing()
+    transformer.train()
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+    def step(latents: Any, t5: Any, pooled: Any) -> Any:
+        device, batch = latents.device, len(latents)
         noise = torch.randn_like(latents)
-        sigma = torch.rand(work.batch, device=device)
+        sigma = torch.rand(batch, device=device)
         noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
         rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
         ids = velocity.position_ids(t5.shape[1], rows, columns, device)
         predicted = transformer(
             hidden_states=velocity.patchify(noisy).to(dtype),
             timestep=sigma.to(dtype),
-            guidance=guidance,
+            guidance=torch.ones(batch, device=device),
             pooled_projections=pooled.to(dtype),
             encoder_hidden_states=t5.to(dtype),
             txt_ids=ids[: t5.shape[1]],
@@ -482,10 +501,9 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if not math.isfinite(loss.item()):
-            raise RuntimeError(f"the loss is {loss.item()}")
-        meter.step_done()
-    return meter, sum(parameter.numel() for parameter in parameters)
+        return loss.detach()
+
+    return parameters, step
 
 
 def comfyui_folder() -> Path:

@@ -20,7 +20,7 @@ from ...progress import Progress, silent
 from . import quantisation
 from .detection import inspect, scaled_layers
 from .header import read_header
-from .layout import HEAD_WIDTH, ROPE_AXES, FluxArchitecture, block_of, canonical, layout
+from .layout import HEAD_WIDTH, ROPE_AXES, FluxArchitecture, Source, block_of, canonical, layout
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -68,12 +68,36 @@ def load_transformer(
         ModelError: as for `inspect`.
         SettingsError: no such precision, or nf4 without bitsandbytes.
     """
-    dtype = quantisation.compute_dtype(precision)
+    quantisation.compute_dtype(precision)
     architecture = inspect(path)
+    weights = stream(path, architecture, device)
+    return assemble(architecture, weights, precision, progress, in_host_memory, shard, called=Path(path).name)
+
+
+def assemble(
+    architecture: FluxArchitecture,
+    weights: Iterator[tuple[str, StoredWeight]],
+    precision: str,
+    progress: Progress = silent,
+    in_host_memory: tuple[str, ...] = (),
+    shard: Callable[[torch.nn.Module], None] | None = None,
+    called: str = "",
+) -> FluxTransformer2DModel:
+    """Build diffusers' transformer from its weights as they come; the other arguments are `load_transformer`'s.
+
+    Args:
+        architecture: whose weights they are.
+        weights: all of its parameters, in the layout's order, on the device where the model goes.
+        called: what to call the model in the log.
+
+    Raises:
+        SettingsError: as `load_transformer`.
+    """
+    dtype = quantisation.compute_dtype(precision)
     transformer = empty_transformer(architecture)
     sizes = weight_sizes(architecture, precision)
     done = quantised = 0
-    for block, tensors in groupby(stream(path, architecture, device), key=lambda tensor: block_of(tensor[0])):
+    for block, tensors in groupby(weights, key=lambda tensor: block_of(tensor[0])):
         for name, stored in tensors:
             progress(done, len(sizes), f"Loading the base model in {precision}")
             done += 1
@@ -86,7 +110,7 @@ def load_transformer(
             shard(transformer.get_submodule(block))
     logger.info(
         "Base model %s: %d of %d tensors in %s, the others in %s, %.2f GB in all",
-        *(Path(path).name, quantised, len(sizes), precision, dtype, sum(sizes.values()) / 1e9),
+        *(called, quantised, len(sizes), precision, dtype, sum(sizes.values()) / 1e9),
     )
     return transformer.eval()
 
@@ -159,8 +183,14 @@ def stream(
             if layer and source.key.endswith(".weight"):
                 mapped = mapped.to(getattr(torch, layer.format))  # as ComfyUI does, whatever the file's own dtype is
                 scale = file.get_tensor(layer.scale_key).float().reshape(()).to(device)
-            for name, ranges in source.parameters.items():
-                yield name, StoredWeight(_join(mapped, ranges).to(device), scale)
+            for name, part in divided(source, mapped):
+                yield name, StoredWeight(part.to(device), scale)
+
+
+def divided(source: Source, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The diffusers parameters that lie in one tensor of BFL's layout, by name."""
+    for name, ranges in source.parameters.items():
+        yield name, _join(tensor, ranges)
 
 
 def _join(tensor: torch.Tensor, ranges: tuple[tuple[int, int], ...]) -> torch.Tensor:
