@@ -10,7 +10,7 @@ from PIL import Image
 
 from .. import installation
 from ..errors import ImpastoError
-from .palette import HAIRLINE, INK, PAPER, QUIET
+from .palette import LIGHT, Theme
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def check() -> None:
         raise ChartsMissing(said)
 
 
-def bare_figure(width: int, height: int, dots_per_inch: int = DOTS_PER_INCH) -> Figure:
+def bare_figure(width: int, height: int, dots_per_inch: int = DOTS_PER_INCH, theme: Theme = LIGHT) -> Figure:
     """An empty figure of `width` x `height` pixels; the sizes of its letters and lines are in 1/72 inch.
 
     Raises:
@@ -51,7 +51,7 @@ def bare_figure(width: int, height: int, dots_per_inch: int = DOTS_PER_INCH) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / dots_per_inch, height / dots_per_inch), dpi=dots_per_inch, facecolor=PAPER)
+    figure = Figure(figsize=(width / dots_per_inch, height / dots_per_inch), dpi=dots_per_inch, facecolor=theme.paper)
     FigureCanvasAgg(figure)
     return figure
 
@@ -60,17 +60,19 @@ def new_figure(width: int, height: int, title: str) -> Figure:
     """A figure of `width` x `height` pixels with nothing but its title, at the top left."""
     figure = bare_figure(width, height)
     margin = 36 / width
-    figure.text(margin, 1 - 28 / height, plain(title), color=INK, fontsize=17, va="top", ha="left")
+    figure.text(margin, 1 - 28 / height, plain(title), color=LIGHT.ink, fontsize=17, va="top", ha="left")
     return figure
 
 
-def calm(axes: Axes, name: str, grid: str = "y", name_size: float = 10, label_size: float = 8.5) -> None:
+def calm(
+    axes: Axes, name: str, grid: str = "y", name_size: float = 10, label_size: float = 8.5, theme: Theme = LIGHT
+) -> None:
     """Name above the left corner, no frame, hairlines across the values. Sizes are of the letters, in 1/72 inch."""
-    axes.set_title(plain(name), loc="left", color=QUIET, fontsize=name_size)
-    axes.set_facecolor(PAPER)
-    axes.grid(axis=grid, color=HAIRLINE, linewidth=0.8)
+    axes.set_title(plain(name), loc="left", color=theme.quiet, fontsize=name_size)
+    axes.set_facecolor(theme.paper)
+    axes.grid(axis=grid, color=theme.hairline, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=QUIET, labelsize=label_size, length=0)
+    axes.tick_params(which="both", colors=theme.quiet, labelsize=label_size, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
 
@@ -120,5 +122,5 @@ def plain(text: str) -> str:
 
 def as_picture(figure: Figure) -> Image.Image:
     content = io.BytesIO()
-    figure.savefig(content, format="png", facecolor=PAPER)
+    figure.savefig(content, format="png", facecolor=figure.get_facecolor())
     return Image.open(content).convert("RGB")
