@@ -17,6 +17,7 @@ from ..dataset.config_writer import DatasetConfig
 from ..dataset.records import Dataset
 from ..errors import SettingsError, check_finite
 from ..prompting.prompt_set import Prompt
+from ..rendering.picture_grid import PictureGrid
 from ..trainers.features.index import Features
 from ..trainers.run.folder import Run
 from ..trainers.settings import Settings
@@ -46,6 +47,7 @@ TAKEN: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
     sockets.Features.io_type: (_is(Features), "encoded training data", "Encode Training Data"),
     sockets.Training.io_type: (_is(Settings), "training settings", "Training Settings or Training Preset"),
     sockets.Run.io_type: (_is(Run), "a training run", "FLUX LoRA Trainer or Training Run Loader"),
+    sockets.PictureGrid.io_type: (_is(PictureGrid), "a picture grid", "Progress Grid or Sample Grid"),
     sockets.Captioner.io_type: (_has("prompt", "caption", "close"), "a captioner", "a captioner's output of that name"),
     io.Model.io_type: (_has("clone", "get_model_object"), "a diffusion model", "Load Diffusion Model"),
     io.Clip.io_type: (_has("clone", "tokenize"), "text encoders", "DualCLIPLoader"),

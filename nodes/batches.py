@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..paths import child_of
 from ..prompting.prompt_set import crossed
 from ..rendering.batches import Memory, PictureBatch, paint_all
-from ..rendering.cells import Sampling
+from ..rendering.painting import Sampling
 from . import sockets
 from .host import execution, folders, identity, memory
 from .host import sampling as host_sampling
@@ -77,7 +77,7 @@ class BatchGenerator(io.ComfyNode):
             models=identity.sampling_identity(model, clip, vae),
             size=at_a_time,
         )
-        painter = host_sampling.ComfyPainter(model, clip, vae, sampling, strength=1.0)
+        painter = host_sampling.ComfyPainter(model, clip, vae, sampling)
         painted = paint_all(
             batch, painter, Memory(memory.is_out_of_memory, memory.empty_device_caches), execution.progress()
         )

@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dataset.schema_key import Key
+from ..drawing.palette import THEMES
 from ..errors import ImpastoError
 from ..prompting.seeds import MAX_SEED
 from ..texts import cleaned
@@ -134,6 +135,50 @@ def picture_size_inputs(default: int) -> list[io.Input]:
         io.Int.Input(side, default=default, min=64, max=4096, step=16, tooltip="Of each picture, in pixels.")
         for side in ("width", "height")
     ]
+
+
+def sampling_inputs(steps: int = 20) -> list[io.Input]:
+    """Steps and guidance of sampled pictures."""
+    return [
+        io.Int.Input("steps", default=steps, min=1, max=200, tooltip="Sampling steps of each picture."),
+        io.Float.Input("guidance", default=3.5, min=0.0, max=100.0, step=0.1, tooltip="FLUX guidance while sampling."),
+    ]
+
+
+def theme_input() -> io.Input:
+    return io.Combo.Input(
+        "theme",
+        options=list(THEMES),
+        default="light",
+        optional=True,
+        tooltip="Dark letters on paper, or light on dark.",
+    )
+
+
+def grid_inputs() -> list[io.Input]:
+    """How a grid of pictures is drawn."""
+    return [
+        theme_input(),
+        io.Int.Input(
+            "cell_size",
+            default=0,
+            min=0,
+            max=4096,
+            optional=True,
+            tooltip="Longer side of a cell as it is drawn, in pixels; 0: as the pictures are. Small ones make a "
+            "contact sheet. The pictures stay as they are.",
+        ),
+    ]
+
+
+def seeds_input() -> io.Input:
+    return io.String.Input(
+        "seeds",
+        default="",
+        optional=True,
+        tooltip="Seeds with commas between them, as Seed Manager's 'seed_list': each cell shows a picture with each. "
+        "Empty: each prompt with its own.",
+    )
 
 
 def sampler_inputs(remark: str = "") -> list[io.Input]:

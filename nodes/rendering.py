@@ -1,17 +1,38 @@
-"""Pictures of a training run: its progress grid and its loss curve."""
+"""Pictures of a training: its progress grid, the samples that were drawn during it, and its loss curve."""
 
 from comfy_api.latest import io
 
-from ..job_log import stage
-from ..rendering.cells import Grid, Sampling, columns_of, render
+from ..errors import SettingsError, TrainingError
+from ..prompting.seeds import listed_seeds
+from ..rendering import samples
+from ..rendering.cells import Grid, best_of, columns_of, render
 from ..rendering.loss_plot import loss_plot
+from ..rendering.painting import Sampling
 from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import sockets
-from .host import execution, identity, sampling
-from .inputs import picture_size_inputs, sampler_inputs
+from .host import execution, folders, identity, sampling
+from .inputs import (
+    anew,
+    grid_inputs,
+    picture_size_inputs,
+    sampler_inputs,
+    sampling_inputs,
+    seeds_input,
+)
 from .jobs import logged
+from .picture_outputs import drawn, grid_outputs
 
 CATEGORY = "Impasto/Rendering"
+
+
+def _steps_input() -> io.Input:
+    return io.String.Input(
+        "at_steps",
+        default="",
+        optional=True,
+        tooltip="The columns, as steps with commas between: '0, 250, 500, best, last'; 0 is the base model, best has "
+        "the lowest held-out loss. Empty: evenly spread.",
+    )
 
 
 class ProgressGrid(io.ComfyNode):
@@ -34,15 +55,12 @@ class ProgressGrid(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Encodes the prompts."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
                 *picture_size_inputs(512),
-                io.Int.Input("steps", default=20, min=1, max=200, tooltip="Sampling steps of each picture."),
-                io.Float.Input(
-                    "guidance", default=3.5, min=0.0, max=100.0, step=0.1, tooltip="FLUX guidance while sampling."
-                ),
+                *sampling_inputs(),
                 io.Int.Input(
                     "columns",
                     default=6,
                     min=2,
-                    max=50,
+                    max=1000,
                     tooltip="At most so many columns: the base model, and checkpoints evenly spread up to the last.",
                 ),
                 io.Float.Input(
@@ -55,45 +73,138 @@ class ProgressGrid(io.ComfyNode):
                     advanced=True,
                 ),
                 *sampler_inputs(),
+                _steps_input(),
+                seeds_input(),
+                *grid_inputs(),
             ],
             outputs=[
-                io.Image.Output("grid", tooltip="The whole grid with its labels, as one picture."),
+                io.Image.Output("grid", tooltip="The grid with its labels; a very large one as several pages."),
                 io.Image.Output("pictures", tooltip="The pictures without labels, row by row from the base model on."),
+                *grid_outputs(),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
     def execute(
-        cls, run, prompts, model, clip, vae, width, height, steps, guidance, columns, strength, sampler_name, scheduler
+        cls,
+        run,
+        prompts,
+        model,
+        clip,
+        vae,
+        width,
+        height,
+        steps,
+        guidance,
+        columns,
+        strength,
+        sampler_name,
+        scheduler,
+        at_steps="",
+        seeds="",
+        theme="light",
+        cell_size=0,
     ) -> io.NodeOutput:
-        with logged("Progress Grid", run.path):
-            return cls._drawn(
-                run,
-                prompts,
-                (model, clip, vae),
-                Sampling(width, height, steps, guidance, sampler_name, scheduler),
-                columns,
-                strength,
-            )
-
-    @staticmethod
-    def _drawn(run, prompts, models: tuple, wanted: Sampling, columns: int, strength: float) -> io.NodeOutput:
+        if not run.path.is_dir():
+            raise TrainingError(f"The folder of the run '{run.id}' is gone ({run.path}). Load another run.")
         adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
         held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
         grid = Grid(
             name=run.id,
             folder=run.path / "grid",
-            columns=columns_of(run.id, adapters, columns, held_out),
+            columns=columns_of(run.id, adapters, columns, held_out, at_steps),
             prompts=prompts,
-            sampling=wanted,
+            sampling=Sampling(width, height, steps, guidance, sampler_name, scheduler),
             strength=strength,
-            models=identity.sampling_identity(*models),
+            models=identity.sampling_identity(model, clip, vae),
+            title=run.name,
+            seeds=listed_seeds(seeds) if seeds.strip() else (),
+            theme=theme,
+            cell=cell_size,
         )
-        cells = render(grid, sampling.ComfyPainter(*models, wanted, strength), execution.progress())
-        pictures = [cells[place] for place in sorted(cells)]
-        with stage("draw the grid"):
-            whole = grid.picture(cells)
-        return io.NodeOutput(sampling.image_batch([whole]), sampling.image_batch(pictures))
+        painter = sampling.ComfyPainter(model, clip, vae, grid.sampling)
+        with logged("Progress Grid", run.path):
+            shown = render(grid, painter, execution.progress())
+        best = best_of(adapters, held_out)
+        hidden_best = best is not None and not any(column.best for column in grid.columns)
+        note = f"Step {best} has the lowest held-out loss ({held_out[best]:.4f})." if hidden_best else ""
+        pages, pictures, report = drawn(shown, run.path / "grids", run.name, cls.hidden, note)
+        return io.NodeOutput(pages, pictures, shown, report)
+
+
+class SampleGrid(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoSampleGrid",
+            display_name="Sample Grid",
+            category=CATEGORY,
+            description="The progress grid of pictures that were drawn during a training: by FLUX LoRA Trainer, or by "
+            "sd-scripts, FluxTrainer, ai-toolkit or SimpleTuner into a folder. Nothing is sampled.",
+            search_aliases=["training samples", "sample images", "validation images", "kohya samples", "ai-toolkit"],
+            inputs=[
+                sockets.Run.Input("run", optional=True, tooltip="A run that drew samples; or give a folder."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the samples of a run."),
+                sockets.Prompts.Input(
+                    "prompts", optional=True, tooltip="What the rows of a folder are of, in the other trainer's order."
+                ),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    optional=True,
+                    tooltip="A folder in ComfyUI's input or output folder, for example 'my-style/samples'.",
+                ),
+                io.Int.Input(
+                    "columns",
+                    default=6,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="At most so many columns, evenly spread up to the last.",
+                ),
+                _steps_input(),
+                *grid_inputs(),
+            ],
+            outputs=[
+                io.Image.Output("grid", tooltip="The grid with its labels; a very large one as several pages."),
+                io.Image.Output("pictures", tooltip="The pictures without labels, row by row."),
+                *grid_outputs(),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs) -> float:
+        """A folder gets more pictures while a training goes on, and so does a run."""
+        return anew()
+
+    @classmethod
+    def execute(
+        cls, run=None, vae=None, prompts=(), folder="", columns=6, at_steps="", theme="light", cell_size=0
+    ) -> io.NodeOutput:
+        if (run is None) == (not folder.strip()):
+            raise SettingsError("Connect a run, or give a folder of samples: one of the two.")
+        if run is not None:
+            if vae is None:
+                raise SettingsError("The samples of a run are latents. Connect a VAE, which decodes them.")
+            grid = samples.grid_of_run(
+                run,
+                lambda file: sampling.decode_scaled_latents(vae, file),
+                identity.model_identity(vae.patcher),
+                columns,
+                at_steps,
+                execution.progress(),
+                cell_size,
+                theme,
+            )
+            kept, name = run.path / "grids", f"{run.name}-samples"
+        else:
+            place = folders.folder_of_pictures(folder)
+            grid = samples.grid_of_folder(place, prompts, columns, at_steps, cell_size, theme)
+            kept, name = folders.grids_root(), place.name
+        pages, pictures, report = drawn(grid, kept, name, cls.hidden)
+        return io.NodeOutput(pages, pictures, grid, report)
 
 
 class LossPlot(io.ComfyNode):
@@ -114,4 +225,4 @@ class LossPlot(io.ComfyNode):
         return io.NodeOutput(sampling.image_batch([loss_plot(run.metrics(), run.id)]))
 
 
-NODES = [ProgressGrid, LossPlot]
+NODES = [ProgressGrid, SampleGrid, LossPlot]

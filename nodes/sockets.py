@@ -9,3 +9,4 @@ Features = io.Custom("IMPASTO_FEATURES")  # trainers.features.index.Features
 Training = io.Custom("IMPASTO_TRAINING")  # trainers.settings.Settings
 Run = io.Custom("IMPASTO_RUN")  # trainers.run.folder.Run
 Captioner = io.Custom("IMPASTO_CAPTIONER")  # captioners.captioner.Captioner
+PictureGrid = io.Custom("IMPASTO_PICTURE_GRID")  # rendering.picture_grid.PictureGrid

@@ -16,7 +16,7 @@ from ..dataset.pictures import PictureRefused, seen
 from ..errors import ModelError
 from ..files import appearing, content_hash, remove_partials, write_whole
 from ..progress import Progress
-from .cells import PromptToDraw, Sampling
+from .painting import PromptToDraw, Sampling
 
 BATCH_VERSION = 1  # raise when the same inputs would give another picture
 

@@ -1,70 +1,43 @@
-"""The pictures of a progress grid: every prompt with every chosen checkpoint, each kept in the run folder as soon as it
-is done, so that a stop loses at most the picture being made and a later grid makes only what is missing.
+"""The progress grid of a run: which checkpoints are its columns, and every prompt painted with each of them, kept in
+the run folder, so that a later grid makes only what is missing.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
-from ..dataset.pictures import PictureRefused, seen
-from ..errors import ModelError, TrainingError, check_finite
-from ..files import appearing, content_hash, file_hash, remove_partials
-from ..job_log import stage
+from ..errors import SettingsError, TrainingError, check_finite
+from ..files import file_hash
 from ..progress import Progress
-from .grid import Label, progress_grid
+from .grid import SEAM, Label, mosaic
+from .painting import Painter, Painting, PromptToDraw, Sampling, Weights, paint_missing, painting_name
+from .picture_grid import PictureGrid, Preview
 
-CELL_VERSION = 1  # raise when the same inputs would give another picture
-PREVIEW_CELL = 160  # pixels of a cell's longer side in the live preview
+MOST_COLUMNS = 1000
 
 log = logging.getLogger(__name__)
-
-
-class PromptToDraw(Protocol):
-    """What `prompting.prompt_set.Prompt` looks like from here."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are sampled: pixels, sampler steps, FLUX's guidance, ComfyUI's sampler and scheduler names."""
-
-    width: int = 512
-    height: int = 512
-    steps: int = 20
-    guidance: float = 3.5
-    sampler_name: str = "euler"
-    scheduler: str = "simple"
-
-    def __post_init__(self) -> None:
-        check_finite(guidance=self.guidance)
 
 
 @dataclass(frozen=True)
 class Column:
     """One checkpoint: the step it was saved at and its LoRA file, or step 0 and None for the base model.
 
-    `note` is written below the step, for example the held-out loss.
+    `note` is written below the step, for example the held-out loss; `best` marks the column.
     """
 
     step: int
     adapter: Path | None
     note: str = ""
+    best: bool = False
 
     @property
     def label(self) -> Label:
-        return Label(f"step {self.step}" if self.adapter else "base model", self.note)
+        return Label(f"step {self.step}" if self.adapter else "base model", self.note, self.best)
 
 
 @dataclass(frozen=True)
@@ -72,13 +45,17 @@ class Grid:
     """What a grid is of.
 
     Attributes:
-        name: the run's name, the title.
+        name: the run's id, which is written into every picture.
         folder: where the pictures are kept, one PNG a cell.
         columns: the checkpoints, base model first.
         prompts: the rows.
         sampling: how each picture is sampled.
         strength: of the LoRA.
         models: identity of the MODEL, CLIP and VAE; pictures of other models are other pictures.
+        title: what the grid is called, where that is not the run's id.
+        seeds: each cell shows a picture with each of these; empty for one, with the prompt's own.
+        theme: "light" or "dark".
+        cell: pixels of a cell's longer side as it is drawn; 0 for that of the pictures.
     """
 
     name: str
@@ -88,75 +65,87 @@ class Grid:
     sampling: Sampling
     strength: float
     models: str
+    title: str = ""
+    seeds: tuple[int, ...] = ()
+    theme: str = "light"
+    cell: int = 0
 
     def __post_init__(self) -> None:
         check_finite(strength=self.strength)
 
-    def picture(self, cells: Mapping[tuple[int, int], Image.Image], longest: int | None = None) -> Image.Image:
-        """The grid with the cells there are, in full size or with a cell's longer side at most `longest` pixels."""
-        width, height = self.sampling.width, self.sampling.height
-        share = min(1.0, longest / max(width, height)) if longest else 1.0
-        return progress_grid(
-            Label(self.name, self._note()),
-            [Label(prompt.text, f"seed {prompt.seed}") for prompt in self.prompts],
-            [column.label for column in self.columns],
-            cells,
-            (round(width * share), round(height * share)),
-        )
-
-    def _note(self) -> str:
-        sampling = self.sampling
-        return (
-            f"{sampling.width}×{sampling.height} pixels,  {sampling.steps} steps of {sampling.sampler_name}, "
-            f"{sampling.scheduler} schedule,  guidance {sampling.guidance:g},  LoRA strength {self.strength:g}"
-        )
+    def seeds_of(self, prompt: PromptToDraw) -> tuple[int, ...]:
+        return self.seeds or (prompt.seed,)
 
 
-class Painter(Protocol):
-    """Samples pictures with a model; `nodes.host.sampling.ComfyPainter` does it with ComfyUI."""
+def steps_wanted(text: str, checkpoints: Mapping[int, Path], best: int | None) -> list[int]:
+    """What a person typed as steps, "0, 250, best, last", in ascending order, each once; empty for nothing typed.
 
-    def encode(self, texts: Sequence[str]) -> None:
-        """Encode all texts at once, so that text encoders and model need not take turns in memory."""
+    Raises:
+        SettingsError: a word is none of these.
+    """
+    named = {"base": 0, "last": max(checkpoints, default=0)} | ({"best": best} if best is not None else {})
+    steps = set()
+    for word in re.split(r"[,;\s]+", text.strip().lower()):
+        if not word:
+            continue
+        if word == "best" and best is None:
+            continue  # nothing was held out, or not measured yet: the report says so
+        if word not in named and not re.fullmatch(r"[0-9]{1,9}", word):
+            raise SettingsError(
+                f"'{word[:40]}' is no step. Write steps with commas between, for example '0, 250, best, last'; empty "
+                "for evenly spread ones."
+            )
+        steps.add(named[word] if word in named else int(word))
+    if len(steps) > MOST_COLUMNS:
+        raise SettingsError(f"{len(steps)} steps are asked for. Ask for at most {MOST_COLUMNS}.")
+    return sorted(steps)
 
-    def use(self, adapter: Path | None) -> None:
-        """Apply a LoRA file to the base model, or none.
 
-        Raises:
-            ModelError: the LoRA is another model's.
-        """
-
-    def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image.Image | None:
-        """Sample an encoded text; calls `on_step` with the number of steps done. None: the picture is not finite."""
+def best_of(checkpoints: Mapping[int, Path], held_out: Mapping[int, float]) -> int | None:
+    """The checkpoint with the lowest held-out loss of at least two that were measured; None where there are fewer."""
+    measured = {step: held_out[step] for step in checkpoints if step and math.isfinite(held_out.get(step, math.nan))}
+    return min(measured, key=lambda step: (measured[step], step)) if len(measured) > 1 else None
 
 
 def columns_of(
-    run: str, checkpoints: Mapping[int, Path], count: int, held_out: Mapping[int, float]
+    run: str, checkpoints: Mapping[int, Path], count: int, held_out: Mapping[int, float], wanted: str = ""
 ) -> tuple[Column, ...]:
-    """The base model and at most `count - 1` checkpoints, evenly spread, the last always among them.
+    """The base model and at most `count - 1` checkpoints, evenly spread, the last always among them; or those wanted.
 
     Args:
         run: the run's name, for the error.
         checkpoints: step -> LoRA file.
         count: columns, at least 2.
         held_out: step -> held-out loss, written below the steps it is known for.
+        wanted: steps as `steps_wanted` reads them; one without a checkpoint is a column all the same, and stays empty.
 
     Raises:
         TrainingError: there is no checkpoint yet.
+        SettingsError: `wanted` cannot be read.
     """
     steps = sorted(checkpoints)
     if not steps:
         raise TrainingError(
             f"The run '{run}' has no checkpoint to show yet. Let it train until its first one, or load another run."
         )
-    chosen = _spread(steps, max(count, 2) - 1)
+    best = best_of(checkpoints, held_out)
+    chosen = steps_wanted(wanted, checkpoints, best) or [0, *spread(steps, max(count, 2) - 1)]
+    last = checkpoints[steps[-1]]
     notes = {step: f"held-out {loss:.4f}" for step, loss in held_out.items()}
-    return (
-        Column(0, None, notes.get(0, "")),
-        *(Column(step, checkpoints[step], notes.get(step, "")) for step in chosen),
+    if best is not None:
+        notes[best] = f"best, {notes[best]}"
+    return tuple(
+        Column(
+            step,
+            checkpoints.get(step, last.parent.parent / f"step-{step:06d}" / last.name) if step else None,
+            notes.get(step, ""),
+            step == best,
+        )
+        for step in chosen
     )
 
 
-def _spread(steps: list[int], count: int) -> list[int]:
+def spread(steps: list[int], count: int) -> list[int]:
     """At most `count` of `steps` at equal distances in steps from the base model's 0 to the last, each once."""
     if len(steps) <= count:
         return steps
@@ -165,104 +154,74 @@ def _spread(steps: list[int], count: int) -> list[int]:
     return sorted(nearest)
 
 
-def render(grid: Grid, painter: Painter, progress: Progress) -> dict[tuple[int, int], Image.Image]:
+def render(grid: Grid, painter: Painter, progress: Progress) -> PictureGrid:
     """Make every cell that is not in the grid's folder yet, checkpoint by checkpoint.
 
     Returns:
-        The pictures by (row, column). A checkpoint whose LoRA file is gone, or whose pictures are not finite (a
-        diverged training), has none; the log says so.
+        The whole grid. A checkpoint whose LoRA file is gone, or whose pictures are not finite (a diverged training),
+        has places without a file; the log says so.
 
     Raises:
         ModelError: no picture at all is finite, or a LoRA is another model's.
     """
-    remove_partials(grid.folder)
-    paths = _paths(grid)
-    pictures = {path: picture for path in set(paths.values()) if (picture := _load(path, grid.sampling))}
-    missing = {place: path for place, path in paths.items() if path not in pictures}
-    _refuse_early(grid, missing, painter)
-    steps = grid.sampling.steps
-    if missing:
-        progress(steps * (len(paths) - len(missing)), steps * len(paths), "Encoding the prompts")
-    with stage("encode prompts"):
-        painter.encode([grid.prompts[row].text for row in sorted({row for row, _ in missing})])
+    whole, paintings = _planned(grid)
+    paint_missing(paintings, grid.sampling, painter, progress, Preview(whole))
+    return whole
 
-    def cells() -> dict[tuple[int, int], Image.Image]:
-        return {place: pictures[path] for place, path in paths.items() if path in pictures}
 
+def _planned(grid: Grid) -> tuple[PictureGrid, list[Painting]]:
+    """Where each picture lies, named by everything that makes it; and those to be made, checkpoint by checkpoint."""
+    files: dict[tuple[int, int], list[Path]] = {}
+    paintings = []
     for index, column in enumerate(grid.columns):
-        rows = [row for row in range(len(grid.prompts)) if (row, index) in missing]
-        if rows:
-            with stage("apply checkpoints", 1):
-                painter.use(column.adapter)
-        for row in rows:
-            if paths[row, index] in pictures:  # the same prompt and seed twice
-                continue
-            done = sum(path in pictures for path in paths.values())
-            text = f"{column.label.text}, prompt {row + 1} of {len(grid.prompts)}"
-            report = _reporter(steps, len(paths), progress, done, text)
-            report(0)
-            with stage("paint pictures", 1):
-                picture = painter.paint(grid.prompts[row].text, grid.prompts[row].seed, report)
-            if picture is None:
-                log.warning("%s gives no finite picture of '%s': its cell stays empty", *_named(grid, row, index))
-                continue
-            _save(paths[row, index], picture, grid, row, index)
-            pictures[paths[row, index]] = picture
-            report(steps, grid.picture(cells(), PREVIEW_CELL))
-    if not pictures:
-        raise ModelError(
-            "Not one picture of the grid is finite, the base model's neither. Check that MODEL, CLIP and VAE belong "
-            "together, and load the VAE in a wider precision (ComfyUI's --fp32-vae)."
-        )
-    return cells()
-
-
-def _refuse_early(grid: Grid, missing: Mapping[tuple[int, int], Path], painter: Painter) -> None:
-    """Apply one LoRA before anything is sampled: one of another model is refused before the base model's pictures."""
-    adapters = [grid.columns[index].adapter for _, index in missing if grid.columns[index].adapter]
-    if adapters:
-        painter.use(adapters[0])
-
-
-def _reporter(steps: int, total: int, progress: Progress, done: int, text: str) -> Callable[..., None]:
-    def report(step: int, preview: Image.Image | None = None) -> None:
-        progress(done * steps + step, total * steps, f"{text}: step {step} of {steps}", preview)
-
-    return report
-
-
-def _named(grid: Grid, row: int, index: int) -> tuple[str, str]:
-    return grid.columns[index].label.text, grid.prompts[row].text
-
-
-def _paths(grid: Grid) -> dict[tuple[int, int], Path]:
-    """Where each cell's picture lies: named by everything that makes it. Columns whose LoRA file is gone have none."""
-    paths = {}
-    for index, column in enumerate(grid.columns):
-        if column.adapter and not column.adapter.is_file():
-            log.warning("%s has no LoRA file any more (%s): its column stays empty", column.label.text, column.adapter)
-            continue
-        # The base model's pictures do not depend on the LoRA's strength.
-        weights = [file_hash(column.adapter), grid.strength] if column.adapter else []
+        weights = _weights(grid, column)
         for row, prompt in enumerate(grid.prompts):
-            made_of = [CELL_VERSION, grid.models, weights, prompt.text, prompt.seed, asdict(grid.sampling)]
-            paths[row, index] = grid.folder / f"step-{column.step:06d}-{content_hash(made_of)}.png"
-    return paths
+            for seed in grid.seeds_of(prompt):
+                name = painting_name(grid.models, weights or [], prompt.text, seed, grid.sampling)
+                file = grid.folder / f"step-{column.step:06d}-{name if weights is not None else 'gone'}.png"
+                files.setdefault((row, index), []).append(file)
+                if weights is not None:
+                    paintings.append(_painting(grid, file, column, row, seed))
+    title = Label(grid.title or grid.name, _note(grid))
+    rows = tuple(Label(prompt.text, _seeds_said(grid.seeds_of(prompt))) for prompt in grid.prompts)
+    cells = tuple(
+        tuple(tuple(files[row, column]) for column in range(len(grid.columns))) for row in range(len(grid.prompts))
+    )
+    columns = tuple(column.label for column in grid.columns)
+    about = {"run": grid.name, "steps": [column.step for column in grid.columns]}
+    return PictureGrid(title, rows, columns, cells, _cell_size(grid), grid.theme, about), paintings
 
 
-def _load(path: Path, sampling: Sampling) -> Image.Image | None:
-    """The picture kept at `path`; one that a failing disk damaged is made again like one that is not there."""
+def _weights(grid: Grid, column: Column) -> list[object] | None:
+    """What names a column's weights; None where its LoRA file is gone."""
+    if column.adapter is None:
+        return []  # the base model's pictures do not depend on the LoRA's strength
     try:
-        picture = seen(path)
-    except PictureRefused:
+        return [file_hash(column.adapter), grid.strength]
+    except FileNotFoundError:
+        log.warning("%s has no LoRA file any more (%s): its column stays empty", column.label.text, column.adapter)
         return None
-    return picture if picture.size == (sampling.width, sampling.height) else None
 
 
-def _save(path: Path, picture: Image.Image, grid: Grid, row: int, index: int) -> None:
+def _painting(grid: Grid, file: Path, column: Column, row: int, seed: int) -> Painting:
     prompt = grid.prompts[row]
-    about = {"run": grid.name, "step": grid.columns[index].step, "prompt": prompt.text, "seed": prompt.seed}
-    metadata = PngInfo()
-    metadata.add_itxt("impasto", json.dumps(about | asdict(grid.sampling) | {"strength": grid.strength}))
-    with appearing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=metadata)
+    called = f"{column.label.text}, prompt {row + 1} of {len(grid.prompts)}"
+    about = {"run": grid.name, "step": column.step, "prompt": prompt.text, "seed": seed}
+    return Painting(file, Weights(column.adapter, grid.strength, column.label.text), prompt.text, seed, called, about)
+
+
+def _seeds_said(seeds: tuple[int, ...]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+
+
+def _cell_size(grid: Grid) -> tuple[int, int]:
+    """Of a cell with all its seeds, each picture at its own size, or as large as was asked for."""
+    across, down = mosaic(max(1, len(grid.seeds)))
+    width, height = across * (grid.sampling.width + SEAM) - SEAM, down * (grid.sampling.height + SEAM) - SEAM
+    share = min(1.0, grid.cell / max(width, height)) if grid.cell else 1.0
+    return max(1, round(width * share)), max(1, round(height * share))
+
+
+def _note(grid: Grid) -> str:
+    run = f"run {grid.name},  " if grid.title and grid.title != grid.name else ""
+    return f"{run}{grid.sampling.described()},  LoRA strength {grid.strength:g}"

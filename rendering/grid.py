@@ -1,27 +1,30 @@
-"""The progress grid as a picture: prompts down, training steps across, the base model first. It draws what it is given;
-which pictures there are, and how they come to be, is for `cells` to know.
+"""A grid of pictures as pages: prompts down, training steps across, the base model first. It draws what it is given,
+one picture at a time; which pictures there are, and how they come to be, is for `cells` and `samples` to know.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
 from ..drawing.lettering import LINE_HEIGHT, draw_text, shortened, text_width, wrap
-from ..drawing.palette import ABSENT, HAIRLINE, HATCHING, INK, PAPER, QUIET
+from ..drawing.palette import LIGHT, Theme
 
 MIN_LETTER = 13  # pixels: smaller is hard to read
-MAX_SIDE = 8192  # pixels of a whole grid; as a ComfyUI IMAGE a square one then takes 0.8 GB
+MAX_SIDE = 8192  # pixels of a whole page; as a ComfyUI IMAGE a square one then takes 0.8 GB
+SEAM = 2  # pixels between the pictures of several seeds in one cell
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is written beside something: the text, and a note below it that is read second."""
+    """What is written beside something: the text, and a note below it that is read second; `marked` sets it apart."""
 
     text: str
     note: str = ""
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,38 +45,86 @@ class _Layout:
         return self.left + column * (self.cell[0] + self.gap), self.top + row * (self.row_height + self.gap)
 
 
+class Page:
+    """A page with its labels, every cell hatched until a picture is put there; nothing ever changes its place.
+
+    Args:
+        title: name of the run, and a line about how the pictures were made.
+        rows: one label a prompt, wrapped at the left.
+        columns: one label a checkpoint.
+        cell_size: width and height of a cell in pixels; shrunk if the whole would exceed 8,192 pixels a side.
+        theme: the colours.
+
+    Attributes:
+        picture: RGB.
+    """
+
+    def __init__(
+        self,
+        title: Label,
+        rows: Sequence[Label],
+        columns: Sequence[Label],
+        cell_size: tuple[int, int],
+        theme: Theme = LIGHT,
+    ) -> None:
+        self._layout = _layout(rows, columns, _fitting(cell_size, len(rows), len(columns)))
+        self._theme = theme
+        self.picture = Image.new("RGB", self._layout.size, theme.paper)
+        draw = ImageDraw.Draw(self.picture)
+        _draw_title(draw, self._layout, title, theme)
+        for index, label in enumerate(columns):
+            _draw_column_label(draw, self._layout, index, label, theme)
+        absent = hatched(self._layout.cell, self._layout.letter, theme)
+        for row, label in enumerate(rows):
+            _draw_row_label(draw, self._layout, row, label, theme)
+            for column in range(len(columns)):
+                self.picture.paste(absent, self._layout.box(row, column))
+
+    def put(self, place: tuple[int, int], cell: Image.Image, part: int = 0, parts: int = 1) -> None:
+        """Draw a picture at (row, column), fitted into its cell; of several `parts`, in the `part`-th field of it."""
+        left, top = self._layout.box(*place)
+        across, down = mosaic(parts)
+        width, height = (
+            (side - SEAM * (count - 1)) // count for side, count in zip(self._layout.cell, (across, down), strict=True)
+        )
+        left += part % across * (width + SEAM)
+        top += part // across * (height + SEAM)
+        shown = fitted(cell, (max(1, width), max(1, height)))
+        self.picture.paste(self._theme.paper, (left, top, left + max(1, width), top + max(1, height)))
+        self.picture.paste(shown, (left + (width - shown.width) // 2, top + (height - shown.height) // 2))
+
+
 def progress_grid(
     title: Label,
     rows: Sequence[Label],
     columns: Sequence[Label],
     cells: Mapping[tuple[int, int], Image.Image],
     cell_size: tuple[int, int],
+    theme: Theme = LIGHT,
 ) -> Image.Image:
-    """Draw the grid; a place without a picture is hatched, and everything else stays where it is.
+    """A page with the pictures by (row, column); a place without one stays hatched. The rest as of `Page`."""
+    page = Page(title, rows, columns, cell_size, theme)
+    for place, cell in cells.items():
+        page.put(place, cell)
+    return page.picture
 
-    Args:
-        title: name of the run, and a line about how the pictures were made.
-        rows: one label a prompt, wrapped at the left.
-        columns: one label a checkpoint.
-        cells: the pictures by (row, column); a picture of another size is fitted into its cell.
-        cell_size: width and height of a cell in pixels; shrunk if the whole would exceed 8,192 pixels a side.
 
-    Returns:
-        An RGB picture.
-    """
-    layout = _layout(rows, columns, _fitting(cell_size, len(rows), len(columns)))
-    picture = Image.new("RGB", layout.size, PAPER)
-    draw = ImageDraw.Draw(picture)
-    _draw_title(draw, layout, title)
-    for index, label in enumerate(columns):
-        _draw_column_label(draw, layout, index, label)
-    absent = _absent(layout)
-    for row, label in enumerate(rows):
-        _draw_row_label(draw, layout, row, label)
-        for column in range(len(columns)):
-            cell = cells.get((row, column))
-            _paste(picture, layout, (row, column), absent if cell is None else cell)
-    return picture
+def mosaic(parts: int) -> tuple[int, int]:
+    """Across and down: the fields of a nearly square arrangement of so many pictures."""
+    across = math.ceil(math.sqrt(parts))
+    return across, math.ceil(parts / across)
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`picture` as large as fits into `size`, not stretched; the same object where that is its size already."""
+    share = min(size[0] / picture.width, size[1] / picture.height)
+    wanted = max(1, round(picture.width * share)), max(1, round(picture.height * share))
+    return picture if wanted == picture.size else picture.resize(wanted, Image.Resampling.LANCZOS)
+
+
+def page_size(rows: Sequence[Label], columns: Sequence[Label], cell_size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height in pixels that a page of these would have."""
+    return _layout(rows, columns, _fitting(cell_size, len(rows), len(columns))).size
 
 
 def _fitting(cell_size: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
@@ -110,15 +161,15 @@ def _title_height(letter: int) -> int:
     return _height(_large(letter)) + _height(_small(letter)) + round(1.6 * letter)
 
 
-def _draw_title(draw: ImageDraw.ImageDraw, layout: _Layout, title: Label) -> None:
+def _draw_title(draw: ImageDraw.ImageDraw, layout: _Layout, title: Label, theme: Theme) -> None:
     left, top, width = layout.margin, layout.margin, layout.size[0] - 2 * layout.margin
     large, small = _large(layout.letter), _small(layout.letter)
     top -= round(0.25 * large)  # the capitals, not their line, align with the margin
-    draw_text(draw, (left, top), shortened(title.text, large, width), large, INK)
+    draw_text(draw, (left, top), shortened(title.text, large, width), large, theme.ink)
     top += _height(large)
-    draw_text(draw, (left, top), shortened(title.note, small, width), small, QUIET)
+    draw_text(draw, (left, top), shortened(title.note, small, width), small, theme.quiet)
     rule = top + _height(small) + round(0.55 * layout.letter)
-    draw.line((left, rule, left + width - 1, rule), fill=HAIRLINE, width=max(1, layout.letter // 14))
+    draw.line((left, rule, left + width - 1, rule), fill=theme.hairline, width=max(1, layout.letter // 14))
 
 
 def _column_lines(label: Label, letter: int, width: int) -> tuple[list[str], list[str]]:
@@ -131,58 +182,54 @@ def _column_height(label: Label, letter: int, width: int) -> int:
     return _height(letter, len(text)) + _height(_small(letter), len(note))
 
 
-def _draw_column_label(draw: ImageDraw.ImageDraw, layout: _Layout, column: int, label: Label) -> None:
+def _draw_column_label(draw: ImageDraw.ImageDraw, layout: _Layout, column: int, label: Label, theme: Theme) -> None:
     text, note = _column_lines(label, layout.letter, layout.cell[0])
     left, first_row = layout.box(0, column)
     top = first_row - round(0.35 * layout.letter) - _column_height(label, layout.letter, layout.cell[0])
-    for lines, letter, color in ((text, layout.letter, INK), (note, _small(layout.letter), QUIET)):
+    if label.marked:
+        bar = max(2, round(layout.letter / 8))
+        above = first_row - max(3, round(0.22 * layout.letter))
+        draw.rectangle((left, above, left + layout.cell[0] - 1, above + bar - 1), fill=theme.rust)
+    colours = (theme.rust, theme.rust) if label.marked else (theme.ink, theme.quiet)
+    for lines, letter, color in ((text, layout.letter, colours[0]), (note, _small(layout.letter), colours[1])):
         for number, line in enumerate(lines):
             draw_text(draw, (left, top + _height(letter, number)), line, letter, color)
         top += _height(letter, len(lines))
 
 
-def _draw_row_label(draw: ImageDraw.ImageDraw, layout: _Layout, row: int, label: Label) -> None:
+def _draw_row_label(draw: ImageDraw.ImageDraw, layout: _Layout, row: int, label: Label, theme: Theme) -> None:
     _, top = layout.box(row, 0)
     small = _small(layout.letter)
     room = layout.row_height - (_height(small) if label.note else 0) + 1  # heights are rounded
     lines = wrap(label.text, layout.letter, layout.label_width, max_lines=int(room / (layout.letter * LINE_HEIGHT)))
     draw_top = top - round(0.2 * layout.letter)  # the capitals align with the picture's edge
     for number, line in enumerate(lines):
-        draw_text(draw, (layout.margin, draw_top + _height(layout.letter, number)), line, layout.letter, INK)
+        draw_text(draw, (layout.margin, draw_top + _height(layout.letter, number)), line, layout.letter, theme.ink)
     if label.note:
         note = shortened(label.note, small, layout.label_width)
-        draw_text(draw, (layout.margin, draw_top + _height(layout.letter, len(lines))), note, small, QUIET)
+        draw_text(draw, (layout.margin, draw_top + _height(layout.letter, len(lines))), note, small, theme.quiet)
 
 
-def _absent(layout: _Layout) -> Image.Image:
-    """A hatched cell that says that there is no picture (where the words fit)."""
-    width, height = layout.cell
+def hatched(size: tuple[int, int], letter: int, theme: Theme) -> Image.Image:
+    """A place that says that there is no picture (where the words fit)."""
+    width, height = size
     fine = 2  # drawn larger and reduced, so that the slanted lines are smooth
-    cell = Image.new("RGB", (width * fine, height * fine), ABSENT)
+    cell = Image.new("RGB", (width * fine, height * fine), theme.absent)
     draw = ImageDraw.Draw(cell)
-    stride = max(6, round(0.55 * layout.letter)) * fine
+    stride = max(6, round(0.55 * letter)) * fine
     for start in range(-height * fine, width * fine, stride):
-        draw.line((start, height * fine, start + height * fine, 0), fill=HATCHING, width=max(2, layout.letter // 10))
-    cell = cell.resize(layout.cell, Image.Resampling.BOX)
-    words, small = "no picture", _small(layout.letter)
-    if text_width(words, small) + 2 * layout.gap <= width:
-        _draw_centred(cell, words, small)
+        line = (start, height * fine, start + height * fine, 0)
+        draw.line(line, fill=theme.hatching, width=max(2, letter // 10))
+    cell = cell.resize(size, Image.Resampling.BOX)
+    words, small = "no picture", _small(letter)
+    if text_width(words, small) + letter <= width:
+        _draw_centred(cell, words, small, theme)
     return cell
 
 
-def _draw_centred(cell: Image.Image, words: str, small: int) -> None:
+def _draw_centred(cell: Image.Image, words: str, small: int, theme: Theme) -> None:
     draw = ImageDraw.Draw(cell)
     length, line = text_width(words, small), _height(small)
     left, top = (cell.width - length) / 2, (cell.height - line) / 2
-    draw.rectangle((left - small / 2, top, left + length + small / 2, top + line), fill=ABSENT)
-    draw_text(draw, (left, top), words, small, QUIET)
-
-
-def _paste(picture: Image.Image, layout: _Layout, place: tuple[int, int], cell: Image.Image) -> None:
-    width, height = layout.cell
-    if cell.size != layout.cell:
-        share = min(width / cell.width, height / cell.height)
-        size = max(1, round(cell.width * share)), max(1, round(cell.height * share))
-        cell = cell.resize(size, Image.Resampling.LANCZOS)
-    left, top = layout.box(*place)
-    picture.paste(cell, (left + (width - cell.width) // 2, top + (height - cell.height) // 2))
+    draw.rectangle((left - small / 2, top, left + length + small / 2, top + line), fill=theme.absent)
+    draw_text(draw, (left, top), words, small, theme.quiet)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import comfy.cli_args
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -123,6 +125,18 @@ def drop_outputs_afterwards() -> None:
     queue.set_flag("free_memory", True)
     if not queue.get_flags(reset=False).get("unload_models"):
         queue.set_flag("unload_models", False)  # else free_memory unloads the models as well
+
+
+def graph_texts(hidden: Any) -> dict[str, str]:
+    """The graph as core's Save Image writes it into a PNG, "prompt" and "workflow"; nothing with --disable-metadata.
+
+    Args:
+        hidden: a node's, with `prompt` and `extra_pnginfo`; None where it is called without ComfyUI's executor.
+    """
+    if hidden is None or comfy.cli_args.args.disable_metadata:
+        return {}
+    texts = {"prompt": json.dumps(hidden.prompt)} if hidden.prompt else {}
+    return texts | {name: json.dumps(value) for name, value in (hidden.extra_pnginfo or {}).items()}
 
 
 def prompt_id() -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import folder_paths
 
-from ...errors import ModelError
+from ...errors import DatasetError, ModelError
+from ...paths import child_of
 
 if TYPE_CHECKING:
     pass
@@ -28,6 +29,37 @@ def batches_root() -> Path:
 
 def runs_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "runs"
+
+
+def grids_root() -> Path:
+    """Pages of grids that belong to no run."""
+    return Path(folder_paths.get_output_directory()) / "impasto" / "grids"
+
+
+def comparisons_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "comparisons"
+
+
+def animations_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "animations"
+
+
+def folder_of_pictures(given: str) -> Path:
+    """A folder that a person named by its way from ComfyUI's input or output folder: "my-style/samples".
+
+    Raises:
+        NameRefused: a part of it is no plain name, or a link on the way leads out.
+        DatasetError: there is no such folder in either.
+    """
+    parts = [part for part in given.replace("\\", "/").split("/") if part]
+    roots = (input_root(), Path(folder_paths.get_output_directory()))
+    found = [folder for root in roots if (folder := child_of(root, *parts, what="folder")).is_dir()]
+    if not found:
+        raise DatasetError(
+            f"There is no folder '{given}' in {' or '.join(map(str, roots))}. Put the samples into one of them, and "
+            "give the folder's way from there, for example 'my-style/samples'."
+        )
+    return found[0]
 
 
 def loras_root() -> Path:

@@ -18,7 +18,7 @@ import comfy.weight_adapter
 import torch
 from PIL.Image import fromarray
 
-from ...trainers.flux.latents import latent_shape
+from ...trainers.flux.latents import latent_shape, unscale_latent
 from .execution import raise_if_cancelled
 from .models import with_lora
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
     from PIL.Image import Image
 
-    from ...rendering.cells import Sampling
+    from ...rendering.painting import Sampling
 
 
 def image_batch(pictures: list[Image]) -> torch.Tensor:
@@ -35,6 +35,12 @@ def image_batch(pictures: list[Image]) -> torch.Tensor:
     import numpy
 
     return torch.from_numpy(numpy.stack([numpy.asarray(picture.convert("RGB")) for picture in pictures])).float() / 255
+
+
+def decode_scaled_latents(vae: VAE, path: Path) -> list[Image | None]:
+    """The pictures of scaled FLUX latents in a safetensors file, one at a time; None where one is not finite."""
+    latents = unscale_latent(comfy.utils.load_torch_file(str(path))["latents"])
+    return [picture(vae.decode(latent[None]).float().cpu()[0]) for latent in latents]
 
 
 def sampler_names() -> list[str]:
@@ -65,9 +71,9 @@ class ComfyPainter:
     Keeps the encoded prompts and the model with the present LoRA, so that neither is made once a picture.
     """
 
-    def __init__(self, model: ModelPatcher, clip: CLIP, vae: VAE, sampling: Sampling, strength: float):
+    def __init__(self, model: ModelPatcher, clip: CLIP, vae: VAE, sampling: Sampling):
         self._base, self._clip, self._vae = model, clip, vae
-        self._sampling, self._strength = sampling, strength
+        self._sampling = sampling
         self._model = model
         self._conditioning: dict[str, list] = {}
 
@@ -78,8 +84,8 @@ class ComfyPainter:
                 self._clip.tokenize(text), add_dict={"guidance": self._sampling.guidance}
             )
 
-    def use(self, adapter: Path | None) -> None:
-        self._model = with_lora(self._base, adapter, self._strength) if adapter else self._base
+    def use(self, adapter: Path | None, strength: float) -> None:
+        self._model = with_lora(self._base, adapter, strength) if adapter else self._base
 
     def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image | None:
         return self.paint_batch(text, [seed], on_step)[0]

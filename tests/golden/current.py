@@ -383,7 +383,7 @@ class _Painter:
     def encode(self, texts: Sequence[str]) -> None:
         pass
 
-    def use(self, adapter: Path | None) -> None:
+    def use(self, adapter: Path | None, strength: float) -> None:
         pass
 
     def paint(self, text: str, seed: int, on_step: Callable[[int], None]) -> Image.Image:
@@ -460,7 +460,7 @@ def _input(given: Any) -> str:
         value = getattr(given, name, None)
         if value in (sampler_names(), scheduler_names()):
             value = "ComfyUI's"
-        if given.id in ("start_from", "run_id") and name == "options":
+        if given.id in ("start_from", "run_id", "lora") and name == "options":
             value = value[:1]  # behind it, the LoRAs and the runs that lie there
         said += [] if value is None else [f"{name} {value!r}"]
     said += [name for name in ("optional", "multiline", "force_input", "control_after_generate") if _is(given, name)]

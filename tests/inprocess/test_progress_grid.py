@@ -53,7 +53,7 @@ def render(run, tiny, **changes):
     settings = {"width": SIZE, "height": SIZE, "steps": STEPS, "guidance": 3.5, "columns": 6, "strength": 1.0}
     settings |= {"sampler_name": "euler", "scheduler": "simple", "prompts": PROMPTS} | changes
     model, clip, vae = tiny
-    return ProgressGrid.execute(run=run, model=model, clip=clip, vae=vae, **settings).args
+    return ProgressGrid.execute(run=run, model=model, clip=clip, vae=vae, **settings).args[:2]
 
 
 def kept(run):

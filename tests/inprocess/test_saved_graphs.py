@@ -11,7 +11,7 @@ from ..golden.conftest import check, write_base_weights
 from ..golden.record_version import VERSIONS, unpack
 
 FROM_A_FOLDER = {  # lists of this machine's
-    *("source", "root", "folder", "file", "run_id", "checkpoint", "start_from", "category"),
+    *("source", "root", "folder", "file", "run_id", "checkpoint", "start_from", "category", "lora"),
 }
 
 

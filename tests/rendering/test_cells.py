@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from impasto.errors import ModelError, TrainingError
+from impasto.errors import ModelError, SettingsError, TrainingError
 from impasto.progress import silent
-from impasto.rendering.cells import Column, Grid, Sampling, columns_of, render
+from impasto.rendering import cells as module
+from impasto.rendering.cells import Column, Grid, Sampling, columns_of, steps_wanted
+from impasto.rendering.picture_grid import read
 from PIL import Image, ImageFile
 
 from ..leftovers import of_a_killed_process
@@ -18,6 +20,13 @@ class Prompt:
     seed: int
 
 
+def render(grid, painter, progress):
+    """The pictures of the grid by (row, column), those that are there."""
+    whole = module.render(grid, painter, progress)
+    places = {(row, column): files for row, cells in enumerate(whole.cells) for column, files in enumerate(cells)}
+    return {place: read(file) for place, (file,) in places.items() if file.is_file()}
+
+
 class ColourPainter:
     def __init__(self, not_finite=()):
         self.asked, self.encoded, self.used, self.not_finite = [], [], [], not_finite
@@ -26,7 +35,7 @@ class ColourPainter:
     def encode(self, texts):
         self.encoded += texts
 
-    def use(self, adapter):
+    def use(self, adapter, strength):
         self.adapter = adapter
         self.used.append(adapter)
 
@@ -108,7 +117,7 @@ def test_a_stop_loses_only_the_picture_being_made(run_folder, tmp_path):
 
 def test_a_lora_of_another_model_is_refused_before_anything_is_sampled(run_folder, tmp_path):
     class OtherModelsPainter(ColourPainter):
-        def use(self, adapter):
+        def use(self, adapter, strength):
             if adapter:
                 raise ModelError("does not fit")
 
@@ -236,3 +245,53 @@ def test_held_out_loss_is_written_below_its_step():
 def test_a_run_without_checkpoints_says_what_to_do():
     with pytest.raises(TrainingError, match=r"'gardens' has no checkpoint.*Let it train"):
         columns_of("gardens", {}, 6, {})
+
+
+def test_the_steps_that_were_asked_for_are_the_columns_in_order():
+    adapters = {step: Path(f"run/step-{step:06d}/adapter.safetensors") for step in (10, 20, 30)}
+    columns = columns_of("run", adapters, 2, {10: 0.5, 20: 0.3, 30: 0.4}, "last; 0, best 10,10")
+    assert [(column.step, column.adapter) for column in columns] == [(0, None), *adapters.items()]
+    assert [column.step for column in columns_of("run", adapters, 2, {}, "20")] == [20]
+
+
+def test_a_step_without_a_checkpoint_is_a_column_that_stays_empty(run_folder, tmp_path, caplog):
+    columns = columns_of("gardens", run_folder, 6, {}, "0, 10, 15, 30")
+    cells = render(grid_of(run_folder, tmp_path, columns=columns), ColourPainter(), silent)
+    assert {column for _, column in cells} == {0, 1, 3}
+    assert columns[2].label.text == "step 15" and "step 15 has no LoRA file" in caplog.text
+
+
+def test_what_is_no_step_is_named_with_an_example():
+    with pytest.raises(SettingsError, match="'soon' is no step.*'0, 250, best, last'"):
+        steps_wanted("0, soon", {10: Path("a")}, None)
+    with pytest.raises(SettingsError, match="at most 1000"):
+        steps_wanted(" ".join(map(str, range(1001))), {10: Path("a")}, None)
+
+
+def test_the_best_column_is_marked_where_at_least_two_were_measured():
+    adapters = {10: Path("a"), 20: Path("b"), 30: Path("c")}
+    columns = columns_of("run", adapters, 6, {0: 0.1, 10: 0.5, 20: 0.3, 30: float("nan")})
+    assert [column.label.marked for column in columns] == [False, False, True, False]
+    assert columns[2].label.note == "best, held-out 0.3000"
+    assert not any(column.best for column in columns_of("run", adapters, 6, {0: 0.9, 10: 0.5}))
+
+
+def test_several_seeds_share_a_cell_and_one_more_paints_only_its_pictures(run_folder, tmp_path):
+    grid = grid_of(run_folder, tmp_path, seeds=(1, 2, 3))
+    whole = module.render(grid, ColourPainter(), silent)
+    assert [len(files) for cells in whole.cells for files in cells] == [3] * 8
+    assert whole.cell_size == (2 * 64 + 2, 2 * 48 + 2) and whole.rows[0].note == "seeds 1, 2, 3"
+    painter = ColourPainter()
+    module.render(replace(grid, seeds=(1, 2, 3, 4)), painter, silent)
+    assert {seed for _, _, seed in painter.asked} == {4} and len(painter.asked) == 8
+
+
+def test_a_checkpoint_deleted_while_the_grid_is_painted_leaves_its_column_empty(run_folder, tmp_path, caplog):
+    class DeletedUnderneath(ColourPainter):
+        def use(self, adapter, strength):
+            if adapter == run_folder[20]:
+                raise FileNotFoundError(adapter)
+            super().use(adapter, strength)
+
+    cells = render(grid_of(run_folder, tmp_path), DeletedUnderneath(), silent)
+    assert {column for _, column in cells} == {0, 1, 3} and "step 20 is gone" in caplog.text

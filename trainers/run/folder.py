@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ class Run:
     @property
     def path(self) -> Path:
         return Path(self.folder)
+
+    @property
+    def name(self) -> str:
+        """What a person called it: the id without its hash."""
+        return re.sub(r"-[0-9a-f]{8}$", "", self.id)
 
     def status(self) -> dict[str, Any]:
         """What the trainer last said: `state`, `step`, `total`, and `error` if it failed; empty before it started.
