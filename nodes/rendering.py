@@ -6,18 +6,22 @@ from ..errors import SettingsError, TrainingError
 from ..prompting.seeds import listed_seeds
 from ..rendering import samples
 from ..rendering.cells import Grid, best_of, columns_of, render
-from ..rendering.loss_plot import loss_plot
+from ..rendering.loss_plot import MOST_OTHERS, loss_plot
+from ..rendering.loss_series import Curve, metrics_of_loss_map
 from ..rendering.painting import Sampling
+from ..trainers.run import folder as runs
 from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import sockets
 from .host import execution, folders, identity, sampling
 from .inputs import (
     anew,
     grid_inputs,
+    over_links,
     picture_size_inputs,
     sampler_inputs,
     sampling_inputs,
     seeds_input,
+    theme_input,
 )
 from .jobs import logged
 from .picture_outputs import drawn, grid_outputs
@@ -214,15 +218,63 @@ class LossPlot(io.ComfyNode):
             node_id="ImpastoLossPlot",
             display_name="Loss Plot",
             category=CATEGORY,
-            description="The loss of a training run over its steps: each step, the trend, and the held-out pictures.",
-            search_aliases=["loss graph", "training curve", "metrics", "learning rate"],
-            inputs=[sockets.Run.Input("run", tooltip="The training run, finished or not.")],
+            description="The loss of a training run over its steps: each step, the trend, and the held-out pictures; "
+            "with learning rate, gradient norm, sigmas, and where checkpoints and pictures were made. Several "
+            "runs are laid over each other. ComfyUI's own LOSS_MAP is taken too.",
+            search_aliases=["loss graph", "training curve", "metrics", "learning rate", "loss map", "compare runs"],
+            inputs=[
+                sockets.Run.Input("run", optional=True, tooltip="The training run, finished or not."),
+                io.LossMap.Input(
+                    "loss_map",
+                    optional=True,
+                    tooltip="The losses of ComfyUI's Train LoRA or another trainer, alone or laid over the run.",
+                ),
+                io.String.Input(
+                    "other_runs",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Runs to lay over it: their ids, one a line, as Training Run Loader lists them.",
+                ),
+                theme_input(),
+            ],
             outputs=[io.Image.Output("plot", tooltip="The loss curve as a picture, 1600 by 1000 pixels.")],
         )
 
     @classmethod
-    def execute(cls, run) -> io.NodeOutput:
-        return io.NodeOutput(sampling.image_batch([loss_plot(run.metrics(), run.id)]))
+    def fingerprint_inputs(cls, other_runs="", **others) -> str | float:
+        """The runs that are only named go on, too."""
+        if over_links(other_runs):
+            return anew()
+        names = [name.strip() for name in other_runs.splitlines() if name.strip()]
+        return " ".join(runs.state_of(folders.runs_root(), name) for name in names)
+
+    @classmethod
+    def execute(cls, run=None, loss_map=None, other_runs="", theme="light") -> io.NodeOutput:
+        if run is not None and not run.path.is_dir():
+            raise TrainingError(f"The folder of the run '{run.id}' is gone ({run.path}). Load another run.")
+        named = [name.strip() for name in other_runs.splitlines() if name.strip()]
+        found = [runs.find_run(folders.runs_root(), name) for name in named[:MOST_OTHERS]]
+        shown = [each for each in (run, *found) if each is not None]
+        names = [each.name for each in shown]
+        curves = [Curve(each.name if names.count(each.name) == 1 else each.id, each.metrics()) for each in shown]
+        if loss_map is not None:
+            curves.append(Curve("loss map", _losses(loss_map)))
+        if not curves:
+            raise SettingsError("There is nothing to plot. Connect a run or a LOSS_MAP, or name a run in other_runs.")
+        first, *others = curves
+        marks = {}
+        if shown:
+            marks = {"run": shown[0].id, "checkpoints": [*shown[0].checkpoints()], "pictures": [*shown[0].samples()]}
+        picture = loss_plot(first.metrics, first.name, **marks, others=others, theme=theme)
+        return io.NodeOutput(sampling.image_batch([picture]))
+
+
+def _losses(loss_map) -> list[dict]:
+    try:
+        return metrics_of_loss_map(loss_map)
+    except ValueError as error:
+        raise SettingsError(f"loss_map cannot be read: {error}. Connect it to Train LoRA's output.") from error
 
 
 NODES = [ProgressGrid, SampleGrid, LossPlot]

@@ -3,10 +3,11 @@ import subprocess
 import sys
 
 import pytest
-from impasto.drawing.palette import BLUE, RUST
+from impasto.drawing.palette import BLUE, RUST, THEMES
 from impasto.errors import TrainingError
 from impasto.rendering import loss_plot as module
-from impasto.rendering.loss_plot import loss_plot, trend
+from impasto.rendering.loss_plot import loss_plot
+from impasto.rendering.loss_series import Curve, by_sigma, metrics_of_loss_map, sigma_bins, trend
 from PIL import ImageColor
 
 
@@ -89,3 +90,68 @@ def test_importing_the_module_does_not_import_matplotlib():
     code += "sys.exit('matplotlib' in sys.modules)"
     repository = module.__file__.rsplit("rendering", 1)[0]
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, timeout=60, check=False).returncode == 0
+
+
+FULL = [{"step": 0, "held_out_loss": 0.9, "held_out_by_sigma": {"0.25": 1.0, "1": 0.8}}] + [
+    row | {"grad_norm": 0.1, "sigma": [row["step"] / 40, 0.999]} for row in metrics(40, held_out_every=10)
+]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everything_that_a_run_measured_is_drawn_in_the_colours_of_the_theme(theme):
+    picture = loss_plot(FULL, "run", "run-12345678", range(10, 41, 10), [20, 40], [Curve("before", metrics(60))], theme)
+    drawn = colours(picture)
+    expected = THEMES[theme]
+    for colour in (expected.paper, expected.blue, expected.rust, expected.thin, expected.more[0], expected.ink):
+        assert ImageColor.getrgb(colour) in drawn, colour
+    assert picture.size == module.SIZE
+
+
+def test_another_run_is_laid_over_and_makes_the_axis_longer():
+    alone, beside = loss_plot(metrics(30), "run"), loss_plot(metrics(30), "run", others=[Curve("longer", metrics(90))])
+    other = ImageColor.getrgb(THEMES["light"].more[0])
+    assert other in colours(beside) and other not in colours(alone)
+    blue = ImageColor.getrgb(BLUE)
+    ends = [max(at % 1600 for at, color in enumerate(each.getdata()) if color == blue) for each in (alone, beside)]
+    assert ends[1] < 0.5 * ends[0]
+
+
+def test_a_run_that_measured_nothing_laid_over_another_changes_nothing_in_the_chart():
+    alone = loss_plot(metrics(5), "run")
+    assert loss_plot(metrics(5), "run", others=[Curve("new", [])]).tobytes() == alone.tobytes()
+
+
+def test_the_best_checkpoint_is_told_only_where_there_is_a_choice(monkeypatch):
+    said = []
+    monkeypatch.setattr(module, "draw_text", lambda draw, place, text, *rest: said.append(text))
+    loss_plot(metrics(40, held_out_every=10), "run")
+    assert "best 0.0250 at step 40" in said[-1]
+    loss_plot(metrics(10, held_out_every=10), "run")
+    assert "best" not in said[-1]
+
+
+def test_sigmas_are_counted_in_twentieths_with_the_mean_loss_of_their_steps():
+    records = [{"step": 1, "loss": 0.2, "sigma": [0.01, 1.0]}, {"step": 2, "loss": 0.4, "sigma": [0.03]}]
+    records += [{"step": 3, "loss": math.nan, "sigma": [0.5]}, {"step": 4, "loss": 1, "sigma": "x"}, {"step": 5}]
+    counts, means = sigma_bins(records)
+    assert counts[0] == 2 and counts[-1] == 1 and sum(counts) == 3
+    assert means[0] == pytest.approx(0.3) and means[-1] == 0.2 and math.isnan(means[10])
+
+
+def test_the_held_out_loss_of_each_sigma_is_read_and_what_is_no_number_left_out():
+    records = [{"step": 0, "held_out_by_sigma": {"1": 0.8, "0.25": 0.5}}, {"step": 9, "held_out_by_sigma": {"1": "x"}}]
+    assert by_sigma([*records, {"step": 10, "held_out_by_sigma": 3}]) == {0.25: ([0], [0.5]), 1.0: ([0], [0.8])}
+
+
+def test_a_loss_map_of_numbers_or_tensors_is_read_from_step_one():
+    torch = pytest.importorskip("torch")
+    assert metrics_of_loss_map({"loss": [0.5, torch.tensor(0.25)]}) == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": 0.25},
+    ]
+
+
+@pytest.mark.parametrize("given", [None, {}, {"loss": 3}, {"loss": [object()]}])
+def test_what_is_no_loss_map_is_refused(given):
+    with pytest.raises(ValueError, match="LOSS_MAP"):
+        metrics_of_loss_map(given)
