@@ -34,6 +34,7 @@ MODULES = (
     "settings",
     "training",
     "rendering",
+    "animation",
     "batches",
     "prompts",
     "prompt_library",
