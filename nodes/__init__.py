@@ -35,6 +35,7 @@ MODULES = (
     "training",
     "rendering",
     "animation",
+    "comparison",
     "batches",
     "prompts",
     "prompt_library",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,20 @@ def load_lora(path: Path) -> dict[str, torch.Tensor]:
     return comfy.utils.load_torch_file(str(path), safe_load=True)
 
 
+# The first weight of a layer, as PEFT, diffusers, kohya's sd-scripts and LyCORIS (LoKr, LoHa) name it.
+_LAYER = re.compile(
+    r"(.+)\.(?:lora_A(?:\.default)?\.weight|lora_down\.weight|lora\.down\.weight|lokr_w1|lokr_w1_a|hada_w1_a)"
+)
+_TEXT_ENCODER = re.compile(r"lora_te|text_encoder|te\d?[._]")  # which a MODEL has not
+
+
+def _fits(adapter, weight: torch.Tensor) -> bool:
+    """Whether a layer's LoRA has as many inputs as the layer; core itself notices that of other kinds."""
+    if not isinstance(adapter, comfy.weight_adapter.LoRAAdapter):
+        return True
+    return adapter.weights[1].shape[1] == weight.shape[1]
+
+
 def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
     """`model` with a LoRA file applied, as core's LoraLoaderModelOnly does it, but never only in part.
 
@@ -95,15 +110,13 @@ def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
     """
     weights = load_lora(file)
     patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
-    layers = sum(key.endswith(".lora_A.weight") for key in weights)
+    layers = len({found[1] for key in weights if (found := _LAYER.fullmatch(key)) and not _TEXT_ENCODER.match(key)})
     applied = [
         (key, patch[1])
         for key, patches in patched.patches.items()
         for patch in patches[len(model.patches.get(key, ())) :]
     ]
-    fitting = sum(
-        adapter.weights[1].shape[1] == comfy.utils.get_attr(model.model, key).shape[-1] for key, adapter in applied
-    )
+    fitting = sum(_fits(adapter, comfy.utils.get_attr(model.model, key)) for key, adapter in applied)
     if fitting < layers or not layers:
         raise ModelError(
             f"{file} has {layers} LoRA layers, and only {fitting} of them fit this {type(model.model).__name__} model. "
