@@ -184,7 +184,14 @@ class FluxLoraRecipe:
         if measured.out_of_memory:
             self._warn_of_memory(measured)
         left_out = "out of memory" if measured.out_of_memory else None
-        self.metrics.write({"step": self.step, "held_out_loss": measured.loss, "left_out": left_out})
+        by_sigma = self.validation.by_sigma
+        record = {
+            "step": self.step,
+            "held_out_loss": measured.loss,
+            "held_out_by_sigma": by_sigma,
+            "left_out": left_out,
+        }
+        self.metrics.write(record)
         if self.accelerator.is_main_process:
             if measured.samples is not None:
                 save_samples(self.run, self.step, measured.samples)
@@ -227,7 +234,7 @@ class FluxLoraRecipe:
         loss = self.validation.measure_untrained()
         if loss is not None and not math.isfinite(loss):
             raise TrainingError(self.metrics.diverged(0, loss))
-        self.metrics.write({"step": 0, "held_out_loss": loss})
+        self.metrics.write({"step": 0, "held_out_loss": loss, "held_out_by_sigma": self.validation.by_sigma})
 
     def _warn_of_memory(self, measured: Measured) -> None:
         missing = "held-out loss and no sample" if self.data.held_out and measured.loss is None else "sample"

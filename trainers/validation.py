@@ -78,6 +78,7 @@ class Validation:
         self.learner = learner
         self.settings = learner.settings
         self.should_stop = should_stop
+        self.by_sigma: dict[str, float] | None = None  # the last held-out loss at each sigma, named as "0.25"
 
     def measure(self) -> Measured:
         """The held-out loss and the samples, which only inform: what has no memory is left out and told.
@@ -113,6 +114,7 @@ class Validation:
         """
         features = self.data.features
         losses = []
+        self.by_sigma = None
         for example in self.data.held_out:
             latents = features.load_latent(example)[None]
             noise = torch.randn(latents.shape, generator=objective.generator(0, "held out", example.id))
@@ -123,7 +125,13 @@ class Validation:
                     return None
                 batch = Batch(latents, noise, torch.tensor([sigma]), t5, pooled, mask=mask)
                 losses.append(self.learner.loss(batch))
-        return torch.stack(losses).mean().item() if losses else None
+        if not losses:
+            return None
+        measured = torch.stack(losses)
+        sigmas = objective.HELD_OUT_SIGMAS
+        means = measured.view(-1, len(sigmas)).mean(0).tolist()
+        self.by_sigma = {f"{sigma:g}": mean for sigma, mean in zip(sigmas, means, strict=True)}
+        return measured.mean().item()
 
     @torch.no_grad()
     def samples(self) -> Tensor | None:

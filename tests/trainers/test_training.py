@@ -104,6 +104,14 @@ def test_the_held_out_loss_falls(uninterrupted):
     assert len(held_out) == 4 and held_out[-1] < held_out[0]
 
 
+def test_the_held_out_loss_is_the_mean_of_that_at_each_sigma(uninterrupted):
+    measured = [record for record in uninterrupted.metrics() if "held_out_loss" in record]
+    for record in measured:
+        by_sigma = record["held_out_by_sigma"]
+        assert list(by_sigma) == ["0.25", "0.5", "0.75", "1"] and len(set(by_sigma.values())) == 4
+        assert sum(by_sigma.values()) / 4 == pytest.approx(record["held_out_loss"], rel=1e-5)
+
+
 def test_every_lora_b_has_moved(uninterrupted):
     moved = {key: value.abs().max() > 0 for key, value in final_adapter(uninterrupted).items() if "lora_B" in key}
     assert moved and all(moved.values())
