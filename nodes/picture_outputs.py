@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from comfy_api.latest import io
+from PIL.Image import Image, new
 
+from ..drawing.palette import theme_of
 from ..errors import ModelError
-from ..rendering.picture_grid import PictureGrid, on_paper, pictures, save_pages
+from ..rendering.picture_grid import PictureGrid, pictures, save_pages
 from . import sockets
 from .host import execution, sampling
 
@@ -43,11 +45,15 @@ def drawn(grid: PictureGrid, folder: Path, name: str, hidden, *notes: str):
     total = sum(len(cell) for row in grid.cells for cell in row)
     said = [f"{len(alone)} pictures."]
     if len(alone) < total:
-        said = [f"{len(alone)} of {total} pictures; {total - len(alone)} places are empty, see ComfyUI's log."]
+        said = [f"{len(alone)} of {total} pictures; {total - len(alone)} places are empty."]
     said += [*notes, grid.said_unreadable(), f"Kept as {', '.join(map(str, files))}"]
     return shown, sampling.image_batch(alone), " ".join(filter(None, said))
 
 
-def _widened(page, size: tuple[int, int], theme: str):
+def _widened(page: Image, size: tuple[int, int], theme: str) -> Image:
     """A page on paper of the largest one's size: a batch has one size."""
-    return page if page.size == size else on_paper(page, size, theme)
+    if page.size == size:
+        return page
+    paper = new("RGB", size, theme_of(theme).paper)
+    paper.paste(page, (0, 0))
+    return paper

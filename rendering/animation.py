@@ -91,7 +91,9 @@ class Animation:
         """Width and height of one of so many pictures that are shown together."""
         across, down = mosaic(count)
         parts = mosaic(max(len(cell) for row in self.grid.cells for cell in row))
-        width, height = (side // part for side, part in zip(self.grid.cell_size, parts, strict=True))
+        width, height = (
+            (side - SEAM * (part - 1)) // part for side, part in zip(self.grid.cell_size, parts, strict=True)
+        )
         wanted = self.size or max(across * width, down * height)
         frames = len(self.grid.columns) * (1 + self.timing.between())
         shape = across * width / (down * height)

@@ -16,7 +16,7 @@ from ..files import file_hash
 from ..progress import Progress
 from .grid import SEAM, Label, mosaic
 from .painting import Painter, Painting, PromptToDraw, Sampling, Weights, paint_missing, painting_name
-from .picture_grid import PictureGrid, Preview
+from .picture_grid import PictureGrid, Preview, check_number
 
 MOST_COLUMNS = 1000
 
@@ -171,6 +171,7 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> PictureGrid:
 
 def _planned(grid: Grid) -> tuple[PictureGrid, list[Painting]]:
     """Where each picture lies, named by everything that makes it; and those to be made, checkpoint by checkpoint."""
+    check_number(len(grid.prompts), len(grid.columns), max(1, len(grid.seeds)))
     files: dict[tuple[int, int], list[Path]] = {}
     paintings = []
     for index, column in enumerate(grid.columns):

@@ -15,7 +15,7 @@ from ..files import file_hash
 from ..progress import Progress
 from .grid import SEAM, Label, mosaic
 from .painting import Painter, Painting, PromptToDraw, Sampling, Weights, paint_missing, painting_name
-from .picture_grid import PictureGrid, Preview, on_paper, read
+from .picture_grid import PictureGrid, Preview, check_number, on_paper, read
 
 STRONGEST = 10.0  # as core's LoRA loaders have it in their sliders' middle: beyond it there is noise alone
 MOST_STRENGTHS = 50
@@ -113,6 +113,7 @@ Place = tuple[NamedLora, PromptToDraw, float]
 
 
 def _planned(comparison: Comparison) -> tuple[dict[Place, tuple[Path, ...]], list[Painting]]:
+    check_number(len(comparison.rows()), len(comparison.columns), max(1, len(comparison.seeds)))
     files: dict[Place, tuple[Path, ...]] = {}
     paintings = []
     hashes = {lora: _hash(lora) for lora in comparison.loras}

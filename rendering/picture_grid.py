@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..dataset.pictures import PictureRefused, seen
 from ..drawing.lettering import unreadable
 from ..drawing.palette import theme_of
+from ..errors import SettingsError
 from ..files import appearing, content_hash
 from ..progress import Progress
 from .grid import MAX_SIDE, Label, Page, fitted, page_size
@@ -28,6 +29,8 @@ MOST_PIXELS = 2 * MAX_SIDE**2  # of all pages together, and of all pictures: as 
 PREVIEW_CELL, PREVIEW_SIDE = 160, 2048  # pixels, at most, of a cell and of a page in the live preview
 
 log = logging.getLogger(__name__)
+
+MOST_CELLS = 20_000  # of a grid: beyond it, labels alone would fill the memory
 
 Cells = tuple[tuple[tuple[Path, ...], ...], ...]  # row by row, in each column, the file of each seed
 
@@ -51,6 +54,11 @@ class PictureGrid:
     cell_size: tuple[int, int]
     theme: str = "light"
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_number(
+            len(self.rows), len(self.columns), max((len(cell) for row in self.cells for cell in row), default=1)
+        )
 
     def key(self) -> str:
         """Names what the grid shows by its labels, its files' names and how they are drawn."""
@@ -120,6 +128,18 @@ class PictureGrid:
                 done += len(columns)
             yield page.picture
         progress(total, total)
+
+
+def check_number(rows: int, columns: int, seeds: int) -> None:
+    """
+    Raises:
+        SettingsError: so many pictures are more than one grid can show.
+    """
+    if rows * columns * seeds > MOST_CELLS:
+        raise SettingsError(
+            f"{rows:,} rows, {columns:,} columns and {seeds:,} seeds are {rows * columns * seeds:,} pictures. One grid "
+            f"shows at most {MOST_CELLS:,}: ask for fewer, and draw several grids."
+        )
 
 
 def _put(page: Page, place: tuple[int, int], files: Sequence[Path]) -> None:

@@ -125,6 +125,12 @@ def test_eight_thousand_cells_are_paged_and_memory_holds_a_page_not_the_cells(tm
     assert small.width * small.height * 8000 <= MOST_PIXELS
 
 
+def test_more_pictures_than_a_grid_can_show_are_refused_before_any_is_made(tmp_path):
+    grid = grid_in(tmp_path, 1, 1)
+    with pytest.raises(SettingsError, match="200 rows, 101 columns and 1 seeds are 20,200 pictures.*at most 20,000"):
+        replace(grid, rows=grid.rows * 200, columns=grid.columns * 101, cells=(grid.cells[0] * 101,) * 200)
+
+
 def test_pages_are_kept_with_the_workflow_and_the_run(tmp_path):
     grid = grid_in(tmp_path)
     [(file, picture)] = save_pages(grid, tmp_path / "pages", "gardens", {"workflow": '{"nodes": ["é"]}'}, silent)
