@@ -7,6 +7,7 @@ The names, as their sources write them: kohya's sd-scripts and ComfyUI-FluxTrain
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -75,9 +76,9 @@ def _samples(folder: Path) -> Iterator[Sample]:
         for number, entry in enumerate(entries):
             if number >= MOST_FILES:
                 raise DatasetError(f"{folder} has more than {MOST_FILES:,} files. Give a folder of samples alone.")
-            sample = sample_of(Path(entry.path))
-            if sample and entry.is_file():
-                yield sample
+            with contextlib.suppress(FileNotFoundError):  # while it is looked at, the other trainer may tidy up
+                if (sample := sample_of(Path(entry.path))) and entry.is_file():
+                    yield sample
 
 
 def sample_of(file: Path) -> Sample | None:
