@@ -37,6 +37,7 @@ MODULES = (
     "animation",
     "comparison",
     "batches",
+    "lora_workbench",
     "prompts",
     "prompt_library",
     "prompt_sets",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import folder_paths
 
 from ...errors import DatasetError, ModelError
+from ...files import file_hash
 from ...paths import child_of
 
 if TYPE_CHECKING:
     pass
 
+NO_LORA = "none"  # in a node's list of LoRAs
 NOT_MODELS = {"custom_nodes", "datasets", "configs"}  # folder keys of ComfyUI under which no weights lie
 
 
@@ -25,6 +28,19 @@ def datasets_roots() -> list[Path]:
 
 def batches_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "batches"
+
+
+def output_root() -> Path:
+    """ComfyUI's output folder, links in its path followed."""
+    return Path(folder_paths.get_output_directory()).resolve()
+
+
+def grids_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "grids"
+
+
+def sequences_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / "impasto" / "sequences"
 
 
 def runs_root() -> Path:
@@ -137,6 +153,36 @@ def lora_path(name: str) -> Path:
     Raises:
         ModelError: ComfyUI lists no LoRA of that name.
     """
-    if name not in lora_names():
+    path = folder_paths.get_full_path("loras", name) if name in lora_names() else None
+    if path is None:  # ComfyUI's list may be older than the folder
         raise ModelError(f"ComfyUI knows no LoRA '{name}'. Choose one of its list, or put the file into models/loras.")
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    return Path(path)
+
+
+def chosen_lora(name: str) -> Path | None:
+    """The file of a LoRA that a node's list offers; None for its "none".
+
+    Raises:
+        ModelError: ComfyUI lists no LoRA of that name.
+    """
+    return None if name == NO_LORA else lora_path(name)
+
+
+def lora_named(file: Path) -> str | None:
+    """The name under which ComfyUI lists a LoRA file, or one of the same content; None where there is none."""
+    size, content = file.stat().st_size, ""
+    for name in lora_names():
+        listed = folder_paths.get_full_path("loras", name)
+        if listed is None or Path(listed).stat().st_size != size:
+            continue
+        content = content or file_hash(file)
+        if os.path.samefile(listed, file) or file_hash(listed) == content:
+            return name
+    return None
+
+
+def lora_state(name: str) -> list[str | int]:
+    """What tells one content of a LoRA from a later one under the same name, without reading it."""
+    path = folder_paths.get_full_path("loras", name)
+    state = Path(path).stat() if path else None
+    return [name, state.st_mtime_ns, state.st_size] if state else [name]

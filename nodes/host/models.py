@@ -81,9 +81,13 @@ def load_lora(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a LoRA file.
 
     Raises:
-        ModelError: it is not as it was written.
+        ModelError: it is gone, or not as it was written.
     """
-    if damage := checksums.damage_of(path):
+    try:
+        damage = checksums.damage_of(path)
+    except FileNotFoundError:
+        raise ModelError(f"The LoRA {path} is not there any more. Put it back, or choose another.") from None
+    if damage:
         raise ModelError(f"The LoRA {damage}. Delete it, and queue the training that it is of again.")
     return comfy.utils.load_torch_file(str(path), safe_load=True)
 
@@ -108,18 +112,25 @@ def with_lora(model: ModelPatcher, file: Path, strength: float) -> ModelPatcher:
     Raises:
         ModelError: some of the LoRA's layers do not exist in the model, or have other sizes there.
     """
-    weights = load_lora(file)
+    return with_lora_weights(model, load_lora(file), strength, str(file))
+
+
+def with_lora_weights(
+    model: ModelPatcher, weights: dict[str, torch.Tensor], strength: float, called: str
+) -> ModelPatcher:
+    """The same for a LoRA's tensors, under the names that a file has them by; `called` names it in errors."""
     patched, _ = comfy.sd.load_lora_for_models(model, None, weights, strength, 0)
     layers = len({found[1] for key in weights if (found := _LAYER.fullmatch(key)) and not _TEXT_ENCODER.match(key)})
     applied = [
         (key, patch[1])
         for key, patches in patched.patches.items()
         for patch in patches[len(model.patches.get(key, ())) :]
+        if isinstance(patch[1], comfy.weight_adapter.WeightAdapterBase)
     ]
     fitting = sum(_fits(adapter, comfy.utils.get_attr(model.model, key)) for key, adapter in applied)
     if fitting < layers or not layers:
         raise ModelError(
-            f"{file} has {layers} LoRA layers, and only {fitting} of them fit this {type(model.model).__name__} model. "
-            "Connect the model that the LoRA was trained on."
+            f"{called} has {layers} LoRA layers, and only {fitting} of them fit this {type(model.model).__name__} "
+            "model. Connect the model that the LoRA was trained on."
         )
     return patched

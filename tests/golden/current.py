@@ -212,7 +212,7 @@ def read_lora(path: Path) -> dict[str, Tensor]:
 
 
 def metadata_in(lora: Path) -> dict[str, str]:
-    from impasto.trainers.run.lora_metadata import read_metadata
+    from impasto.trainers.lora.file_formats import read_metadata
 
     return read_metadata(lora)
 

@@ -177,6 +177,19 @@ def export(source: Path, target: Path, format: str) -> None:
     checksums.seal(target)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors file's header; empty if there is none, or no such file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            described = file.metadata() or {}
+            described.pop(checksums.SEAL, None)  # of the file, not of the LoRA: another format has another
+            return described
+    except (FileNotFoundError, SafetensorError):
+        return {}
+
+
 def format_of(path: Path) -> str:
     """The format, by the names of its keys, of a file that was written here; "" for other files, or none."""
     from safetensors import SafetensorError, safe_open
@@ -223,7 +236,7 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
     if not path.is_file():
         raise TrainingError(f"There is no LoRA file {path}. Choose another LoRA, or put the file back.")
     if damage := checksums.damage_of(path):
-        raise TrainingError(f"{damage}, and cannot be trained from. Copy the LoRA again, or choose another.")
+        raise TrainingError(f"{damage}, and cannot be used. Copy the LoRA again, or choose another.")
     try:
         with safe_open(path, "pt") as file:
             metadata = {key: value for key, value in (file.metadata() or {}).items() if key != checksums.SEAL}
@@ -243,10 +256,10 @@ def _split(path: str | Path, key: str, names: Mapping[str, Any]) -> tuple[str, s
             if stem.startswith(prefix) and stem.removeprefix(prefix) in names:
                 return stem.removeprefix(prefix), _ENDINGS[ending]
     if key.startswith(_TEXT_ENCODERS):
-        reason = "parts for a text encoder, which is not trained here"
+        reason = "parts for a text encoder, which are not taken up here"
     else:
         reason = next((kind for part, kind in _OTHER_KINDS.items() if part in key), "something that FLUX.1 lacks")
-    raise TrainingError(f"Training cannot start from the LoRA {path}: it has {reason} ('{key}'). {_REMEDY}")
+    raise TrainingError(f"The LoRA {path} cannot be read as one of FLUX.1: it has {reason} ('{key}'). {_REMEDY}")
 
 
 def _given_twice(path: str | Path, what: str) -> TrainingError:

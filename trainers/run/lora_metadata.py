@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...checksums import SEAL
-
 if TYPE_CHECKING:
     from ..features.feature_set import Example
     from .folder import Job, Run
@@ -65,16 +63,3 @@ def metadata(run: Run, job: Job, step: int, examples: Sequence[Example], guidanc
         "modelspec.resolution": f"{largest.width}x{largest.height}",
     }
     return described | ({"modelspec.trigger_phrase": trigger} if trigger else {})
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; empty if there is none, or no such file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            described = file.metadata() or {}
-            described.pop(SEAL, None)  # of the file, not of the LoRA: another format has another
-            return described
-    except (FileNotFoundError, SafetensorError):
-        return {}

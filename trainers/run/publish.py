@@ -23,7 +23,6 @@ from ..lora import file_formats as lora_files
 from . import checkpoints
 from .checkpoints import ADAPTER_FILE
 from .folder import MAX_RUN_ID_LENGTH, Job, Run
-from .lora_metadata import read_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ def _publish_file(source: Path, target: Path, format: str) -> None:
 
 def _described(lora: Path) -> tuple[str, str, str]:
     """Run, step and format of a LoRA file, by what it says of itself; "" for what it does not say."""
-    metadata = read_metadata(lora)
+    metadata = lora_files.read_metadata(lora)
     return metadata.get("impasto_run", ""), metadata.get("impasto_step", ""), lora_files.format_of(lora)
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from impasto.errors import NameRefused, TrainingError
 from impasto.trainers.features.index import Features
-from impasto.trainers.run import checkpoints, create, lock, lora_metadata, publish
+from impasto.trainers.lora import file_formats as lora_files
+from impasto.trainers.run import checkpoints, create, lock, publish
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
@@ -210,13 +211,13 @@ def test_step_names_are_one_runs_and_the_finished_lora_stays_until_another_finis
     assert published(first) == kept | {"monet-000005", "monet-000010"}
     kept |= {f"{first.id}-000005"}
     assert published(cancelled) == kept | {"monet-000007"}
-    assert lora_metadata.read_metadata(folder / "monet.safetensors") == made_by(first, 10)
+    assert lora_files.read_metadata(folder / "monet.safetensors") == made_by(first, 10)
     kept |= {f"{cancelled.id}-000007", f"{last.id}-000010"}
     assert published(last) == kept | {"monet-000004", "monet-000010"}
-    assert lora_metadata.read_metadata(folder / "monet.safetensors") == made_by(last, 10)
+    assert lora_files.read_metadata(folder / "monet.safetensors") == made_by(last, 10)
     for run, step in ((first, 5), (first, 10), (cancelled, 7)):
         file = folder / f"{run.id}-{step:06d}.safetensors"
-        assert lora_metadata.read_metadata(file) == made_by(run, step) and first_value(file) == step
+        assert lora_files.read_metadata(file) == made_by(run, step) and first_value(file) == step
 
 
 def test_a_step_file_that_was_not_trained_here_stays(tmp_path):
@@ -261,8 +262,6 @@ def test_loras_that_were_trained_elsewhere_are_all_kept(tmp_path):
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya", "comfyui"])
 def test_publishing_twice_changes_nothing(tmp_path, monkeypatch, format):
-    from impasto.trainers.lora import file_formats as lora_files
-
     run = make_run(tmp_path / "runs")
     checkpoints.save(run.path / "checkpoints", 10, layer(), made_by(run, 10), {"optimizer": {}})
     finish(run)
@@ -368,7 +367,6 @@ def test_what_a_killed_process_left_half_written_is_no_checkpoint(tmp_path):
 
 
 def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(tmp_path):
-    from impasto.trainers.lora import file_formats as lora_files
     from safetensors.torch import load_file
 
     run = make_run(tmp_path / "runs")
@@ -377,7 +375,7 @@ def test_a_lora_is_published_in_the_format_that_was_asked_for_and_does_the_same(
     finish(run)
     final = publish.publish(run, "monet", tmp_path / "loras", "kohya")
     assert all(key.startswith("lora_unet_double_blocks_0_") for key in load_file(final))
-    assert lora_metadata.read_metadata(final)["impasto_run"] == run.id
+    assert lora_files.read_metadata(final)["impasto_run"] == run.id
     read = lora_files.read(final)
     assert all(torch.equal(read[key], state[key]) for key in state)
     assert (final.parent / "monet.settings.toml").is_file()
