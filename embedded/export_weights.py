@@ -22,14 +22,11 @@ from ..files import appearing
 from ..trainers.flux.layout import FluxArchitecture, layout
 from . import learning
 from .text_encoder_weights import CLIP_WIDTH, T5_WIDTH
-from .tiny_flux import METADATA_KEY
+from .tiny_flux import METADATA_KEY, PRETRAINED
 from .train_transformer import DOUBLE_BLOCKS, HEADS, SINGLE_BLOCKS, guidance_means_nothing, new_transformer
 from .training_pictures import DATA_VERSION
 from .transformer_weights import HEAD_WIDTH, PATCH_CHANNELS
 
-PRETRAINED = {  # where the weights are to lie, once they draw well enough to be shipped
-    part: Path(__file__).with_name("weights") / f"{part}.safetensors" for part in ("transformer", "decoder")
-}
 logger = logging.getLogger(__name__)
 
 LICENCE = "Apache-2.0"

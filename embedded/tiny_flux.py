@@ -1,21 +1,24 @@
-"""A FLUX.1 family small enough to be made on the spot: transformer, CLIP-L, T5 and autoencoder, without any download.
+"""A FLUX.1 family small enough to lie beside the code: transformer, CLIP-L, T5 and autoencoder, without any download.
 
-The files have the layout of the real ones, so that everything that loads, trains or samples FLUX does the same here.
-They lie in a folder of the pack's own, where no ComfyUI loader lists them beside real models.
+It comes in two kinds: one that has learned to draw the embedded painter's scenes (docs/tiny-flux.md), and seeded ones
+that know no pictures. The files have the layout of the real ones, so that everything that loads, trains or samples FLUX
+does the same here. They lie in a folder of the pack's own, where no ComfyUI loader lists them beside real models.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import files
+from ..errors import ModelError
 from ..progress import Progress, silent
 from .autoencoder_weights import autoencoder_weights
 from .text_encoder_weights import clip_weights, t5_weights
@@ -23,6 +26,10 @@ from .transformer_weights import transformer_weights
 
 VERSION = 2  # raised whenever any weight changes: it names the folder, so that old and new never mix
 METADATA_KEY = "impasto.tiny_flux"  # the only one, because safetensors writes several in no fixed order
+PRETRAINED = {  # the parts that were trained; `export_weights` writes them
+    part: Path(__file__).with_name("weights") / f"{part}.safetensors" for part in ("transformer", "decoder")
+}
+TEXT_SEED = 0  # of the text encoders that the pretrained transformer was taught with
 
 
 @dataclass(frozen=True)
@@ -36,21 +43,71 @@ class TinyFlux:
 
 
 def make_tiny_flux(models_root: str | Path, seed: int = 0, progress: Progress = silent) -> TinyFlux:
-    """Return the family of this seed under `models_root`, writing the files that are missing, older or damaged.
+    """Return the seeded family under `models_root`, writing the files that are missing, older or damaged.
 
     Written in `tiny-flux-<version>-<seed>/`; the same seed gives the same bytes. About a second, and nothing when the
     files are there.
     """
-    folder = Path(models_root) / f"tiny-flux-{VERSION}-{seed}"
     makers: dict[str, Callable[[], dict[str, Tensor]]] = {
         "transformer": lambda: transformer_weights(seed=seed),
         "clip_l": lambda: clip_weights(seed),
         "t5": lambda: t5_weights(seed),
         "autoencoder": autoencoder_weights,
     }
+    return _family(Path(models_root) / f"tiny-flux-{VERSION}-{seed}", makers, {"seed": seed}, progress)
+
+
+def pretrained_tiny_flux(models_root: str | Path, progress: Progress = silent) -> TinyFlux:
+    """Return the family that has learned to draw, as `make_tiny_flux` does the seeded one.
+
+    Written in `tiny-flux-<version>-pretrained-<digest>/`, the digest being of the weights that were shipped. Its text
+    encoders are seeded ones, whose prompts are to be padded to `text_encoder_weights.T5_LEAST_TOKENS`.
+
+    Raises:
+        ModelError: the shipped weights are not there.
+    """
+    digest = pretrained_digest()
+    makers: dict[str, Callable[[], dict[str, Tensor]]] = {
+        "transformer": lambda: load_file(PRETRAINED["transformer"]),
+        "clip_l": lambda: clip_weights(TEXT_SEED),
+        "t5": lambda: t5_weights(TEXT_SEED),
+        "autoencoder": pretrained_autoencoder_weights,
+    }
+    folder = Path(models_root) / f"tiny-flux-{VERSION}-pretrained-{digest}"
+    return _family(folder, makers, {"weights": digest}, progress)
+
+
+def pretrained_autoencoder_weights() -> dict[str, Tensor]:
+    """By ComfyUI's keys, float32: the encoder that is worked out, and the decoder that was trained for it."""
+    decoder = load_file(PRETRAINED["decoder"])
+    return autoencoder_weights() | {f"taesd_decoder.{key}": value.float() for key, value in decoder.items()}
+
+
+def pretrained_digest() -> str:
+    """Twelve digits of the SHA-256 of the shipped weights.
+
+    Raises:
+        ModelError: they are not there.
+    """
+    digest = hashlib.sha256()
+    for path in PRETRAINED.values():
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except FileNotFoundError as error:
+            raise ModelError(
+                f"{path} is missing: the weights of the tiny FLUX that has learned to draw come with Impasto. "
+                "Install the pack again, or choose the weights 'seeded'."
+            ) from error
+    return digest.hexdigest()[:12]
+
+
+def _family(
+    folder: Path, makers: dict[str, Callable[[], dict[str, Tensor]]], origin: dict[str, object], progress: Progress
+) -> TinyFlux:
+    """Have each file of a family in `folder`, made where it does not say that it is of this version and origin."""
     for done, (part, make) in enumerate(makers.items()):
         path = folder / f"{part}.safetensors"
-        description = json.dumps({"version": VERSION, "part": part, "seed": seed}, sort_keys=True)
+        description = json.dumps({"version": VERSION, "part": part} | origin, sort_keys=True)
         if _description(path) != description:
             progress(done, len(makers), f"Making the tiny FLUX: {part}")
             with files.appearing(path) as temporary:

@@ -35,10 +35,6 @@ def output_root() -> Path:
     return Path(folder_paths.get_output_directory()).resolve()
 
 
-def grids_root() -> Path:
-    return Path(folder_paths.get_output_directory()) / "impasto" / "grids"
-
-
 def sequences_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "sequences"
 

@@ -56,16 +56,28 @@ def load_diffusion_model(path: Path) -> ModelPatcher:
     return comfy.sd.load_diffusion_model(str(path))
 
 
-def load_flux_clip(clip_l: Path, t5: Path, clip_config: dict[str, Any], t5_config: dict[str, Any]) -> CLIP:
+def load_flux_clip(
+    clip_l: Path,
+    t5: Path,
+    clip_config: dict[str, Any],
+    t5_config: dict[str, Any],
+    least_t5_tokens: int | None = None,
+) -> CLIP:
     """A CLIP of ComfyUI's own FLUX class from a CLIP-L and a T5 file whose sizes differ from the real ones.
 
     In float32 on every device, so that a prompt has the same embedding everywhere.
+
+    Args:
+        least_t5_tokens: to which T5 prompts are padded; as FLUX's, to 256, if not given.
     """
     # "model_config" is the CLIP-L's: comfy/text_encoders/long_clipl.py adds the token count and hands it on.
     options = {"model_config": dict(clip_config), "t5xxl_model_config": dict(t5_config), "dtype": torch.float32}
-    return comfy.sd.load_clip(
+    clip = comfy.sd.load_clip(
         [str(clip_l), str(t5)], folder_paths.get_folder_paths("embeddings"), comfy.sd.CLIPType.FLUX, options
     )
+    if least_t5_tokens is not None:
+        clip.set_tokenizer_option("t5xxl_min_length", least_t5_tokens)
+    return clip
 
 
 def load_vae(path: Path) -> VAE:

@@ -4,8 +4,10 @@ import hashlib
 
 import pytest
 import torch
+from impasto.embedded import tiny_flux
 from impasto.embedded.tiny_flux import METADATA_KEY, VERSION, make_tiny_flux
 from impasto.embedded.transformer_weights import HEAD_WIDTH, transformer_weights, velocity_coefficient
+from impasto.errors import ModelError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -121,3 +123,42 @@ def test_the_velocity_coefficient_is_the_best_linear_guess(variance):
         noisy = (1 - sigma) * data + sigma * noise
         best = (noisy * (noise - data)).mean() / (noisy * noisy).mean()
         assert velocity_coefficient(sigma, variance) == pytest.approx(best.item(), abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return tiny_flux.pretrained_tiny_flux(tmp_path_factory.mktemp("models"))
+
+
+def test_the_pretrained_family_is_the_shipped_weights_and_what_they_were_taught_with(family, pretrained):
+    shipped = load_file(tiny_flux.PRETRAINED["transformer"])
+    written = load_file(pretrained.transformer)
+    assert written.keys() == shipped.keys() and all(torch.equal(written[key], shipped[key]) for key in shipped)
+    for part in ("clip_l", "t5"):
+        assert weights_digest(vars(pretrained)[part]) == weights_digest(vars(family)[part])
+    seeded, learned = load_file(family.autoencoder), load_file(pretrained.autoencoder)
+    assert seeded.keys() == learned.keys()
+    changed = {key.split(".")[0] for key in seeded if not torch.equal(seeded[key], learned[key])}
+    assert changed == {"taesd_decoder"}
+
+
+def test_pretrained_files_that_are_there_are_left_alone_and_a_damaged_one_is_mended(tmp_path):
+    made = tiny_flux.pretrained_tiny_flux(tmp_path)
+    whole, before = digests(made), made.t5.stat().st_mtime_ns
+    made.transformer.write_bytes(made.transformer.read_bytes()[:-100])
+    assert tiny_flux.pretrained_tiny_flux(tmp_path) == made
+    assert digests(made) == whole and made.t5.stat().st_mtime_ns == before
+
+
+def test_other_weights_shipped_later_lie_in_a_folder_of_their_own(pretrained, tmp_path, monkeypatch):
+    later = tmp_path / "decoder.safetensors"
+    save_file({key: value + 1 for key, value in load_file(tiny_flux.PRETRAINED["decoder"]).items()}, later)
+    monkeypatch.setitem(tiny_flux.PRETRAINED, "decoder", later)
+    other = tiny_flux.pretrained_tiny_flux(pretrained.transformer.parent.parent)
+    assert other.transformer.parent != pretrained.transformer.parent
+
+
+def test_without_the_shipped_weights_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(tiny_flux.PRETRAINED, "decoder", tmp_path / "decoder.safetensors")
+    with pytest.raises(ModelError, match=r"decoder\.safetensors is missing.*'seeded'"):
+        tiny_flux.pretrained_tiny_flux(tmp_path)

@@ -1,13 +1,22 @@
 """The tiny FLUX through ComfyUI's own loading, encoding and autoencoding code."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
-from impasto.embedded.paintings import paint, scene
+from impasto.embedded import text_embeddings, train_transformer
+from impasto.embedded.paintings import caption, paint, scene
+from impasto.embedded.taesd import Autoencoder
+from impasto.embedded.text_encoder_weights import T5_LEAST_TOKENS
+from impasto.embedded.tiny_flux import pretrained_autoencoder_weights
+from impasto.embedded.training_pictures import HELD_OUT, scene_of
 from impasto.embedded.transformer_weights import DETAIL_VARIANCE, transformer_weights, velocity_coefficient
+from impasto.trainers import objective, sampler
+from impasto.trainers.flux import loading
 
 SCALE, SHIFT = 0.3611, 0.1159  # FLUX's
+SAME = 0.01  # of 1: two computations of one picture, one of them in bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +194,60 @@ def test_latents_are_in_fluxs_convention_and_previews_show_the_colours(loaded, p
     preview = (preview + torch.tensor(flux.latent_rgb_factors_bias) + 1) / 2
     blocks = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 8)[0].movedim(0, -1)
     assert torch.allclose(preview, blocks, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pretrained(comfyui):
+    from impasto.nodes.embedded import TinyFluxLoader
+
+    with torch.inference_mode():
+        return TinyFluxLoader.execute(seed=0, weights="pretrained").args
+
+
+def test_a_graph_that_names_no_weights_gets_the_seeded_ones(loaded, pretrained):
+    (seeded,), (learned,) = (model.cached_patcher_init[1][:1] for model in (loaded[0], pretrained[0]))
+    assert "pretrained" not in seeded and "pretrained" in learned
+
+
+ASKED = [caption(scene_of(HELD_OUT + index)) for index in range(4)]
+
+
+def test_the_pretrained_family_reads_prompts_as_it_was_taught_to(pretrained, comfyui):
+    t5, pooled = text_embeddings.embed(["", *ASKED], comfyui.path)
+    for index, text in enumerate(["", *ASKED]):
+        tokens, vector = encode(pretrained[1], text)
+        assert tokens.shape == (1, T5_LEAST_TOKENS, 128)
+        assert torch.allclose(tokens[0], t5[index], atol=1e-4) and torch.allclose(vector[0], pooled[index], atol=1e-4)
+    tokens, _ = encode(pretrained[1], "a boat on the river " * 80)
+    assert tokens.shape[1] > T5_LEAST_TOKENS
+
+
+def sampled_by_comfyui(family, text, noise, steps):
+    """A picture `(height, width, 3)` in 0…1 by core's Euler sampler, from this noise, at the sigmas of the trainer."""
+    import comfy.sample
+    import comfy.samplers
+
+    model, clip, vae = family
+    told = clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict={"guidance": 3.5})
+    sigmas = torch.tensor(sampler.schedule(steps, noise.shape[-1] * noise.shape[-2] // 4))
+    euler = comfy.samplers.sampler_object("euler")
+    empty = torch.zeros_like(noise)
+    latents = comfy.sample.sample_custom(model, noise, 1.0, euler, sigmas, told, told, empty, disable_pbar=True)
+    return vae.decode(latents)[0]
+
+
+@pytest.mark.parametrize("shape", [(128, 128), (160, 96)], ids=["square", "wide"])
+def test_comfyui_draws_what_the_scripts_that_judge_it_draw(pretrained, comfyui, shape):
+    steps = 8
+    transformer = loading.load_transformer(Path(pretrained[0].cached_patcher_init[1][0]), "fp32")
+    autoencoder = Autoencoder()
+    autoencoder.load_state_dict(pretrained_autoencoder_weights())
+    told = text_embeddings.embed(ASKED, comfyui.path)
+    drawn = autoencoder.decode(train_transformer.draw(transformer, told, 3.5, shape=shape, seed=5, steps=steps))
+    width, height = shape
+    noise = torch.randn(len(ASKED), 16, height // 8, width // 8, generator=objective.generator(5, "draw"))
+    for index, text in enumerate(ASKED):
+        theirs = sampled_by_comfyui(pretrained, text, noise[index : index + 1], steps)
+        ours = drawn[index].clamp(0, 1).movedim(0, -1)
+        assert ours.std() > 0.05, "a blank picture would be alike for nothing"
+        assert (theirs - ours).abs().mean() < SAME
