@@ -1,9 +1,11 @@
-"""Write the weights that the pack ships, `weights/transformer.safetensors` and `weights/decoder.safetensors`.
+"""Write what the pack ships: transformer, decoder, and judges of what they draw, in `embedded/weights/`.
 
     python worker.py impasto.embedded.export_weights --folder FOLDER
 
 FOLDER is the one that `embedded.train_transformer` and `embedded.train_decoder` have worked in. Averaged weights in
-bfloat16; the transformer by Black Forest Labs' keys. Each file says in its metadata how it came about.
+bfloat16; the transformer by Black Forest Labs' keys. The judges are fitted on round trips of both finishes through
+the decoder that is shipped, and their accuracy on scenes held out is told. Each file says in its metadata how it came
+about.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,17 +23,21 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..files import appearing
 from ..trainers.flux.layout import FluxArchitecture, layout
-from . import learning
+from . import judges, learning
+from .judge_samples import decoded
+from .paintings import FINISHES
 from .text_encoder_weights import CLIP_WIDTH, T5_WIDTH
-from .tiny_flux import METADATA_KEY, PRETRAINED
+from .tiny_flux import JUDGES, METADATA_KEY, PRETRAINED
+from .train_decoder import trained
 from .train_transformer import DOUBLE_BLOCKS, HEADS, SINGLE_BLOCKS, guidance_means_nothing, new_transformer
-from .training_pictures import DATA_VERSION
+from .training_pictures import DATA_VERSION, held_out_pictures, training_pictures
 from .transformer_weights import HEAD_WIDTH, PATCH_CHANNELS
 
 logger = logging.getLogger(__name__)
 
 LICENCE = "Apache-2.0"
-LARGEST = 25 * 2**20  # bytes, of both files
+LARGEST = 25 * 2**20  # bytes, of all files
+JUDGES_FITTED_ON, JUDGES_TRIED_ON = 400, 64  # square pictures of each finish, as far as there are so many
 
 
 def by_original_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,8 +73,31 @@ def _without_guidance(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return transformer.state_dict()
 
 
+def export_judges(folder: Path) -> None:
+    """Fit and write the judges of finish and composition, both of pictures in either finish."""
+    model, steps = trained(folder)
+    pictures = folder / "pictures"
+
+    def shown(groups, count: int) -> tuple[np.ndarray, list[str], list[str]]:
+        """Round trips, and the finish and the composition of each."""
+        found = {finish: decoded(model, groups(pictures), finish, count) for finish in FINISHES}
+        finishes = [finish for finish, some in found.items() for _ in some.scenes]
+        compositions = [judges.composition_of(scene) for some in found.values() for scene in some.scenes]
+        return np.concatenate([some.pixels for some in found.values()]), finishes, compositions
+
+    pixels, *labels = shown(training_pictures, JUDGES_FITTED_ON)
+    features = {"finish": judges.texture, "composition": judges.thumbnail}
+    fitted = {name: judges.fit(features[name], pixels, known) for name, known in zip(features, labels, strict=True)}
+    origin = {"script": "embedded.export_weights", "decoder steps": steps, "data": DATA_VERSION, "licence": LICENCE}
+    judges.save(JUDGES, fitted, origin)
+    pixels, *labels = shown(held_out_pictures, JUDGES_TRIED_ON)
+    for (name, judge), known in zip(fitted.items(), labels, strict=True):
+        share = judge.accuracy(pixels, known)
+        logger.info("judge of %s: right about %.1f %% of held-out round trips", name, 100 * share)
+
+
 def export(folder: Path) -> None:
-    """Write both files.
+    """Write all files.
 
     Raises:
         TrainingError: a training has not been begun in `folder`, or the files would be too large to ship.
@@ -89,9 +119,10 @@ def export(folder: Path) -> None:
         with appearing(PRETRAINED[part]) as temporary:
             save_file(weights, temporary, {METADATA_KEY: json.dumps(description, sort_keys=True)})
         logger.info("%s: %d steps, %.1f MB", part, state["step"], PRETRAINED[part].stat().st_size / 1e6)
-    size = sum(path.stat().st_size for path in PRETRAINED.values())
+    export_judges(folder)
+    size = sum(path.stat().st_size for path in (*PRETRAINED.values(), JUDGES))
     if size > LARGEST:
-        raise TrainingError(f"The two files have {size} bytes, over the {LARGEST} that the pack may ship.")
+        raise TrainingError(f"The files have {size} bytes, over the {LARGEST} that the pack may ship.")
 
 
 def main() -> int:

@@ -8,15 +8,20 @@ finishes apart.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
+from ..files import appearing, parsed_json
 from .scenes import Scene
 
 THUMBNAIL = 16  # pixels each way
@@ -25,6 +30,7 @@ PATTERN, PLACE = 4, 8  # pixels each way: of a pattern, and of a place over whic
 QUANTILES = (0.15, 0.5)
 FAINTEST = 1e-4  # strength under which a pattern counts as absent
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0.0, -1 / 2), (-1 / 4, 1 / 2, -1 / 4))
+METADATA_KEY = "impasto.judges"
 PENALTY = 3e-2  # on the squared weights
 ITERATIONS = 60  # of L-BFGS
 
@@ -125,6 +131,36 @@ def fit(features: Features, pixels: np.ndarray, labels: Sequence[str]) -> Judge:
 
 def _scores(standard: Tensor, weights: Tensor) -> Tensor:
     return standard @ weights[:-1] + weights[-1]
+
+
+_FEATURES: dict[str, Features] = {"texture": texture, "thumbnail": thumbnail}
+_TENSORS = ("mean", "deviation", "weights")
+
+
+def save(path: str | Path, fitted: Mapping[str, Judge], origin: Mapping[str, object]) -> None:
+    """Write judges by name into one safetensors file, with what they were fitted on."""
+    tensors = {f"{name}.{part}": getattr(judge, part) for name, judge in fitted.items() for part in _TENSORS}
+    names = {features: name for name, features in _FEATURES.items()}
+    described = {
+        name: {"features": names[judge.features], "labels": list(judge.labels)} for name, judge in fitted.items()
+    }
+    description = json.dumps({"judges": described, "origin": dict(origin)}, sort_keys=True)
+    with appearing(path) as temporary:
+        save_file(tensors, temporary, {METADATA_KEY: description})
+
+
+def load(path: str | Path) -> dict[str, Judge]:
+    """The judges that `save` wrote."""
+    with safe_open(path, "pt") as file:
+        described = parsed_json(file.metadata()[METADATA_KEY])["judges"]
+        return {
+            name: Judge(
+                _FEATURES[judge["features"]],
+                tuple(judge["labels"]),
+                *(file.get_tensor(f"{name}.{part}") for part in _TENSORS),
+            )
+            for name, judge in described.items()
+        }
 
 
 def composition_of(scene: Scene) -> str:

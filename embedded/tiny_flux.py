@@ -26,9 +26,9 @@ from .transformer_weights import transformer_weights
 
 VERSION = 2  # raised whenever any weight changes: it names the folder, so that old and new never mix
 METADATA_KEY = "impasto.tiny_flux"  # the only one, because safetensors writes several in no fixed order
-PRETRAINED = {  # the parts that were trained; `export_weights` writes them
-    part: Path(__file__).with_name("weights") / f"{part}.safetensors" for part in ("transformer", "decoder")
-}
+WEIGHTS = Path(__file__).with_name("weights")  # what `export_weights` writes
+PRETRAINED = {part: WEIGHTS / f"{part}.safetensors" for part in ("transformer", "decoder")}
+JUDGES = WEIGHTS / "judges.safetensors"  # of its samples, see `judges` and `examination`
 TEXT_SEED = 0  # of the text encoders that the pretrained transformer was taught with
 
 

@@ -241,9 +241,7 @@ def draw(
         untold: the empty prompt's embeddings; with them `guidance` is a classifier-free one, by two passes.
         shape: width and height in pixels.
     """
-    width, height = shape
     count = len(told[0])
-    noise = torch.randn(count, PATCH_CHANNELS // 4, height // 8, width // 8, generator=generator(seed, "draw"))
 
     def velocity(latents: Tensor, sigma: float) -> Tensor:
         sigmas = torch.full((count,), sigma)
@@ -251,7 +249,13 @@ def draw(
             return predict_velocity(transformer, latents, sigmas, *told, guidance=guidance)
         return guided(transformer, latents, sigmas, told, untold, guidance)
 
-    return sample(velocity, noise, steps)
+    return sample(velocity, starting_noise(count, shape, seed), steps)
+
+
+def starting_noise(count: int, shape: tuple[int, int] = SHAPES[0], seed: int = SEED) -> Tensor:
+    """What `draw` begins with, `(count, 16, height/8, width/8)`; `shape` is width and height in pixels."""
+    width, height = shape
+    return torch.randn(count, PATCH_CHANNELS // 4, height // 8, width // 8, generator=generator(seed, "draw"))
 
 
 def write_samples(path: Path, transformer: nn.Module, prompts: Prompts, captions: Sequence[int], second: bool) -> None:

@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "hardware": (),
     "prompting": (),
     "dataset": (),
-    # The tiny FLUX is trained by the trainers' own objective.
-    "embedded": ("dataset", "trainers.flux", "trainers.objective", "trainers.sampler"),
+    # The tiny FLUX is trained by the trainers' own objective, and what a LoRA teaches it is examined.
+    "embedded": ("dataset", "trainers"),
     "sources": ("dataset",),
     "captioners": ("dataset",),
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),

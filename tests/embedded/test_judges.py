@@ -56,6 +56,15 @@ def test_probabilities_are_of_all_labels_and_sum_to_one(decoded):
     assert torch.allclose(shares.sum(1), torch.ones(len(JUDGED)), atol=1e-5)
 
 
+def test_a_judge_read_from_its_file_gives_the_same_verdicts(decoded, tmp_path):
+    fitted = {"finish": judges.fit(judges.texture, *of_both(decoded, 0))}
+    judges.save(tmp_path / "judges.safetensors", fitted, {"script": "a test"})
+    read = judges.load(tmp_path / "judges.safetensors")
+    assert read.keys() == fitted.keys() and read["finish"].labels == fitted["finish"].labels
+    pixels = decoded["plain"][1]
+    assert torch.equal(read["finish"].probabilities(pixels), fitted["finish"].probabilities(pixels))
+
+
 def test_pictures_of_several_shapes_have_as_many_features():
     for shape in ((128, 128, 3), (96, 160, 3)):
         pixels = np.random.default_rng(0).integers(0, 255, (2, *shape), dtype=np.uint8)

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from impasto.embedded import export_weights, learning, tiny_flux, train_decoder, train_transformer, training_pictures
+from impasto.embedded import (
+    export_weights,
+    judges,
+    learning,
+    tiny_flux,
+    train_decoder,
+    train_transformer,
+    training_pictures,
+)
 from impasto.embedded.taesd import worked_out
 from impasto.embedded.training_latents import Latents, latents_of
 from impasto.errors import TrainingError
@@ -137,7 +145,10 @@ def test_what_is_exported_is_read_again_by_the_trainers_own_loader(folder, monke
     learning.save_state(folder / "decoder.pt", {"average": train_decoder.beginning().state_dict(), "step": 5})
     shipped = {part: folder / "weights" / f"{part}.safetensors" for part in export_weights.PRETRAINED}
     monkeypatch.setattr(export_weights, "PRETRAINED", shipped)
+    monkeypatch.setattr(export_weights, "JUDGES", folder / "weights" / "judges.safetensors")
     export_weights.export(folder)
+    fitted = judges.load(folder / "weights" / "judges.safetensors")
+    assert fitted["finish"].labels == ("impressionist", "plain") and len(fitted["composition"].labels) > 1
     loaded = loading.load_transformer(shipped["transformer"], "bf16").state_dict()
     assert all(
         torch.allclose(value, loaded[key].bfloat16(), rtol=0.01)

@@ -12,7 +12,7 @@ from impasto.embedded.text_encoder_weights import T5_LEAST_TOKENS
 from impasto.embedded.tiny_flux import pretrained_autoencoder_weights
 from impasto.embedded.training_pictures import HELD_OUT, scene_of
 from impasto.embedded.transformer_weights import DETAIL_VARIANCE, transformer_weights, velocity_coefficient
-from impasto.trainers import objective, sampler
+from impasto.trainers import sampler
 from impasto.trainers.flux import loading
 
 SCALE, SHIFT = 0.3611, 0.1159  # FLUX's
@@ -244,8 +244,7 @@ def test_comfyui_draws_what_the_scripts_that_judge_it_draw(pretrained, comfyui, 
     autoencoder.load_state_dict(pretrained_autoencoder_weights())
     told = text_embeddings.embed(ASKED, comfyui.path)
     drawn = autoencoder.decode(train_transformer.draw(transformer, told, 3.5, shape=shape, seed=5, steps=steps))
-    width, height = shape
-    noise = torch.randn(len(ASKED), 16, height // 8, width // 8, generator=objective.generator(5, "draw"))
+    noise = train_transformer.starting_noise(len(ASKED), shape, seed=5)
     for index, text in enumerate(ASKED):
         theirs = sampled_by_comfyui(pretrained, text, noise[index : index + 1], steps)
         ours = drawn[index].clamp(0, 1).movedim(0, -1)
