@@ -24,3 +24,13 @@ def tiny_florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     return tiny.make_tiny_florence(tmp_path_factory.mktemp("florence") / "Florence-2-tiny")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have measured, as they recorded it by `record_property("measured", …)`."""
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.getreports(name)]
+    lines = [text for report in reports for name, text in report.user_properties if name == "measured"]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.line(line)
