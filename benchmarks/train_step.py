@@ -440,6 +440,29 @@ def train_impasto(contender: Contender, work: Work) -> tuple[Meter, int]:
     return meter, parameters
 
 
+def bare_loss(transformer: Any, latents: Any, t5: Any, pooled: Any, sigma: Any) -> Any:
+    """The velocity loss at `sigma`, by diffusers' own forward pass as its pipeline calls it."""
+    import torch
+    from impasto.trainers.flux import forward as velocity
+
+    dtype = transformer.x_embedder.weight.dtype
+    noise = torch.randn_like(latents)
+    noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
+    rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
+    ids = velocity.position_ids(t5.shape[1], rows, columns, latents.device)
+    predicted = transformer(
+        hidden_states=velocity.patchify(noisy).to(dtype),
+        timestep=sigma.to(dtype),
+        guidance=torch.ones_like(sigma),
+        pooled_projections=pooled.to(dtype),
+        encoder_hidden_states=t5.to(dtype),
+        txt_ids=ids[: t5.shape[1]],
+        img_ids=ids[t5.shape[1] :],
+        return_dict=False,
+    )[0]
+    return torch.nn.functional.mse_loss(predicted.float(), velocity.patchify(noise - latents))
+
+
 def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
     """The shortest correct loop: diffusers' model and forward pass, PEFT's LoRA on the same layers, torch's AdamW."""
     import torch
@@ -464,11 +487,9 @@ def train_diffusers(contender: Contender, work: Work) -> tuple[Meter, int]:
 def bare_loop(transformer: Any, rank: int, checkpointing: bool) -> tuple[list[Any], Callable[..., Any]]:
     """The bare loop's parameters, and its step, of latents, T5 and pooled embeddings to the loss, all on the device."""
     import torch
-    from impasto.trainers.flux import forward as velocity
     from impasto.trainers.lora import adapter
     from peft import LoraConfig
 
-    dtype = transformer.x_embedder.weight.dtype
     layers = adapter.target_modules(transformer, "all linear")
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
     parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
@@ -480,23 +501,7 @@ def bare_loop(transformer: Any, rank: int, checkpointing: bool) -> tuple[list[An
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
     def step(latents: Any, t5: Any, pooled: Any) -> Any:
-        device, batch = latents.device, len(latents)
-        noise = torch.randn_like(latents)
-        sigma = torch.rand(batch, device=device)
-        noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
-        rows, columns = latents.shape[-2] // 2, latents.shape[-1] // 2
-        ids = velocity.position_ids(t5.shape[1], rows, columns, device)
-        predicted = transformer(
-            hidden_states=velocity.patchify(noisy).to(dtype),
-            timestep=sigma.to(dtype),
-            guidance=torch.ones(batch, device=device),
-            pooled_projections=pooled.to(dtype),
-            encoder_hidden_states=t5.to(dtype),
-            txt_ids=ids[: t5.shape[1]],
-            img_ids=ids[t5.shape[1] :],
-            return_dict=False,
-        )[0]
-        loss = torch.nn.functional.mse_loss(predicted.float(), velocity.patchify(noise - latents))
+        loss = bare_loss(transformer, latents, t5, pooled, torch.rand(len(latents), device=latents.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -510,8 +515,8 @@ def comfyui_folder() -> Path:
     return Path(os.environ.get("COMFYUI_PATH") or REPOSITORY / ".impasto" / "ComfyUI")
 
 
-def import_comfyui(work: Work) -> Any:
-    """ComfyUI's `comfy_extras.nodes_train`, on the CPU unless there is a CUDA device."""
+def import_comfyui(folder: str, attention: str = "default") -> Any:
+    """ComfyUI's `comfy_extras.nodes_train`, with base directory `folder`; on the CPU unless there is a CUDA device."""
     import torch
 
     if str(comfyui_folder()) not in sys.path:
@@ -520,8 +525,8 @@ def import_comfyui(work: Work) -> Any:
 
     # Must be set before comfy.model_management and folder_paths are imported.
     args.cpu = not torch.cuda.is_available()
-    args.base_directory = work.folder
-    args.use_pytorch_cross_attention = work.attention == "pytorch"
+    args.base_directory = folder
+    args.use_pytorch_cross_attention = attention == "pytorch"
     from comfy_extras import nodes_train
 
     return nodes_train
@@ -529,7 +534,7 @@ def import_comfyui(work: Work) -> Any:
 
 def train_comfyui(contender: Contender, work: Work) -> tuple[Meter, int]:
     """ComfyUI's node as its server runs it: same loader, inference mode around it, its own defaults where not named."""
-    nodes_train = import_comfyui(work)
+    nodes_train = import_comfyui(work.folder, work.attention)
     import comfy.sd
     import torch
     from impasto.trainers.flux.latents import unscale_latent
