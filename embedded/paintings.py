@@ -9,8 +9,9 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFilter
 
@@ -46,8 +47,13 @@ _SIDES = {  # width and height in pixels, all within 512..1024
 }
 _JPEG_QUALITY = 92
 _ROW_GROUPS = 3  # per shard
-EMBEDDED_SOURCE = "embedded-wikiart"  # its folder among ComfyUI's datasets
-EMBEDDED_COUNT = 64  # paintings
+BROAD_STROKE = 0.035  # least stroke that shows at 128 pixels behind an autoencoder that keeps 8 x 8 in one place
+# Sources that are painted when they are asked for: the name of each among ComfyUI's datasets, and what is painted.
+EMBEDDED_SOURCES: dict[str, dict[str, Any]] = {
+    "embedded-wikiart": {"count": 64, "finishes": FINISHES},
+    # What the tiny FLUX can be taught: scenes that it was not trained on, with their captions as titles.
+    "embedded-brushwork": {"count": 44, "seed": 2000, "least_stroke": BROAD_STROKE, "titles": True},
+}
 UNFINISHED = "painting"  # a file that says so
 
 
@@ -89,9 +95,10 @@ class _Row:
     height: int
     name: str
     flat: bool = False  # blurred and compressed to almost nothing
+    least_stroke: float = ANY_STROKE
 
     def jpeg(self) -> tuple[bytes, Image.Image]:
-        picture = paint(self.scene, self.finish, self.width, self.height)
+        picture = paint(self.scene, self.finish, self.width, self.height, self.least_stroke)
         if self.flat:
             picture = picture.filter(ImageFilter.GaussianBlur(6))
         buffer = io.BytesIO()
@@ -99,16 +106,13 @@ class _Row:
         return buffer.getvalue(), picture
 
 
-def paint_embedded_source(datasets_root: Roots, progress: Progress = silent) -> Path:
-    """The source that shipped graphs read, painted unless something of its name is there already.
-
-    Every scene comes in both finishes, so that the loader's style widget has something to choose.
-    """
-    folder = child_in(datasets_root, EMBEDDED_SOURCE, what="source")
+def paint_embedded_source(datasets_root: Roots, source: str, progress: Progress = silent) -> Path:
+    """One of `EMBEDDED_SOURCES`, which shipped graphs read, painted unless something of its name is there already."""
+    folder = child_in(datasets_root, source, what="source")
     if not folder.exists() or (folder / UNFINISHED).exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / UNFINISHED).touch()
-        write_wikiart_shards(folder, EMBEDDED_COUNT, finishes=FINISHES, defects=True, progress=progress)
+        write_wikiart_shards(folder, **EMBEDDED_SOURCES[source], defects=True, progress=progress)
         (folder / UNFINISHED).unlink()
     return folder
 
@@ -121,6 +125,8 @@ def write_wikiart_shards(
     finishes: Sequence[str] = ("impressionist",),
     defects: bool = False,
     progress: Progress = silent,
+    least_stroke: float = ANY_STROKE,
+    titles: bool = False,
 ) -> list[Path]:
     """Paint a set and write it as `<folder>/data/train-0000N-of-0000M.parquet`; return the shards' paths.
 
@@ -136,6 +142,8 @@ def write_wikiart_shards(
         defects: add three rows that a quality filter must refuse: a side of 300 pixels at most, three times as wide as
             high, and under 0.05 bytes per pixel.
         progress: called after each picture, with the picture.
+        least_stroke: see `paint`.
+        titles: give each row its caption as its title, which the schema of huggan/wikiart does not have.
 
     Raises:
         SettingsError: an argument is out of its range.
@@ -146,13 +154,15 @@ def write_wikiart_shards(
         raise SettingsError(f"The finishes {tuple(finishes)} cannot be painted. Choose among: {', '.join(FINISHES)}.")
     folder = Path(folder)
     paths = [folder / "data" / f"train-{n:05}-of-{shards:05}.parquet" for n in range(shards)]
-    key = content_hash([PAINTER_VERSION, count, seed, shards, list(finishes), defects])
+    more = [least_stroke, titles] if least_stroke != ANY_STROKE or titles else []
+    key = content_hash([PAINTER_VERSION, count, seed, shards, list(finishes), defects, *more])
     complete = folder / "painted.txt"  # written last: what stands there is whole
     if complete.exists() and complete.read_text() == key and all(path.exists() for path in paths):
         return paths
     complete.unlink(missing_ok=True)
 
-    rows = list(_rows(count, seed, finishes)) + (_defects(seed) if defects else [])
+    rows = [replace(row, least_stroke=least_stroke) for row in _rows(count, seed, finishes)]
+    rows += _defects(seed) if defects else []
     captions = [{"path": row.name, "caption": caption(row.scene)} for row in rows]
     write_whole(folder / "captions.jsonl", "".join(json.dumps(line) + "\n" for line in captions))
     done = 0
@@ -165,7 +175,7 @@ def write_wikiart_shards(
                 jpegs.append(data)
                 done += 1
                 progress(done, len(rows), f"{done} of {len(rows)}\n{caption(row.scene)}", picture)
-        _write_shard(path, part, jpegs)
+        _write_shard(path, part, jpegs, titles)
     write_whole(complete, key)
     return paths
 
@@ -201,7 +211,7 @@ def wikiart_schema():
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _write_shard(path: Path, rows: list[_Row], jpegs: list[bytes]) -> None:
+def _write_shard(path: Path, rows: list[_Row], jpegs: list[bytes], titles: bool) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -213,5 +223,7 @@ def _write_shard(path: Path, rows: list[_Row], jpegs: list[bytes]) -> None:
         "style": [STYLES.index(_STYLE_OF[row.finish]) for row in rows],
     }
     table = pa.table(columns, schema=wikiart_schema())
+    if titles:
+        table = table.append_column("title", pa.array([caption(row.scene) for row in rows]))
     with appearing(path) as temporary:
         pq.write_table(table, temporary, row_group_size=-(-len(rows) // _ROW_GROUPS))

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from ..files import appearing
-from .paintings import FINISHES, PAINTER_VERSION, paint
+from .paintings import BROAD_STROKE, FINISHES, PAINTER_VERSION, paint
 from .scenes import KINDS, Scene, scene
 
 logger = logging.getLogger(__name__)
 
-LEAST_STROKE = 0.035  # of the geometric mean side: 4.5 pixels at 128
+LEAST_STROKE = BROAD_STROKE  # 4.5 pixels at 128
 SHAPES = ((128, 128), (144, 112), (112, 144), (160, 96), (96, 160))  # width and height in pixels: 60 to 64 image tokens
 _SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
 SHARD = 200  # scenes painted between two files

@@ -11,7 +11,7 @@ from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, WIDGETS, Thresholds,
 from ..dataset.labels import ANY
 from ..dataset.wikiart_labels import GENRES, STYLES
 from ..drawing.charts import no_charts
-from ..embedded.paintings import EMBEDDED_SOURCE, paint_embedded_source
+from ..embedded.paintings import EMBEDDED_SOURCES, paint_embedded_source
 from ..errors import ImpastoError
 from ..job_log import stage
 from ..sources.import_pictures import dataset_folder
@@ -85,9 +85,9 @@ class WikiArtLoader(io.ComfyNode):
             spare = min(more_spare(spare), MOST_SPARE)
         request, roots = Request(spare=spare, **asked), folders.datasets_roots()
         with logged("WikiArt Loader", None if plan_only else dataset_folder(roots, request.name)):
-            if request.source.strip() == EMBEDDED_SOURCE:
+            if (source := request.source.strip()) in EMBEDDED_SOURCES:
                 with stage("paint the embedded source"):
-                    paint_embedded_source(roots, execution.progress())
+                    paint_embedded_source(roots, source, execution.progress())
             loaded = load_paintings(roots, request, execution.progress(), plan_only)
         return io.NodeOutput(loaded.dataset or execution.blocked(), loaded.report)
 

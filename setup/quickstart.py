@@ -1,4 +1,4 @@
-"""The main job on a real ComfyUI: paint the embedded pictures, queue the first shipped graph, show it, sum it up."""
+"""The main job on a real ComfyUI: paint pictures, queue the first shipped graph, show it, tell what was learned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import comfy_cli, comfyui
+from . import comfy_cli, comfyui, learned
 from .environment import BASE, HOME, REPOSITORY, accelerator
 from .serving import ComfyServer, Interrupted, NodeFailed, PromptRefused, Result, ServerFailed, port_is_free
 from .steps import Screen
@@ -76,7 +76,7 @@ def paint(screen: Screen) -> None:
     def report(done: int, total: int, text: str = "", preview: object = None) -> None:
         screen.alive(f"  Paintings        {time.monotonic() - began:6.1f} s  {done}/{total}")
 
-    folder = paint_embedded_source(BASE / "datasets", report)
+    folder = paint_embedded_source(BASE / "datasets", "embedded-brushwork", report)
     screen.line(f"  Paintings        {time.monotonic() - began:6.1f} s  {folder}")
 
 
@@ -145,6 +145,7 @@ def sum_up(server: ComfyServer, prompt: dict[str, Any], result: Result, screen: 
         for file in server.output_files(result, node):
             if file.is_relative_to(server.base / "output"):  # previews go when the server does
                 screen.line(f"  {title(prompt, node)}: {file}")
+    tell_what_was_learned(server.base, prompt, screen)
     setup = HOME / "log" / "setup.json"
     steps = json.loads(setup.read_text()) if setup.is_file() else {}
     screen.line("Setup: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in steps.items()))
@@ -153,6 +154,14 @@ def sum_up(server: ComfyServer, prompt: dict[str, Any], result: Result, screen: 
     if on_device := trainer.get("peak_device_memory"):
         memory += f" and {size(on_device)} on the GPU"
     screen.line(f"Peak memory: {memory}")
+
+
+def tell_what_was_learned(base: Path, prompt: dict[str, Any], screen: Screen) -> None:
+    """Judge samples drawn with each LoRA that was taught to the tiny FLUX that draws; of other graphs, say nothing."""
+    trigger = learned.trigger_word(prompt)
+    for lora in loras(base, prompt) if trigger is not None else ():
+        screen.alive("  Drawing scenes that were not trained on, before and after …")
+        screen.line(f"What {lora.stem} learned: {learned.what_was_learned(lora, trigger, comfyui.find(HOME).path)}.")
 
 
 def loras(base: Path, prompt: dict[str, Any]) -> list[Path]:

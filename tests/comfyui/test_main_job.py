@@ -46,7 +46,7 @@ def shipped(server: ComfyServer) -> dict:
 
 
 def write_paintings(server: ComfyServer) -> None:
-    write_wikiart_shards(server.base / "datasets" / "embedded-wikiart", 12, 0, shards=1, defects=True)
+    write_wikiart_shards(server.base / "datasets" / "embedded-brushwork", 12, 0, shards=1, defects=True)
 
 
 def node_of(prompt: dict, kind: str) -> str:
@@ -364,7 +364,7 @@ def test_a_launch_profile_or_a_lora_to_start_from_that_is_not_there_is_told_at_t
 
 def test_a_model_that_is_not_flux_1_is_named(server: ComfyServer, shipped: dict, finished: Result):
     """A FLUX.2 by its keys and shapes, which is how ComfyUI recognises models."""
-    (tiny,) = (server.base / "models" / "impasto").glob("tiny-flux-*/transformer.safetensors")
+    (tiny,) = (server.base / "models" / "impasto").glob("tiny-flux-*-pretrained-*/transformer.safetensors")
     state = load_file(tiny)
     shapes = {"mlp.0": (1536, 256), "mlp.2": (256, 768), "linear1": (2304, 256), "linear2": (256, 1024)}
     shapes |= {"final_layer.linear": (128, 256)}

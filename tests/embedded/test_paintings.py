@@ -4,10 +4,12 @@ import io
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from impasto.dataset.wikiart_labels import ARTISTS, GENRES, STYLES
 from impasto.embedded import paintings
 from impasto.embedded.scenes import KINDS, caption, compositions, scene
+from impasto.embedded.training_pictures import HELD_OUT, HELD_OUT_SCENES
 from impasto.errors import SettingsError
 from PIL import Image, ImageFilter
 
@@ -186,24 +188,42 @@ def test_a_set_that_cannot_be_is_refused(tmp_path):
 
 
 def test_the_embedded_source_is_painted_where_it_is_missing_and_finished_after_a_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr(paintings, "EMBEDDED_COUNT", 2)
+    source = "embedded-brushwork"
+    monkeypatch.setitem(paintings.EMBEDDED_SOURCES, source, paintings.EMBEDDED_SOURCES[source] | {"count": 2})
 
     def stop(done, total, text="", preview=None):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        paintings.paint_embedded_source(tmp_path, stop)
-    folder = paintings.paint_embedded_source(tmp_path)
+        paintings.paint_embedded_source(tmp_path, source, stop)
+    folder = paintings.paint_embedded_source(tmp_path, source)
     shards = sorted(folder.glob("data/*.parquet"))
     assert len(shards) == 2
     before = [shard.stat().st_mtime_ns for shard in shards]
-    paintings.paint_embedded_source(tmp_path)
+    paintings.paint_embedded_source(tmp_path, source)
     assert [shard.stat().st_mtime_ns for shard in shards] == before
 
 
+def test_the_broad_strokes_for_the_tiny_flux_are_of_scenes_that_it_never_saw_and_have_titles(tmp_path):
+    arguments = paintings.EMBEDDED_SOURCES["embedded-brushwork"]
+    paths = paintings.write_wikiart_shards(tmp_path, **arguments | {"count": 2})
+    rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+    captions = [json.loads(line)["caption"] for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    assert sorted(row["title"] for row in rows) == sorted(captions)
+    assert arguments["seed"] * 1000 * len(KINDS) > HELD_OUT + HELD_OUT_SCENES
+    first = scene("landscape", arguments["seed"] * 1000)
+    (row,) = [row for row in rows if row["title"] == paintings.caption(first)]
+    shown = Image.open(io.BytesIO(row["image"]["bytes"]))
+    narrow, broad = (
+        _contrast_of_half_size(paintings.paint(first, "impressionist", 128, 128, stroke))
+        for stroke in (paintings.ANY_STROKE, paintings.BROAD_STROKE)
+    )
+    assert abs(_contrast_of_half_size(shown.resize((128, 128), Image.Resampling.BOX)) - broad) < abs(narrow - broad)
+
+
 def test_a_source_of_that_name_that_someone_else_made_is_left_alone(tmp_path):
-    (tmp_path / paintings.EMBEDDED_SOURCE).mkdir()
-    folder = paintings.paint_embedded_source(tmp_path)
+    (tmp_path / "embedded-wikiart").mkdir()
+    folder = paintings.paint_embedded_source(tmp_path, "embedded-wikiart")
     assert not any(folder.iterdir())
 
 
