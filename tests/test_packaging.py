@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from impasto.embedded.tiny_flux import PRETRAINED
+from impasto.embedded.tiny_flux import JUDGES, PRETRAINED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,11 +48,12 @@ def test_pip_installs_every_package_of_the_pack():
 def test_pip_and_the_archive_bring_the_weights_that_the_tiny_flux_has_learned():
     tools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
     patterns = tools["setuptools"]["package-data"]["impasto.embedded"]
-    for path in PRETRAINED.values():
+    shipped = (*PRETRAINED.values(), JUDGES)
+    for path in shipped:
         assert path.is_file(), f"{path} is not there: embedded/export_weights.py writes it"
         assert in_archive(path.relative_to(REPOSITORY).as_posix())
         assert any(path.relative_to(REPOSITORY / "embedded").match(pattern) for pattern in patterns)
-    assert sum(path.stat().st_size for path in PRETRAINED.values()) <= 25 * 2**20
+    assert sum(path.stat().st_size for path in shipped) <= 25 * 2**20
 
 
 def test_nothing_that_comfyui_owns_is_required():
