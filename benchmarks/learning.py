@@ -283,9 +283,12 @@ def compare(chosen: Sequence[Way], steps: int, seeds: int, scenes: int, root: Pa
     pictures = root / "pictures"
     pictures.mkdir()
     features = lesson.prepare(pictures, "impressionist", comfyui)
-    equal_steps, equal_seconds = [], []
+    equal_steps, equal_seconds, imported = [], [], set()
     for way in chosen:
         try:
+            if way.trainer not in imported:  # what is imported, once in a process, is no part of a training's time
+                TRAINERS[way.trainer](way, features, 1, 0, Path(tempfile.mkdtemp(dir=root)))
+                imported.add(way.trainer)
             first = [outcome(way, features, steps, seed, examinations, root) for seed in range(seeds)]
             equal_steps.append((way, first))
             print(f"{way.name}: done on equal steps", flush=True)
