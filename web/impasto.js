@@ -5,6 +5,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
+const NO_ID = "00000000-0000-0000-0000-000000000000"; // of a graph that never was in a file
 const RESULT = "impasto_result"; // our widget's name
 const LIVE_TEXT = "$$node-text-preview"; // of ComfyUI's widget for what a node says while it runs
 const LINE = 16; // pixels
@@ -102,10 +103,13 @@ function failed({ detail }) {
   show(node, detail.exception_message?.trim() ?? "", true);
 }
 
-/** Show again what the last prompts of this very graph left on its nodes. */
-async function restore() {
+/**
+ * Show again what the last prompts of this very graph left on its nodes.
+ * @param {(id: string) => boolean} wanted by execution id
+ */
+async function restore(wanted) {
   const graph = app.rootGraph;
-  if (!graph?.nodes?.length) return;
+  if (!graph?.nodes?.length || graph.id === NO_ID) return;
   const response = await api.fetchApi(`/history?max_items=${HISTORY}`);
   if (!response.ok || app.rootGraph !== graph) return;
   for (const { prompt, outputs, meta, status } of Object.values(await response.json())) {
@@ -113,13 +117,36 @@ async function restore() {
     for (const [id, output] of Object.entries(outputs ?? {})) {
       const shownBy = meta?.[id]?.display_node ?? id;
       // As ComfyUI's own page does it when a node ends: the pictures come back by the same way.
-      if (output.impasto && nodeOf(shownBy)) {
+      if (output.impasto && wanted(String(shownBy)) && nodeOf(shownBy)) {
         api.dispatchCustomEvent("executed", { node: id, display_node: shownBy, output, prompt_id: prompt[1] });
       }
     }
     for (const [kind, detail] of status?.messages ?? []) {
-      if (kind === "execution_error") failed({ detail });
+      if (kind === "execution_error" && wanted(String(detail.node_id))) failed({ detail });
     }
+  }
+}
+
+/** ComfyUI says nothing of what a node that it took from its cache left the last time. */
+function cached({ detail }) {
+  const silent = new Set();
+  for (const id of detail.nodes ?? []) {
+    const node = nodeOf(id);
+    if (node && !saysSomething(node)) silent.add(String(id));
+  }
+  if (silent.size) showAgain((id) => silent.has(id));
+}
+
+function saysSomething(node) {
+  return node.widgets?.some((widget) => widget.name === RESULT && widget.element.textContent);
+}
+
+/** Without holding up what waits for the page. */
+async function showAgain(wanted = () => true) {
+  try {
+    await restore(wanted);
+  } catch (error) {
+    console.warn("Impasto: the last results of this graph could not be shown again.", error);
   }
 }
 
@@ -128,13 +155,10 @@ app.registerExtension({
   setup() {
     api.addEventListener("executing", begun);
     api.addEventListener("executed", ended);
+    api.addEventListener("execution_cached", cached);
     api.addEventListener("execution_error", failed);
   },
-  async afterConfigureGraph() {
-    try {
-      await restore();
-    } catch (error) {
-      console.warn("Impasto: the last results of this graph could not be shown again.", error);
-    }
+  afterConfigureGraph() {
+    showAgain();
   },
 });
