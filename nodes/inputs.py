@@ -79,6 +79,9 @@ def over_links(*values: object) -> bool:
     return None in values
 
 
+LONGEST_CHECKED = 100_000  # characters
+
+
 def refused(*checks: tuple[str, object, Callable[[str], object]]) -> bool | str:
     """What is wrong with the values of widgets, as `validate_inputs` says it before the graph runs: True, or all texts.
 
@@ -87,16 +90,21 @@ def refused(*checks: tuple[str, object, Callable[[str], object]]) -> bool | str:
 
     Args:
         checks: a widget, "" for none; its value, None where it comes over a link; and what raises if that value cannot
-            be used. Only texts are checked, cleaned as `execute` gets them.
+            be used. Only texts are checked, cleaned as `execute` gets them, and no long ones: ComfyUI answers nobody
+            else meanwhile.
     """
     said = []
     for widget, value, check in checks:
         if value is None:
             continue
         if not isinstance(value, str):
-            return f"{widget}: {value!r} is given where a text is wanted."
+            return f"{widget} takes a text, and got a value of type {type(value).__name__}."
+        if len(value) > LONGEST_CHECKED:
+            continue
         try:
             check(cleaned(value))
+        except (OSError, RecursionError):
+            continue  # `execute` tells in words what a disk or a depth refuses
         except ImpastoError as error:
             said.append(f"{widget}: {error}" if widget else str(error))
     return " ".join(dict.fromkeys(said)) or True

@@ -102,6 +102,8 @@ class PromptSet(io.ComfyNode):
         """Accept categories whose files came after the list was made; `execute` looks for them. None: over a link."""
         if not isinstance(category, str | None):
             return f"category: {category!r} is given where a name is wanted."
+        if not isinstance(file, str | None):
+            return f"file: {file!r} is given where a text is wanted."
         if over_links(text, file, held_out, category):
             return True
         enough = bool(held_out) or category != NO_CATEGORY

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from comfy_api.latest import io
 
 from ..dataset.normalise import JPEG, PNG
@@ -70,9 +72,11 @@ class ImageFolderLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, root: str | None = None, folder: str | None = None) -> bool | str:
-        if root is not None and root not in _ROOTS:
+        if root is None:
+            return True
+        if not isinstance(root, str) or root not in _ROOTS:
             return f"root: choose one of {', '.join(_ROOTS)}."
-        return refused(("folder", folder, lambda name: root and find_folder(_ROOTS[root](), name)))
+        return refused(("folder", folder, functools.partial(find_folder, _ROOTS[root]())))
 
     @classmethod
     def fingerprint_inputs(cls, root: str | None = None, folder: str | None = None, **others: object) -> str | float:
@@ -128,8 +132,8 @@ class ImageURLLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, urls: str | None = None, file: str | None = None) -> bool | str:
-        if over_links(urls, file):
-            return True
+        if not isinstance(file, str):
+            return file is None or "file is given something else than a text."
         return refused(("urls", urls, lambda lines: read_list(list_file(folders.input_root(), file), lines)))
 
     @classmethod

@@ -287,8 +287,8 @@ def _told(run: runs.Run, job: runs.Job, lora_name: str, earlier: Path | None, re
     own = [record for record in run.metrics() if record["step"] > job.first_step]
     done = run.status().get("step", job.settings.steps)
     took = duration(sum(record.get("seconds", 0.0) for record in own))
-    early = f", stopped early of {job.settings.steps}" if done < job.settings.steps else ""
-    lines = [f"{'Trained before' if returned else 'Finished'}: {done} steps{early} in {took}"]
+    steps = f"{done} steps" if done == job.settings.steps else f"stopped early, {done} of {job.settings.steps} steps"
+    lines = [f"{'Trained before' if returned else 'Finished'}: {steps} in {took}"]
     if measured := run.evaluations():
         step, best = min(measured, key=lambda evaluation: evaluation[1])
         lines.append(f"Best held-out loss {best:.3f} at step {step}")
@@ -375,8 +375,8 @@ class TrainingRunLoader(io.ComfyNode):
     def execute(cls, run_id) -> io.NodeOutput:
         run = runs.find_run(folders.runs_root(), run_id)
         status = run.status()
-        far = f"step {status.get('step', 0)} of {runs.Job.read(run).settings.steps}"
-        shown = results.said(f"{run.id}\n{far}, {status.get('state', 'not begun')}", _last_sample(run))
+        far = f"step {status['step']} of {status['total']}, " if {"step", "total"} <= status.keys() else ""
+        shown = results.said(f"{run.id}\n{far}{status.get('state', 'not begun')}", _last_sample(run))
         return io.NodeOutput(run, ui=shown)
 
 

@@ -3,6 +3,7 @@
 What a whole training gives is seen on a real server: see tests/comfyui/test_main_job.py.
 """
 
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,3 +243,45 @@ def test_the_preview_of_a_sample_has_its_prompts_side_by_side(comfyui, tmp_path)
     picture = sampling.latents_preview(tmp_path / "latents.safetensors")
     assert picture.size == (2 * 6 * 4, 8 * 4)
     assert picture.getpixel((4, 4)) != picture.getpixel((30, 4))
+
+
+def finished(tmp_path, name: str, seed: int):
+    """A run of the trainer's as it lies on disk once it is finished, made without training."""
+    from impasto.nodes.host import folders
+    from impasto.trainers.run import create, folder
+
+    settings = Settings(steps=20, seed=seed)
+    job = folder.Job(name, settings, str(tmp_path), "abc", str(tmp_path / "flux.safetensors"), "f1")
+    run = create.create_run(folders.runs_root(), job)
+    lora = {"transformer.x.lora_A.weight": torch.full((2, 2), float(seed))}
+    checkpoints.save(run.path / "checkpoints", 20, lora, {"impasto_run": run.id, "impasto_step": "20"}, {})
+    steps = [{"step": step, "loss": 1.0, "seconds": 6.0} for step in range(1, 21)]
+    measured = [{"step": 10, "held_out_loss": 1.375}, {"step": 20, "held_out_loss": 1.5}]
+    lines = "".join(json.dumps(record) + "\n" for record in (*steps, *measured))
+    (run.path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    (run.path / "status.json").write_text(json.dumps({"state": "finished", "step": 20, "total": 20}))
+    return run, job
+
+
+def test_what_became_of_a_run_is_told_and_under_which_name_an_earlier_lora_is_kept(comfyui, tmp_path):
+    from impasto.nodes import training
+    from impasto.nodes.host import folders
+    from impasto.trainers.run import publish
+
+    first, job = finished(tmp_path, "told", 1)
+    assert publish.displaced(first, "told", folders.loras_root()) is None
+    file = publish.publish(first, "told", folders.loras_root())
+    assert training._told(first, job, f"told/{file.name}", None, False).splitlines() == [
+        "Finished: 20 steps in 2 min",
+        "Best held-out loss 1.375 at step 10",
+        "→ loras/told/told.safetensors",
+        f"as told/{file.name}, which stays this one's",
+    ]
+    second, job = finished(tmp_path, "told", 2)
+    earlier = publish.displaced(second, "told", folders.loras_root())
+    publish.publish(second, "told", folders.loras_root())
+    assert earlier == file and earlier.is_file()
+    assert publish.displaced(second, "told", folders.loras_root()) is None
+    told = training._told(second, job, "told/other.safetensors", earlier, True).splitlines()
+    assert told[0] == "Trained before: 20 steps in 2 min"
+    assert told[-1] == f"The LoRA that had this name is now told/{file.name}"
