@@ -238,7 +238,7 @@ def _draw_tokens(axes: Axes, key: str, counts: Sequence[int]) -> None:
     else:
         axes.hist(counts, bins=whole_bins(least, most), color=BLUE)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        draw_limit(axes, limit, least, most, RUST)
+        draw_limit(axes, limit, least - 0.5, most + 0.5, RUST)
     said = f"{over} of {len(counts)} over {limit}" if over else f"all within {limit}"
     axes.set_xlabel(said, color=RUST if over else QUIET, fontsize=9)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)

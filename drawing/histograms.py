@@ -88,5 +88,5 @@ def _draw(axes: Axes, histogram: Histogram) -> None:
         middle = left + bar.get_width() / 2
         if middle > threshold if histogram.at_most else middle < threshold:
             bar.set_facecolor(RUST)
-    draw_limit(axes, threshold, low, high, INK)
+    draw_limit(axes, threshold, bounds[0], bounds[-1], INK)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
