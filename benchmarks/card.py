@@ -330,7 +330,11 @@ class Bench:
 
     def trained(self, learner: Any, side: int | tuple[int, int], tokens: int = 0, batch: int = 1) -> dict[str, Any]:
         """Our step, beside what was planned for it and what the card could do at its own rate."""
+        import torch
+
         made = self.batch(side, tokens, batch)
+        if learner.settings.compile:
+            torch.compiler.reset()  # or a second size would be computed by graphs for any size
 
         def step() -> Any:
             loss = learner.add_gradients([made], positions=[0])
