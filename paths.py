@@ -186,8 +186,9 @@ def _form(name: str) -> str:
 
 
 def _names(folder: str | Path) -> list[str]:
+    """What lies in a folder, but for what can be no name of a person's."""
     try:
-        return os.listdir(folder)
+        return [name for name in os.listdir(folder) if not _IN_NO_NAME.search(name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 

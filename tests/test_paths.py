@@ -66,6 +66,12 @@ def test_what_is_to_be_made_has_a_plain_name(tmp_path, name):
     assert child_of(tmp_path, name) == tmp_path / name
 
 
+@pytest.mark.parametrize("name", ["a\n", "\ta", "a\r"])
+def test_control_characters_at_the_ends_are_no_spaces(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert existing_child(tmp_path, "a") is None and offered(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["मोने के चित्र", "ภาพวาด", "Nymphe\u0301as", "สี่"])
 def test_letters_bear_what_stands_on_them_in_new_names_too(tmp_path, name):
     assert checked_name(f" {name} ") == name
