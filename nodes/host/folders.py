@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,14 +146,22 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """
+    """The file of a LoRA by a name of ComfyUI's list, also as another system writes it: in another Unicode form, or
+    with the other slashes.
+
     Raises:
         ModelError: ComfyUI lists no LoRA of that name.
     """
-    path = folder_paths.get_full_path("loras", name) if name in lora_names() else None
+    names = lora_names()
+    listed = name if name in names else next((other for other in names if _alike(other) == _alike(name)), None)
+    path = folder_paths.get_full_path("loras", listed) if listed else None
     if path is None:  # ComfyUI's list may be older than the folder
         raise ModelError(f"ComfyUI knows no LoRA '{name}'. Choose one of its list, or put the file into models/loras.")
     return Path(path)
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).replace("\\", "/")
 
 
 def chosen_lora(name: str) -> Path | None:

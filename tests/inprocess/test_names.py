@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from impasto.errors import DatasetError, SettingsError, TrainingError
+from impasto.errors import DatasetError, ModelError, SettingsError, TrainingError
 
 from ..small_sources import Painting, picture_bytes, write_shard
 
@@ -135,6 +135,18 @@ def test_lists_prompts_and_profiles_are_found(comfyui, name):
     with pytest.raises(TrainingError, match="There is no launch profile") as raised:
         launch_arguments("2 cards (nvlink).yaml", profiles)
     assert f"{disk}.yaml" in str(raised.value)
+
+
+def test_a_lora_to_start_from_is_found_as_another_system_writes_its_name(comfyui, name):
+    from impasto.nodes.host import folders
+
+    file = folders.models_root() / "loras" / unicodedata.normalize("NFD", name) / "a (1).safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    typed = unicodedata.normalize("NFC", name)
+    assert folders.lora_path(f"{typed}/{file.name}") == folders.lora_path(f"{typed}\\{file.name}") == file
+    with pytest.raises(ModelError):
+        folders.lora_path(f"{typed}/../{file.parent.name}/{file.name}")
 
 
 def test_a_run_whose_folder_was_renamed_is_found(comfyui, tmp_path, name):
