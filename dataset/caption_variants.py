@@ -89,12 +89,10 @@ def _arranged(text: str, rules: CaptionRules, seed: str) -> str:
     if rules.random_parts:
         before, moving, after = _parts(text, rules)
         if rules.shuffle_caption:
-            order = sorted(range(len(moving)), key=lambda place: _share(f"{seed} order {place}"))
+            order = sorted(range(len(moving)), key=lambda place: share(f"{seed} order {place}"))
             moving = [moving[place] for place in order]
         kept = [
-            part
-            for place, part in enumerate(moving)
-            if _share(f"{seed} drop {place}") >= rules.caption_tag_dropout_rate
+            part for place, part in enumerate(moving) if share(f"{seed} drop {place}") >= rules.caption_tag_dropout_rate
         ]
         text = ", ".join(before + kept + after)  # with a comma whatever the separator is, as sd-scripts does
     return text.replace(rules.secondary_separator, rules.caption_separator) if rules.secondary_separator else text
@@ -113,9 +111,9 @@ def _parts(text: str, rules: CaptionRules) -> tuple[list[str], list[str], list[s
 
 
 def _pick(choices: list[str], seed: str) -> str:
-    return choices[int(_share(seed) * len(choices))]
+    return choices[int(share(seed) * len(choices))]
 
 
-def _share(seed: str) -> float:
+def share(seed: str) -> float:
     """A number from 0 up to but not including 1, by the SHA-256 of `seed`; its 53 bits are what a float holds."""
     return (int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 11) / 2**53

@@ -22,9 +22,10 @@ from ..paths import as_listed, folded
 from ..texts import cleaned, decoded
 from .buckets import Buckets
 from .caption_variants import CaptionRules
-from .config_schema import BY_NAME, KEYS, acted_on
+from .config_schema import BY_NAME, KEYS, OWN_KEYS, OWN_TABLE, acted_on
 from .config_text import read_config, refuse_other_trainers
 from .passed_over import by_name, is_mask
+from .picture_variants import PictureRules
 from .schema_key import CAPTIONS, DATASET, SUBSET, SUBSET_ALONE, Key, frozen_fields
 
 if sys.version_info >= (3, 11):
@@ -52,9 +53,11 @@ class Subset(_SubsetFields):
 
     Attributes:
         captions: what is done with captions.
+        pictures: what is done with pictures.
     """
 
     captions: CaptionRules
+    pictures: PictureRules
 
     @property
     def source(self) -> Path:
@@ -63,9 +66,11 @@ class Subset(_SubsetFields):
 
     def describe(self) -> str:
         """Its repeats and what is out of the ordinary, in a few words for a person."""
-        values = vars(self) | vars(self.captions)
-        said = [key.told.format(values[key.name]) for key in KEYS if key.told and values[key.name] != key.default]
-        return ", ".join([f"num_repeats {self.num_repeats}", *said])
+        values = vars(self) | vars(self.captions) | vars(self.pictures)
+        keys = [key for key in (*KEYS, *OWN_KEYS) if key.told]
+        said = [key.told.format(values[key.name]) for key in keys if values[key.name] != key.default]
+        varied = [f"{self.pictures.picture_variants} variants of each picture"] if self.pictures.vary else []
+        return ", ".join([f"num_repeats {self.num_repeats}", *said, *varied])
 
 
 @dataclass(frozen=True)
@@ -189,8 +194,17 @@ def _subset(table: dict[str, Any], dataset: dict[str, Any], general: dict[str, A
         if key.path and key.name in values:
             values[key.name] = as_listed(folder / values[key.name]) if values[key.name] else None
     return Subset(
-        captions=CaptionRules(**_those(fields(CaptionRules), values)), **_those(fields(_SubsetFields), values)
+        captions=CaptionRules(**_those(fields(CaptionRules), values)),
+        pictures=PictureRules(**_those(fields(PictureRules), values | _own(values["custom_attributes"] or {}))),
+        **_those(fields(_SubsetFields), values),
     )
+
+
+def _own(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Our own options among custom_attributes."""
+    given = attributes.get(OWN_TABLE, {})
+    _check_keys(given, OWN_KEYS, f"custom_attributes.{OWN_TABLE}")
+    return {key.name: given.get(key.name, key.default) for key in OWN_KEYS}
 
 
 def _inherited(levels: Collection[str], *tables: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +215,8 @@ def _inherited(levels: Collection[str], *tables: dict[str, Any]) -> dict[str, An
 
 def _those(wanted: Iterable[Field], values: dict[str, Any]) -> dict[str, Any]:
     named = {field.name: values[field.name] for field in wanted}
-    whole = {name for name, value in named.items() if type(value) is int and BY_NAME[name].kind is float}
+    kinds = {key.name: key.kind for key in (*KEYS, *OWN_KEYS)}
+    whole = {name for name, value in named.items() if type(value) is int and kinds[name] is float}
     return {name: float(value) if name in whole else value for name, value in named.items()}
 
 

@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import functools
 
-from .schema_key import BUCKETS, CAPTIONS, SD_SCRIPTS, SUBSET, SUBSET_ALONE, Key, Widget
+from .schema_key import BUCKETS, CAPTIONS, PICTURES, SD_SCRIPTS, SUBSET, SUBSET_ALONE, Key, Widget
 
 INTERPOLATIONS = ("lanczos", "area", "box", "bicubic", "bilinear", "nearest")
 CAPTION_EXTENSION = ".txt"  # of what is written here
 
-_CACHED_LATENTS = (
-    "Pictures are encoded once, before training, so they cannot change from step to step; sd-scripts refuses it with "
-    "cache_latents too. Remove this key."
-)
 _CACHED_TEXTS = (
     "Captions are encoded once, before training, so they cannot grow from step to step; sd-scripts refuses it with "
     "cached text encoder outputs too. Remove this key."
 )
 _NO_PATH = "Paths are not taken from a graph. The pictures come from the dataset that is connected"
 _DRAWN = "Needs cached_text off; Impasto's own trainer draws from a few encoded texts of each caption."
-_FOR_OTHERS = "Impasto's own trainer encodes pictures once and refuses it; for sd-scripts."
+_VARIED = "Needs cached_latents off; Impasto's own trainer draws from a few encoded variants of each picture."
 
 _bucket = functools.partial(Key, part=BUCKETS, always=True)
 _subset = functools.partial(Key, level=SUBSET)
 _caption = functools.partial(Key, level=SUBSET, part=CAPTIONS)
+_picture = functools.partial(Key, level=SUBSET, part=PICTURES)
 _first = functools.partial(Widget, optional=False)  # the node had it from the beginning
 _plain = functools.partial(Widget, optional=False, advanced=False)
 
@@ -269,28 +266,28 @@ KEYS = (
         told="flip_aug",
         widget=Widget("Mirror pictures half of the time; signatures and faces are mirrored too."),
     ),
-    _subset(
+    _picture(
         "color_aug",
         bool,
         False,
         frozen_by="cached_latents",
-        refused=_CACHED_LATENTS,
-        widget=Widget(f"Vary the colours a little each time, which a style LoRA should not learn. {_FOR_OTHERS}"),
+        told="color_aug",
+        widget=Widget(f"Vary the colours a little each time, which a style LoRA should not learn. {_VARIED}"),
     ),
-    _subset(
+    _picture(
         "random_crop",
         bool,
         False,
         frozen_by="cached_latents",
         same_in_a_batch=True,
-        refused=_CACHED_LATENTS,
-        widget=Widget(f"Crop at random instead of at the centre. {_FOR_OTHERS}"),
+        told="random_crop",
+        widget=Widget(f"Crop at random instead of at the centre. {_VARIED}"),
     ),
     _subset(
         "face_crop_aug_range",
         list,
         None,
-        refused=_CACHED_LATENTS,
+        refused="Faces are not looked for here. Remove this key; random_crop and random_scale crop anywhere.",
         not_in_graph="sd-scripts reads where a face is from the picture's file name, and the files written here are "
         "not named so. Remove the line.",
     ),
@@ -327,6 +324,13 @@ KEYS = (
     ),
 )
 BY_NAME = {key.name: key for key in KEYS}
+
+# Options of our own trainer. They stand in a table of custom_attributes, which sd-scripts hands on without reading it.
+OWN_TABLE = "impasto"
+OWN_KEYS = (
+    _picture("picture_variants", int, 4, least=1),
+    _picture("random_scale", float, 1.0, least=1, told="random_scale {}"),
+)
 
 
 def acted_on(*levels: str, part: str = "") -> list[Key]:

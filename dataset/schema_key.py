@@ -19,6 +19,7 @@ SUBSET_ALONE = "subset alone"  # [[datasets.subsets]]
 # What a key is part of, besides its dataset or subset.
 BUCKETS = "buckets"
 CAPTIONS = "captions"
+PICTURES = "pictures"
 
 _SAME = object()
 
@@ -49,7 +50,7 @@ class Key:
         kind: of its value. A whole number is taken for a float, as TOML's readers do.
         default: sd-scripts'; None where it has none, or leaves it to its command line.
         level: DATASET, SUBSET or SUBSET_ALONE.
-        part: BUCKETS or CAPTIONS, or nothing.
+        part: BUCKETS, CAPTIONS or PICTURES, or nothing.
         caption_files: only where captions are files beside the pictures, not with a metadata_file.
         or_pair: a list is taken too, of width and height.
         path: a file or folder; a relative one starts at the folder of the config.

@@ -7,6 +7,7 @@ from impasto.dataset import config_reader as dataset_config
 from impasto.dataset.caption_variants import CaptionRules
 from impasto.dataset.config_editor import Changes, rewrite_dataset_toml
 from impasto.dataset.config_leftovers import leftovers
+from impasto.dataset.picture_variants import PictureRules
 from impasto.errors import DatasetError
 from impasto.progress import silent
 from impasto.trainers.features import plan as planning
@@ -142,8 +143,6 @@ def test_a_folder_without_pictures_is_named(folder, directory):
     "line, named",
     [
         ("learning_rate = 1.0", "learning_rate"),
-        ("color_aug = true", "color_aug"),
-        ("random_crop = true", "random_crop"),
         ("face_crop_aug_range = [1.0, 2.0]", "face_crop_aug_range"),
         ("is_reg = true", "only regularisation pictures"),
         ('metadata_file = "meta.json"\nis_reg = true', "is_reg"),
@@ -170,6 +169,35 @@ def test_a_folder_without_pictures_is_named(folder, directory):
 def test_what_would_train_otherwise_is_refused_by_key_and_file(folder, line, named):
     with pytest.raises(DatasetError, match=named) as refused:
         dataset_config.read(write(folder, MINIMAL + line))
+    assert "dataset.toml" in str(refused.value)
+
+
+def test_own_options_stand_in_custom_attributes_which_sd_scripts_does_not_read(folder):
+    on = "random_crop = true\ncolor_aug = true\n"
+    plain = dataset_config.read(write(folder, MINIMAL + on)).datasets[0].subsets[0]
+    assert plain.pictures == PictureRules(random_crop=True, color_aug=True) and plain.pictures.picture_variants == 4
+    own = "custom_attributes = {other = 1, impasto = {picture_variants = 6, random_scale = 2}}"
+    subset = dataset_config.read(write(folder, MINIMAL + on + own)).datasets[0].subsets[0]
+    assert subset.pictures == PictureRules(random_crop=True, color_aug=True, picture_variants=6, random_scale=2.0)
+    assert subset.describe() == ("num_repeats 1, color_aug, random_crop, random_scale 2.0, 6 variants of each picture")
+    general = f"[general]\n{own}\n{MINIMAL}"
+    assert dataset_config.read(write(folder, general)).datasets[0].subsets[0].pictures.picture_variants == 6
+
+
+@pytest.mark.parametrize(
+    "own, named",
+    [
+        ("{picture_variants = 100}", "picture_variants is 100"),
+        ("{picture_variants = 2.5}", "picture_variants in custom_attributes.impasto is 2.5"),
+        ("{random_scale = 0.5}", "random_scale is 0.5"),
+        ("{random_scale = inf}", "finite"),
+        ("{variants = 2}", "the key variants in custom_attributes.impasto is unknown"),
+        ("7", "custom_attributes.impasto is not a table"),
+    ],
+)
+def test_own_options_that_cannot_be_used_are_named(folder, own, named):
+    with pytest.raises(DatasetError, match=named) as refused:
+        dataset_config.read(write(folder, f"{MINIMAL}custom_attributes = {{impasto = {own}}}\n"))
     assert "dataset.toml" in str(refused.value)
 
 

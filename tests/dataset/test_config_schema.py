@@ -35,7 +35,7 @@ def test_what_the_writer_writes_the_reader_reads(tmp_path, name):
     settings = TomlSettings(cached_text=False, cached_latents=False, **{name: ANOTHER[key.kind]}, **other)
     [block] = config_reader.read(write_dataset_toml(captioned(tmp_path, "a"), settings).path).datasets
     [subset] = block.subsets
-    found = vars(block) | vars(subset) | vars(subset.captions)
+    found = vars(block) | vars(subset) | vars(subset.captions) | vars(subset.pictures)
     if key.idle:
         assert name not in found
     else:

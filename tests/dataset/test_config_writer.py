@@ -15,6 +15,7 @@ from impasto.dataset.config_writer import (
     write_dataset_toml,
     write_training_files,
 )
+from impasto.dataset.picture_variants import PictureRules
 from impasto.dataset.pictures import store_picture
 from impasto.dataset.records import Dataset, Record, write_manifest
 from impasto.dataset.schema_key import FLUX_TRAINER, TARGETS
@@ -287,11 +288,19 @@ def test_our_trainer_reads_what_it_can_do_and_names_what_it_cannot(tmp_path):
     assert [picture.caption for picture in dataset_config.pictures(group)] == ['mntgrdn "山", a "quoted" 山 in oil']
     assert group.datasets[0].buckets.resolution == (512, 768)
 
-    refused = {"color_aug", "random_crop", "resize_interpolation", "token_warmup_step"}
+    refused = {"resize_interpolation", "token_warmup_step"}
     for name in EVERYTHING.keys() - LIVE.keys():
         config = write_dataset_toml(dataset, TomlSettings(**LIVE, **{name: EVERYTHING[name]}))
         with pytest.raises(DatasetError, match=name) if name in refused else contextlib.nullcontext():
             dataset_config.read(config.path)
+
+
+def test_variants_of_pictures_are_written_as_they_are_read(tmp_path):
+    own = "custom_attributes = {impasto = {picture_variants = 6, random_scale = 1.25}}"
+    settings = TomlSettings(**LIVE, random_crop=True, color_aug=True, more_keys=own)
+    config = write_dataset_toml(captioned(tmp_path, "a"), settings)
+    [subset] = dataset_config.read(config.path).datasets[0].subsets
+    assert subset.pictures == PictureRules(random_crop=True, color_aug=True, picture_variants=6, random_scale=1.25)
 
 
 def test_the_older_sd_scripts_of_flux_trainer_gets_only_what_it_knows(tmp_path):

@@ -50,7 +50,7 @@ CASES = {
     "words around": {"caption_prefix": "mntgrdn, by", "caption_suffix": "\"end\" \\ 'q'"},
     "held out": {"validation_split": 0.2, "validation_seed": 3},
 }
-# Among them what our own trainer refuses: another interpolation, random_crop.
+# Among them what our own trainer refuses: another interpolation, token warm-up.
 ONLY_THEIRS = {
     "another interpolation": {"resize_interpolation": "area"},
     "nothing cached": {

@@ -275,6 +275,17 @@ def on_four_pictures(run, folder: Path, dataset: str = "", subset: str = "") -> 
     return run
 
 
+def test_a_run_on_variants_of_pictures_goes_on_to_the_same_weights(make_run, tmp_path):
+    varied = "color_aug = true\nflip_aug = true\ncustom_attributes = {impasto = {random_scale = 1.3}}"
+    settings = QUICK | {"steps": 6, "checkpoint_every": 6}
+    whole, parts = (on_four_pictures(make_run(name, **settings), tmp_path, "", varied) for name in ("whole", "parts"))
+    examples = index.load(index.Features(Job.read(whole).features_folder, Job.read(whole).features_key)).examples
+    assert [len(example.all_pictures) for example in examples] == [4] * 4
+    assert train(whole) and train(parts, stop_at=3) and not parts.finished
+    assert train(parts) and parts.finished
+    assert same(final_adapter(whole), final_adapter(parts))
+
+
 def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, monkeypatch):
     def untrained_loss(name: str) -> float:
         run = make_run(name, **QUICK, steps=1)

@@ -7,23 +7,26 @@ and is written last. What encodes is not known here: it comes in as two `Encoder
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import checksums, files
-from ...dataset import buckets
+from ...dataset import buckets, picture_variants
 from ...dataset import config_reader as dataset_config
 from ...dataset.caption_variants import DEFAULT_VARIANTS
+from ...dataset.picture_variants import PictureVariant
 from ...errors import FeatureError, ModelError
 from ...job_log import stage
 from ...progress import Progress, silent
+from ...texts import megabytes
 from ..flux.latents import PIXELS_PER_LATENT, latent_shape, scale_latent
 from .feature_set import read_tensors, token_count
 from .index import DATASET_CONFIG, INDEX, VERSION, Features, inside
@@ -39,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 COMPARED_TOGETHER = 100  # files, between two looks at Cancel
 PREVIEW_EVERY = 1.0  # seconds
+BYTES_PER_VALUE = 4  # of a latent, float32
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,10 @@ def encode(
     if not text_table:
         texts |= {path: prompt_of(text) for path, (_, text) in captions.items()}
     latents = {
-        inside(folder, file): (kind, example) for example in planned for kind, file in named.of_picture(example).items()
+        inside(folder, file): _Picture(example, kind, variant)
+        for example in planned
+        for variant in (None, *example.variants)
+        for kind, file in named.of_picture(example, variant).items()
     }
     _encode_missing(texts, latents, autoencoder, text_encoder, progress)
     if text_table:
@@ -119,6 +126,21 @@ def encode(
     listed = _write_prompts(folder, [{"text": text, "seed": seed, "file": named.text(text)} for text, seed in prompts])
     _write_index(folder, index)  # a damaged one is written anew
     return Features(str(folder), key, listed)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What one file is encoded from; `variant` is None for the picture as it is."""
+
+    example: Planned
+    kind: str  # of `index.PICTURE_FILES`
+    variant: PictureVariant | None
+
+    def read(self) -> Image:
+        """Its pixels, or those of its mask, at the bucket's size."""
+        path, size = self.example.path, self.example.size
+        whole = buckets.read_alpha(path) if self.kind == "mask" else buckets.read_picture(path)
+        return picture_variants.shown(whole, self.variant, size) if self.variant else buckets.fit(whole, size)
 
 
 @dataclass(frozen=True)
@@ -149,14 +171,15 @@ class _Names:
     def _of_text(self, *parts: str) -> str:
         return f"../texts/{files.content_hash([VERSION, *parts], 32)}.safetensors"
 
-    def of_picture(self, example: Planned) -> dict[str, str]:
-        """Those that come from the picture alone, by their kind."""
+    def of_picture(self, example: Planned, variant: PictureVariant | None = None) -> dict[str, str]:
+        """Those that come from the picture alone, by their kind; `variant` is None for the picture as it is."""
         options = dict(example.options)
-        made = {"latent": [VERSION, self.autoencoder, example.image, example.size]}
+        varied = [dataclasses.astuple(variant)] if variant else []
+        made = {"latent": [VERSION, self.autoencoder, example.image, example.size, *varied]}
         if "flip_aug" in options:
-            made["flipped"] = [VERSION, self.autoencoder, example.image, example.size, "flipped"]
+            made["flipped"] = [VERSION, self.autoencoder, example.image, example.size, "flipped", *varied]
         if "alpha_mask" in options:
-            made["mask"] = [VERSION, example.image, example.size]
+            made["mask"] = [VERSION, example.image, example.size, *([variant.box] if variant else [])]
         return {
             kind: f"../{'masks' if kind == 'mask' else 'latents'}/{files.content_hash(parts, 32)}.safetensors"
             for kind, parts in made.items()
@@ -177,6 +200,8 @@ def _entry(example: Planned, named: _Names, batch_size: int) -> dict[str, Any]:
         "held_out": example.held_out,
     }
     entry |= {name: value for name, value in example.options if name not in ("flip_aug", "alpha_mask")}
+    if example.variants:
+        entry["variants"] = [named.of_picture(example, variant) for variant in example.variants]
     if len(example.texts) > 1:
         # Lists in a list, which had more than one of them while there was a token warm-up.
         entry["captions"] = [example.texts]
@@ -206,22 +231,25 @@ def _write_prompts(folder: Path, prompts: Sequence[dict[str, Any]]) -> str:
 
 def _encode_missing(
     texts: Mapping[Path, str],
-    latents: Mapping[Path, tuple[str, Planned]],
+    latents: Mapping[Path, _Picture],
     autoencoder: Encoder,
     text_encoder: Encoder,
     progress: Progress,
 ) -> None:
     missing_texts, missing_latents = _missing(texts, progress), _missing(latents, progress)
     total = len(missing_texts) + len(missing_latents)
+    if told := _cost_of_variants(missing_latents.values()):
+        logger.info(told)
+        progress(0, total, told)
     for done, (path, text) in enumerate(missing_texts.items()):
         progress(done, total, f"Encoding caption {done + 1} of {len(missing_texts)}")
         with stage("encode captions", 1):
             files.write_changed(path, _encoded_text(text, text_encoder))
     shown = -math.inf
-    for done, (path, (kind, example)) in enumerate(missing_latents.items()):
+    for done, (path, wanted) in enumerate(missing_latents.items()):
+        example, kind = wanted.example, wanted.kind
         with stage("read pictures", 1):
-            read = buckets.read_alpha if kind == "mask" else buckets.read_picture
-            picture = buckets.fit(read(example.path), example.size)
+            picture = wanted.read()
         due = time.monotonic() - shown >= PREVIEW_EVERY
         shown = time.monotonic() if due else shown
         progress(
@@ -234,6 +262,20 @@ def _encode_missing(
             content = _mask(picture) if kind == "mask" else _encoded_latent(picture, kind, example, autoencoder)
             files.write_changed(path, content)
     progress(max(total, 1), max(total, 1), "Encoded")
+
+
+def _cost_of_variants(missing: Iterable[_Picture]) -> str:
+    """What is about to be encoded, where variants of pictures are among it; else ""."""
+    latents = [picture for picture in missing if picture.kind != "mask"]
+    varied = sum(picture.variant is not None for picture in latents)
+    if not varied:
+        return ""
+    values = sum(math.prod(latent_shape(*picture.example.size)) for picture in latents)
+    count = len({picture.example.image for picture in latents})
+    return (
+        f"To encode: {len(latents)} latents of {count} pictures, {varied} of them variants, which take "
+        f"{megabytes(values * BYTES_PER_VALUE)}"
+    )
 
 
 def _import_missing(

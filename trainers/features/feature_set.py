@@ -39,6 +39,20 @@ class Text:
 
 
 @dataclass(frozen=True)
+class EncodedPicture:
+    """The files of one variant of a picture: its latent, that of its mirror image, and its mask; None where not asked
+    for."""
+
+    latent_path: Path
+    flipped_path: Path | None = None
+    mask_path: Path | None = None
+
+    @property
+    def files(self) -> Iterator[Path]:
+        yield from filter(None, (self.latent_path, self.flipped_path, self.mask_path))
+
+
+@dataclass(frozen=True)
 class Example:
     """One picture with its caption, as the trainer sees it. What a plain subset does not ask for has its default.
 
@@ -60,6 +74,7 @@ class Example:
         caption_dropout_rate: share of empty captions; None leaves it to the run.
         caption_dropout_every_n_epochs: every n-th epoch has only empty captions; 0 for none.
         image: SHA-256 of the picture's file.
+        variants: what is shown in place of the picture as it is, each as often as that.
     """
 
     id: str
@@ -79,11 +94,17 @@ class Example:
     caption_dropout_rate: float | None = None
     caption_dropout_every_n_epochs: int = 0
     image: str = ""
+    variants: tuple[EncodedPicture, ...] = ()
 
     @property
     def varies(self) -> bool:
-        """Whether more is drawn for it than the run's own caption dropout."""
+        """Whether more is drawn for it than the run's own caption dropout and its variant."""
         return bool(self.texts or self.flipped_path or self.caption_dropout_rate is not None)
+
+    @property
+    def all_pictures(self) -> tuple[EncodedPicture, ...]:
+        """The picture as it is, and its variants."""
+        return EncodedPicture(self.latent_path, self.flipped_path, self.mask_path), *self.variants
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -100,6 +121,7 @@ class Example:
     def files(self) -> Iterator[Path]:
         yield from filter(None, (self.latent_path, self.text_path, self.flipped_path, self.mask_path))
         yield from (text.path for text in self.texts)
+        yield from (path for variant in self.variants for path in variant.files)
 
 
 @dataclass(frozen=True)
@@ -139,27 +161,31 @@ class FeatureSet:
     empty_tokens: int
     prompts: tuple[tuple[str, int, Path], ...] = ()
 
-    def load_latent(self, example: Example, flipped: bool = False) -> Tensor:
+    def load_latent(self, example: Example, flipped: bool = False, variant: int = 0) -> Tensor:
         """The scaled latent of `example`, or of its mirror image: float32 `(16, height/8, width/8)`, on the CPU.
+
+        Args:
+            variant: which of `example.all_pictures`.
 
         Raises:
             FeatureError: the file is missing, damaged or of another shape.
         """
-        return _read_tensor(
-            example.flipped_path if flipped else example.latent_path,
-            "latent",
-            latent_shape(example.width, example.height),
-        )
+        picture = example.all_pictures[variant]
+        path = picture.flipped_path if flipped else picture.latent_path
+        return _read_tensor(path, "latent", latent_shape(example.width, example.height))
 
-    def load_mask(self, example: Example) -> Tensor:
+    def load_mask(self, example: Example, variant: int = 0) -> Tensor:
         """Weights of the loss in 0…1, float32 `(1, height/8, width/8)`; ones where the example has no mask.
+
+        Args:
+            variant: as of `load_latent`.
 
         Raises:
             FeatureError: the file is missing, damaged or of another shape.
         """
         shape = (1, *latent_shape(example.width, example.height)[1:])
-        if example.mask_path:
-            return _read_tensor(example.mask_path, "mask", shape)
+        if path := example.all_pictures[variant].mask_path:
+            return _read_tensor(path, "mask", shape)
         return torch.ones(shape)
 
     def load_text(self, path: str | Path) -> tuple[Tensor, Tensor]:
@@ -187,7 +213,8 @@ class FeatureSet:
 
         From `random` come, in this order: one number for the whole batch, which drops its captions by
         `caption_dropout`; and, only where an example `varies`, one number for each example's flip, then one for each
-        example's own dropout, then one for each example's text.
+        example's own dropout, then one for each example's text; and, only where an example has variants, one number for
+        each example's variant.
 
         Args:
             batch: examples of one shape, as `epoch_batches` gives them.
@@ -207,13 +234,16 @@ class FeatureSet:
         paths = [self.empty_text_path if drop else text.path for drop, text in zip(dropped, texts, strict=True)]
         t5, pooled = zip(*map(self.load_text, paths), strict=True)
         flipped = [bool(example.flipped_path and flip < 0.5) for example, flip in zip(batch, flips, strict=True)]
+        several = any(example.variants for example in batch)
+        numbers = (torch.rand(len(batch), generator=random) if several else torch.zeros(len(batch))).tolist()
+        shown = [int(number * len(example.all_pictures)) for example, number in zip(batch, numbers, strict=True)]
         mask = weights = None
         if any(example.mask_path for example in batch):
-            masks = map(self.load_mask, batch)
+            masks = map(self.load_mask, batch, shown)
             mask = torch.stack([mask.flip(-1) if flip else mask for mask, flip in zip(masks, flipped, strict=True)])
         if any(example.is_reg for example in batch):
             weights = torch.tensor([prior_loss_weight if example.is_reg else 1.0 for example in batch])
-        latents = torch.stack(list(map(self.load_latent, batch, flipped)))
+        latents = torch.stack(list(map(self.load_latent, batch, flipped, shown)))
         return EncodedBatch(latents, torch.stack(t5), torch.stack(pooled), mask, weights, dropped)
 
 

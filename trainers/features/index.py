@@ -14,11 +14,12 @@ from ...dataset import config_reader as dataset_config
 from ...dataset.config_leftovers import leftovers
 from ...errors import FeatureError
 from ...texts import megabytes
-from .feature_set import REMEDY, Example, FeatureSet, Text, token_count
+from .feature_set import REMEDY, EncodedPicture, Example, FeatureSet, Text, token_count
 
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
 INDEX = "index.json"
 DATASET_CONFIG = "dataset.toml"
+PICTURE_FILES = ("latent", "flipped", "mask")  # that a picture, or a variant of it, may have
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ def _example(folder: Path, entry: dict[str, Any], batch_size: int) -> Example:
         texts=texts,
         flipped_path=inside(folder, entry["flipped"]) if "flipped" in entry else None,
         mask_path=inside(folder, entry["mask"]) if "mask" in entry else None,
+        variants=tuple(
+            EncodedPicture(*(inside(folder, kinds[kind]) if kind in kinds else None for kind in PICTURE_FILES))
+            for kinds in entry.get("variants", [])
+        ),
         batch_size=entry.get("batch_size", batch_size),
         **{name: entry[name] for name in names},
         **{name: entry[name] for name in optional if name in entry},
@@ -146,10 +151,12 @@ def _sizes(examples: Iterable[Example]) -> str:
 def _extras(trained: Sequence[Example], loaded: FeatureSet) -> list[str]:
     """The lines of a report that only some datasets have."""
     several = [len({text.path for text in example.texts}) for example in trained if example.texts]
+    pictures = [len(example.all_pictures) for example in trained]
     lengths = {example.tokens for example in trained} - {loaded.empty_tokens}
     counted = (
         (sum(bool(example.flipped_path) for example in trained), "pictures encoded mirrored too"),
         (len(several), f"pictures with several texts, {max(several, default=0)} at most"),
+        (sum(shown > 1 for shown in pictures), f"pictures in several variants, {max(pictures, default=1)} at most"),
         (sum(example.is_reg for example in trained), "regularisation pictures"),
         (sum(bool(example.mask_path) for example in loaded.examples), "pictures with a mask"),
         (len(loaded.prompts), "prompts for samples during training"),

@@ -16,6 +16,8 @@ from ... import files
 from ...dataset import buckets
 from ...dataset.caption_variants import variants
 from ...dataset.config_reader import ConfigPicture, DatasetBlock
+from ...dataset.picture_variants import PictureVariant
+from ...dataset.picture_variants import variants as picture_variants
 from ...errors import DatasetError
 from ...progress import Progress
 
@@ -33,6 +35,7 @@ class Planned:
         held_out: never trained on.
         batch_size: of its dataset.
         options: what else its subset asks for, in the names of `feature_set.Example`; nothing for a plain subset.
+        variants: of the picture, beside the picture as it is.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Planned:
     held_out: bool
     batch_size: int
     options: tuple[tuple[str, Any], ...]
+    variants: tuple[PictureVariant, ...] = ()
 
     @property
     def caption(self) -> str:
@@ -53,14 +57,15 @@ class Planned:
     def id(self) -> str:
         # The texts are in a list of their own, as in the index, where there once were more lists.
         more = [[self.texts], self.options] if len(self.texts) > 1 or self.options else []
-        return files.content_hash([self.image, self.caption, self.size, *more])
+        varied = [{"variants": [dataclasses.astuple(variant) for variant in self.variants]}] if self.variants else []
+        return files.content_hash([self.image, self.caption, self.size, *more, *varied])
 
 
 def plan(pictures: Sequence[ConfigPicture], caption_variants: int, progress: Progress) -> list[Planned]:
     """Every example, by id, so that neither names nor folders decide the order.
 
     A picture that is named twice, with the same text, bucket and options, becomes one example with the sum of the
-    repeats. Pictures held out are taken as they are: not mirrored, with one text.
+    repeats. Pictures held out are taken as they are: not mirrored or varied, with one text.
 
     Raises:
         DatasetError: a picture cannot be used, or every one is held out.
@@ -86,6 +91,9 @@ def plan(pictures: Sequence[ConfigPicture], caption_variants: int, progress: Pro
 def _example(picture: ConfigPicture, image: str, repeats: int, held_out: bool, caption_variants: int) -> Planned:
     subset = picture.subset
     texts = variants(picture.caption, subset.captions, image, caption_variants)
+    size = buckets.upright_size(picture.path)
+    bucket = _bucket(picture, size)
+    varied = () if held_out else picture_variants(size, bucket, subset.pictures, image)
     options: dict[str, Any] = {}
     if held_out:
         texts = texts[:1]
@@ -103,7 +111,8 @@ def _example(picture: ConfigPicture, image: str, repeats: int, held_out: bool, c
         for name, value in options.items()
         if value or (name == "caption_dropout_rate" and value is not None)
     )
-    return Planned(picture.path, image, texts, _bucket(picture), repeats, held_out, picture.dataset.batch_size, given)
+    batch_size = picture.dataset.batch_size
+    return Planned(picture.path, image, texts, bucket, repeats, held_out, batch_size, given, varied)
 
 
 def file_hash(path: Path) -> str:
@@ -132,8 +141,7 @@ def _check_stored(path: Path, image: str) -> None:
             )
 
 
-def _bucket(picture: ConfigPicture) -> tuple[int, int]:
-    size = buckets.upright_size(picture.path)
+def _bucket(picture: ConfigPicture, size: tuple[int, int]) -> tuple[int, int]:
     try:
         return buckets.assign(*size, picture.dataset.buckets)
     except DatasetError as error:

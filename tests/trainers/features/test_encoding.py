@@ -373,6 +373,65 @@ def test_taking_flip_aug_away_again_encodes_nothing(config):
     assert encoders.pictures == encoders.texts == []
 
 
+VARIED = (
+    "random_crop = true\ncolor_aug = true\ncustom_attributes = {impasto = {picture_variants = 3, random_scale = 1.3}}"
+)
+
+
+def test_variants_are_encoded_once_beside_the_picture_as_it_is_and_never_of_what_is_held_out(tmp_path, caplog):
+    config = make_dataset(tmp_path / "varied", dataset="validation_split = 0.2", subset="flip_aug = true")
+    plain = encode(config)
+    write_config(config, "validation_split = 0.2", f"flip_aug = true\n{VARIED}")
+    encoders, told = CountingEncoders(), []
+    with caplog.at_level("INFO", "impasto.trainers.features.encoding"):
+        varied = encode(config, encoders, progress=lambda done, total, text="", preview=None: told.append((done, text)))
+    loaded = features_index.load(varied)
+
+    assert varied.key != plain.key and len(encoders.pictures) == 2 * 2 * (len(SIZES) - 1)
+    cost = "To encode: 20 latents of 5 pictures, 20 of them variants, which take 0.3 MB"
+    first = next(text for _, text in told if "ncod" in text and "Comparing" not in text)
+    assert first == cost and cost in caplog.text
+    for example in loaded.examples:
+        assert len(example.variants) == (0 if example.held_out else 2)
+        for number in range(1, len(example.all_pictures)):
+            latent = loaded.load_latent(example, variant=number)
+            assert latent.shape == loaded.load_latent(example).shape
+            assert not torch.equal(latent, loaded.load_latent(example))
+            torch.testing.assert_close(loaded.load_latent(example, flipped=True, variant=number), latent.flip(-1))
+    assert "5 pictures in several variants, 3 at most" in features_index.report(varied)
+
+    again = CountingEncoders()
+    assert encode(config, again) == varied and again.pictures == []
+    write_config(config, "validation_split = 0.2", "flip_aug = true")
+    assert encode(config, again) == plain and again.pictures == []
+
+
+@pytest.mark.parametrize("off", ["random_crop = false", VARIED.replace("= 3", "= 1"), "custom_attributes = {a = 1}"])
+def test_without_variants_the_key_is_the_one_that_it_was(config, off):
+    plain = encode(config)
+    write_config(config, subset=off)
+    assert encode(config) == plain
+
+
+def test_a_mask_is_cut_as_its_picture_is(tmp_path):
+    config = make_dataset(tmp_path / "masked", [(192, 128)] * 2)
+    for number in range(2):  # the mask lies where the picture is light
+        light = Image.new("L", (192, 128), 0)
+        light.paste(255, (40 + 20 * number, 0, 120, 64))
+        picture = Image.merge("RGBA", [light] * 4)
+        picture.save(config.parent / "train" / f"picture-{number}.png")
+    crop = "random_crop = true\ncustom_attributes = {impasto = {random_scale = 1.5}}"
+    write_config(config, subset=f"alpha_mask = true\n{crop}")
+    loaded = features_index.load(encode(config))
+    for example in loaded.examples:
+        assert len(example.variants) == 3
+        for number in range(4):
+            latent, mask = loaded.load_latent(example, variant=number), loaded.load_mask(example, variant=number)
+            assert 0 < mask.mean() < 1
+            torch.testing.assert_close(latent[:1] / 0.3611 + 0.1159, mask, atol=1e-4, rtol=0)
+        assert not torch.equal(loaded.load_mask(example), loaded.load_mask(example, variant=1))
+
+
 def test_a_mask_is_the_alpha_channel_at_the_size_of_the_latent(tmp_path):
     config = make_dataset(tmp_path / "masked", [(128, 128), (128, 128)], subset="alpha_mask = true")
     alpha = Image.new("L", (128, 128), 255)

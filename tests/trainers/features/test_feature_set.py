@@ -1,11 +1,13 @@
 """What one batch is trained on: drawn from the features by the run's own generator, as sd-scripts draws it."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 from impasto.trainers import objective
+from impasto.trainers.batches import BatchLoader, TrainingData
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.features.encoding import Encoder
@@ -93,6 +95,49 @@ def test_half_of_the_pictures_are_mirrored_each_on_its_own(tmp_path):
         mirrored.update([flags])
     assert all(30 < mirrored[place] < 70 for place in range(4))
     assert len([flags for flags in mirrored if isinstance(flags, tuple)]) > 8
+
+
+VARIED = "random_crop = true\ncustom_attributes = {impasto = {picture_variants = 4, random_scale = 1.4}}"
+
+
+def variant_drawn(loaded, example, latent):
+    return next(number for number in range(4) if torch.equal(latent, loaded.load_latent(example, variant=number)))
+
+
+def test_each_variant_of_a_picture_comes_as_often_as_the_picture_as_it_is(tmp_path):
+    loaded = loaded_from(tmp_path, sizes=[(192, 128)] * 4, subset=VARIED)
+    assert [len(example.all_pictures) for example in loaded.examples] == [4] * 4
+    seen = Counter()
+    for seed in range(100):
+        drawn = load_batch(loaded, loaded.examples, seeded(seed))
+        both = zip(loaded.examples, drawn.latents, strict=True)
+        seen.update(numbers := [(place, variant_drawn(loaded, *pair)) for place, pair in enumerate(both)])
+        seen.update([tuple(number for _, number in numbers)])
+    assert all(12 < seen[place, number] < 40 for place in range(4) for number in range(4))
+    assert sum(1 for key in seen if len(key) == 4) > 50  # each on its own
+
+
+def test_a_variant_is_drawn_after_all_else_and_takes_nothing_from_it(tmp_path):
+    subset = "flip_aug = true\nshuffle_caption = true\ncaption_dropout_rate = 0.5\n"
+    varied = loaded_from(tmp_path, ["a, b, c, d"] * 4, [(192, 128)] * 4, subset=subset + VARIED)
+    plain = replace(varied, examples=tuple(replace(example, variants=()) for example in varied.examples))
+    for seed in range(5):
+        one, other = (load_batch(loaded, loaded.examples, seeded(seed)) for loaded in (varied, plain))
+        assert one.dropped == other.dropped and torch.equal(one.t5, other.t5)
+        assert torch.equal(load_batch(varied, varied.examples, seeded(seed)).latents, one.latents)
+    used, expected = seeded(), seeded()
+    load_batch(plain, plain.examples, used)
+    torch.rand((), generator=expected), torch.rand(3, 4, generator=expected)
+    assert torch.equal(used.get_state(), expected.get_state())
+
+
+def test_batches_from_any_step_on_are_those_of_a_run_that_was_not_interrupted(tmp_path):
+    loaded = loaded_from(tmp_path, sizes=[(192, 128)] * 4, subset=f"flip_aug = true\n{VARIED}")
+    loader = BatchLoader(TrainingData(loaded, loaded.examples, ()), Settings(seed=3))
+    whole = list(itertools.islice(loader.from_step(0), 10))
+    for step in (1, 4, 7):
+        for one, other in zip(whole[step:], loader.from_step(step), strict=False):
+            assert torch.equal(one.latents, other.latents) and torch.equal(one.noise, other.noise)
 
 
 def test_a_subset_has_its_own_dropout_and_the_others_the_runs(tmp_path):
