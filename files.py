@@ -28,6 +28,7 @@ _OWNED = re.compile(re.escape(TEMPORARY_PREFIX) + r"(?P<machine>[0-9a-f]{8})-(?P
 _NAME_KEPT = 40  # characters: with what names the owner and at 4 bytes each under the 255 bytes of a file's name
 READERS_NEED = 2.0  # seconds: who follows a run opens its small files for some microseconds, ten times a second
 _WINDOWS = os.name == "nt"
+_HELD = (5, 32, 33, 1224)  # winerror.h: access denied, sharing and lock violation, mapped into memory
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_WRITING = (*_FULL, errno.EROFS, errno.EFBIG)  # which reading never raises
 _FULL_IN_WORDS = re.compile(r"os error 112\)|database or disk is full")  # Windows' own number, and SQLite
@@ -369,6 +370,12 @@ def _replace(temporary: Path, final: Path) -> None:
             if time.monotonic() >= last_try:
                 raise
             time.sleep(0.02)
+
+
+def is_held(error: BaseException) -> bool:
+    """Whether a file could not be replaced, moved or removed because another program has it open or mapped."""
+    cause = error.__cause__ if isinstance(error, DiskError) else error
+    return isinstance(cause, PermissionError) or getattr(cause, "winerror", None) in _HELD
 
 
 def _flush(path: Path) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..dataset.pictures import PictureRefused, thumbnail
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..job_log import LoggedJob, stage
-from ..progress import duration
 from ..trainers.flux import detection
 from ..trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from ..trainers.libraries import check_trainer
@@ -31,9 +27,7 @@ from . import results, sockets
 from .host import execution, folders, memory, models, sampling
 from .inputs import AS_BEFORE, anew, changed, number_or_as_before, over_links, refused
 from .jobs import logged
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from .trained import last_sample, told
 
 logger = logging.getLogger(__name__)
 
@@ -269,8 +263,9 @@ def _trained(
             _publish_so_far(run, job.name, lora_format)
             raise
     earlier = publish.displaced(run, job.name, folders.loras_root())
+    notes: list[str] = []
     with stage("publish"):
-        final = publish.publish(run, job.name, folders.loras_root(), lora_format)
+        final = publish.publish(run, job.name, folders.loras_root(), lora_format, notes.append)
     if final is None:
         raise TrainingError(
             f"The run '{run.id}' is finished, but its checkpoints are gone from {run.path}. Delete that folder "
@@ -278,33 +273,8 @@ def _trained(
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     lora_name = f"{final.parent.name}/{final.name}"
-    shown = results.said(_told(run, job, lora_name, earlier, returned), _last_sample(run))
+    shown = results.said(told(run, job, lora_name, earlier, returned, notes), last_sample(run))
     return io.NodeOutput(run, models.load_lora(final), loss, lora_name, ui=shown)
-
-
-def _told(run: runs.Run, job: runs.Job, lora_name: str, earlier: Path | None, returned: bool) -> str:
-    """What became of a finished run, a thought a line."""
-    own = [record for record in run.metrics() if record["step"] > job.first_step]
-    done = run.status().get("step", job.settings.steps)
-    took = duration(sum(record.get("seconds", 0.0) for record in own))
-    steps = f"{done} steps" if done == job.settings.steps else f"stopped early, {done} of {job.settings.steps} steps"
-    lines = [f"{'Trained before' if returned else 'Finished'}: {steps} in {took}"]
-    if measured := run.evaluations():
-        step, best = min(measured, key=lambda evaluation: evaluation[1])
-        lines.append(f"Best held-out loss {best:.3f} at step {step}")
-    lines.append(f"→ loras/{job.name}/{job.name}.safetensors")
-    lines.append(f"as {lora_name}, which stays this one's")
-    if earlier:
-        lines.append(f"The LoRA that had this name is now {earlier.parent.name}/{earlier.name}")
-    return "\n".join(lines)
-
-
-def _last_sample(run: runs.Run) -> list[Image]:
-    """What the trainer drew last, small, as it was shown while it trained; a damaged one is left out."""
-    for sample in list(run.samples().values())[-1:]:
-        with contextlib.suppress(PictureRefused, OSError):
-            return [thumbnail(sample.with_name(launch.PREVIEW), results.PICTURE_SIDE)]
-    return []
 
 
 def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob) -> None:
@@ -376,7 +346,7 @@ class TrainingRunLoader(io.ComfyNode):
         run = runs.find_run(folders.runs_root(), run_id)
         status = run.status()
         far = f"step {status['step']} of {status['total']}, " if {"step", "total"} <= status.keys() else ""
-        shown = results.said(f"{run.id}\n{far}{status.get('state', 'not begun')}", _last_sample(run))
+        shown = results.said(f"{run.id}\n{far}{status.get('state', 'not begun')}", last_sample(run))
         return io.NodeOutput(run, ui=shown)
 
 
@@ -399,8 +369,8 @@ class TrainingSamples(io.ComfyNode):
     @classmethod
     def execute(cls, run) -> io.NodeOutput:
         latents, steps = drawn_samples(run)
-        told = f"{len(steps)} samples, of {len(set(steps))} checkpoints up to step {max(steps)}"
-        shown = results.said(told, _last_sample(run))
+        line = f"{len(steps)} samples, of {len(set(steps))} checkpoints up to step {max(steps)}"
+        shown = results.said(line, last_sample(run))
         return io.NodeOutput({"samples": latents}, ", ".join(map(str, steps)), ui=shown)
 
 

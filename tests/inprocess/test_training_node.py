@@ -271,7 +271,7 @@ def test_what_became_of_a_run_is_told_and_under_which_name_an_earlier_lora_is_ke
     first, job = finished(tmp_path, "told", 1)
     assert publish.displaced(first, "told", folders.loras_root()) is None
     file = publish.publish(first, "told", folders.loras_root())
-    assert training._told(first, job, f"told/{file.name}", None, False).splitlines() == [
+    assert trained.told(first, job, f"told/{file.name}", None, False).splitlines() == [
         "Finished: 20 steps in 2 min",
         "Best held-out loss 1.375 at step 10",
         "→ loras/told/told.safetensors",
@@ -282,6 +282,6 @@ def test_what_became_of_a_run_is_told_and_under_which_name_an_earlier_lora_is_ke
     publish.publish(second, "told", folders.loras_root())
     assert earlier == file and earlier.is_file()
     assert publish.displaced(second, "told", folders.loras_root()) is None
-    told = training._told(second, job, "told/other.safetensors", earlier, True).splitlines()
+    told = trained.told(second, job, "told/other.safetensors", earlier, True).splitlines()
     assert told[0] == "Trained before: 20 steps in 2 min"
     assert told[-1] == f"The LoRA that had this name is now told/{file.name}"

@@ -6,6 +6,7 @@ so the step itself is the data position and the random state.
 
 from __future__ import annotations
 
+import logging
 import re
 import zipfile
 import zlib
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ... import checksums
 from ...errors import TrainingError
-from ...files import appearing, remove, temporary_beside
+from ...files import appearing, is_held, remove, temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
@@ -198,10 +201,19 @@ def drop_state(checkpoint_folder: Path) -> None:
 
 
 def discard(checkpoint_folder: Path) -> None:
-    """Remove a checkpoint; killed half-way, what is left does not look like one."""
+    """Remove a checkpoint; killed half-way, what is left does not look like one.
+
+    On Windows its LoRA cannot be removed while ComfyUI has the published one mapped, which is the same file: it goes
+    with the next checkpoint, or the next start.
+    """
     leaving = temporary_beside(checkpoint_folder)
-    checkpoint_folder.rename(leaving)
-    remove(leaving)
+    try:
+        checkpoint_folder.rename(leaving)
+        remove(leaving)
+    except OSError as error:
+        if not is_held(error):
+            raise
+        logger.warning("%s is in use, and is removed later: %s", checkpoint_folder, error)
 
 
 def _bytes_in(value: Any) -> int:

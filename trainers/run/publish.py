@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ... import checksums
-from ...errors import NameRefused, TrainingError
+from ...errors import DiskError, NameRefused, TrainingError
 from ...files import (
     appearing,
     file_hash,
+    is_held,
     link_or_copy,
     remove_partials,
     write_changed,
@@ -27,6 +29,7 @@ from .folder import MAX_RUN_ID_LENGTH, Job, Run
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = "diffusers"  # of the LoRAs in checkpoints, in `file_formats.FORMATS`
+_LET_GO = "Unload the models in ComfyUI, or restart it, and queue the trainer again: it puts the names right."
 BESIDE_THE_LORA = ("settings.toml", DATASET_CONFIG, "workflow.json")
 
 
@@ -40,7 +43,13 @@ def lora_folder(loras_root: Path, name: str) -> Path:
     return child_of(loras_root, name, what="LoRA name")
 
 
-def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORMAT) -> Path | None:
+def publish(
+    run: Run,
+    name: str,
+    loras_root: Path,
+    format: str = CHECKPOINT_FORMAT,
+    tell: Callable[[str], object] = logger.warning,
+) -> Path | None:
     """Put the LoRAs where ComfyUI lists them: `<name>/<name>-<step>.safetensors` and the finished `<name>.safetensors`.
 
     The finished one is the last, or the best by held-out loss if the run was to stop early. It lies there a second
@@ -49,8 +58,12 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     and so is every step of another run. Only a finished run takes `<name>.safetensors` from the one that finished
     before it. Beside it lie its run's settings, dataset config and workflow.
 
+    On Windows nothing can replace or remove a file that ComfyUI has mapped into memory. What such a file was to become
+    is then put beside it, under the name that no other has; it stays as it is until the LoRA is published again.
+
     Args:
         format: a name in `file_formats.FORMATS`.
+        tell: is told of each file that had to stay.
 
     Returns:
         The finished LoRA's path under the name that no other has, or None as long as the run is not finished.
@@ -61,16 +74,15 @@ def publish(run: Run, name: str, loras_root: Path, format: str = CHECKPOINT_FORM
     trained = _whole_checkpoints(run, chosen)
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():
-        _publish_file(trained[step] / ADAPTER_FILE, file, format)
-    _set_aside_damaged(folder, run.checkpoints().keys() - trained.keys())
+        files[step] = _publish_file(trained[step] / ADAPTER_FILE, file, format, tell)
+    _set_aside_damaged(folder, run.checkpoints().keys() - trained.keys(), tell)
     if trained:
-        _set_aside_others(run, folder, files.values())
+        _set_aside_others(run, folder, files.values(), tell)
     if not run.finished or not trained:
         return None
     source = files.get(chosen, files[max(files)])
-    final = source.with_name(_own_name(source))
-    for target in (final, folder / f"{folder.name}.safetensors"):
-        _publish_file(source, target, format)
+    final = _publish_file(source, source.with_name(_own_name(source)), format, tell)
+    _publish_file(source, folder / f"{folder.name}.safetensors", format, tell)
     for file in BESIDE_THE_LORA:
         if (run.path / file).is_file():
             write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
@@ -112,7 +124,7 @@ def _whole_checkpoints(run: Run, chosen: int | None) -> dict[int, Path]:
     return whole
 
 
-def _set_aside_damaged(folder: Path, steps: Iterable[int]) -> None:
+def _set_aside_damaged(folder: Path, steps: Iterable[int], tell: Callable[[str], object]) -> None:
     """Have ComfyUI no longer list a published LoRA that is damaged, of a step whose checkpoint is damaged too.
 
     They are one file where the file system has hard links, and nothing makes it again.
@@ -120,11 +132,12 @@ def _set_aside_damaged(folder: Path, steps: Iterable[int]) -> None:
     for step in steps:
         file = folder / f"{folder.name}-{step:06d}.safetensors"
         if file.is_file() and (damage := checksums.damage_of(file)):
-            os.replace(file, _damaged_name(file))
-            logger.warning("%s. Nothing can make it again; it is kept as %s", damage, _damaged_name(file))
+            with _unless_held(file, tell):
+                os.replace(file, _damaged_name(file))
+                logger.warning("%s. Nothing can make it again; it is kept as %s", damage, _damaged_name(file))
 
 
-def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
+def _set_aside_others(run: Run, folder: Path, own: Iterable[Path], tell: Callable[[str], object]) -> None:
     """Give the steps of other runs their own names, so that a series of step numbers is one run's.
 
     Files that do not say which run they are of were not trained here, and stay.
@@ -132,12 +145,44 @@ def _set_aside_others(run: Run, folder: Path, own: Iterable[Path]) -> None:
     step_file = re.compile(re.escape(folder.name) + r"-\d{6,}\.safetensors")
     for file in set(folder.iterdir()).difference(own):
         if step_file.fullmatch(file.name) and _described(file)[0] not in ("", run.id):
-            os.replace(file, file.with_name(_own_name(file)))
-            file.unlink(missing_ok=True)  # POSIX renames nothing where both names are already the same file's
+            with _unless_held(file, tell):
+                os.replace(file, file.with_name(_own_name(file)))
+                file.unlink(missing_ok=True)  # POSIX renames nothing where both names are already the same file's
 
 
-def _publish_file(source: Path, target: Path, format: str) -> None:
-    """Have at `target` the LoRA of `source`, which is in our form or in `format`; nothing is written that is there."""
+@contextlib.contextmanager
+def _unless_held(file: Path, tell: Callable[[str], object]) -> Iterator[None]:
+    """Leave a file where it is that another program holds."""
+    try:
+        yield
+    except OSError as error:
+        if not is_held(error):
+            raise
+        tell(f"{file} is in use and stays under that name for now ({error}). {_LET_GO}")
+
+
+def _publish_file(source: Path, target: Path, format: str, tell: Callable[[str], object]) -> Path:
+    """Have at `target` the LoRA of `source`, which is in our form or in `format`; nothing is written that is there.
+
+    Returns:
+        `target`, or where the LoRA is if another program holds what is there.
+    """
+    try:
+        _put(source, target, format)
+        return target
+    except (OSError, DiskError) as error:
+        if not (target.exists() and is_held(error)):
+            raise
+        held = error
+    beside = _own_name(source)
+    if beside == target.name:
+        beside = f"{target.stem}.{file_hash(source)[:8]}.safetensors"
+    _put(source, target.with_name(beside), format)  # a folder that may not be written to is told here
+    tell(f"{target} is in use and stays as it is for now ({held}); the new LoRA is {beside}. {_LET_GO}")
+    return target.with_name(beside)
+
+
+def _put(source: Path, target: Path, format: str) -> None:
     wanted, present = _described(source), _described(target)
     if damaged := target.is_file() and checksums.damage_of(target):
         logger.warning("%s. It is published anew", damaged)

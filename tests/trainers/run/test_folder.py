@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from impasto.errors import NameRefused, TrainingError
+from impasto.errors import DiskError, NameRefused, TrainingError
 from impasto.trainers.features.index import Features
 from impasto.trainers.lora import file_formats as lora_files
-from impasto.trainers.run import checkpoints, create, lock, publish
+from impasto.trainers.run import checkpoints, create, lock, lora_metadata, publish
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
@@ -295,6 +295,103 @@ def test_what_was_left_half_written_is_cleared_away_once_nobody_can_be_writing_i
     monkeypatch.setattr(time, "time", lambda: now + 3600)
     publish.publish(run, "monet", folder.parent)
     assert [path.name for path in folder.iterdir()] == ["monet-000010.safetensors"]
+
+
+class Held:
+    """Files that another program holds, refused as Windows refuses it: they cannot be replaced or removed.
+
+    Args:
+        number: Windows' own, of the error.
+        movable: whether they can at least be renamed, as files that are mapped and no longer open.
+    """
+
+    def __init__(self, monkeypatch, number: int, movable: bool) -> None:
+        self.files: set[Path] = set()
+        replace, unlink = os.replace, os.unlink
+
+        def refuse(path) -> None:
+            if Path(path) in self.files:
+                error = OSError(22 if number == 1224 else 13, "in use", str(path))
+                error.winerror = number
+                raise error
+
+        def replacing(source, target):
+            refuse(target)
+            if not movable:
+                refuse(source)
+            replace(source, target)
+            self.files.discard(Path(source))  # it is held under its new name, which nothing here asks for
+
+        def unlinking(path, **named):
+            refuse(path)
+            unlink(path, **named)
+
+        monkeypatch.setattr(os, "replace", replacing)
+        monkeypatch.setattr(os, "unlink", unlinking)
+
+
+@pytest.mark.parametrize("movable", [True, False], ids=["mapped", "open"])
+@pytest.mark.parametrize("number", [5, 32, 1224])
+def test_a_lora_that_comfyui_holds_fails_no_run_and_gets_its_name_later(tmp_path, monkeypatch, number, movable):
+    folder, told = tmp_path / "loras" / "monet", []
+    first, second = (make_run(tmp_path / "runs", settings=Settings(rank=rank, steps=10)) for rank in (1, 2))
+    for value, run in enumerate((first, second)):
+        for step in (5, 10):
+            save_checkpoint(run, step, 10 * value + step)
+        finish(run)
+    publish.publish(first, "monet", folder.parent)
+    held = Held(monkeypatch, number, movable)
+    held.files |= set(folder.glob("*.safetensors"))
+
+    final = publish.publish(second, "monet", folder.parent, tell=told.append)
+    assert first_value(final) == 20 and lora_metadata.read_metadata(final) == made_by(second, 10)
+    kept = {(first_value(path), path.name == "monet.safetensors") for path in folder.glob("*.safetensors")}
+    assert {value for value, _ in kept} == {5, 10, 15, 20}  # every LoRA of both runs
+    named = [text for text in told if str(folder / "monet.safetensors") in text]
+    assert named and all("in use" in text and final.name in text and "restart it" in text for text in named)
+
+    held.files.clear()
+    told.clear()
+    assert publish.publish(second, "monet", folder.parent, tell=told.append) == final and not told
+    assert first_value(folder / "monet.safetensors") == first_value(folder / "monet-000010.safetensors") == 20
+    assert {first_value(path) for path in folder.glob("*.safetensors")} == {5, 10, 15, 20}
+
+
+def test_a_folder_that_may_not_be_written_to_is_still_told(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "runs")
+    save_checkpoint(run, 10, 1)
+    publish.publish(run, "monet", tmp_path / "loras")
+    save_checkpoint(run, 20, 2)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "loras" / "monet" / "x"))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(DiskError, match="has no permission"):
+        publish.publish(run, "monet", tmp_path / "loras")
+
+
+@pytest.mark.parametrize("where", ["rename", "unlink"])
+def test_a_checkpoint_whose_lora_comfyui_holds_is_dropped_later(tmp_path, monkeypatch, caplog, where):
+    run = make_run(tmp_path)
+    for step in (10, 20, 30):
+        checkpoints.mark_validated(save_checkpoint(run, step, step).folder)
+    folder, real = run.path / "checkpoints", getattr(os, where)
+
+    def refused(path, *others, **named):
+        if str(path).endswith(("step-000010", checkpoints.ADAPTER_FILE)):
+            error = PermissionError(13, "in use", str(path))
+            error.winerror = 32
+            raise error
+        return real(path, *others, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, refused)
+        checkpoints.prune(folder, 30, keep=2, best=None)
+    assert "step-000010 is in use, and is removed later" in caplog.text
+    assert max(checkpoints.found(folder)) == 30
+    checkpoints.prune(folder, 30, keep=2, best=None)
+    assert set(checkpoints.found(folder)) == {20, 30}
 
 
 def test_a_checkpoint_written_anew_is_published_anew(tmp_path):
