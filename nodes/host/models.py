@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import comfy.lora
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -21,34 +23,112 @@ import torch
 from ... import checksums
 from ...errors import ModelError
 from ...files import appearing, remove_partials
+from ...trainers.flux import detection
+from ...trainers.flux.weights_file import file_size, write_tensors
+from .execution import progress
 from .folders import pack_models_root
-from .identity import model_identity
+from .identity import model_identity, refuse_attachments
+from .stored_weights import as_stored, dequantised, is_ggml, is_quantised_ggml, stored_weights
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
 
 
-def flux_weights_file(model) -> Path:
-    """The file behind a MODEL socket. A model without one, or with patches on it (a LoRA), is written out first.
+def flux_weights_file(model: ModelPatcher) -> Path:
+    """The file that training reads the model on a MODEL socket from: the one behind it, or one that is written first.
+
+    Written out is a model without a file or with patches on it (a LoRA), one whose file has another layout than the
+    trainer reads (diffusers' names, another prefix, keys beside the model's, a pickle), and one of ComfyUI-GGUF, whose
+    weights are dequantised one at a time.
 
     Raises:
-        ModelError: the model is not FLUX.1.
+        ModelError: the model is not FLUX.1, is quantised in a way that cannot be trained on, or carries code.
     """
     if type(model.model) is not comfy.model_base.Flux:
         raise ModelError(
             f"The model is {type(model.model).__name__}, not FLUX.1. Load a FLUX.1 model (dev, schnell, Krea or "
             "Kontext) with Load Diffusion Model and connect it."
         )
+    refuse_attachments(model, "MODEL", ("injections", "forced_hooks", "hook_patches", "weight_wrapper_patches"))
+    file = _file_behind(model)
+    refusal = _refusal_of(file) if file else None
+    if file and not refusal and not model.patches:
+        return file
+    _check_held(model, refusal)
+    return _written_out(model)
+
+
+def _file_behind(model: ModelPatcher) -> Path | None:
     loader, arguments = (model.cached_patcher_init or (None, ()))[:2]
-    if loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config) and not model.patches:
-        return Path(arguments[0])
+    known = loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config)
+    return Path(arguments[0]) if known else None
+
+
+def _refusal_of(file: Path) -> ModelError | None:
+    """Why the trainer does not read the file as it is; None where it does."""
+    try:
+        detection.inspect(file)
+    except ModelError as error:
+        return error
+    return None
+
+
+def _check_held(model: ModelPatcher, refusal: ModelError | None) -> None:
+    """Refuse to write out, which takes minutes and 24 GB, what could not be trained on then.
+
+    Args:
+        refusal: of the file that the model is from; raised where the model is no other in memory.
+    """
+    weights = dict(model.model.diffusion_model.named_parameters())
+    try:
+        detection.check_shapes("The model", {name: tuple(weight.shape) for name, weight in weights.items()})
+    except ModelError as error:
+        raise refusal or error from None
+    for name, weight in weights.items():
+        packed = hasattr(weight, "_qdata") and refusal  # by ComfyUI, in a format that the refusal names
+        if packed or not (is_ggml(weight) or weight.dtype.is_floating_point):
+            raise refusal or ModelError(
+                f"The model holds '{name}' as {weight.dtype}, quantised by the node that loaded it. Load the bf16, "
+                "fp16 or fp8 file of the same model with Load Diffusion Model, or a GGUF one with ComfyUI-GGUF."
+            )
+
+
+def _written_out(model: ModelPatcher) -> Path:
     target = pack_models_root() / "baked" / f"{model_identity(model)}.safetensors"
     remove_partials(target.parent)  # each of the size of the model
     if not target.exists():
-        with appearing(target, model.model_size()) as temporary:
-            comfy.sd.save_checkpoint(str(temporary), model)
+        if any(map(is_ggml, model.model.parameters())):
+            _write_dequantised(model, target)
+        else:
+            with appearing(target, model.model_size()) as temporary:
+                comfy.sd.save_checkpoint(str(temporary), model)
     return target
+
+
+def _write_dequantised(model: ModelPatcher, target: Path) -> None:
+    """Write a model of ComfyUI-GGUF, patches worked in: what is quantised as bf16, the rest as it is stored."""
+    weights = {name: weight for name, weight in stored_weights(model) if name.startswith("diffusion_model.")}
+    layout = {
+        name: (torch.bfloat16 if is_quantised_ggml(weight) else as_stored(weight).dtype, tuple(weight.shape))
+        for name, weight in weights.items()
+    }
+    report = progress()
+
+    def values() -> Iterator[torch.Tensor]:
+        for done, (name, weight) in enumerate(weights.items()):
+            report(done, len(weights), "Dequantising the GGUF model")
+            yield _patched(weight, name, model.patches.get(name))
+
+    size = file_size(layout)
+    with appearing(target, size) as temporary:
+        write_tensors(temporary, layout, values())
+
+
+def _patched(weight: torch.Tensor, name: str, patches: list | None) -> torch.Tensor:
+    """A weight of ComfyUI-GGUF with its patches worked in, float32 on the CPU."""
+    value = dequantised(weight, name) if is_quantised_ggml(weight) else as_stored(weight).cpu().float()
+    return comfy.lora.calculate_weight(patches, value.clone(), name) if patches else value
 
 
 def load_diffusion_model(path: Path) -> ModelPatcher:

@@ -293,5 +293,5 @@ def test_the_identity_of_t5_xxl_takes_under_a_second(comfyui):
     model = SimpleNamespace(state_dict=lambda: weights)
 
     started = time.perf_counter()
-    identity.model_identity(SimpleNamespace(model=model, backup={}, patches={}))
+    identity.model_identity(SimpleNamespace(model=model, backup={}, patches={}, object_patches_backup={}))
     assert time.perf_counter() - started < 1

@@ -264,7 +264,7 @@ def finished(tmp_path, name: str, seed: int):
 
 
 def test_what_became_of_a_run_is_told_and_under_which_name_an_earlier_lora_is_kept(comfyui, tmp_path):
-    from impasto.nodes import training
+    from impasto.nodes import trained
     from impasto.nodes.host import folders
     from impasto.trainers.run import publish
 

@@ -67,6 +67,20 @@ def inspect(path: str | Path) -> FluxArchitecture:
     return architecture
 
 
+def check_shapes(model: str, shapes: Mapping[str, tuple[int, ...]]) -> FluxArchitecture:
+    """The architecture of a model that is in memory, by the names (without prefix) and shapes of its weights.
+
+    Args:
+        model: what errors call it.
+
+    Raises:
+        ModelError: it is not FLUX.1, takes other inputs, or has weights missing or unknown.
+    """
+    architecture = _measure(model, shapes, "")
+    _compare_with_layout(model, shapes, architecture)
+    return architecture
+
+
 def scaled_layers(path: str | Path, header: WeightsHeader, prefix: str) -> dict[str, ScaledLayer]:
     """Find the scaled layers by name (without prefix), in the three ways in which ComfyUI does.
 

@@ -62,7 +62,10 @@ def broken(path: Path, reason: str) -> ModelError:
 
 def _refuse_other_formats(path: Path, opening: bytes) -> None:
     if opening.startswith(b"GGUF"):
-        raise ModelError(f"{path} is a GGUF file, whose quantised weights cannot be trained on. {REMEDY}")
+        raise ModelError(
+            f"{path} is a GGUF file, which the trainer's process does not read. Choose a .safetensors file, or load "
+            "it with ComfyUI-GGUF's Unet Loader and connect the MODEL to FLUX LoRA Trainer, which writes it out as one."
+        )
     # torch.save writes a zip (PK) or a bare pickle (its protocol); safetensors starts with a small 64-bit number.
     pickled = opening.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
     if pickled and opening[4:] != bytes(4):
