@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from .targets import LoraShape
 
+_WIDE_TARGETS = ("all linear", "whole transformer")  # the second has every layer that a LoRA file can name
+
 
 def add_lora(transformer: FluxTransformer2DModel, shape: LoraShape, seed: int) -> list[torch.nn.Parameter]:
     """Add a LoRA that changes nothing yet (B is zero) and return its parameters, all float32 whatever the base is.
@@ -141,9 +143,10 @@ def _read_fitting(path: str | Path, layers: Mapping[str, Any]) -> tuple[lora_fil
     names = list(dict.fromkeys(key.removeprefix(PREFIX).removesuffix(LORA_A) for key in state if key.endswith(LORA_A)))
     outside = [name for name in names if name not in layers]
     if outside:
+        covering = next(wide for wide in _WIDE_TARGETS if all(is_target(name, wide) for name in names))
         raise TrainingError(
             f"The LoRA {path} changes {len(outside)} layers that this run does not train, such as '{outside[0]}'. "
-            "Choose LoRA targets and block_ranks that cover them, such as 'all linear', or another LoRA."
+            f"Choose LoRA targets and block_ranks that cover them, such as '{covering}', or another LoRA."
         )
     for name in names:
         _check_fits(path, name, layers[name], state)
@@ -165,7 +168,7 @@ def _insert(transformer: FluxTransformer2DModel, shape: LoraShape) -> None:
     from peft import LoraConfig
 
     double, single = (len(getattr(transformer, blocks, ())) for blocks in BLOCKS.values())
-    ranks = shape.ranks(double, single)
+    ranks = shape.ranks(double, single) | {"": shape.rest}
     modules = [name for name in target_modules(transformer, shape.targets) if ranks[block_of(name)]]
     if not modules:
         raise SettingsError(
@@ -173,13 +176,16 @@ def _insert(transformer: FluxTransformer2DModel, shape: LoraShape) -> None:
             "Give at least one of their blocks a rank."
         )
     # One pattern per block of another rank: PEFT searches them for every layer.
-    patterns = {rf"{re.escape(block)}\..*": own for block, own in ranks.items() if own not in (0, shape.rank)}
+    patterns = {rf"{re.escape(block)}\..*": own for block, own in ranks.items() if block and own not in (0, shape.rank)}
+    if shape.rest not in (0, shape.rank):
+        patterns |= {rf"^{re.escape(name)}": shape.rest for name in modules if not block_of(name)}
     config = LoraConfig(
         r=shape.rank,
         lora_alpha=shape.scale * shape.rank,
         rank_pattern=patterns,
         alpha_pattern={pattern: shape.scale * own for pattern, own in patterns.items()},
-        target_modules=modules,
+        # As one expression for whole names: of a list, PEFT takes "proj_out" for the end of a block's name too.
+        target_modules="|".join(map(re.escape, modules)),
         lora_dropout=shape.dropout,
         init_lora_weights=False,
     )

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from ... import checksums
 from ...errors import SettingsError, TrainingError
 from ...files import parsed_json
-from ..flux.layout import FluxArchitecture, layout
+from ..flux.layout import FluxArchitecture, Source, layout
+from . import families
 from .targets import is_target
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ DORA_SCALE = ".dora_scale"  # DoRA in ComfyUI and LyCORIS, (outputs, 1)
 # What programs write before a module's name.
 _PREFIXES = (
     "base_model.model.transformer.",  # PEFT around a pipeline's transformer
+    "transformer.base_model.model.",  # SimpleTuner, up to 2024
     "base_model.model.",  # PEFT's save_pretrained
+    "model.diffusion_model.",  # as in a checkpoint
     "lora_transformer_",  # OneTrainer
     "lycoris_",  # SimpleTuner
     *FORMATS.values(),
@@ -48,33 +51,28 @@ _PREFIXES = (
 )
 # What they write after it -> what that is in our form.
 _ENDINGS = {
-    ".lora_A.default.weight": LORA_A,
-    ".lora_B.default.weight": LORA_B,
     LORA_A: LORA_A,
     LORA_B: LORA_B,
     ".lora_down.weight": LORA_A,
     ".lora_up.weight": LORA_B,
     ".lora.down.weight": LORA_A,
     ".lora.up.weight": LORA_B,
+    "_lora.down.weight": LORA_A,  # diffusers, up to 2023
+    "_lora.up.weight": LORA_B,
+    ".lora_linear_layer.down.weight": LORA_A,
+    ".lora_linear_layer.up.weight": LORA_B,
+    ".down.weight": LORA_A,  # XLabs
+    ".up.weight": LORA_B,
     ALPHA: ALPHA,
     DORA_SCALE: DORA_SCALE,
-    f"{MAGNITUDE}.default.weight": MAGNITUDE,
     f"{MAGNITUDE}.weight": MAGNITUDE,
     MAGNITUDE: MAGNITUDE,
 }
-_TEXT_ENCODERS = ("lora_te", "text_encoder")  # kohya and OneTrainer; diffusers and ComfyUI
-# Part of a key -> what it says of the file, where that is something else than a LoRA of linear layers.
-_OTHER_KINDS = {
-    ".diff": "changed norms or biases, as ComfyUI's own trainer writes them",
-    ".lokr_": "a LoKr",
-    ".hada_": "a LoHa",
-    ".oft_": "an OFT",
-    ".lora_mid.": "a LoCon with a middle matrix",
-    ".lora_B.bias": "a LoRA with biases",
-}
+# The same with the name of PEFT's adapter: default, default_0, or what a script called it.
+_OF_AN_ADAPTER = re.compile(r"(?P<part>\.lora_A|\.lora_B|\.lora_magnitude_vector)\.[\w-]+\.weight")
 _PEFT_SETTINGS = "lora_adapter_metadata"  # where diffusers' save_lora_weights writes alpha
 _MOST_BLOCKS = 200  # of each kind that names are known for; FLUX.1 has 19 and 38
-_REMEDY = "Choose another LoRA; or load it onto the MODEL with ComfyUI's own node, and train a new one on top of it."
+_REMEDY = "Choose another LoRA."
 
 Tensors = dict[str, torch.Tensor]
 Rows = tuple[tuple[int, int], ...]  # ranges (start, stop) of a fused layer's outputs, in units of the hidden size
@@ -88,19 +86,20 @@ def read(path: str | Path) -> Tensors:
 
     Raises:
         TrainingError: no such file, not safetensors, not a FLUX.1 LoRA, incomplete, or with parts that no LoRA of the
-            transformer has (text encoders, changed biases, other kinds of adapter); the text names the first.
+            transformer has (text encoders, changed biases, other kinds of adapter); the text names its family and the
+            first of them.
     """
     tensors, metadata = _load(Path(path))
     modules: dict[str, Tensors] = {}
     names = _known_names(_count_blocks(tensors))
     for key, tensor in tensors.items():
-        module, ending = _split(path, key, names)
+        module, ending = _split(key, names) or _refuse(path, key, tensors)
         if ending in modules.setdefault(module, {}):
             raise _given_twice(path, key)
         modules[module][ending] = tensor.float()
     state: Tensors = {}
     for module, layer in modules.items():
-        _check_layer(path, module, layer)
+        _check_layer(path, module, layer, names[module])
         alpha = _peft_alpha(metadata, module, len(layer[LORA_A]))
         for name, part in _take_apart(names[module], {ALPHA: torch.tensor(alpha)} | layer).items():
             if f"{PREFIX}{name}{ALPHA}" in state:
@@ -137,7 +136,7 @@ def convert(state: Mapping[str, torch.Tensor], format: str) -> Tensors:
             if any(MAGNITUDE in part or DORA_SCALE in part for part in present.values()):
                 scaled = sum(DORA_SCALE in part for part in present.values())
                 _check_dora(format, module, whole=scaled == len(parts))
-            name = FORMATS[format] + (module.replace(".", "_") if format == "kohya" else module)
+            name = FORMATS[format] + (_underscored(module) if format == "kohya" else module)
             converted |= {f"{name}{ending}": tensor for ending, tensor in _fuse(parts, present).items()}
     if layers:
         raise SettingsError(f"The LoRA has the layer '{next(iter(layers))}', which FLUX.1 does not have.")
@@ -202,27 +201,46 @@ def format_of(path: Path) -> str:
     return next((name for name, prefix in FORMATS.items() if first.startswith(prefix)), "")
 
 
+def _sources(blocks: int) -> list[Source]:
+    # With a hidden size of 1, rows are in units of the hidden size.
+    return layout(FluxArchitecture(1, 1, blocks, blocks, 1, 1, 1, True, "", 0))
+
+
 @lru_cache(maxsize=4)
 def _fused_modules(blocks: int) -> dict[str, dict[str, Rows]]:
     """BFL's linear modules -> the diffusers modules that each is made of, with the rows of each."""
-    # With a hidden size of 1, rows are in units of the hidden size.
-    sources = layout(FluxArchitecture(1, 1, blocks, blocks, 1, 1, 1, True, "", 0))
     return {
         source.key.removesuffix(".weight"): {
             name.removesuffix(".weight"): rows for name, rows in source.parameters.items()
         }
-        for source in sources
+        for source in _sources(blocks)
         if source.key.endswith(".weight")
     }
 
 
 @lru_cache(maxsize=4)
 def _known_names(blocks: int) -> dict[str, dict[str, Rows]]:
-    """Module names of both layouts, dotted and with underscores -> the diffusers modules that each is made of."""
-    names = dict(_fused_modules(blocks))
-    for parts in _fused_modules(blocks).values():
+    """Module names of both layouts, dotted and with underscores -> the diffusers modules that each is made of.
+
+    With them those of XLabs' LoRAs, which are attention processors, and of ComfyUI for q, k and v of a single block.
+    """
+    fused = _fused_modules(blocks)
+    names = dict(fused)
+    for parts in fused.values():
         names |= {name: {name: ((0, 1),)} for name in parts}
-    return names | {name.replace(".", "_"): parts for name, parts in names.items()}
+    for index in range(blocks):
+        double, single = f"double_blocks.{index}", f"single_blocks.{index}"
+        for part in ("qkv", "proj"):
+            names[f"{double}.processor.{part}_lora1"] = fused[f"{double}.img_attn.{part}"]
+            names[f"{double}.processor.{part}_lora2"] = fused[f"{double}.txt_attn.{part}"]
+        query_key_value = dict(list(fused[f"{single}.linear1"].items())[:3])
+        names |= {f"{single}.processor.qkv_lora": query_key_value, f"{single}.linear1_qkv": query_key_value}
+        names[f"{single}.processor.proj_lora"] = fused[f"{single}.linear2"]
+    return names | {_underscored(name): parts for name, parts in names.items()}
+
+
+def _underscored(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _count_blocks(keys: Mapping[str, Any]) -> int:
@@ -247,30 +265,57 @@ def _load(path: Path) -> tuple[Tensors, dict[str, str]]:
         ) from error
 
 
-def _split(path: str | Path, key: str, names: Mapping[str, Any]) -> tuple[str, str]:
-    """A file's key as (name of the module, our ending)."""
-    ending = next((ending for ending in _ENDINGS if key.endswith(ending)), None)
-    if ending:
-        stem = key.removesuffix(ending)
+def _split(key: str, names: Mapping[str, Any]) -> tuple[str, str] | None:
+    """A file's key as (name of the module, our ending); None where no module of FLUX.1 is called so."""
+    for stem, ending in _stems(key):
         for prefix in _PREFIXES:
             if stem.startswith(prefix) and stem.removeprefix(prefix) in names:
-                return stem.removeprefix(prefix), _ENDINGS[ending]
-    if key.startswith(_TEXT_ENCODERS):
-        reason = "parts for a text encoder, which are not taken up here"
-    else:
-        reason = next((kind for part, kind in _OTHER_KINDS.items() if part in key), "something that FLUX.1 lacks")
-    raise TrainingError(f"The LoRA {path} cannot be read as one of FLUX.1: it has {reason} ('{key}'). {_REMEDY}")
+                return stem.removeprefix(prefix), ending
+    return None
+
+
+def _stems(key: str) -> Iterator[tuple[str, str]]:
+    """Each way to read a key as something before an ending that we know, and that ending in our form."""
+    for ending, ours in _ENDINGS.items():
+        if key.endswith(ending):
+            yield key.removesuffix(ending), ours
+    named = _OF_AN_ADAPTER.search(key)
+    if named and named.end() == len(key):
+        yield key[: named.start()], _ENDINGS[f"{named['part']}.weight"]
+
+
+def _refuse(path: str | Path, key: str, tensors: Mapping[str, Any]) -> NoReturn:
+    reason, remedy = families.described(key, tensors, _followed(_count_blocks(tensors)))
+    raise TrainingError(f"Training cannot start from the LoRA {path}: {reason} ('{key}'). {remedy}")
+
+
+def _followed(blocks: int) -> set[str]:
+    """What stands before a key's ending where ComfyUI finds a layer by it (comfy/lora.py `model_lora_keys_unet`)."""
+    stems = set()
+    for source in _sources(blocks):
+        module = source.key.rpartition(".")[0]
+        stems |= {f"diffusion_model.{module}", f"lora_unet_{_underscored(module)}"}
+        for name in (name.rpartition(".")[0] for name in source.parameters):
+            stems |= {name, f"transformer.{name}"}
+            stems |= {f"{prefix}{_underscored(name)}" for prefix in ("lora_transformer_", "lycoris_")}
+    return stems
 
 
 def _given_twice(path: str | Path, what: str) -> TrainingError:
     return TrainingError(f"The LoRA {path} gives '{what}' twice, under two names. {_REMEDY}")
 
 
-def _check_layer(path: str | Path, module: str, layer: Mapping[str, torch.Tensor]) -> None:
+def _check_layer(path: str | Path, module: str, layer: Mapping[str, torch.Tensor], parts: Mapping[str, Rows]) -> None:
     lora_a, lora_b = layer.get(LORA_A), layer.get(LORA_B)
     whole = lora_a is not None and lora_b is not None and lora_a.dim() == lora_b.dim() == 2
     if not whole or not 0 < lora_a.shape[0] == lora_b.shape[1] or layer.get(ALPHA, torch.ones(())).numel() != 1:
         raise TrainingError(f"The LoRA {path} is incomplete: its layer '{module}' has no A and B that fit. {_REMEDY}")
+    units = max(stop for rows in parts.values() for _, stop in rows)
+    if len(lora_b) % units:
+        raise TrainingError(
+            f"The LoRA {path} is for another model than FLUX.1, such as FLUX.2: its layer '{module}' has {len(lora_b)} "
+            f"outputs, not a multiple of {units}. Choose a LoRA of FLUX.1."
+        )
     scale = layer.get(DORA_SCALE, layer.get(MAGNITUDE))
     if scale is not None and (scale.numel() != lora_b.shape[0] or scale.shape[0] != lora_b.shape[0]):
         raise TrainingError(

@@ -31,6 +31,7 @@ _ATTENTION = (*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SINGLE_ATTENTION)
 _SINGLE = (*_SINGLE_ATTENTION, *_SINGLE_FEED_FORWARD)
 _DOUBLE = (*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_FEED_FORWARD, *_DOUBLE_MODULATION)
 _ALL_LINEAR = (*_DOUBLE, *_SINGLE, *_SINGLE_MODULATION)
+_OUTSIDE_BLOCKS = ("x_embedder", "context_embedder", "time_text_embed.*.linear_*", "norm_out.linear", "proj_out")
 
 # Name in the settings -> diffusers' module names, `*` standing for the number of a block.
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -52,6 +53,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "kohya single blocks": (*_SINGLE, *_SINGLE_MODULATION),
     # ai-toolkit toolkit/lora_special.py: every linear layer of the blocks
     "ai-toolkit": _ALL_LINEAR,
+    # OneTrainer's layer preset "full"
+    "whole transformer": (*_ALL_LINEAR, *_OUTSIDE_BLOCKS),
 }
 
 MAX_RANK = 1024
@@ -105,15 +108,19 @@ class LoraShape:
         """What B·A is multiplied by."""
         return self.alpha / math.sqrt(self.rank) if self.rslora else self.alpha / self.rank
 
+    @property
+    def rest(self) -> int:
+        """The rank of every layer whose block no rule of `block_ranks` names, or that is in no block."""
+        rules = parse_block_ranks(self.block_ranks)
+        return next((rule.rank for rule in rules if rule.kind == "rest"), self.rank)
+
     def ranks(self, double: int, single: int) -> dict[str, int]:
         """The rank of every block, such as {"transformer_blocks.0": 8, …}, of a model with so many of each kind.
 
         Raises:
             SettingsError: a rule names blocks that the model does not have.
         """
-        rules = parse_block_ranks(self.block_ranks)
-        rest = next((rule.rank for rule in rules if rule.kind == "rest"), self.rank)
-        ranks = {}
+        rules, rest, ranks = parse_block_ranks(self.block_ranks), self.rest, {}
         for kind, count in (("double", double), ("single", single)):
             ranks |= {f"{BLOCKS[kind]}.{index}": rest for index in range(count)}
             for rule in rules:

@@ -23,7 +23,7 @@ from ..flux import products, quantisation
 from ..flux.blocks import blocks, recomputed, replaced_blocks
 from ..flux.forward import predict_velocity
 from ..flux.latents import PATCH, PIXELS_PER_TOKEN, latent_shape
-from ..flux.layout import HEAD_WIDTH
+from ..flux.layout import HEAD_WIDTH, block_of
 from ..flux.loading import empty_transformer
 from ..flux.streaming import block_names
 from ..lora import adapter
@@ -135,6 +135,13 @@ def lora_bytes(profiled: ProfiledModel) -> tuple[int, ...]:
         sum(parameter.nbytes for parameter in every[like].parameters() if parameter.requires_grad)
         for like in _likes(profiled.architecture, profiled.lora)
     )
+
+
+@lru_cache(maxsize=64)
+def outer_lora_bytes(profiled: ProfiledModel) -> int:
+    """Bytes of the adapter in layers that are in no block."""
+    parameters = _stage(profiled).named_parameters()
+    return sum(each.nbytes for name, each in parameters if each.requires_grad and not block_of(name))
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from ..flux.streaming import RING, block_names, streamed_indices
 from ..libraries import is_installed
 from ..optimizers import OPTIMIZERS
 from ..presets import PRESETS
-from .block_profile import BatchShape, lora_bytes, peak_of_pass, profiled_model
+from .block_profile import BatchShape, lora_bytes, outer_lora_bytes, peak_of_pass, profiled_model
 
 if TYPE_CHECKING:
     from ..flux.layout import FluxArchitecture
@@ -167,12 +167,13 @@ def _plan(settings: Settings, budget: Budget, shape: BatchShape) -> Plan:
     profiled = profiled_model(settings, budget.architecture, budget.device_type)
     streamed = streamed_indices(budget.architecture.blocks, settings.streamed_blocks)
     weights, host = _weight_bytes(budget, settings.precision, streamed)
-    lora = sum(lora_bytes(profiled))
+    outer = outer_lora_bytes(profiled)
+    lora = sum(lora_bytes(profiled)) + outer
     gradients, activations = peak_of_pass(profiled, settings, shape, streamed)
     return Plan(
         weights=weights,
         lora=lora * (2 if settings.ema_decay else 1),
-        gradients=gradients,
+        gradients=gradients + outer,
         optimizer=int(lora * OPTIMIZERS[settings.optimizer].state),
         activations=activations,
         workspace=0 if profiled.on_cpu else KERNELS + int(FRAGMENTATION * activations),

@@ -117,6 +117,16 @@ def test_ranks_that_leave_no_layer_are_refused(base):
         adapter.add_lora(base(), shape, seed=0)
 
 
+def test_the_whole_transformer_has_the_layers_outside_of_blocks_with_the_rank_of_the_rest(base):
+    transformer = base()
+    outside = [name for name in adapter.target_modules(transformer, "whole transformer") if not layout.block_of(name)]
+    assert len(outside) == 10 and {"x_embedder", "norm_out.linear", "proj_out"} <= set(outside)
+    adapter.add_lora(transformer, LoraShape(4, 4.0, "whole transformer", block_ranks="single: 0; rest: 3"), seed=0)
+    ranks = {name: layer.r[adapter.ADAPTER] for name, layer in adapter._layers(transformer).items()}
+    assert set(ranks.values()) == {3} and set(outside) < ranks.keys()
+    assert not any(name.startswith("single_transformer_blocks") for name in ranks)  # proj_out is a name there too
+
+
 def test_targets_that_match_nothing_are_refused():
     with pytest.raises(SettingsError, match="no layer of the LoRA targets 'attention'"):
         adapter.add_lora(torch.nn.Sequential(torch.nn.Linear(4, 4)), LoraShape(4, 4.0, "attention"), seed=0)

@@ -269,10 +269,14 @@ NOT_A_NUMBER[f"{IMAGE}.to_q.lora_A.weight"][0, 0] = float("nan")
             "a text encoder.*lora_te1",
         ),
         (layers(QKV) | {"text_encoder.text_model.x.lora_A.weight": torch.ones(4, 8)}, "a text encoder"),
-        (layers(QKV) | {"diffusion_model.img_in.diff_b": torch.ones(8)}, "changed norms or biases.*on top of it"),
+        (
+            layers(QKV) | {"diffusion_model.img_in.diff_b": torch.ones(8)},
+            "changed norms, biases or whole weights.*on top of it",
+        ),
         ({"lora_unet_double_blocks_0_img_mlp_0.lokr_w1": torch.ones(8, 8)}, "a LoKr"),
         ({"lora_unet_double_blocks_0_img_mlp_0.hada_w1_a": torch.ones(8, 8)}, "a LoHa"),
-        (layer("transformer.double_stream_modulation_img.linear"), "something that FLUX.1 lacks"),
+        ({"model.diffusion_model.img_in.lokr_w1": torch.ones(8, 8)}, r"a LoKr .*Choose a LoRA of FLUX\.1\.$"),
+        (layer("transformer.transformer_blocks.1.attn.to_x"), "something that FLUX.1 lacks"),
         (layer("transformer.transformer_blocks.99999999999.attn.to_q"), "something that FLUX.1 lacks"),
         ({f"{IMAGE}.to_q.lora_A.weight": torch.ones(4, 8)}, "incomplete.*transformer_blocks.1.attn.to_q"),
         (layers(QKV) | {f"{IMAGE}.to_q.lora_A.weight": torch.ones(3, 8)}, "incomplete"),
@@ -285,6 +289,46 @@ NOT_A_NUMBER[f"{IMAGE}.to_q.lora_A.weight"][0, 0] = float("nan")
 def test_a_file_that_is_no_whole_lora_of_the_transformer_is_refused(tmp_path, state, named):
     with pytest.raises(TrainingError, match=named):
         read(file_of(tmp_path, state))
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight", "a LoRA of FLUX.2"),
+        ("diffusion_model.double_stream_modulation_img.lin.lora_A.weight", "a LoRA of FLUX.2"),
+        ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.alpha", "Stable Diffusion 1.5 or 2"),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q.lora_down.weight", "a LoRA of SDXL"),
+        ("unet.down_blocks.2.attentions.0.transformer_blocks.9.attn1.to_q.lora_A.weight", "a LoRA of SDXL"),
+        ("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight", "a LoRA of Stable Diffusion 3"),
+        ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "a LoRA of Z-Image or Lumina"),
+        ("lora_unet_layers_3_attention_to_q.lora_down.weight", "a LoRA of Z-Image or Lumina"),
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "a LoRA of Wan"),
+        ("lora_unet_blocks_0_cross_attn_k.lora_down.weight", "a LoRA of Wan"),
+        ("transformer.transformer_blocks.0.img_mlp.net.0.proj.lora_A.weight", "a LoRA of Qwen-Image"),
+        ("transformer.double_blocks.0.img_attn_qkv.lora_A.weight", "a LoRA of HunyuanVideo"),
+        ("lora_unet_double_blocks_0_img_mlp_fc1.lora_down.weight", "a LoRA of HunyuanVideo"),
+        ("diffusion_model.double_stream_blocks.0.block.attn1.to_q.lora_A.weight", "a LoRA of HiDream"),
+        ("diffusion_model.distilled_guidance_layer.layers.0.in_layer.lora_A.weight", "a LoRA of Chroma"),
+        ("transformer.transformer_blocks.0.attn1.to_q.lora_A.weight", "a LoRA of LTX-Video or PixArt"),
+        ("bundle_emb.mucha.t5", "embeddings for a text encoder"),
+        ("t5xxl", "embeddings for a text encoder"),
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "a LoRA of text encoders alone"),
+        ("model.diffusion_model.img_in.weight", "a whole model"),
+        ("single_blocks.0.norm.key_norm.scale", "a FLUX.1 control LoRA"),
+        ("double_blocks.0.ip_adapter.k_proj.weight", "an IP-Adapter"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_its_family_and_never_to_be_put_on_the_model(tmp_path, key, family):
+    with pytest.raises(TrainingError, match=family) as refused:
+        read(file_of(tmp_path, {key: torch.ones(4, 8)}))
+    assert key in str(refused.value) and str(refused.value).endswith("Choose a LoRA of FLUX.1.")
+
+
+def test_layers_of_flux_2_that_are_called_as_those_of_flux_1_are_known_by_their_outputs(tmp_path):
+    name = "diffusion_model.single_blocks.0.linear1"
+    file = {f"{name}.lora_A.weight": torch.ones(4, 8), f"{name}.lora_B.weight": torch.ones(9 * 8, 4)}
+    with pytest.raises(TrainingError, match=r"such as FLUX\.2: its layer '.*linear1' has 72 outputs"):
+        read(file_of(tmp_path, file))
 
 
 def test_a_file_that_is_missing_or_torn_is_refused(tmp_path):
