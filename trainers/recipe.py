@@ -20,6 +20,7 @@ from ..files import remove_partials
 from ..hardware.memory import spilled_device
 from . import objective, preflight
 from .batches import BatchLoader, prefetched
+from .features import batch_sizes
 from .flux import detection, loading, sharding
 from .flux.streaming import block_names, streamed_indices
 from .memory.estimate import Budget
@@ -275,7 +276,9 @@ class FluxLoraRecipe:
         shards = accelerator.num_processes if self.mesh else 1
         free = preflight.free_memory(accelerator)
         self.budget = Budget(architecture, self.loader.largest_batches(), accelerator.device.type, free, shards)
-        self.settings, self.status.plan = preflight.plan_memory(self.settings, self.budget, precision)
+        self.settings, plan = preflight.plan_memory(self.settings, self.budget, precision)
+        told = batch_sizes.told(self.data.training, self.data.features.empty_tokens)
+        self.status.plan = f"{plan} {told}."
         logger.info(self.status.plan)
         self.report("starting")
 

@@ -14,6 +14,7 @@ from ...dataset import config_reader as dataset_config
 from ...dataset.config_leftovers import leftovers
 from ...errors import FeatureError
 from ...texts import megabytes
+from . import batch_sizes
 from .feature_set import REMEDY, EncodedPicture, Example, FeatureSet, Text, token_count
 
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
@@ -125,6 +126,7 @@ def report(features: Features) -> str:
         [
             f"{len(loaded.examples)} pictures, {len(loaded.examples) - len(trained)} of them held out",
             f"{per_epoch} per epoch with repeats, batch size {_sizes(loaded.examples)}",
+            *([batch_sizes.told(trained, loaded.empty_tokens)] if trained else ()),
             *_subsets(pictures(features)),
             *leftovers(_config(features)),
             *(f"bucket {width} x {height}: {count}" for (width, height), count in sorted(sizes.items())),

@@ -3,15 +3,16 @@
 import itertools
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from impasto.trainers import objective
 from impasto.trainers.batches import BatchLoader, TrainingData
+from impasto.trainers.features import batch_sizes, index
 from impasto.trainers.features import encoding as features
-from impasto.trainers.features import index
 from impasto.trainers.features.encoding import Encoder
-from impasto.trainers.features.feature_set import epoch_batches
+from impasto.trainers.features.feature_set import Example, epoch_batches
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.recipe import FluxLoraRecipe
 from impasto.trainers.run import create
@@ -267,3 +268,40 @@ def test_the_recipe_weighs_masks_and_regularisation_pictures(tmp_path, tiny_weig
     torch.testing.assert_close(loss, torch.stack(of_each).mean())
     assert sum(example.is_reg for example in examples) == 4
     assert loss < 0.6 * errors.mean()
+
+
+def captioned(*lengths, width=64):
+    """An example for each caption of so many T5 tokens, for batches of 4."""
+    return [
+        Example(str(number), "", Path("latent"), Path("text"), width, 64, tokens, 1, False, batch_size=4)
+        for number, tokens in enumerate(lengths)
+    ]
+
+
+def test_batches_are_told_as_they_are_drawn():
+    assert batch_sizes.told(captioned(*[256] * 10), 256) == "3 batches per epoch, by pictures in them: 2 of 4, 1 of 2"
+
+
+def test_captions_of_unequal_length_that_make_batches_small_are_told_with_their_lengths():
+    examples = captioned(256, 256, 256, 290, 301, 317, 340, 555)
+    drawn = epoch_batches(examples, seed=5, epoch=3)
+    told = batch_sizes.told(examples, 256)
+    assert sorted(map(len, drawn), reverse=True) == [3, 1, 1, 1, 1, 1]
+    assert "6 batches per epoch, by pictures in them: 1 of 3, 5 of 1." in told
+    assert "With captions of one length there would be 2: captions of over 256 T5 tokens" in told
+    assert "there are 6 lengths up to 555" in told
+    assert "1 of 8 captions are longer than the 512 T5 tokens" in told and "the longest has 555" in told
+
+
+def test_pictures_of_unequal_size_are_not_blamed_on_captions():
+    examples = [*captioned(256, width=64), *captioned(256, width=128), *captioned(512, width=192)]
+    assert batch_sizes.told(examples, 256) == "3 batches per epoch, by pictures in them: 3 of 1"
+
+
+def test_the_encoder_s_report_tells_how_many_batches_there_are(tmp_path):
+    config = make_dataset(tmp_path / "dataset", SQUARES, "batch_size = 4")
+    for number in range(2):
+        (config.parent / "train" / f"picture-{number}.txt").write_text(LONG + "." * number)
+    found = encode(config)
+    told = "3 batches per epoch, by pictures in them: 1 of 2, 2 of 1. With captions of one length there would be 1"
+    assert told in index.report(found)
