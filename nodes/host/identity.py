@@ -47,31 +47,36 @@ def model_identity(patcher: ModelPatcher) -> str:
     return digest.hexdigest()[:32]
 
 
-def digest_of(value: Any, digest: hashlib._Hash) -> None:
+def digest_of(value: Any, digest: hashlib._Hash, whole: bool = False) -> None:
+    """Hash a value and all that it holds.
+
+    Args:
+        whole: hash every value of a tensor, and not only as many as tell weights apart.
+    """
     if isinstance(value, torch.Tensor):
-        _digest_of_tensor(value, digest)
+        _digest_of_tensor(value, digest, whole)
     elif isinstance(value, (list, tuple)):
         digest.update(f"[{len(value)}".encode())
         for part in value:
-            digest_of(part, digest)
+            digest_of(part, digest, whole)
     elif isinstance(value, comfy.weight_adapter.WeightAdapterBase):
         digest.update(value.name.encode())
-        digest_of(value.weights, digest)
+        digest_of(value.weights, digest, whole)
     elif isinstance(value, comfy.model_patcher.ModelPatcher):
-        digest_of([model_identity(value), value.model_options, attached(value)], digest)
+        digest_of([model_identity(value), value.model_options, attached(value)], digest, whole)
     elif is_plain(value):
         digest.update(repr(value).encode())
     elif isinstance(value, Mapping):
         digest.update(f"{{{len(value)}".encode())
         for pair in value.items():
-            digest_of(pair, digest)
+            digest_of(pair, digest, whole)
     else:
         digest.update(name_of(value).encode())
 
 
-def _digest_of_tensor(value: torch.Tensor, digest: hashlib._Hash) -> None:
+def _digest_of_tensor(value: torch.Tensor, digest: hashlib._Hash, whole: bool) -> None:
     stored = as_stored(value)
-    step = max(1, stored.numel() // FINGERPRINT_VALUES)
+    step = 1 if whole else max(1, stored.numel() // FINGERPRINT_VALUES)
     digest.update(f"{tuple(stored.shape)} {stored.dtype}".encode())
     if is_ggml(value):
         digest.update(f"{value.tensor_type!r} {tuple(value.tensor_shape)}".encode())
@@ -104,9 +109,9 @@ def sampling_identity(model: ModelPatcher, clip: CLIP, vae: VAE) -> str:
     digest_of([model_identity(patcher) for patcher in (model, clip.patcher, vae.patcher)], digest)
     digest_of(model.get_model_object("model_sampling").sigmas, digest)
     beside = [model.model_options, sorted(model.object_patches), model.injections, model.forced_hooks]
-    digest_of([*beside, model.weight_wrapper_patches, clip.layer_idx, clip.tokenizer_options], digest)
+    digest_of([*beside, model.weight_wrapper_patches, clip.layer_idx, clip.tokenizer_options], digest, whole=True)
     if more := filled(_beside_weights(model, clip, vae)):  # of an ordinary model there is nothing more to tell
-        digest_of(more, digest)
+        digest_of(more, digest, whole=True)
     return digest.hexdigest()[:32]
 
 

@@ -114,8 +114,8 @@ def test_a_gguf_type_that_cannot_be_read_and_a_missing_package_are_named(comfyui
     from impasto.nodes.host import models, stored_weights
 
     model = ggml.load(q8)
-    weight = SimpleNamespace(tensor_type=16, tensor_shape=(1, 256), as_subclass=lambda _: torch.zeros(3).byte())
-    with pytest.raises(ModelError, match=r"'x' in the type 16, which the installed package gguf cannot read.*Q8_0"):
+    weight = SimpleNamespace(tensor_type=999, tensor_shape=(1, 256), as_subclass=lambda _: torch.zeros(3).byte())
+    with pytest.raises(ModelError, match=r"'x' in the type 999, which the installed package gguf cannot read.*Q8_0"):
         stored_weights.dequantised(weight, "x")
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ModelError, match=r"the Python package gguf, and that is not installed.*gguf'"):
@@ -209,7 +209,7 @@ def test_what_could_not_be_trained_on_is_refused_before_anything_is_written(comf
     whole = torch.nn.Parameter(torch.zeros(256, 256, dtype=torch.int8), requires_grad=False)
     packed.model.diffusion_model.double_blocks[0].img_attn.proj.weight = whole
     bypassed = models.load_diffusion_model(tmp_path / "flux.safetensors")
-    bypassed.set_injections("bypass_lora", [object()])
+    bypassed.set_injections("bypass_lora", [Attached()])
     before = set((folders.pack_models_root() / "baked").glob("*"))
     for model, named in (
         (models.load_diffusion_model(tmp_path / "fill.safetensors"), "fill.safetensors takes 384 channels"),
@@ -219,6 +219,10 @@ def test_what_could_not_be_trained_on_is_refused_before_anything_is_written(comf
         with pytest.raises(ModelError, match=named):
             models.flux_weights_file(model)
     assert set((folders.pack_models_root() / "baked").glob("*")) == before
+
+
+class Attached:
+    """Anything that a node may put into a model."""
 
 
 def multiplied(by):
@@ -255,11 +259,13 @@ def test_models_that_differ_in_what_is_attached_to_them_are_told_apart(tiny):
         wrapped(multiplied(1)),
         wrapped(multiplied(2)),
         wrapped(module_s_own),
-        changed(lambda clone: clone.add_object_patch("diffusion_model.extra", SimpleNamespace(strength=1))),
-        changed(lambda clone: clone.add_object_patch("diffusion_model.extra", SimpleNamespace(strength=2))),
+        changed(lambda clone: clone.add_object_patch("diffusion_model.extra", Attached())),
+        changed(lambda clone: clone.add_object_patch("diffusion_model.extra", Attached())),
         changed(lambda clone: clone.set_model_sampler_cfg_function(multiplied(1))),
         changed(lambda clone: clone.set_model_attn1_patch(multiplied(1))),
-        changed(lambda clone: clone.set_injections("bypass_lora", [object()])),
+        changed(lambda clone: clone.set_injections("bypass_lora", [Attached()])),
+        changed(lambda clone: clone.set_attachments("mask", torch.zeros(64, 64))),
+        changed(lambda clone: clone.set_attachments("mask", torch.zeros(64, 64).index_fill(0, torch.tensor(9), 1))),
         changed(lambda clone: clone.set_attachments("strength", 1.0)),
         changed(lambda clone: clone.set_attachments("strength", 2.0)),
         changed(lambda clone: setattr(clone, "forced_hooks", HookGroup())),
@@ -341,9 +347,6 @@ def test_a_lora_whose_layers_core_turns_round_is_recognised_again(tiny, tmp_path
 
 def test_no_two_objects_ever_have_the_same_name(comfyui):
     from impasto.nodes.host.attached_code import name_of
-
-    class Attached:
-        pass
 
     kept = Attached()
     name = name_of(kept)
