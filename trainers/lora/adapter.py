@@ -75,7 +75,7 @@ def check(empty: FluxTransformer2DModel, shape: LoraShape, start_lora: str = "")
         for layer in _layers(empty).values() if shape.dora else ():
             add_magnitude(layer)
     if start_lora:
-        _read_fitting(start_lora, _layers(empty))
+        _read_fitting(start_lora, empty)
 
 
 def target_modules(transformer: FluxTransformer2DModel, targets: str) -> list[str]:
@@ -132,16 +132,22 @@ def load_existing(transformer: FluxTransformer2DModel, path: str | Path) -> None
         TrainingError: unreadable, or the file has what this adapter cannot hold; the text says what, and the remedy.
     """
     layers = _layers(transformer)
-    state, names = _read_fitting(path, layers)
+    state, names = _read_fitting(path, transformer)
     for name in names:
         _start_from(layers[name], f"{PREFIX}{name}", state)
 
 
-def _read_fitting(path: str | Path, layers: Mapping[str, Any]) -> tuple[lora_files.Tensors, list[str]]:
-    """A LoRA file in our form and the names of its layers, all of which `layers` can hold."""
-    state = lora_files.read(path)
+def _read_fitting(path: str | Path, transformer: FluxTransformer2DModel) -> tuple[lora_files.Tensors, list[str]]:
+    """A LoRA file in our form and the names of its layers, all of which the adapter of `transformer` can hold."""
+    state, layers = lora_files.read(path), _layers(transformer)
     names = list(dict.fromkeys(key.removeprefix(PREFIX).removesuffix(LORA_A) for key in state if key.endswith(LORA_A)))
     outside = [name for name in names if name not in layers]
+    modules = dict(transformer.named_modules())
+    if absent := [name for name in outside if name not in modules]:
+        raise TrainingError(
+            f"The LoRA {path} is for another model: it changes '{absent[0]}', which this one does not have (of FLUX.1, "
+            "schnell has no guidance embedder, and some have fewer blocks). Choose a LoRA of this model."
+        )
     if outside:
         covering = next(wide for wide in _WIDE_TARGETS if all(is_target(name, wide) for name in names))
         raise TrainingError(

@@ -501,6 +501,14 @@ def test_a_lora_of_a_wider_model_is_refused(base, tmp_path):
         adapter.load_existing(with_lora(base())[0], tmp_path / "wider.safetensors")
 
 
+def test_a_lora_of_layers_that_the_model_lacks_is_not_answered_with_other_targets(base, tmp_path):
+    name = "transformer.transformer_blocks.7.attn.to_q"
+    lora = {f"{name}.lora_A.weight": torch.ones(2, 128), f"{name}.lora_B.weight": torch.ones(128, 2)}
+    save_file(lora, tmp_path / "deeper.safetensors")
+    with pytest.raises(TrainingError, match="another model: it changes 'transformer_blocks.7.attn.to_q', which this"):
+        adapter.load_existing(with_lora(base())[0], tmp_path / "deeper.safetensors")
+
+
 def test_alpha_in_the_settings_that_diffusers_saves_is_honoured(base, tmp_path):
     from diffusers import FluxPipeline
     from peft import LoraConfig
