@@ -175,10 +175,10 @@ def test_a_flux_that_core_can_load_is_trained_on_whatever_its_file_is_like(comfy
 
     path = tmp_path / ("flux.ckpt" if kind == "a pickle" else "flux.safetensors")
     architecture = detection.check_shapes("x", {key: tuple(value.shape) for key, value in weights.items()})
-    other = torch.ones(3)
+    beside = {key: torch.ones(3) for key in ("double_blocks.0.img_attn.ema", "conditioner.scale")}
     stored = {
         "diffusers": as_diffusers(weights, architecture),
-        "keys beside the model's": weights | {"double_blocks.0.img_attn.ema": other, "conditioner.scale": other},
+        "keys beside the model's": weights | beside,
         "another prefix": {f"net.{key}": value for key, value in weights.items()},
         "a pickle": weights,
     }[kind]
@@ -188,7 +188,8 @@ def test_a_flux_that_core_can_load_is_trained_on_whatever_its_file_is_like(comfy
     written = models.flux_weights_file(models.load_diffusion_model(path))
     save_file(weights, tmp_path / "published.safetensors")
     ours, published = (loading.load_transformer(file, "fp32") for file in (written, tmp_path / "published.safetensors"))
-    assert all(torch.equal(one, two) for one, two in zip(ours.parameters(), published.parameters(), strict=True))
+    for one, two in zip(ours.parameters(), published.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=2**-8)  # core may load float32 as bfloat16
 
 
 def test_a_plain_file_is_trained_on_where_it_lies(comfyui, weights, tmp_path):
