@@ -6,8 +6,10 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
+from PIL import Image
+
 from .orientation import orientation
-from .pictures import EXTENSIONS, JPEG_QUALITY, LIGHTENED, PictureRefused, as_seen, opened
+from .pictures import EXTENSIONS, JPEG_QUALITY, LIGHTENED, PictureRefused, as_seen, opened, seen
 
 JPEG, PNG = "JPEG", "PNG"
 PNG_SIGNATURE = b"\x89PNG"
@@ -74,3 +76,20 @@ def normalised(
     options = {"quality": JPEG_QUALITY, "subsampling": 0, "comment": b""} if kind == JPEG else {"compress_level": 4}
     changed.save(buffer, kind, **options)
     return buffer.getvalue(), tuple(changes)
+
+
+def masked(data: bytes, mask: bytes) -> bytes:
+    """A picture as PNG with a mask in its alpha channel: white is trained on, black is not.
+
+    Args:
+        data: the picture, as `normalised` gives it.
+        mask: of any size; it is brought to the picture's.
+
+    Raises:
+        PictureRefused: one of them is no picture, damaged, or with more than `MAX_PIXELS`.
+    """
+    picture, shade = seen(data), seen(mask).convert("L")
+    picture.putalpha(shade if shade.size == picture.size else shade.resize(picture.size, Image.Resampling.BILINEAR))
+    buffer = io.BytesIO()
+    picture.save(buffer, PNG, compress_level=4)
+    return buffer.getvalue()

@@ -11,7 +11,9 @@ from ..errors import writable
 from ..paths import folded
 
 TRIGGER_PLACEHOLDER = "[trigger]"  # ai-toolkit puts its trigger_word in its place
-_MASKS = ("-masklabel", "-condlabel")  # OneTrainer, modules/util/path_util.py: beside x.jpg as x-masklabel.png
+# OneTrainer, modules/dataLoader/mixin/DataLoaderText2ImageMixin.py: beside x.jpg as x-masklabel.png
+MASK_ENDING = "-masklabel"
+_MASKS = (MASK_ENDING, "-condlabel")
 _CAPTIONS = (".txt", ".caption", ".cap")
 _NAMES_SHOWN = 5
 _MOST_LOOKED_AT = 20_000  # files in deeper folders
@@ -109,5 +111,5 @@ def placeholders(captions: Iterable[str]) -> list[str]:
         return []
     return [
         f"{count} captions have {TRIGGER_PLACEHOLDER} in them, in whose place ai-toolkit puts a trigger word; here it "
-        "stays as it is. Replace it, with Caption Editor for one."
+        "stays as it is. Give trigger_word in Image Folder Loader, or replace it with Caption Editor."
     ]

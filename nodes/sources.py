@@ -63,6 +63,26 @@ class ImageFolderLoader(io.ComfyNode):
                 _name_input("pictures"),
                 _format_input(),
                 keep_metadata_input(),
+                io.Boolean.Input(
+                    "whole_tree",
+                    default=False,
+                    optional=True,
+                    tooltip="Take the pictures of all folders below it, however deep.",
+                ),
+                io.String.Input(
+                    "trigger_word",
+                    default="",
+                    optional=True,
+                    tooltip="Put in the place of [trigger] in captions, as ai-toolkit does. Empty leaves it.",
+                ),
+                io.Boolean.Input(
+                    "masks",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Put OneTrainer's masks (x-masklabel.png) into the pictures' alpha channel. Only for "
+                    "training with alpha_mask: everything else shows what is masked out as white.",
+                ),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures, with the captions that were there."),
@@ -79,20 +99,23 @@ class ImageFolderLoader(io.ComfyNode):
         return refused(("folder", folder, functools.partial(find_folder, _ROOTS[root]())))
 
     @classmethod
-    def fingerprint_inputs(cls, root: str | None = None, folder: str | None = None, **others: object) -> str | float:
+    def fingerprint_inputs(
+        cls, root: str | None = None, folder: str | None = None, whole_tree: bool | None = False, **others: object
+    ) -> str | float:
         """Load again when a file in the folder has changed."""
-        if over_links(root, folder):
+        if over_links(root, folder, whole_tree):
             return anew()
         try:
-            return folder_fingerprint(_ROOTS[root](), folder)
+            return folder_fingerprint(_ROOTS[root](), folder, whole_tree)
         except (ImpastoError, KeyError):  # ComfyUI or `execute` will say what is wrong
             return ""
 
     @classmethod
-    def execute(cls, root: str, folder: str, name: str, format: str, keep_metadata: bool = False) -> io.NodeOutput:
+    def execute(cls, root: str, folder: str, name: str, format: str, **options) -> io.NodeOutput:
+        """`options` are those of `load_folder`, with their defaults."""
         place = folders.datasets_roots(), _ROOTS[root](), folder, name
         with logged("Image Folder Loader", dataset_folder(place[0], name)):
-            return io.NodeOutput(*load_folder(*place, format, execution.progress(), keep_metadata))
+            return io.NodeOutput(*load_folder(*place, format, execution.progress(), **options))
 
 
 class ImageURLLoader(io.ComfyNode):

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..dataset.passed_over import is_mask, named, told
+from ..dataset.passed_over import MASK_ENDING, is_mask, named, told
 from ..errors import writable
 from ..files import parsed_json
 from ..paths import folded
@@ -74,6 +74,14 @@ class Beside:
                 return words | {"text": text}
         return words
 
+    def mask(self, picture: Path) -> Path | None:
+        """The mask that OneTrainer keeps beside a picture, which counts as used then; None where there is none."""
+        found = self._files[picture.parent].get(folded(f"{picture.stem}{MASK_ENDING}.png"), [])
+        masks = [path for path in found if path in self._masks]
+        if masks:
+            self._masks.remove(masks[0])
+        return masks[0] if masks else None
+
     def notes(self) -> list[str]:
         """Lines on what was seen and not used, and on what was taken only in part; after all words were asked for."""
         lines = list(dict.fromkeys(self._wrong))
@@ -93,7 +101,10 @@ class Beside:
             shown = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
             lines.append(f"Not used: metadata of {len(lacking)} pictures that are not there ({writable(shown)}).")
         unused = [path for path in self._all if path not in self._used]
-        remedy = "For training by masks, put each into its picture's alpha channel, and set alpha_mask"
+        remedy = (
+            "For training by masks, turn on masks in Image Folder Loader, which puts each into its picture's alpha "
+            "channel, and set alpha_mask"
+        )
         return lines + told(unused, self._masks, remedy)
 
     def _unmet(self) -> Iterator[tuple[Path, str]]:
@@ -125,7 +136,7 @@ class Beside:
         return lines[0] if lines else ""
 
     def _of_metadata(self, picture: Path) -> Mapping[str, str]:
-        for place in (picture.parent, picture.parent.parent):
+        for place in picture.parents:
             entries = self._metadata.get(place)
             if not entries:
                 continue

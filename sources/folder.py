@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..dataset.normalise import normalised
-from ..dataset.passed_over import deeper, placeholders
+from ..dataset.normalise import masked, normalised
+from ..dataset.passed_over import TRIGGER_PLACEHOLDER, deeper, placeholders
 from ..dataset.pictures import PictureRefused, reads_heif, store_picture
 from ..dataset.records import Dataset
 from ..errors import DatasetError, NameRefused, encodable
@@ -30,7 +31,7 @@ PICTURES = {
 }
 HEIF = {".heic", ".heif", ".hif"}
 LARGEST_FILE = 512_000_000  # bytes; more is no picture of at most `pictures.MAX_PIXELS`
-LOAD_DEEPER = "Load each of those folders by itself, or move the pictures up"
+LOAD_DEEPER = "Turn on whole_tree in Image Folder Loader, or load each of those folders by itself"
 KOHYA = re.compile(r"(\d{1,5})_(.+)")
 
 
@@ -49,9 +50,9 @@ def find_folder(root: Roots, folder: str) -> Path:
     return path
 
 
-def folder_fingerprint(root: Roots, folder: str) -> str:
+def folder_fingerprint(root: Roots, folder: str, whole_tree: bool = False) -> str:
     """Changes when a picture or a caption is added, removed or rewritten. Raises what `find_folder` raises."""
-    states = ((str(path), path.stat()) for path in _files(find_folder(root, folder)))
+    states = ((str(path), path.stat()) for path in _files(find_folder(root, folder), whole_tree))
     return content_hash([[path, state.st_size, state.st_mtime_ns] for path, state in states])
 
 
@@ -63,12 +64,18 @@ def load_folder(
     kind: str,
     progress: Progress = silent,
     keep_metadata: bool = False,
+    whole_tree: bool = False,
+    trigger_word: str = "",
+    masks: bool = False,
 ) -> tuple[Dataset, str]:
     """Store the pictures of a folder and of the folders directly in it; the folder stays as it is.
 
     Args:
         kind: what is written as `normalised` says.
         keep_metadata: as `store_picture`.
+        whole_tree: take the pictures of all folders below it.
+        trigger_word: put in the place of ai-toolkit's [trigger] in captions; empty leaves that as it is.
+        masks: put OneTrainer's masks into the pictures' alpha channel, for training with alpha_mask.
 
     Returns:
         The dataset in the order of the files' names, and a report.
@@ -83,12 +90,12 @@ def load_folder(
             f"The dataset name '{name}' would put the dataset into the folder that it is made from, {source}. "
             "Choose another name."
         )
-    beside = Beside(source, list(_files(source)), PICTURES | HEIF if reads_heif() else PICTURES)
+    beside = Beside(source, list(_files(source, whole_tree)), PICTURES | HEIF if reads_heif() else PICTURES)
     files = beside.pictures
     if not files:
         raise DatasetError(
             f"The folder {source} and the folders in it hold no pictures. Put some in, or choose another. "
-            + " ".join([*beside.notes(), *deeper(_below(source), LOAD_DEEPER)])
+            + " ".join([*beside.notes(), *deeper([] if whole_tree else _below(source), LOAD_DEEPER)])
         )
     remove_partials(target / "images")
     outcome: list[Imported | ImportRefused] = []
@@ -98,28 +105,42 @@ def load_folder(
             place = encodable(there)  # an old archive's names are not UTF-8
             try:
                 data, changes = normalised(_bytes(path, source), kind)
-                words = _words(path, beside)
+                if masks and (mask := beside.mask(path)):
+                    data, changes = masked(data, _bytes(mask, source)), (*changes, "masked")
+                words = _words(path, source, beside)
+                if trigger_word.strip() and "text" in words:
+                    words["text"] = words["text"].replace(TRIGGER_PLACEHOLDER, one_line(trigger_word))
                 stored = store_picture(target, data, keep_metadata)
                 outcome.append(Imported(f"{source.name}/{place}", stored, words, changes))
             except PictureRefused as refused:
                 outcome.append(ImportRefused(f"{source.name}/{place}", refused))
             progress(done, len(files), f"Picture {done} of {len(files)}: {place}")
     captions = [item.words.get("text", "") for item in outcome if isinstance(item, Imported)]
-    notes = [*beside.notes(), *deeper(_below(source), LOAD_DEEPER), *placeholders(captions)]
-    return stored_as_dataset(target, outcome, "files", [*_repeats(files), *notes])
+    left = [] if whole_tree else _below(source)
+    notes = [*beside.notes(), *deeper(left, LOAD_DEEPER), *placeholders(captions)]
+    return stored_as_dataset(target, outcome, "files", [*_repeats(files, source), *notes])
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files in the folder and in those directly in it, in the order of their names; each folder once, links or not."""
-    seen = {os.path.realpath(folder)}
+def _files(folder: Path, whole_tree: bool = False) -> Iterator[Path]:
+    """Files in the folder and in those directly in it, or in all below it, in the order of their names; each folder
+    once, links or not.
+    """
+    return _files_in(folder, {os.path.realpath(folder)}, sys.maxsize if whole_tree else 1)
+
+
+def _files_in(folder: Path, seen: set[str], levels: int) -> Iterator[Path]:
+    if not levels:
+        yield from sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+        return
     for entry in sorted(folder.iterdir(), key=lambda entry: (entry.is_symlink(), entry)):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            if (place := os.path.realpath(entry)) in seen:
-                continue
-            seen.add(place)
-            yield from sorted(file for file in entry.iterdir() if file.is_file() and not file.name.startswith("."))
+            place = os.path.realpath(entry)
+            # A whole tree is that of the folder, and no link leads to another part of the disk.
+            if place not in seen and (levels == 1 or not entry.is_symlink()):
+                seen.add(place)
+                yield from _files_in(entry, seen, levels - 1)
         elif entry.is_file():
             yield entry
 
@@ -132,10 +153,16 @@ def _bytes(path: Path, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def _words(path: Path, beside: Beside) -> dict[str, str]:
+def _kohya_folder(path: Path, source: Path) -> re.Match[str] | None:
+    """The nearest folder around a picture, the one that is loaded among them, with repeats in its name."""
+    around = path.relative_to(source.parent).parts[:-1]
+    return next((found for name in reversed(around) if (found := KOHYA.fullmatch(name))), None)
+
+
+def _words(path: Path, source: Path, beside: Beside) -> dict[str, str]:
     """What is known of a picture; the folder's name counts least."""
     words = beside.words(path)
-    kohya = KOHYA.fullmatch(path.parent.name)
+    kohya = _kohya_folder(path, source)
     if kohya and "text" not in words:
         words["text"] = encodable(one_line(kohya[2]))
     return words
@@ -153,9 +180,9 @@ def _below(folder: Path) -> list[Path]:
     ]
 
 
-def _repeats(files: list[Path]) -> list[str]:
+def _repeats(files: list[Path], source: Path) -> list[str]:
     """A note on kohya's repeats, which a dataset does not have: they belong to the training config."""
-    folders = {path.parent.name: int(kohya[1]) for path in files if (kohya := KOHYA.fullmatch(path.parent.name))}
+    folders = {kohya[0]: int(kohya[1]) for path in files if (kohya := _kohya_folder(path, source))}
     if not folders:
         return []
     counts = ", ".join(f"{encodable(name)} {count}" for name, count in folders.items())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from impasto.errors import DatasetError, NameRefused
 from impasto.sources.folder import folder_fingerprint, load_folder
 from impasto.sources.local import find_sources
+from PIL import Image
 from pyarrow import parquet
 
 from ..small_sources import Painting, picture_bytes, write_shard
@@ -154,3 +156,86 @@ def test_a_link_to_the_folder_itself_and_a_second_way_to_another_are_followed_on
     dataset, report = load(tmp_path)
     assert set(texts(dataset)) == {"0.jpg", "1.jpg", "2.jpg", "more/9.jpg"} and "4 files" in report
     assert not dataset.refusals()
+
+
+def grey(level: int, size: tuple[int, int] = (96, 64)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", size, level).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def load_all(tmp_path: Path, **options):
+    return load_folder(tmp_path / "datasets", tmp_path / "input", "pictures", "mine", "JPEG", **options)
+
+
+def test_a_whole_tree_comes_in_with_its_captions_and_its_repeats(tmp_path, pictures):
+    deep = pictures / "monet" / "10_water garden" / "by day"
+    deep.mkdir(parents=True)
+    (deep / "a.jpg").write_bytes(picture_bytes(10))
+    (deep / "b.jpg").write_bytes(picture_bytes(11))
+    (deep / "b.txt").write_text("a bridge")
+    line = json.dumps({"file_name": "monet/5_sea/c.jpg", "text": "a boat"})
+    (pictures / "metadata.jsonl").write_text(line + "\n")
+    (pictures / "monet" / "5_sea").mkdir()
+    (pictures / "monet" / "5_sea" / "c.jpg").write_bytes(picture_bytes(12))
+
+    flat, told = load_all(tmp_path)
+    assert len(flat.records()) == 3 and "3 pictures in deeper folders" in told and "Turn on whole_tree" in told
+    before = folder_fingerprint(tmp_path / "input", "pictures", whole_tree=True)
+    tree, report = load_all(tmp_path, whole_tree=True)
+    found = texts(tree)
+    place = "monet/10_water garden/by day/"
+    assert found == {
+        **{f"{number}.jpg": "" for number in range(3)},
+        f"{place}a.jpg": "water garden",
+        f"{place}b.jpg": "a bridge",
+        "monet/5_sea/c.jpg": "a boat",
+    }
+    assert "10_water garden 10, 5_sea 5" in report and "deeper folders" not in report
+    (deep / "b.txt").write_text("a green bridge")
+    assert folder_fingerprint(tmp_path / "input", "pictures", whole_tree=True) != before
+
+
+def test_a_whole_tree_follows_no_link_to_another_folder(tmp_path, pictures):
+    elsewhere = tmp_path / "elsewhere" / "deep"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "secret.jpg").write_bytes(picture_bytes(20))
+    (pictures / "link").symlink_to(tmp_path / "elsewhere")
+    (pictures / "more").mkdir()
+    (pictures / "more" / "back").symlink_to(pictures)
+    dataset, report = load_all(tmp_path, whole_tree=True)
+    assert len(dataset.records()) == 3 and "secret" not in report
+
+
+def test_a_trigger_word_takes_the_place_of_ai_toolkits(tmp_path, pictures):
+    (pictures / "0.txt").write_text("[trigger], a barn in [trigger] style")
+    assert "1 captions have [trigger] in them" in load_all(tmp_path)[1]
+    dataset, report = load_all(tmp_path, trigger_word=" mntgrdn\n")
+    assert texts(dataset)["0.jpg"] == "mntgrdn, a barn in mntgrdn style" and "[trigger]" not in report
+
+
+def test_onetrainers_masks_go_into_the_alpha_channel_where_asked_for(tmp_path, pictures):
+    half = Image.new("L", (96, 64), 255)
+    half.paste(0, (0, 0, 48, 64))
+    half.save(pictures / "0-masklabel.png")
+    (pictures / "1-masklabel.png").write_bytes(grey(128, (48, 32)))
+    plain, told = load_all(tmp_path)
+    assert "2 masks of OneTrainer" in told and "turn on masks" in told
+    dataset, report = load_all(tmp_path, masks=True)
+    assert len(plain.records()) == len(dataset.records()) == 3
+    assert "2 masked." in report and "masks of OneTrainer" not in report
+    shades = {}
+    for record in dataset.records():
+        with Image.open(dataset.image_path(record)) as picture:
+            shades[record.source] = picture.getchannel("A").getextrema() if picture.mode == "RGBA" else None
+            if record.source.endswith("0.jpg"):
+                assert picture.getpixel((10, 10))[3] == 0 and picture.getpixel((90, 10))[3] == 255
+                with Image.open(pictures / "0.jpg") as original:  # what is masked out keeps its colours
+                    assert picture.getpixel((10, 10))[:3] == original.getpixel((10, 10))
+    assert shades == {"pictures/0.jpg": (0, 255), "pictures/1.jpg": (128, 128), "pictures/2.jpg": None}
+
+
+def test_a_damaged_mask_refuses_its_picture_by_name(tmp_path, pictures):
+    (pictures / "0-masklabel.png").write_bytes(b"no picture")
+    dataset, report = load_all(tmp_path, masks=True)
+    assert len(dataset.records()) == 2 and "Refused pictures/0.jpg" in report
