@@ -16,6 +16,7 @@ from ..paths import Roots, as_listed, choice, existing_child, told
 from .config_schema import BY_NAME, KEYS
 from .config_text import read_config
 from .config_writer import DatasetConfig
+from .other_trainers import as_sd_scripts, is_of_another_trainer
 from .schema_key import FLUX_TRAINER, SD_SCRIPTS, TARGETS
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # Beside the pictures, but no input of training: configs, our copies of them, and what trainers cache.
 _NOT_READ = (".toml", ".npz", ".safetensors")
 
+OF_A_FOLDER = "dataset"  # what the config of a tree of pictures is called, which lies in it
 REWRITTEN = ".impasto-"  # in the name of a rewritten file, which lies beside the one that a person wrote
 
 
@@ -54,18 +56,21 @@ class Changes:
 
 
 def find_toml(root: Roots, file: str) -> Path:
-    """A TOML under `root`, by names with slashes between them.
+    """A TOML under `root`, by names with slashes between them; or a folder or JSON file that `other_trainers` reads.
 
     Raises:
         NameRefused: a name is none, or a link leads out of the root.
         DatasetError: there is no such file.
     """
-    names = file.strip().split("/")
-    path = existing_child(root, *names, what="file", holds=Path.is_file)
-    if path is None or path.suffix.lower() != ".toml" or not path.is_file():
-        remedy = choice(root, names, ".toml", otherwise="Put it there, and give its name with .toml.")
-        raise DatasetError(f"There is no TOML file '{file}' under {told(root)}. {remedy}")
-    return path
+    names = file.strip().rstrip("/").split("/")
+    path = existing_child(root, *names, what="file")
+    if path and (path.is_dir() or (path.suffix.lower() in (".toml", ".json") and path.is_file())):
+        return path
+    remedy = choice(root, names, ".toml", ".json", otherwise="Put it there, and give its name with .toml.")
+    raise DatasetError(
+        f"There is no TOML file '{file}' under {told(root)}. {remedy} OneTrainer's concepts and SimpleTuner's "
+        "multidatabackend.json are named with .json, a tree of pictures as its folder."
+    )
 
 
 def written_toml_fingerprint(source: Path) -> str:
@@ -106,8 +111,11 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
     if changes.target == FLUX_TRAINER:
         _suit_flux_trainer(source, levels, datasets)
     text = document.as_string()
-    stem = source.stem.partition(REWRITTEN)[0]
-    path = source.with_name(f"{stem}{REWRITTEN}{content_hash(text, 8)}.toml")
+    name = f"{REWRITTEN}{content_hash(text, 8)}.toml"
+    if source.is_dir():
+        path = source / f"{OF_A_FOLDER}{name}"
+    else:
+        path = source.with_name(f"{source.stem.partition(REWRITTEN)[0]}{name}")
     write_changed(path, text)
     return DatasetConfig(str(path), content_hash([text, _states(source.parent, subsets)]))
 
@@ -115,6 +123,8 @@ def rewrite_dataset_toml(source: Path, changes: Changes) -> DatasetConfig:
 def _parsed(source: Path) -> tomlkit.TOMLDocument:
     import tomlkit
 
+    if is_of_another_trainer(source):
+        return tomlkit.parse(as_sd_scripts(source))
     return read_config(source, tomlkit.parse)
 
 

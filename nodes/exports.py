@@ -10,6 +10,7 @@ from ..curation.exports import FORMATS, ExportSettings, export_dataset
 from ..dataset import config_reader as dataset_config
 from ..dataset.config_editor import Changes, find_toml, rewrite_dataset_toml, written_toml_fingerprint
 from ..dataset.config_schema import BY_NAME
+from ..dataset.other_trainers import is_of_another_trainer
 from ..dataset.schema_key import TARGETS
 from ..errors import ImpastoError
 from . import results, sockets
@@ -83,14 +84,24 @@ class DatasetTOMLLoader(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Takes a dataset config that was written by hand for kohya sd-scripts, with its own folders of "
-                "pictures and captions. A copy with the changes asked for is written beside it, comments kept."
+                "pictures and captions. A copy with the changes asked for is written beside it, comments kept. "
+                "Configs of OneTrainer and SimpleTuner, and trees of folders with repeats, are translated."
             ),
-            search_aliases=["kohya", "sd-scripts", "dataset config", "toml", "load config", "FluxTrainer"],
+            search_aliases=[
+                "kohya",
+                "sd-scripts",
+                "dataset config",
+                "toml",
+                "OneTrainer",
+                "SimpleTuner",
+                "FluxTrainer",
+            ],
             inputs=[
                 io.String.Input(
                     "file",
                     default="",
-                    tooltip="TOML file in ComfyUI's datasets folder, with slashes for folders: 'monets/dataset.toml'.",
+                    tooltip="TOML file in ComfyUI's datasets folder, with slashes for folders: 'monets/dataset.toml'. "
+                    "Or concepts of OneTrainer, SimpleTuner's multidatabackend.json, or a folder of folders 10_name.",
                 ),
                 io.Combo.Input(
                     "target",
@@ -122,7 +133,8 @@ class DatasetTOMLLoader(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, **changes) -> io.NodeOutput:
         source = find_toml(folders.datasets_roots(), file)
-        dataset_config.read(source)
+        if not is_of_another_trainer(source):
+            dataset_config.read(source)  # its errors name the person's own file
         config = rewrite_dataset_toml(source, Changes(**changes))
         dataset_config.read(config.path)
         text = Path(config.path).read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..dataset.normalise import masked, normalised
+from ..dataset.other_trainers import KOHYA
 from ..dataset.passed_over import TRIGGER_PLACEHOLDER, deeper, placeholders
 from ..dataset.pictures import PictureRefused, reads_heif, store_picture
 from ..dataset.records import Dataset
@@ -32,7 +33,6 @@ PICTURES = {
 HEIF = {".heic", ".heif", ".hif"}
 LARGEST_FILE = 512_000_000  # bytes; more is no picture of at most `pictures.MAX_PIXELS`
 LOAD_DEEPER = "Turn on whole_tree in Image Folder Loader, or load each of those folders by itself"
-KOHYA = re.compile(r"(\d{1,5})_(.+)")
 
 
 def find_folder(root: Roots, folder: str) -> Path:

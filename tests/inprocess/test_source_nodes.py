@@ -103,3 +103,26 @@ def test_statistics_count_the_tokens_that_the_text_encoders_get(comfyui, folder)
         (folder / f"{number}.txt").write_text("a (barn:1.2) by a river")
     counted = json.loads(DatasetStatistics.execute(load_barns()[0], 512).args[2])
     assert counted["tokens"]["clip"]["greatest"] == 13
+
+
+def test_a_datasets_folder_that_comes_before_the_others_takes_what_is_new_and_hides_nothing(comfyui, folder):
+    """As extra_model_paths.yaml with is_default gives it."""
+    import folder_paths
+    from impasto.nodes.exports import DatasetTOMLLoader
+    from impasto.nodes.sources import ImageFolderLoader
+
+    before = load_barns()[0]
+    by_hand = comfyui.base / "datasets" / "tree" / "3_barns"
+    by_hand.mkdir(parents=True)
+    (by_hand / "a.jpg").write_bytes(picture_bytes(1))
+    second = comfyui.base / "second disk" / "datasets"
+    known = list(folder_paths.get_folder_paths("datasets"))
+    folder_paths.add_model_folder_path("datasets", str(second), is_default=True)
+    try:
+        assert load_barns()[0] == before
+        new = ImageFolderLoader.execute("datasets", "tree", "new", "JPEG").args[0]
+        assert new.folder == str(second / "new")
+        config, toml = DatasetTOMLLoader.execute("tree", target="sd-scripts", resolution=64).args
+        assert by_hand.as_posix() in toml and "num_repeats = 3" in toml and config.path.startswith(str(by_hand.parent))
+    finally:
+        folder_paths.folder_names_and_paths["datasets"][0][:] = known
