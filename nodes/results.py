@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..files import write_changed
-from .host import folders, sampling
+from .host import folders
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +77,8 @@ def _rounded(inputs: Mapping[str, Any]) -> str:
 
 
 def _pictures(values: tuple[Any, ...], places: list[int]) -> list[Image]:
+    from .host import sampling  # which needs more of ComfyUI than a node without pictures does
+
     shown = [values[place] for place in places if len(values) > place and getattr(values[place], "ndim", 0) == 4]
     return [picture for batch in shown if len(batch) and (picture := sampling.picture(batch[0]))]
 
