@@ -136,7 +136,7 @@ def _fitting(cell_size: tuple[int, int], rows: int, columns: int) -> tuple[int, 
 def _layout(rows: Sequence[Label], columns: Sequence[Label], cell: tuple[int, int]) -> _Layout:
     letter = max(MIN_LETTER, round(min(cell) / 13))
     margin, gap, label_width = round(1.8 * letter), max(4, round(0.45 * letter)), round(12.5 * letter)
-    row_height = max(cell[1], _height(letter, 3) + _height(_small(letter)))
+    row_height = max(cell[1], *(_row_label_height(label, letter, label_width) for label in rows), 1)
     left = margin + label_width + letter
     heading = max((_column_height(label, letter, cell[0]) for label in columns), default=0)
     top = margin + _title_height(letter) + heading + round(0.35 * letter)
@@ -195,6 +195,12 @@ def _draw_column_label(draw: ImageDraw.ImageDraw, layout: _Layout, column: int, 
         for number, line in enumerate(lines):
             draw_text(draw, (left, top + _height(letter, number)), line, letter, color)
         top += _height(letter, len(lines))
+
+
+def _row_label_height(label: Label, letter: int, width: int) -> int:
+    """What a label needs beside a small picture: at most three lines of its text, and its note."""
+    lines = len(wrap(label.text, letter, width, max_lines=3))
+    return _height(letter, lines) + (_height(_small(letter)) if label.note else 0)
 
 
 def _draw_row_label(draw: ImageDraw.ImageDraw, layout: _Layout, row: int, label: Label, theme: Theme) -> None:
