@@ -104,13 +104,17 @@ class Worked:
     dora: bool = False
 
     def report(self) -> str:
-        said = [f"{len(self.norms)} layers, rank {_span(self.ranks)}, norm {_whole(self.norms.values()):.4g}."]
+        said = [f"{_counted(len(self.norms))}, rank {_span(self.ranks)}, norm {_whole(self.norms.values()):.4g}."]
         if self.dora:
             said.append("A DoRA: shown and passed on as it is; the norms are without its magnitudes.")
         if self.ranks != self.ranks_before:
             lost = f"Resized from rank {_span(self.ranks_before)}: {self.error:.3%} of the norm was lost"
             said.append(f"{lost}, at most {self.worst[1]:.3%} of a layer ({self.worst[0]})." if self.worst else lost)
         return " ".join(said)
+
+
+def _counted(layers: int) -> str:
+    return "1 layer" if layers == 1 else f"{layers} layers"
 
 
 def _span(ranks: tuple[int, int]) -> str:
