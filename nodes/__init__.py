@@ -38,6 +38,7 @@ MODULES = (
     "comparison",
     "batches",
     "lora_workbench",
+    "xy_grid",
     "prompts",
     "prompt_library",
     "prompt_sets",

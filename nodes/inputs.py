@@ -14,7 +14,7 @@ from ..errors import ImpastoError
 from ..prompting.seeds import MAX_SEED
 from ..texts import cleaned
 from ..trainers.settings import RANGES
-from .host import sampling
+from .host import folders, sampling
 
 AS_BEFORE = "as before"  # of a choice that a node may leave as an earlier one set it
 # A number has no room for words: that of a training setting says the same by the whole number below the least it takes.
@@ -207,3 +207,14 @@ def sampler_inputs(remark: str = "") -> list[io.Input]:
             advanced=True,
         ),
     ]
+
+
+def lora_input(tooltip: str) -> io.Input:
+    """One of the LoRAs that ComfyUI lists, or none; `folders.chosen_lora` has its file."""
+    return io.Combo.Input(
+        "lora", options=[folders.NO_LORA, *folders.lora_names()], default=folders.NO_LORA, tooltip=tooltip
+    )
+
+
+def lora_strength_input(tooltip: str) -> io.Input:
+    return io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip=tooltip)

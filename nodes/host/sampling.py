@@ -92,27 +92,43 @@ class ComfyPainter:
 
     def paint_batch(self, text: str, seeds: Sequence[int], on_step: Callable[[int], None]) -> list[Image | None]:
         """One picture a seed, sampled together; each has the noise that it has alone."""
-        sampling, conditioning = self._sampling, self._conditioning[text]
-        channels = self._model.get_model_object("latent_format").latent_channels
-        _, height, width = latent_shape(sampling.width, sampling.height)
-        latent = torch.zeros([1, channels, height, width])
-        noise = torch.cat([comfy.sample.prepare_noise(latent, seed) for seed in seeds])
-        latent = latent.repeat(len(seeds), 1, 1, 1)
-        samples = comfy.sample.sample(
-            self._model,
-            noise,
-            sampling.steps,
-            1.0,
-            sampling.sampler_name,
-            sampling.scheduler,
-            conditioning,
-            conditioning,  # the negative: not computed at cfg 1.0
-            latent,
-            callback=lambda step, x0, x, total: on_step(step + 1),
-            disable_pbar=True,
-            seed=seeds[0],
-        )
-        return [picture(pixels) for pixels in self._vae.decode(samples).float().cpu()]
+        sampling = self._sampling
+        noise = torch.cat([noise_of(self._model, sampling, seed) for seed in seeds])
+        return sampled(self._model, self._vae, self._conditioning[text], sampling, noise, seeds[0], on_step)
+
+
+def noise_of(model: ModelPatcher, sampling: Sampling, seed: int) -> torch.Tensor:
+    """The noise that core's KSampler begins with, `(1, channels, height / 8, width / 8)`."""
+    channels = model.get_model_object("latent_format").latent_channels
+    _, height, width = latent_shape(sampling.width, sampling.height)
+    return comfy.sample.prepare_noise(torch.zeros([1, channels, height, width]), seed)
+
+
+def sampled(
+    model: ModelPatcher,
+    vae: VAE,
+    conditioning: list,
+    sampling: Sampling,
+    noise: torch.Tensor,
+    seed: int,
+    on_step: Callable[[int], None],
+) -> list[Image | None]:
+    """A picture for each noise, sampled together from nothing but it; `seed` is of what a sampler adds on the way."""
+    samples = comfy.sample.sample(
+        model,
+        noise,
+        sampling.steps,
+        1.0,
+        sampling.sampler_name,
+        sampling.scheduler,
+        conditioning,
+        conditioning,  # the negative: not computed at cfg 1.0
+        torch.zeros_like(noise),
+        callback=lambda step, x0, x, total: on_step(step + 1),
+        disable_pbar=True,
+        seed=seed,
+    )
+    return [picture(pixels) for pixels in vae.decode(samples).float().cpu()]
 
 
 def picture(pixels: torch.Tensor) -> Image | None:

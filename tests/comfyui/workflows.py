@@ -1,4 +1,6 @@
-"""Shipped workflows on a test server: core's FLUX loaders find the embedded tiny FLUX under the real files' names."""
+"""Shipped workflows on a test server: core's FLUX loaders find the embedded tiny FLUX under the real files' names, and
+what a person is to choose, a picture and a LoRA, is there under the names that the graphs are shipped with.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from impasto.embedded.paintings import paint, scene
 from impasto.embedded.tiny_flux import make_tiny_flux
 from impasto.setup import comfy_cli
 from impasto.setup.environment import HOME, REPOSITORY
 from impasto.setup.serving import ComfyServer
+from impasto.trainers.flux import detection
+from safetensors.torch import save_file
 
 
 def shipped(number: int) -> Path:
@@ -29,6 +35,23 @@ def offer_models(server: ComfyServer, workflow: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 file.symlink_to(parts.get(model["directory"], encoder))
+        if node["type"] == "LoadImage":
+            picture = server.base / "input" / node["widgets_values"][0]
+            if not picture.exists():
+                paint(scene("landscape", 3), "plain", 256, 192).save(picture)
+        if node["type"] == "ImpastoLoraWorkbench":
+            _write_lora(server.base / "models" / "loras" / node["widgets_values"][0], family.transformer)
+
+
+def _write_lora(file: Path, transformer: Path) -> None:
+    """A LoRA that changes what a FLUX of this size paints."""
+    if file.exists():
+        return
+    width = detection.inspect(transformer).hidden_size
+    noise = torch.randn(4, width, generator=torch.Generator().manual_seed(2))
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"{name}.lora_A.weight": noise, f"{name}.lora_B.weight": torch.full((width, 4), 0.5)}, file)
 
 
 def on_tiny_flux(server: ComfyServer, workflow: Path) -> dict[str, Any]:
