@@ -133,7 +133,8 @@ def report(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         where = f"{record['part']}: {record['what']}"
         if "failure" in record:
-            failures.append(f"{where} failed: {record['failure'].strip().splitlines()[-1]}")
+            said = record["failure"].strip() or "without a word"
+            failures.append(f"{where} failed: {said.splitlines()[-1]}")
         elif "seconds_per_step" in record:
             share = record.get("of_matmul")
             memory = [record.get(name) for name in ("peak", "reserved", "taken", "planned")]
@@ -297,7 +298,7 @@ class Bench:
         began = time.perf_counter()
         loss = float(step())
         first = time.perf_counter() - began
-        for _ in range(1 if self.pretend else WARM_UP - 1):
+        for _ in range(0 if self.pretend else WARM_UP - 1):
             step()
         self.wait()
         reset_peak_memory()

@@ -133,10 +133,9 @@ class QuantisedLinear(torch.nn.Linear):
         return matrix if scale is None else (matrix * scale[:, None]).to(matrix.dtype)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        product = _FrozenProduct
-        if self.eight_bit_products:
-            rows = inputs.numel() // self.in_features
-            product = _EightBitProduct if products.takes(rows, self.in_features, self.out_features) else product
+        rows = inputs.numel() // self.in_features
+        in_8_bits = self.eight_bit_products and products.takes(rows, self.in_features, self.out_features)
+        product = _EightBitProduct if in_8_bits else _FrozenProduct
         return product.apply(inputs, self.bias, self.precision, *self._stored())
 
     def extra_repr(self) -> str:
