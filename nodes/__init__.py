@@ -39,6 +39,7 @@ MODULES = (
     "batches",
     "lora_workbench",
     "xy_grid",
+    "sequence",
     "prompts",
     "prompt_library",
     "prompt_sets",

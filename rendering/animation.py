@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -187,29 +188,49 @@ def video_frames(shown: Iterable[tuple[Image.Image, float]], frames_per_second: 
 
 
 def save(animation: Animation, file: Path, texts: Mapping[str, str], progress: Progress) -> None:
-    """Write an animated WebP, GIF or APNG, by the suffix of `file`, which repeats for ever.
+    """Write an animation by the suffix of `file`, see `write_animation`."""
+    shown = list(frames(animation, progress))
+    milliseconds = [max(20, round(seconds * 1000)) for _, seconds in shown]
+    write_animation(file, [picture for picture, _ in shown], milliseconds, texts, animation.grid.about)
+
+
+def write_animation(
+    file: Path,
+    pictures: Sequence[Image.Image],
+    milliseconds: Sequence[int],
+    texts: Mapping[str, str] = MappingProxyType({}),
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write pictures of one size as an animated WebP, GIF or APNG, by the suffix of `file`, which repeats for ever.
 
     Args:
+        milliseconds: that each picture stands; a GIF has hundredths of a second.
         texts: the graph, as PNG texts and in WebP's Exif, where ComfyUI looks for it; GIF has no place for it.
+        about: what an APNG says of itself beside that.
+
+    Raises:
+        SettingsError: another suffix.
+        DiskError: it cannot be written.
     """
-    kind = next(name for name, suffix in SUFFIXES.items() if suffix == file.suffix)
-    first, *rest = frames(animation, progress)
-    milliseconds = [max(20, round(seconds * 1000)) for _, seconds in (first, *rest)]
-    pictures = [picture for picture, _ in (first, *rest)]
-    options: dict[str, Any] = {"save_all": True, "duration": milliseconds, "loop": 0}
+    kind = next((name for name, suffix in SUFFIXES.items() if suffix == file.suffix and name != MP4), None)
+    if kind is None:
+        known = ", ".join(suffix for name, suffix in SUFFIXES.items() if name != MP4)
+        raise SettingsError(f"An animation cannot be written as '{file.suffix}'. Choose one of: {known}.")
+    options: dict[str, Any] = {"save_all": True, "duration": list(milliseconds), "loop": 0}
+    shown = [picture.convert("RGB") for picture in pictures]
     if kind == GIF:
-        pictures = [picture.quantize(256, Image.Quantize.MEDIANCUT) for picture in pictures]
+        shown = [picture.quantize(256, Image.Quantize.MEDIANCUT) for picture in shown]
         options["disposal"] = 1
     elif kind == APNG:
         metadata = PngInfo()
         for key, text in texts.items():
             metadata.add_text(key, text)
-        metadata.add_itxt("impasto", json.dumps(dict(animation.grid.about)))
+        metadata.add_itxt("impasto", json.dumps(dict(about)))
         options |= {"pnginfo": metadata, "default_image": False}
     else:
         options |= {"quality": WEBP_QUALITY, "method": 4, "exif": _exif(texts)}
     with appearing(file) as temporary:
-        pictures[0].save(temporary, format="PNG" if kind == APNG else kind, append_images=pictures[1:], **options)
+        shown[0].save(temporary, format="PNG" if kind == APNG else kind, append_images=shown[1:], **options)
 
 
 def _exif(texts: Mapping[str, str]) -> Image.Exif:

@@ -30,11 +30,14 @@ from impasto.prompting.prompt_set import Prompt  # noqa: E402
 from impasto.prompting.sample_formats import SampleSettings, write_sample_formats  # noqa: E402
 from impasto.prompting.seed_book import SeedBook  # noqa: E402
 from impasto.prompting.seeds import SeedSettings  # noqa: E402
+from impasto.rendering.animation import write_animation  # noqa: E402
 from impasto.rendering.batches import Memory, PictureBatch, paint_all  # noqa: E402
 from impasto.rendering.cells import Sampling  # noqa: E402
+from impasto.rendering.picture_specs import PictureSpec, paint_specs  # noqa: E402
 from impasto.sources.folder import load_folder  # noqa: E402
 from impasto.trainers.features import encoding, text_table  # noqa: E402
 from impasto.trainers.features.encoding import Encoder  # noqa: E402
+from impasto.trainers.lora import workbench  # noqa: E402
 from impasto.trainers.run import checkpoints, create, publish  # noqa: E402
 from impasto.trainers.run import folder as runs  # noqa: E402
 from impasto.trainers.settings import Settings  # noqa: E402
@@ -56,6 +59,12 @@ class Painter:
 
     def paint_batch(self, text, seeds, on_step):
         return [Image.effect_noise((64, 64), 90).convert("RGB") for _ in seeds]
+
+    def use(self, adapter, strength):
+        pass
+
+    def paint(self, spec, on_step):
+        return Image.effect_noise((64, 64), 90).convert("RGB")
 
 
 def encoders():
@@ -86,6 +95,8 @@ class Writers:
         self.run = create.create_run(root / "runs", self.job)
         checkpoints.save(self.run.path / "checkpoints", 10, LORA, {"impasto_run": self.run.id}, {})
         Library(root / "used.sqlite").save([SavedPrompt("a garden")])
+        lora = self.run.path / "checkpoints" / "step-000010" / "adapter.safetensors"
+        self.piece = workbench.Workpiece((workbench.Ingredient("adapter", lora, 1.0),))
 
     def all(self) -> dict[str, Callable[[], object]]:
         root, dataset = self.root, self.dataset
@@ -116,6 +127,13 @@ class Writers:
                 PictureBatch(root / "batch", jobs, Sampling(64, 64, 4), "m", 1), Painter(),
                 Memory(lambda error: False, lambda: None), silent,
             ),
+            "paint a grid": lambda: paint_specs(
+                [PictureSpec("a", 1, Sampling(64, 64, 4))], root / "grid", "m", Painter(), silent
+            ),
+            "write an animation": lambda: write_animation(
+                root / "a.webp", [Image.effect_noise((64, 64), 90)] * 2, [100, 100]
+            ),
+            "save a LoRA": lambda: workbench.save(LORA, workbench.work(self.piece), self.piece, root / "loras", "sum"),
             "make the tiny FLUX": lambda: make_tiny_flux(root / "models"),
         }  # fmt: skip
 

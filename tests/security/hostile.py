@@ -144,7 +144,12 @@ GOOD: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 
 # What takes long, as it should, and is not what is attacked.
-QUICK = {"ImpastoWikiArtLoader": {"source": "museum"}, "ImpastoBatchGenerator": {"steps": 1}}
+QUICK = {
+    "ImpastoWikiArtLoader": {"source": "museum"},
+    "ImpastoBatchGenerator": {"steps": 1},
+    "ImpastoLoraXYGrid": {"x_axis": "seed", "x_values": "1\n2", "steps": 1, "width": 64, "height": 64},
+    "ImpastoGenerationSequence": {"between": 1, "steps": 1, "width": 64, "height": 64},
+}
 # Given a dataset, it asks a local server again and again, for a minute, as it should.
 WAITING = ("ImpastoOpenAICaptioner",)
 
