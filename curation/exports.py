@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..dataset.config_schema import CAPTION_EXTENSION
-from ..dataset.config_writer import link_picture, write_training_files
+from ..dataset.config_writer import TomlSettings, link_picture, write_dataset_toml, write_training_files
 from ..dataset.records import Dataset, Record
 from ..errors import SettingsError
 from ..files import appearing, content_hash, remove_partials, write_changed
@@ -123,6 +123,54 @@ def _simple_tuner(dataset: Dataset, folder: Path, settings: ExportSettings, prog
     )
 
 
+def _one_trainer(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
+    """A list of concepts of Nerogar/OneTrainer (modules/util/config/ConceptConfig.py), which takes what is left out as
+    its own default."""
+    concept = {
+        "__version": 2,
+        "name": dataset.name,
+        "path": write_training_files(dataset, progress).as_posix(),
+        "seed": 0,
+        "enabled": True,
+        "type": "STANDARD",
+        "include_subdirectories": False,
+        "image_variations": 1,
+        "text_variations": 1,
+        "balancing": float(settings.num_repeats),
+        "balancing_strategy": "REPEATS",
+        "loss_weight": 1.0,
+        "image": {
+            "__version": 0,
+            "enable_crop_jitter": False,
+            "enable_random_flip": False,
+            "enable_resolution_override": True,
+            "resolution_override": str(settings.resolution),
+        },
+        "text": {"__version": 0, "prompt_source": "sample", "enable_tag_shuffling": False},
+    }
+    path = folder / "concepts.json"
+    write_changed(path, json.dumps([concept], indent=4, ensure_ascii=False) + "\n")
+    return path, (
+        "Put this file into OneTrainer's training_concepts folder and choose it under concepts. Caption dropout is "
+        f"not part of it: set the dropout probability of the text encoders to {settings.caption_dropout_rate}."
+    )
+
+
+def _sd_scripts(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
+    """The dataset config of kohya-ss/sd-scripts, in the export's folder; Dataset TOML Writer has all of its keys."""
+    usual, side = TomlSettings(), settings.resolution
+    keys = TomlSettings(
+        resolution=side,
+        num_repeats=settings.num_repeats,
+        min_bucket_reso=min(usual.min_bucket_reso, max(side, usual.bucket_reso_steps)),
+        max_bucket_reso=max(usual.max_bucket_reso, side),
+    )
+    written = write_dataset_toml(dataset, keys, progress)
+    path = folder / "dataset.toml"
+    write_changed(path, Path(written.path).read_text(encoding="utf-8"))
+    return path, "Name this file in dataset_config of sd-scripts. Cached captions, as usual for FLUX, know no dropout."
+
+
 def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
     """Hugging Face's imagefolder: `train/metadata.jsonl` and the pictures beside it."""
     records = dataset.records()
@@ -159,4 +207,6 @@ FORMATS: dict[str, Writer] = {
     "ai-toolkit": _ai_toolkit,
     "SimpleTuner": _simple_tuner,
     "Hugging Face imagefolder": _image_folder,
+    "OneTrainer": _one_trainer,
+    "sd-scripts": _sd_scripts,
 }

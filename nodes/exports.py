@@ -13,6 +13,7 @@ from ..dataset.config_schema import BY_NAME
 from ..dataset.other_trainers import is_of_another_trainer
 from ..dataset.schema_key import TARGETS
 from ..errors import ImpastoError
+from ..trainers.job_files import check_job, write_job
 from . import results, sockets
 from .host import execution, folders
 from .inputs import anew, key_input, over_links, refused
@@ -34,8 +35,9 @@ class DatasetExport(io.ComfyNode):
             display_name="Dataset Export",
             category=CATEGORY,
             description=(
-                "Writes the dataset for ai-toolkit, for SimpleTuner or as a Hugging Face imagefolder, with a dataset "
-                "card that says what is in it, what was filtered out, where it comes from and under which rights."
+                "Writes the dataset for ai-toolkit, SimpleTuner, OneTrainer or sd-scripts or as a Hugging Face "
+                "imagefolder, with a dataset card that says what is in it, what was filtered out, where it comes from "
+                "and under which rights; with training settings, a whole job too."
             ),
             search_aliases=["ai-toolkit", "SimpleTuner", "multidatabackend", "imagefolder", "hugging face", "card"],
             inputs=[
@@ -54,21 +56,34 @@ class DatasetExport(io.ComfyNode):
                     default=defaults.license,
                     tooltip="For the card, an identifier of the Hub: cc0-1.0, cc-by-4.0 … other where rights differ.",
                 ),
+                sockets.Training.Input(
+                    "training",
+                    optional=True,
+                    tooltip="From Training Settings: then a whole job for ai-toolkit, SimpleTuner or sd-scripts is "
+                    "written too, with these settings.",
+                ),
             ],
             outputs=[
                 io.String.Output("folder", tooltip="Where it was written."),
                 io.String.Output("config", tooltip="The text of the file that the trainer or the Hub reads."),
                 io.String.Output("card", tooltip="The dataset card, README.md in the folder, as Markdown."),
                 io.String.Output("note", tooltip="What to do with the files."),
+                io.String.Output("job", tooltip="The text of the job; empty without training settings."),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, dataset, format: str, **settings) -> io.NodeOutput:
+    def execute(cls, dataset, format: str, training=None, **settings) -> io.NodeOutput:
+        if training is not None:
+            check_job(format, training)  # before anything is written
         export = export_dataset(dataset, format, ExportSettings(**settings), execution.progress())
         texts = [Path(path).read_text(encoding="utf-8") for path in (export.config, Path(export.folder) / "README.md")]
-        return io.NodeOutput(export.folder, *texts, export.note)
+        note, job = export.note, ""
+        if training is not None:
+            file, what = write_job(format, Path(export.config), dataset.name, training)
+            note, job = f"{note}\n{what}", file.read_text(encoding="utf-8")
+        return io.NodeOutput(export.folder, *texts, note, job)
 
 
 class DatasetTOMLLoader(io.ComfyNode):

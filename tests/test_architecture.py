@@ -56,6 +56,7 @@ WITHIN_TRAINERS = {
     "optimization": ("optimizers", "settings"),
     "libraries": ("optimizers", "attention", "settings"),
     "presets": ("settings",),
+    "job_files": ("settings",),
     "run": (*_FLUX, "lora", "lora.targets", "features", "optimizers", "settings"),
     "memory": _BELOW_MEMORY,
     "batches": (*_BELOW_MEMORY, "memory"),
