@@ -142,6 +142,8 @@ def _prompts(text: Mapping[str, Any], place: Path) -> Table:
     if kind != "concept":
         raise DatasetError("its prompts are the names of its files. Write them into .txt files beside the pictures.")
     file = place / str(text.get("prompt_path", ""))
+    if file.suffix.lower() != ".txt":
+        raise DatasetError(f"its prompts are in '{file.name[:80]}'. Give a text file, .txt, as prompt_path.")
     try:
         lines = [line.strip() for line in decoded(file.read_bytes(), utf_16=True).splitlines() if line.strip()]
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ import functools
 
 from comfy_api.latest import io
 
+from ..captioners.captions import checked_trigger_word
 from ..dataset.normalise import JPEG, PNG
 from ..errors import ImpastoError
 from ..sources.download import Fetcher, allowed_hosts
@@ -111,8 +112,11 @@ class ImageFolderLoader(io.ComfyNode):
             return ""
 
     @classmethod
-    def execute(cls, root: str, folder: str, name: str, format: str, **options) -> io.NodeOutput:
+    def execute(
+        cls, root: str, folder: str, name: str, format: str, trigger_word: str = "", **options
+    ) -> io.NodeOutput:
         """`options` are those of `load_folder`, with their defaults."""
+        options["trigger_word"] = checked_trigger_word(trigger_word)  # a caption may ask for it thousands of times
         place = folders.datasets_roots(), _ROOTS[root](), folder, name
         with logged("Image Folder Loader", dataset_folder(place[0], name)):
             return io.NodeOutput(*load_folder(*place, format, execution.progress(), **options))

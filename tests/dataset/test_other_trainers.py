@@ -169,6 +169,7 @@ def test_they_are_found_by_name_and_nothing_else_is(tmp_path):
         ([concept("sea", balancing=0)], "above 0"),
         ([concept("sea", text={"prompt_source": "filename"})], "names of its files"),
         ([concept("sea", text={"prompt_source": "concept", "prompt_path": "none.txt"})], "prompt_path"),
+        ([concept("sea", text={"prompt_source": "concept", "prompt_path": "/etc/hostname"})], "Give a text file, .txt"),
         ([concept("sea", text={"enable_tag_shuffling": True, "keep_tags_count": "many"})], "another kind"),
         ([concept("")], "has no folder"),
         ([concept("sea", enabled=False)], "leads to no pictures"),
