@@ -22,6 +22,7 @@ from ..dataset.pictures import JPEG_QUALITY, PictureRefused, opened, store_pictu
 from ..dataset.records import Dataset, Record, Refusal, write_manifest, write_refusals
 from ..drawing.contact_sheet import contact_sheet
 from ..drawing.histograms import Histogram, histograms
+from ..drawing.palette import LIGHT, Theme
 from ..errors import DatasetError, SettingsError
 from ..job_log import stage
 from ..progress import Progress, silent
@@ -101,7 +102,7 @@ class Filtered:
     measured: Mapping[str, tuple[float, ...]]  # rule -> what every picture that came so far measured
     thresholds: Thresholds
 
-    def sheet(self) -> Image.Image:
+    def sheet(self, theme: Theme = LIGHT) -> Image.Image:
         """A contact sheet of the refused, the reason under each; a small picture that says so when there are none."""
         count = len(self.refused)
         title = (
@@ -114,9 +115,10 @@ class Filtered:
                 for record, refusal in self.refused
             ],
             thumbnail,
+            theme,
         )
 
-    def histograms(self) -> Image.Image:
+    def histograms(self, theme: Theme = LIGHT) -> Image.Image:
         """A histogram for each measure, with its threshold, on one picture."""
         shown = [
             Histogram(
@@ -125,7 +127,7 @@ class Filtered:
             for rule, text in _CALLED.items()
             if rule in self.measured
         ]
-        return histograms(f"{self.dataset.name}: what the quality filter measured", shown)
+        return histograms(f"{self.dataset.name}: what the quality filter measured", shown, theme)
 
 
 # Threshold -> what its widget is called, on the node and under its histogram.

@@ -19,7 +19,7 @@ from ..dataset.pictures import PictureRefused, thumbnail
 from ..dataset.records import Dataset, Record
 from ..drawing.charts import LONGEST_LABEL, as_picture, calm, draw_limit, draw_single, new_figure, plain
 from ..drawing.contact_sheet import MOST_CELLS, contact_sheet
-from ..drawing.palette import BLUE, HAIRLINE, QUIET, RUST
+from ..drawing.palette import LIGHT, Theme
 from ..progress import Progress, silent
 from .measurements import measures
 
@@ -147,45 +147,45 @@ def _named(counts: Mapping[str, int]) -> dict[str, int]:
     return {label or "unknown": count for label, count in counts.items()}
 
 
-def draw(found: Statistics) -> Image.Image:
+def draw(found: Statistics, theme: Theme = LIGHT) -> Image.Image:
     """One figure of eight charts, 1760 x 1240 pixels."""
-    figure = new_figure(WIDTH, HEIGHT, found.name)
+    figure = new_figure(WIDTH, HEIGHT, found.name, theme)
     note = f"{found.pictures} pictures, {found.megabytes:g} MB, {found.captions} with a caption"
     artists = len(set(found.artists) - {""})
     note += f", artists known by name: {artists}" if artists else ""
-    figure.text(36 / WIDTH, 1 - 66 / HEIGHT, plain(note), color=QUIET, fontsize=11, va="top")
+    figure.text(36 / WIDTH, 1 - 66 / HEIGHT, plain(note), color=theme.quiet, fontsize=11, va="top")
     # the names of genres, styles and artists stand to the left of their bars
     grid = {"left": 0.115, "right": 0.975, "top": 0.885, "bottom": 0.055, "hspace": 0.4}
     top = figure.add_gridspec(3, 3, wspace=0.62, **grid)
     for place, (name, counts) in enumerate(
         [("genres", found.genres), ("styles", found.styles), ("artists", found.artists)]
     ):
-        _draw_bars(figure.add_subplot(top[0, place]), name, counts)
+        _draw_bars(figure.add_subplot(top[0, place]), name, counts, theme)
     lower = figure.add_gridspec(3, 3, wspace=0.2, **grid | {"left": 0.045})
-    _draw_sizes(figure.add_subplot(lower[1, 0]), found)
-    _draw_buckets(figure.add_subplot(lower[1, 1:]), found)
+    _draw_sizes(figure.add_subplot(lower[1, 0]), found, theme)
+    _draw_buckets(figure.add_subplot(lower[1, 1:]), found, theme)
     for place, key in enumerate(TEXT_ENCODERS):
-        _draw_tokens(figure.add_subplot(lower[2, place]), key, found.tokens[key])
-    _draw_colour(figure.add_subplot(lower[2, 2]), found)
+        _draw_tokens(figure.add_subplot(lower[2, place]), key, found.tokens[key], theme)
+    _draw_colour(figure.add_subplot(lower[2, 2]), found, theme)
     return as_picture(figure)
 
 
-def _draw_bars(axes: Axes, name: str, counts: Mapping[str, int]) -> None:
-    calm(axes, name, grid="x")
+def _draw_bars(axes: Axes, name: str, counts: Mapping[str, int], theme: Theme) -> None:
+    calm(axes, name, grid="x", theme=theme)
     shown = list(_named(counts).items())
     if len(shown) > BARS:
         rest = shown[BARS - 1 :]
         shown = [*shown[: BARS - 1], (f"{len(rest)} more", sum(count for _, count in rest))]
     labels = [_shortened(label.replace("_", " ")) for label, _ in shown]
     numbers = [count for _, count in shown]
-    axes.barh(range(len(shown)), numbers, color=BLUE, height=0.7)
+    axes.barh(range(len(shown)), numbers, color=theme.blue, height=0.7)
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(max(len(shown), 4) - 0.4, -0.6)
     axes.set_xlim(0, 1.15 * max(numbers))
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
     for row, count in enumerate(numbers):
         axes.annotate(
-            f"{count}", (count, row), (4, 0), textcoords="offset points", color=QUIET, fontsize=8, va="center"
+            f"{count}", (count, row), (4, 0), textcoords="offset points", color=theme.quiet, fontsize=8, va="center"
         )
 
 
@@ -193,25 +193,25 @@ def _shortened(label: str) -> str:
     return plain(label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…")
 
 
-def _draw_sizes(axes: Axes, found: Statistics) -> None:
-    calm(axes, "width and height, px", grid="both")
+def _draw_sizes(axes: Axes, found: Statistics, theme: Theme) -> None:
+    calm(axes, "width and height, px", grid="both", theme=theme)
     counts = Counter(found.sizes)
     areas = [12 + 30 * math.log2(count) for count in counts.values()]
-    axes.scatter(*zip(*counts, strict=True), s=areas, color=BLUE, alpha=0.45, linewidths=0)
+    axes.scatter(*zip(*counts, strict=True), s=areas, color=theme.blue, alpha=0.45, linewidths=0)
     most = 1.08 * max(max(size) for size in counts)
-    axes.plot([0, most], [0, most], color=HAIRLINE, linewidth=1)
+    axes.plot([0, most], [0, most], color=theme.hairline, linewidth=1)
     side = found.resolution
-    axes.plot([0, side, side], [side, side, 0], color=RUST, linewidth=1)
-    _note(axes, f"{side} px", (side, 0), (3, 3), color=RUST)
+    axes.plot([0, side, side], [side, side, 0], color=theme.rust, linewidth=1)
+    _note(axes, f"{side} px", (side, 0), (3, 3), theme.rust)
     axes.set_xlim(0, most)
     axes.set_ylim(0, most)
 
 
-def _draw_buckets(axes: Axes, found: Statistics) -> None:
-    calm(axes, f"aspect buckets at {found.resolution} px, {found.buckets_of}")
+def _draw_buckets(axes: Axes, found: Statistics, theme: Theme) -> None:
+    calm(axes, f"aspect buckets at {found.resolution} px, {found.buckets_of}", theme=theme)
     by_aspect = sorted(found.buckets, key=lambda size: int(size.split("x")[0]) / int(size.split("x")[1]))
     numbers = [found.buckets[size] for size in by_aspect]
-    axes.bar(range(len(numbers)), numbers, color=BLUE, width=min(0.7, 0.12 * len(numbers)))
+    axes.bar(range(len(numbers)), numbers, color=theme.blue, width=min(0.7, 0.12 * len(numbers)))
     every = math.ceil(len(numbers) / 14)
     labels = [size.replace("x", " x ") if not place % every else "" for place, size in enumerate(by_aspect)]
     axes.set_xticks(range(len(numbers)), labels)
@@ -219,28 +219,28 @@ def _draw_buckets(axes: Axes, found: Statistics) -> None:
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=5)
     for place, count in enumerate(numbers if len(numbers) <= 40 else []):
         axes.annotate(
-            f"{count}", (place, count), (0, 2), textcoords="offset points", color=QUIET, fontsize=8, ha="center"
+            f"{count}", (place, count), (0, 2), textcoords="offset points", color=theme.quiet, fontsize=8, ha="center"
         )
 
 
-def _draw_tokens(axes: Axes, key: str, counts: Sequence[int]) -> None:
+def _draw_tokens(axes: Axes, key: str, counts: Sequence[int], theme: Theme) -> None:
     called, limit = TEXT_ENCODERS[key]
-    calm(axes, f"caption length in {called} tokens")
+    calm(axes, f"caption length in {called} tokens", theme=theme)
     if not counts:
-        _say(axes, "no captions")
+        _say(axes, "no captions", theme)
         return
     most = max(counts)
     least = min(counts)
     over = sum(count > limit for count in counts)
     if least == most:
-        draw_single(axes, most, len(counts), BLUE)
-        draw_limit(axes, limit, least - 0.5, most + 0.5, RUST)
+        draw_single(axes, most, len(counts), theme.blue)
+        draw_limit(axes, limit, least - 0.5, most + 0.5, theme.rust)
     else:
-        axes.hist(counts, bins=whole_bins(least, most), color=BLUE)
+        axes.hist(counts, bins=whole_bins(least, most), color=theme.blue)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        draw_limit(axes, limit, least - 0.5, most + 0.5, RUST)
+        draw_limit(axes, limit, least - 0.5, most + 0.5, theme.rust)
     said = f"{over} of {len(counts)} over {limit}" if over else f"all within {limit}"
-    axes.set_xlabel(said, color=RUST if over else QUIET, fontsize=9)
+    axes.set_xlabel(said, color=theme.rust if over else theme.quiet, fontsize=9)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
 
 
@@ -251,38 +251,38 @@ def whole_bins(least: int, most: int) -> list[float]:
     return [least - 0.5 + width * place for place in range(bins + 1)]
 
 
-def _draw_colour(axes: Axes, found: Statistics) -> None:
-    calm(axes, "colourfulness (Hasler and Süsstrunk)")
+def _draw_colour(axes: Axes, found: Statistics, theme: Theme) -> None:
+    calm(axes, "colourfulness (Hasler and Süsstrunk)", theme=theme)
     if not found.colourfulness:
-        _say(axes, "no picture decodes")
+        _say(axes, "no picture decodes", theme)
         return
     if min(found.colourfulness) == max(found.colourfulness):
-        draw_single(axes, found.colourfulness[0], len(found.colourfulness), BLUE)
+        draw_single(axes, found.colourfulness[0], len(found.colourfulness), theme.blue)
     else:
-        axes.hist(found.colourfulness, bins=24, color=BLUE)
+        axes.hist(found.colourfulness, bins=24, color=theme.blue)
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     if found.undecodable:
-        axes.set_xlabel(f"{found.undecodable} pictures do not decode", color=RUST, fontsize=9)
+        axes.set_xlabel(f"{found.undecodable} pictures do not decode", color=theme.rust, fontsize=9)
 
 
-def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **how: str) -> None:
+def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], color: str) -> None:
     """A small number at a place in the units of the axes, moved by points."""
-    axes.annotate(text, place, offset, textcoords="offset points", fontsize=8, **{"color": QUIET} | how)
+    axes.annotate(text, place, offset, textcoords="offset points", fontsize=8, color=color)
 
 
-def _say(axes: Axes, text: str) -> None:
+def _say(axes: Axes, text: str, theme: Theme) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.text(0.5, 0.5, text, color=QUIET, fontsize=10, ha="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, text, color=theme.quiet, fontsize=10, ha="center", transform=axes.transAxes)
 
 
-def sheet(dataset: Dataset) -> Image.Image:
+def sheet(dataset: Dataset, theme: Theme = LIGHT) -> Image.Image:
     """A contact sheet of up to 60 pictures, evenly spaced through the dataset, with title, artist or caption."""
     records = dataset.records()
     step = max(1, math.ceil(len(records) / MOST_CELLS))
     shown = records[::step]
     title = f"{dataset.name}: {len(shown)} of {len(records)} pictures" if step > 1 else f"{dataset.name}: all pictures"
-    return contact_sheet(title, [(dataset.image_path(record), _words(record)) for record in shown], thumbnail)
+    return contact_sheet(title, [(dataset.image_path(record), _words(record)) for record in shown], thumbnail, theme)
 
 
 def _words(record: Record) -> str:

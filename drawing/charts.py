@@ -56,11 +56,11 @@ def bare_figure(width: int, height: int, dots_per_inch: int = DOTS_PER_INCH, the
     return figure
 
 
-def new_figure(width: int, height: int, title: str) -> Figure:
+def new_figure(width: int, height: int, title: str, theme: Theme = LIGHT) -> Figure:
     """A figure of `width` x `height` pixels with nothing but its title, at the top left."""
-    figure = bare_figure(width, height)
+    figure = bare_figure(width, height, theme=theme)
     margin = 36 / width
-    figure.text(margin, 1 - 28 / height, plain(title), color=LIGHT.ink, fontsize=17, va="top", ha="left")
+    figure.text(margin, 1 - 28 / height, plain(title), color=theme.ink, fontsize=17, va="top", ha="left")
     return figure
 
 

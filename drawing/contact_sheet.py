@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from .lettering import LINE_HEIGHT, draw_text, wrap
-from .palette import HAIRLINE, INK, PAPER
+from .palette import LIGHT, Theme
 
 CELL = 224  # pixels, the square in which a picture is shown
 GAP = 16  # pixels
@@ -21,7 +21,10 @@ MOST_CELLS = 60  # more would be too small to see in a preview
 
 
 def contact_sheet(
-    title: str, pictures: Sequence[tuple[Path, str]], thumbnail: Callable[[Path, int], Image.Image]
+    title: str,
+    pictures: Sequence[tuple[Path, str]],
+    thumbnail: Callable[[Path, int], Image.Image],
+    theme: Theme = LIGHT,
 ) -> Image.Image:
     """Draw `pictures` (file and text) in a grid under `title`; with none of them, the title alone.
 
@@ -37,31 +40,38 @@ def contact_sheet(
         heading.append(f"The first {len(shown)} of {len(pictures)} are shown.")
     top = GAP + LINE * len(heading) + GAP
     cell_height = CELL + LINE * LINES + GAP
-    sheet = Image.new("RGB", (width, top + rows * cell_height), PAPER)
+    sheet = Image.new("RGB", (width, top + rows * cell_height), theme.paper)
     draw = ImageDraw.Draw(sheet)
-    _write(draw, (GAP, GAP), heading)
+    _write(draw, (GAP, GAP), heading, theme)
     for index, (path, text) in enumerate(shown):
         x = GAP + index % columns * (CELL + GAP)
         y = top + index // columns * cell_height
-        _paste(sheet, draw, lambda path=path: thumbnail(path, CELL), x, y)
-        _write(draw, (x, y + CELL + 4), wrap(text, TEXT_SIZE, CELL, LINES))
+        _paste(sheet, draw, lambda path=path: thumbnail(path, CELL), x, y, theme)
+        _write(draw, (x, y + CELL + 4), wrap(text, TEXT_SIZE, CELL, LINES), theme)
     return sheet
 
 
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str]) -> None:
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], theme: Theme) -> None:
     left, top = place
     for number, line in enumerate(lines):
-        draw_text(draw, (left, top + number * LINE), line, TEXT_SIZE, INK)
+        draw_text(draw, (left, top + number * LINE), line, TEXT_SIZE, theme.ink)
 
 
-def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, thumbnail: Callable[[], Image.Image], x: int, y: int) -> None:
+def _paste(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    thumbnail: Callable[[], Image.Image],
+    x: int,
+    y: int,
+    theme: Theme,
+) -> None:
     """Put the picture into the square at `(x, y)`, down on the text under it."""
     try:
         small = thumbnail()
     except Exception:  # whatever a damaged file leads to
         box = (x, y, x + CELL, y + CELL)
-        draw.rectangle(box, HAIRLINE)
-        draw.line(box, INK)
-        draw.line((x, y + CELL, x + CELL, y), INK)
+        draw.rectangle(box, theme.hairline)
+        draw.line(box, theme.ink)
+        draw.line((x, y + CELL, x + CELL, y), theme.ink)
         return
     sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))

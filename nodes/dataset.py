@@ -11,6 +11,7 @@ from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, WIDGETS, Thresholds,
 from ..dataset.labels import ANY
 from ..dataset.wikiart_labels import GENRES, STYLES
 from ..drawing.charts import no_charts
+from ..drawing.palette import theme_of
 from ..embedded.paintings import EMBEDDED_SOURCES, paint_embedded_source
 from ..errors import ImpastoError
 from ..job_log import stage
@@ -22,7 +23,16 @@ from ..sources.quotas import parse_quotas
 from ..sources.wikiart import load_paintings
 from . import sockets
 from .host import encoders, execution, folders, sampling
-from .inputs import anew, field_input, keep_metadata_input, max_per_artist_input, over_links, refused, seed_input
+from .inputs import (
+    anew,
+    field_input,
+    keep_metadata_input,
+    max_per_artist_input,
+    over_links,
+    refused,
+    seed_input,
+    theme_input,
+)
 from .jobs import logged
 
 CATEGORY = "Impasto/Dataset"
@@ -239,6 +249,7 @@ class QualityFilter(io.ComfyNode):
                 *_photograph_inputs(),
                 *_subject_inputs(),
                 *_style_inputs(),
+                theme_input(advanced=True),
             ),
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
@@ -253,12 +264,14 @@ class QualityFilter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, clip_vision=None, **thresholds) -> io.NodeOutput:
+    def execute(cls, dataset, clip_vision=None, theme="light", **thresholds) -> io.NodeOutput:
         encoder = encoders.picture_encoder(clip_vision) if clip_vision else None
+        colours = theme_of(theme)
         with logged("Quality Filter", dataset.folder):
             filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder)
             with stage("draw sheet and histograms"):
-                pictures = [sampling.image_batch([picture]) for picture in (filtered.sheet(), filtered.histograms())]
+                drawn = filtered.sheet(colours), filtered.histograms(colours)
+                pictures = [sampling.image_batch([picture]) for picture in drawn]
         report = "\n".join(filter(None, [filtered.report, no_charts()]))
         return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1])
 

@@ -153,12 +153,13 @@ def sampling_inputs(steps: int = 20) -> list[io.Input]:
     ]
 
 
-def theme_input() -> io.Input:
+def theme_input(advanced: bool = False) -> io.Input:
     return io.Combo.Input(
         "theme",
         options=list(THEMES),
         default="light",
         optional=True,
+        advanced=advanced,
         tooltip="Dark letters on paper, or light on dark.",
     )
 

@@ -13,9 +13,11 @@ from ..dataset.config_reader import read
 from ..dataset.config_schema import KEYS
 from ..dataset.schema_key import BUCKETS
 from ..drawing.charts import check as check_charts
+from ..drawing.palette import theme_of
 from . import results, sockets
 from .captions import token_counts
 from .host import execution, sampling
+from .inputs import theme_input
 
 
 def _buckets_as_written(resolution: int) -> Buckets:
@@ -56,6 +58,7 @@ class DatasetStatistics(io.ComfyNode):
                     optional=True,
                     tooltip="From Dataset TOML Writer: buckets are counted as training with this config makes them.",
                 ),
+                theme_input(),
             ],
             outputs=[
                 io.Image.Output("figure", tooltip="All charts on one picture."),
@@ -65,7 +68,7 @@ class DatasetStatistics(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, resolution: int, dataset_config=None) -> io.NodeOutput:
+    def execute(cls, dataset, resolution: int, dataset_config=None, theme="light") -> io.NodeOutput:
         if dataset_config is None:
             buckets, whose = _buckets_as_written(resolution), "by Dataset TOML Writer's defaults"
         else:
@@ -74,8 +77,9 @@ class DatasetStatistics(io.ComfyNode):
             resolution = round((width * height) ** 0.5)
         bucket = functools.partial(assign, buckets=buckets)
         check_charts()  # before anything is measured
+        colours = theme_of(theme)
         found = statistics(dataset, resolution, bucket, token_counts, execution.progress(), whose)
-        pictures = [sampling.image_batch([picture]) for picture in (draw(found), sheet(dataset))]
+        pictures = [sampling.image_batch([picture]) for picture in (draw(found, colours), sheet(dataset, colours))]
         numbers = json.dumps(found.as_json(), indent=2, ensure_ascii=False)
         told = f"{found.pictures} pictures, {found.captions} with a caption, in {len(found.buckets)} buckets"
         return io.NodeOutput(*pictures, numbers, ui=results.said(told))

@@ -8,6 +8,8 @@ import numpy
 import pytest
 from impasto.curation.statistics import draw, sheet, statistics
 from impasto.dataset.records import Dataset, Record, write_manifest
+from impasto.drawing.palette import DARK
+from PIL import ImageColor
 
 from ..small_sources import picture_bytes
 from .test_quality import dataset_of
@@ -53,6 +55,8 @@ def test_the_figure_and_the_sheet_are_drawn_with_and_without_captions_labels_and
     full = draw(statistics(dataset, 512, bucket, words))
     assert full.size == (1760, 1240)
     assert len(numpy.unique(numpy.asarray(full).reshape(-1, 3), axis=0)) > 50
+    for drawn in (draw(statistics(dataset, 512, bucket, words), DARK), sheet(dataset, DARK)):
+        assert drawn.getpixel((2, 2)) == ImageColor.getrgb(DARK.paper)
     bare = write_manifest(tmp_path / "bare", [Record("images/a.jpg", "a", 640, 480, 1000)])
     found = statistics(bare, 512, bucket, words)
     assert found.undecodable == 1 and found.as_json()["colourfulness"] == {}
