@@ -27,6 +27,9 @@ SIZE = (1600, 1000)  # width and height, pixels
 DOTS_PER_INCH = 160
 MARGIN = 0.035  # of the width
 HEIGHTS = {"loss": 6.0, "learning rate": 1.0, "gradient norm": 1.0}
+LEGEND_COLUMNS = 4
+OWN_ENTRIES = 6  # of the legend, of the run itself
+LONGEST_NAME = 20  # characters of another run's name in it
 MOST_OTHERS = 12  # runs laid over another: more cannot be told apart
 MOST_MARKS = 400  # checkpoints or pictures that are marked: more would be a bar
 
@@ -103,7 +106,9 @@ def _charts(shown: _Shown, metrics: Sequence[Mapping[str, Any]], others: Sequenc
     names = [name for name, there in (("learning rate", shown.rates), ("gradient norm", shown.norms)) if there[0]]
     ratios = [HEIGHTS[name] for name in ("loss", *names)]
     right = 0.735 if beside else 1 - MARGIN
-    below = figure.add_gridspec(len(ratios), 1, height_ratios=ratios, left=0.075, right=right, **_ROOM)
+    legend_rows = math.ceil((OWN_ENTRIES + len(others)) / LEGEND_COLUMNS)
+    room = _ROOM | {"top": _ROOM["top"] - 0.03 * max(0, legend_rows - 2)}
+    below = figure.add_gridspec(len(ratios), 1, height_ratios=ratios, left=0.075, right=right, **room)
     axes = [figure.add_subplot(below[0])]
     axes += [figure.add_subplot(below[row + 1], sharex=axes[0]) for row in range(len(names))]
     for part, name in zip(axes, ("loss", *names), strict=True):
@@ -147,7 +152,7 @@ def _draw_losses(axes: Axes, shown: _Shown, others: Sequence[Curve], theme: Them
     else:
         axes.set_ylim(*_range(values, always))
     _draw_marks(axes, shown, theme)
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.015), "borderaxespad": 0, "ncols": 4}
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.015), "borderaxespad": 0, "ncols": LEGEND_COLUMNS}
     legend = axes.legend(
         **place, frameon=False, fontsize=9, handlelength=1.4, columnspacing=1.4, labelcolor=theme.quiet
     )
@@ -160,11 +165,15 @@ def _draw_other(axes: Axes, curve: Curve, colour: str, theme: Theme) -> list[flo
     if not losses[0]:
         return []
     smooth = trend(losses[1], max(2.0, TREND_SHARE * len(losses[1])))
-    axes.plot(losses[0], smooth, color=colour, linewidth=1.7, label=plain(curve.name))
+    axes.plot(losses[0], smooth, color=colour, linewidth=1.7, label=plain(_named(curve.name)))
     if held_out[0]:
         style = {"linewidth": 1.0, "linestyle": (0, (3, 2)), "marker": "o", "markersize": 4}
         axes.plot(*held_out, color=colour, markeredgecolor=theme.paper, clip_on=False, zorder=3, **style)
     return smooth + held_out[1]
+
+
+def _named(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _draw_marks(axes: Axes, shown: _Shown, theme: Theme) -> None:
@@ -235,7 +244,9 @@ def _draw_sigmas(
             colour = shades[number % len(shades)]
             lower.plot(steps, losses, color=colour, linewidth=1.5, marker="o", markersize=3, label=f"{sigma:g}")
         lower.xaxis.get_major_locator().set_params(integer=True, nbins=4)
-        lower.margins(y=0.25)
+        every = [loss for _, losses in at_sigmas.values() for loss in losses]
+        span = max(every) - min(every) or 0.1 * abs(every[0]) or 0.1
+        lower.set_ylim(min(every) - 0.1 * span, max(every) + 0.6 * span)  # room for the legend
         place = {"loc": "upper right", "ncols": 2, "borderaxespad": 0, "columnspacing": 1.0, "handlelength": 1.0}
         lower.legend(**place, frameon=False, fontsize=8, labelcolor=theme.quiet)
         lower.set_xlabel("step", color=theme.quiet, fontsize=9)

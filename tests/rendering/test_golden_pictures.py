@@ -27,9 +27,9 @@ MEAN, LARGEST = 1.0, 45.0  # levels of 255 by which these may differ: on the who
 
 
 def looks_like(picture: Image.Image, name: str) -> None:
-    file = FOLDER / f"{name}.png"
+    file = FOLDER / f"{name}.webp"
     if REWRITE:
-        picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.save(file, quality=90, method=6)
     with Image.open(file) as golden:
         golden = golden.convert("RGB")
     assert picture.size == golden.size
