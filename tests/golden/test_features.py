@@ -22,6 +22,10 @@ CONFIGS = {
     "repeated with a prefix": BUCKETS + SUBSET + 'num_repeats = 5\ncaption_prefix = "mntgrdn style,"\n',
     "mirrored": BUCKETS + SUBSET + "flip_aug = true\n",
     "masked": BUCKETS + SUBSET + "alpha_mask = true\n",
+    "varied": BUCKETS
+    + SUBSET
+    + "random_crop = true\ncolor_aug = true\nflip_aug = true\nalpha_mask = true\n"
+    + "custom_attributes = {impasto = {picture_variants = 3, random_scale = 1.2}}\n",
     "captions dropped": BUCKETS + SUBSET + "caption_dropout_rate = 0.0\ncaption_dropout_every_n_epochs = 3\n",
     "shuffled": BUCKETS + SUBSET + "shuffle_caption = true\nkeep_tokens = 1\n",
     "parts dropped": BUCKETS + SUBSET + "caption_tag_dropout_rate = 0.4\n",
