@@ -110,6 +110,9 @@ def operations():
             for name in ("weight", "bias"):
                 if prefix + name in state:
                     setattr(self, name, torch.nn.Parameter(state[prefix + name], requires_grad=False))
+            if self.weight is None:  # as CLIP-L's projection, which its file may lack
+                self.weight = torch.nn.Parameter(torch.zeros(self.out_features, self.in_features), requires_grad=False)
+                missing.append(f"{prefix}weight")
 
         def _save_to_state_dict(self, destination, prefix, keep_vars):
             if not _is_quantised(self.weight):
