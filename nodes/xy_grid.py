@@ -114,7 +114,7 @@ class LoraXYGrid(io.ComfyNode):
         """Another file under a LoRA's name is another LoRA."""
         if over_links(x_axis, x_values, y_axis, y_values, lora):
             return anew()
-        typed = {x_axis: x_values, y_axis: y_values}.get(xy_grid.LORA, "").splitlines()
+        typed = {x_axis: x_values, y_axis: y_values}.get(xy_grid.LORA, "").splitlines()[: xy_grid.MOST_VALUES]
         return content_hash([folders.lora_state(name.strip()) for name in [lora, *typed] if name.strip()])
 
     @classmethod

@@ -37,25 +37,28 @@ def frames(
         SettingsError: too few or too many of what the way leads through, or strengths without a LoRA.
     """
     if way == PROMPTS:
-        made = [replace(base, text=text) for text in _at_least(1, prompts, "prompts", "one a line")]
-    elif way == SEEDS:
+        texts = _at_least(1, prompts, "prompts", "one a line")
+        _check_number(len(texts), base)
+        return tuple(replace(base, text=text) for text in texts)
+    if way == SEEDS:
         stops = _at_least(2, seeds, "seeds", "with commas between them")
-        made = [
-            replace(base, seed=first, toward=second, share=step / between) if step else replace(base, seed=first)
-            for first, second in _pairs(stops, closed)
-            for step in range(between)
-        ] + ([] if closed else [replace(base, seed=stops[-1])])
     elif way == STRENGTHS:
         stops = _strengths(base, strengths)
-        made = [
-            replace(base, strength=first + (second - first) * step / between)
-            for first, second in _pairs(stops, closed)
-            for step in range(between)
-        ] + ([] if closed else [replace(base, strength=stops[-1])])
     else:
         raise SettingsError(f"There is no way '{way}'. Choose one of: {', '.join(WAYS)}.")
-    _check_number(len(made), base)
-    return tuple(made)
+    _check_number(len(stops) * between if closed else (len(stops) - 1) * between + 1, base)
+    step_of = _between_seeds if way == SEEDS else _between_strengths
+    pairs = pairwise([*stops, stops[0]] if closed else stops)
+    made = [step_of(base, *pair, step / between) for pair in pairs for step in range(between)]
+    return tuple(made if closed else [*made, step_of(base, stops[-1], stops[-1], 0.0)])
+
+
+def _between_seeds(base: PictureSpec, first: int, second: int, share: float) -> PictureSpec:
+    return replace(base, seed=first, toward=second, share=share) if share else replace(base, seed=first)
+
+
+def _between_strengths(base: PictureSpec, first: float, second: float, share: float) -> PictureSpec:
+    return replace(base, strength=first + (second - first) * share)
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
@@ -79,10 +82,6 @@ def durations(count: int, frames_per_second: float, hold: float) -> list[int]:
     """Of each frame in milliseconds; the last is held for `hold` seconds more."""
     each = max(20, round(1000 / frames_per_second))  # browsers show what is shorter for a tenth of a second
     return [each] * (count - 1) + [each + round(1000 * hold)]
-
-
-def _pairs(stops: Sequence, closed: bool) -> list[tuple]:
-    return list(pairwise([*stops, stops[0]] if closed else stops))
 
 
 def _at_least(least: int, given: Sequence, what: str, how: str) -> Sequence:

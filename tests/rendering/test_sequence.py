@@ -73,6 +73,8 @@ def test_between_strengths_that_of_the_lora_changes_evenly():
         (STRENGTHS, BASE, {"strengths": (0, 1)}, "is of a LoRA"),
         (STRENGTHS, WITH_LORA, {"strengths": (1,)}, "has 1 strengths"),
         (SEEDS, BASE, {"seeds": (1, 2), "between": 2000}, "2,001 frames.*at most 1,000"),
+        (SEEDS, BASE, {"seeds": range(10**9), "between": 500}, "499,999,999,501 frames"),  # counted, not made
+        (PROMPTS, BASE, {"prompts": ["a"] * 1001}, "1,001 frames"),
         (SEEDS, replace(BASE, sampling=Sampling(4096, 4096)), {"seeds": (1, 2), "between": 20}, "at most 11"),
         ("about", BASE, {}, "no way 'about'"),
     ],
