@@ -36,6 +36,7 @@ MODULES = (
     "rendering",
     "animation",
     "comparison",
+    "evaluation",
     "batches",
     "lora_workbench",
     "xy_grid",

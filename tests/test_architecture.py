@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "captioners": ("dataset",),
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),
     "trainers": ("dataset", "hardware"),
+    "evaluation": ("dataset.pictures", "dataset.records", "curation.style_similarity", "drawing", "rendering"),
     "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.

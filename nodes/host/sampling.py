@@ -131,6 +131,11 @@ def sampled(
     return [picture(pixels) for pixels in vae.decode(samples).float().cpu()]
 
 
+def round_trip(vae: VAE, original: Image) -> Image:
+    """A picture encoded and decoded again, which is what a VAE leaves of it; as it was where that is not finite."""
+    return picture(vae.decode(vae.encode(image_batch([original])))[0].float().cpu()) or original
+
+
 def picture(pixels: torch.Tensor) -> Image | None:
     """`(height, width, 3)` in 0…1 as a picture; None where it is not finite."""
     if not torch.isfinite(pixels).all():

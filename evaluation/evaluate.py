@@ -1,0 +1,133 @@
+"""Everything from a run's checkpoints to a verdict: paint what is missing, measure, judge, write the page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy
+from PIL import Image, ImageOps
+
+from ..curation.style_similarity import PictureEncoder
+from ..dataset.pictures import PictureRefused, seen
+from ..dataset.records import Dataset
+from ..drawing.palette import theme_of
+from ..files import content_hash, write_changed
+from ..progress import Progress, silent
+from ..rendering.cells import Grid, render
+from ..rendering.painting import Painter
+from ..rendering.picture_grid import PictureGrid, read
+from .chart import chart
+from .measures import WEIGHT_FREE, Measure
+from .report import as_json, dumped, page
+from .scores import Rows, check_enough, score
+from .verdict import StepVerdict, verdict
+
+LARGEST_CELL = 256  # pixels of a cell's longer side on the page
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A verdict, and where it is told.
+
+    Attributes:
+        page: a file of HTML; beside it lies one of JSON with the same name.
+    """
+
+    verdict: StepVerdict
+    chart: Image.Image
+    page: Path
+
+
+def evaluate(
+    grid: Grid,
+    painter: Painter,
+    dataset: Dataset,
+    references: int,
+    round_trip: Callable[[Image.Image], Image.Image],
+    encoder: PictureEncoder | None,
+    folder: Path,
+    progress: Progress = silent,
+) -> Evaluated:
+    """Judge the checkpoints of a grid; what is painted already is not painted again.
+
+    Args:
+        grid: prompts by checkpoints, the base model first.
+        painter: samples what is missing.
+        dataset: the training pictures.
+        references: at most so many of them are looked at.
+        round_trip: a picture encoded and decoded by the VAE that decodes the painted ones.
+        encoder: of CLIP vision, one more measure; None for none.
+        folder: where page and figures are written.
+
+    Raises:
+        TrainingError: there are too few prompts or pictures.
+        ModelError: no picture is finite, or a LoRA is another model's.
+    """
+    check_enough(len({prompt.text for prompt in grid.prompts}), len(dataset.records()))
+    shown = render(grid, painter, progress)
+    training = _references(dataset, references, (grid.sampling.width, grid.sampling.height))
+    round_trips = []
+    for done, picture in enumerate(training):
+        progress(done, len(training), f"Seeing the set as the VAE shows it: {done} of {len(training)}")
+        round_trips.append(round_trip(picture))
+    painted = Rows(tuple(prompt.text for prompt in grid.prompts), tuple(column.step for column in grid.columns), cells)
+    measures = (*WEIGHT_FREE, *([_embedding(encoder)] if encoder else []))
+    scores = score(painted, training, round_trips, measures, progress)
+    judged = verdict(scores)
+    title = grid.title or grid.name
+    drawn = chart(scores, judged, title, theme_of(grid.theme))
+    told = {"run": grid.name, **asdict(grid.sampling), "strength": grid.strength, "pictures of the set": len(training)}
+    pages = replace(shown, cell_size=fitting(grid.sampling.width, grid.sampling.height)).pages(progress)
+    pictures = [("Scores over the steps", drawn), *(("Prompts and checkpoints", drawn_page) for drawn_page in pages)]
+    figures = as_json(scores, judged, told)
+    file = folder / f"{content_hash([figures, grid.models])}.html"
+    write_changed(file, page(title, scores, judged, pictures, training, told).encode())
+    write_changed(file.with_suffix(".json"), dumped(figures).encode())
+    return Evaluated(judged, drawn, file)
+
+
+def rows_of(grid: Grid, shown: PictureGrid) -> Rows:
+    """The pictures that are there, a row for each prompt and seed."""
+    texts, pictures = [], {}
+    for prompt, cells in zip(grid.prompts, shown.cells, strict=True):
+        for number in range(len(cells[0])):
+            for column, files in enumerate(cells):
+                if (picture := read(files[number])) is not None:
+                    pictures[len(texts), column] = picture
+            texts.append(prompt.text)
+    return Rows(tuple(texts), tuple(column.step for column in grid.columns), pictures)
+
+
+def fitting(width: int, height: int) -> tuple[int, int]:
+    """A cell of that shape, its longer side at most `LARGEST_CELL` pixels."""
+    share = min(1.0, LARGEST_CELL / max(width, height))
+    return round(width * share), round(height * share)
+
+
+def _references(dataset: Dataset, count: int, size: tuple[int, int]) -> list[Image.Image]:
+    """Up to `count` pictures, cut to the shape that is painted, in the order of their hashes, which means nothing."""
+    records = sorted(dataset.records(), key=lambda record: record.sha256)
+    pictures = []
+    for record in records[:count]:
+        try:
+            picture = seen(dataset.image_path(record), (2 * size[0], 2 * size[1]))
+        except PictureRefused as error:
+            log.warning("A picture of the set is left out: %s", error)
+            continue
+        pictures.append(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+    return pictures
+
+
+def _embedding(encoder: PictureEncoder) -> Measure:
+    def embed(pictures: Sequence[Image.Image]) -> numpy.ndarray:
+        side = (encoder.side, encoder.side)
+        squares = [ImageOps.fit(picture, side, Image.Resampling.BICUBIC) for picture in pictures]
+        rows = [encoder.encode([square])[0] for square in squares]
+        return numpy.array(rows, numpy.float32)
+
+    return Measure("CLIP vision", embed)

@@ -1,0 +1,90 @@
+"""Which step to keep, why, and whether that is more than noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .calibration import TRUSTED
+from .scores import Interval, Scores, StyleScores
+
+WORTH_TELLING = 0.1  # of the way from the base model to the set: less is no style, however certain
+LOST = 0.5  # of the base model's composition: below, it no longer paints what the prompt asks for
+
+
+@dataclass(frozen=True)
+class StepVerdict:
+    """What to do.
+
+    Attributes:
+        keep: the step to keep; None where no step is better than the base model above the noise.
+        equal: other steps that are no worse above the noise.
+        sentences: why, as people read it.
+    """
+
+    keep: int | None
+    equal: tuple[int, ...]
+    sentences: tuple[str, ...]
+
+
+def verdict(scores: Scores) -> StepVerdict:
+    """Judge by the measure that tells the set from the base model best; the earliest of those that are equally near.
+
+    A step that copies training pictures is kept only where all of the equal ones do.
+    """
+    lead, steps = scores.lead, scores.painted.steps
+    if not lead.calibration.trusted:
+        return StepVerdict(
+            None,
+            (),
+            (
+                f"None of the measures tells this set's pictures from the base model's ({lead.name} does best, with an "
+                f"AUC of {lead.calibration.auc:.2f}; {TRUSTED:.1f} is needed), so that none can say which step is "
+                "nearer to its style. Look at the grid, and connect a CLIP vision model.",
+            ),
+        )
+    columns = range(1, len(steps))
+    best = max(columns, key=lambda column: float(lead.placed[column].mean()), default=0)
+    if not best or not _better(scores, lead, best):
+        rows = len(scores.painted.rows)
+        return StepVerdict(
+            None, (), (f"No step is nearer to the set's style than the base model above the noise of {rows} pictures.",)
+        )
+    equal = [column for column in columns if column == best or not _apart(scores, lead, column, best)]
+    clean = [column for column in equal if not scores.copies[column]]
+    keep = min(clean or equal)
+    others = tuple(steps[column] for column in equal if column != keep)
+    return StepVerdict(steps[keep], others, tuple(_sentences(scores, lead, keep, others)))
+
+
+def _better(scores: Scores, lead: StyleScores, column: int) -> bool:
+    gained = scores.interval(lead.placed[column] - lead.placed[0])
+    return gained.low > 0 and gained.mean >= WORTH_TELLING
+
+
+def _apart(scores: Scores, lead: StyleScores, one: int, other: int) -> bool:
+    """Whether two checkpoints differ above the noise: compared prompt by prompt."""
+    difference = scores.interval(lead.placed[other] - lead.placed[one])
+    return difference.low > 0 or difference.high < 0
+
+
+def _sentences(scores: Scores, lead: StyleScores, keep: int, others: tuple[int, ...]) -> list[str]:
+    step = scores.painted.steps[keep]
+    style, content = scores.interval(lead.placed[keep]), scores.interval(scores.content[keep])
+    said = [f"Keep step {step}: by {lead.name} it is {share(style)} of the way from the base model to the set."]
+    if others:
+        said.append(f"There is no difference above the noise to step {', '.join(map(str, others))}.")
+    said.append(f"It keeps {share(content)} of the base model's composition.")
+    if content.high < LOST:
+        said.append("That is little: look whether it still paints what the prompts ask for.")
+    diversity = scores.diversity[keep]
+    if diversity is not None:
+        said.append(f"Its seeds differ {diversity:.0%} as much as the base model's.")
+    copied = [scores.painted.steps[column] for column, copies in enumerate(scores.copies) if copies and column]
+    if copied:
+        said.append(f"Pictures of step {', '.join(map(str, copied))} repeat training pictures: see the copies.")
+    return said
+
+
+def share(interval: Interval) -> str:
+    """'83 % (71 to 94)'."""
+    return f"{100 * interval.mean:.0f} % ({100 * interval.low:.0f} to {100 * interval.high:.0f})"

@@ -1,0 +1,140 @@
+"""Which checkpoint of a run to keep."""
+
+from comfy_api.latest import io
+
+from ..evaluation.evaluate import evaluate
+from ..prompting.seeds import listed_seeds
+from ..rendering.cells import Grid, columns_of
+from ..rendering.painting import Sampling
+from ..trainers.run.checkpoints import ADAPTER_FILE
+from . import results, sockets
+from .host import encoders, execution, identity, sampling
+from .inputs import picture_size_inputs, sampler_inputs, sampling_inputs, seeds_input, theme_input
+from .jobs import logged
+
+
+class EvaluateLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImpastoEvaluateLora",
+            display_name="Evaluate LoRA",
+            category="Impasto/Rendering",
+            description="Which checkpoint to keep: measures of each how near it came to the style of the training set, "
+            "what it kept of the base model's pictures, how much its seeds differ, and what it copied. First it finds "
+            "out which of its measures can be believed on this set. Pictures are shared with Progress Grid.",
+            search_aliases=["judge", "best checkpoint", "overfitting", "score", "lora quality", "compare checkpoints"],
+            inputs=[
+                sockets.Run.Input("run", tooltip="The training run whose checkpoints are judged."),
+                sockets.Dataset.Input(
+                    "dataset", tooltip="The pictures that it was trained on: the style, and what may have been copied."
+                ),
+                sockets.Prompts.Input(
+                    "prompts",
+                    tooltip="From Prompt Set: at least 4 prompts that no training picture has, better 8, with 2 seeds "
+                    "each. More of them make the answer surer.",
+                ),
+                io.Model.Input("model", tooltip="The model that the run was trained on."),
+                io.Clip.Input("clip", tooltip="Encodes the prompts."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures, and softens the set's as it softens those."),
+                *picture_size_inputs(512),
+                *sampling_inputs(),
+                io.Int.Input(
+                    "columns",
+                    default=6,
+                    min=2,
+                    max=50,
+                    tooltip="At most so many: the base model, and checkpoints evenly spread up to the last.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How strongly the LoRA is applied.",
+                    advanced=True,
+                ),
+                *sampler_inputs(),
+                io.Int.Input(
+                    "references",
+                    default=100,
+                    min=4,
+                    max=1000,
+                    tooltip="At most so many pictures of the set are looked at, spread evenly over it.",
+                    advanced=True,
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="From Load CLIP Vision: one more measure of style, beside strokes and palette.",
+                ),
+                seeds_input(),
+                theme_input(),
+            ],
+            outputs=[
+                io.String.Output("verdict", tooltip="Which step to keep, why, and whether that is more than noise."),
+                io.Int.Output("keep", tooltip="The step to keep; 0 where none is better than the base model."),
+                io.Image.Output("chart", tooltip="Style gained and content kept over the steps, with their certainty."),
+                io.String.Output("page", tooltip="File of a web page with everything: it needs nothing beside it."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        run,
+        dataset,
+        prompts,
+        model,
+        clip,
+        vae,
+        width=512,
+        height=512,
+        steps=20,
+        guidance=3.5,
+        columns=6,
+        strength=1.0,
+        sampler_name="euler",
+        scheduler="simple",
+        references=100,
+        clip_vision=None,
+        seeds="",
+        theme="light",
+    ) -> io.NodeOutput:
+        adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
+        held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
+        grid = Grid(
+            name=run.id,
+            folder=run.path / "grid",
+            columns=columns_of(run.id, adapters, columns, held_out),
+            prompts=prompts,
+            sampling=Sampling(width, height, steps, guidance, sampler_name, scheduler),
+            strength=strength,
+            models=identity.sampling_identity(model, clip, vae),
+            title=run.name,
+            seeds=listed_seeds(seeds) if seeds.strip() else (),
+            theme=theme,
+        )
+        with logged("Evaluate LoRA", run.path):
+            judged = evaluate(
+                grid,
+                sampling.ComfyPainter(model, clip, vae, grid.sampling),
+                dataset,
+                references,
+                lambda picture: sampling.round_trip(vae, picture),
+                encoders.picture_encoder(clip_vision) if clip_vision else None,
+                run.path / "evaluation",
+                execution.progress(),
+            )
+        said = "\n".join(judged.verdict.sentences)
+        return io.NodeOutput(
+            said,
+            judged.verdict.keep or 0,
+            sampling.image_batch([judged.chart]),
+            str(judged.page),
+            ui=results.said(said, [judged.chart]),
+        )
+
+
+NODES = [EvaluateLora]
