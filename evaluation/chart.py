@@ -54,8 +54,8 @@ def chart(scores: Scores, judged: StepVerdict, title: str, theme: Theme = LIGHT)
         if judged.keep is not None:
             axes.axvline(judged.keep, color=theme.ink, linewidth=0.9, zorder=1)
             axes.annotate(
-                "keep", (judged.keep, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), fontsize=9, color=theme.ink,
-                textcoords="offset points", va="top",
+                "keep", (judged.keep, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), fontsize=9,
+                color=theme.ink, textcoords="offset points", va="top",
             )  # fmt: skip
     style.legend(
         loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0, ncols=len(scores.style), frameon=False,

@@ -75,7 +75,7 @@ def evaluate(
     for done, picture in enumerate(training):
         progress(done, len(training), f"Seeing the set as the VAE shows it: {done} of {len(training)}")
         round_trips.append(round_trip(picture))
-    painted = Rows(tuple(prompt.text for prompt in grid.prompts), tuple(column.step for column in grid.columns), cells)
+    painted = rows_of(grid, shown)
     measures = (*WEIGHT_FREE, *([_embedding(encoder)] if encoder else []))
     scores = score(painted, training, round_trips, measures, progress)
     judged = verdict(scores)
