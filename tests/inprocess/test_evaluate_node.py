@@ -53,7 +53,7 @@ def test_a_run_is_judged_and_its_page_lies_with_it(tmp_path, dataset, tiny):
     assert keep == 0 and said
     assert chart.shape[0] == 1 and chart.shape[3] == 3
     assert Path(page).parent == run.path / "evaluation"
-    assert said.splitlines()[0][:40] in Path(page).read_text(encoding="utf-8")
+    assert said.splitlines()[0][:24] in Path(page).read_text(encoding="utf-8")
     figures = json.loads(Path(page).with_suffix(".json").read_text(encoding="utf-8"))
     assert [step["step"] for step in figures["steps"]] == [0, 10]
     assert figures["steps"][1]["content"]["mean"] == pytest.approx(1, abs=1e-3)
