@@ -460,7 +460,7 @@ def _input(given: Any) -> str:
         value = getattr(given, name, None)
         if value in (sampler_names(), scheduler_names()):
             value = "ComfyUI's"
-        if given.id in ("start_from", "run_id", "lora") and name == "options":
+        if given.id in ("start_from", "run_id", "lora") and name == "options" and value:
             value = value[:1]  # behind it, the LoRAs and the runs that lie there
         said += [] if value is None else [f"{name} {value!r}"]
     said += [name for name in ("optional", "multiline", "force_input", "control_after_generate") if _is(given, name)]

@@ -135,7 +135,8 @@ def test_the_samples_of_a_run_are_what_cores_vae_decode_gives(run, tiny):
     latents, _ = drawn_samples(run)
     expected = nodes.VAEDecode().decode(tiny[2], {"samples": latents})[0]
     expected = (expected * 255).clamp(0, 255).to(torch.uint8)
-    assert torch.equal(bytes_of(pictures), expected[[0, 2, 1, 3]])  # row by row
+    difference = bytes_of(pictures).int() - expected[[0, 2, 1, 3]].int()  # row by row
+    assert difference.abs().max() <= 1  # one at a time and four together are not summed in the same order
     assert pages.shape[0] == 1 and grid.title.text == "harbours"
 
 
