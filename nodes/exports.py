@@ -133,7 +133,7 @@ class DatasetTOMLLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        return refused(("file", file, lambda name: find_toml(folders.datasets_root(), name)))
+        return refused(("file", file, lambda name: find_toml(folders.datasets_roots(), name)))
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **others: object) -> str | float:

@@ -101,9 +101,9 @@ class PromptSet(io.ComfyNode):
     ) -> bool | str:
         """Accept categories whose files came after the list was made; `execute` looks for them. None: over a link."""
         if not isinstance(category, str | None):
-            return f"category: {category!r} is given where a name is wanted."
+            return f"category takes a text, and got a value of type {type(category).__name__}."
         if not isinstance(file, str | None):
-            return f"file: {file!r} is given where a text is wanted."
+            return f"file takes a text, and got a value of type {type(file).__name__}."
         if over_links(text, file, held_out, category):
             return True
         enough = bool(held_out) or category != NO_CATEGORY

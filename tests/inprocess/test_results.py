@@ -98,7 +98,7 @@ def test_a_full_disk_takes_no_result_away(nodes, monkeypatch):
         ("ImageFolderLoader", {"root": "/etc", "folder": "x"}, "root: choose one of input, datasets"),
         ("ImageFolderLoader", {"root": ["input"], "folder": "x"}, "root: choose one of input, datasets"),
         ("ImageFolderLoader", {"root": "input", "folder": [[]]}, "folder takes a text, and got a value of type list"),
-        ("PromptSet", {"text": "a barn", "file": 3}, "file is given something else"),
+        ("PromptSet", {"text": "a barn", "file": 3}, "file takes a text, and got a value of type int"),
         ("ImageURLLoader", {"urls": "", "file": ""}, "urls: The list of URLs is empty"),
         ("DatasetTOMLLoader", {"file": "gone.toml"}, "file: There is no TOML file 'gone.toml'"),
         ("PromptSet", {"text": "# nothing"}, "text: The prompt set is empty"),

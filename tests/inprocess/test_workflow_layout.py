@@ -86,7 +86,7 @@ def schemas(comfyui) -> dict:
 
 
 def test_the_height_by_schema_is_what_the_page_computed(schemas):
-    measured = {"ImpastoPromptSet": 272, "ImpastoTinyFluxLoader": 98, "ImpastoLossPlot": 26}
+    measured = {"ImpastoMetadataCaptioner": 122, "ImpastoTrainingSettings": 514, "ImpastoDatasetTOMLWriter": 876}
     assert {name: height_by_schema(schemas[name]) for name in measured} == measured
 
 
