@@ -30,10 +30,6 @@ def _are_prompts(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(prompt, Prompt) for prompt in value)
 
 
-def _is_loss_map(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("loss"), list)
-
-
 def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
@@ -56,7 +52,7 @@ TAKEN: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
     io.Model.io_type: (_has("clone", "get_model_object"), "a diffusion model", "Load Diffusion Model"),
     io.Clip.io_type: (_has("clone", "tokenize"), "text encoders", "DualCLIPLoader"),
     io.Vae.io_type: (_has("encode", "decode"), "an autoencoder", "Load VAE"),
-    io.LossMap.io_type: (_is_loss_map, "a loss map", "the output loss of FLUX LoRA Trainer or of core's Train LoRA"),
+    io.LossMap.io_type: (_is(Mapping), "a loss map", "the output loss of FLUX LoRA Trainer or of core's Train LoRA"),
     io.ClipVision.io_type: (_has("encode_image"), "a CLIP vision model", "Load CLIP Vision"),
 }
 # Type of widget -> the Python types that it gives, and how a sentence calls them; NumPy's numbers are such numbers.
