@@ -379,12 +379,10 @@ def _from_entry(entry: Any, number: int, path: Path) -> SavedPrompt | Queued:
             )
         return Queued(entry["text"], int(seed), str(entry.get("lora") or ""), queued)
     tags = entry.get("tags") or ()
-    favourite = entry.get("favourite")
     return SavedPrompt(
-        entry["text"],
-        str(entry.get("name") or ""),
+        *(entry["text"], str(entry.get("name") or "")),
         split_tags(tags if isinstance(tags, str) else ",".join(map(str, tags))),
-        favourite is True or str(favourite).strip().lower() in {"1", "true", "yes"},
+        str(entry.get("favourite")).strip().lower() in {"1", "true", "yes"},
         _seconds(entry, "created", number, path),
     )
 

@@ -15,7 +15,7 @@ from ..errors import SettingsError, TrainingError, check_finite
 from ..files import file_hash
 from ..progress import Progress
 from .grid import SEAM, Label, mosaic
-from .painting import Painter, Painting, PromptToDraw, Sampling, Weights, paint_missing, painting_name
+from .painting import Painter, PictureToPaint, PromptToDraw, Sampling, Weights, paint_missing, painting_name
 from .picture_grid import PictureGrid, Preview, check_number
 
 MOST_COLUMNS = 1000
@@ -169,7 +169,7 @@ def render(grid: Grid, painter: Painter, progress: Progress) -> PictureGrid:
     return whole
 
 
-def _planned(grid: Grid) -> tuple[PictureGrid, list[Painting]]:
+def _planned(grid: Grid) -> tuple[PictureGrid, list[PictureToPaint]]:
     """Where each picture lies, named by everything that makes it; and those to be made, checkpoint by checkpoint."""
     check_number(len(grid.prompts), len(grid.columns), max(1, len(grid.seeds)))
     files: dict[tuple[int, int], list[Path]] = {}
@@ -204,11 +204,13 @@ def _weights(grid: Grid, column: Column) -> list[object] | None:
         return None
 
 
-def _painting(grid: Grid, file: Path, column: Column, row: int, seed: int) -> Painting:
+def _painting(grid: Grid, file: Path, column: Column, row: int, seed: int) -> PictureToPaint:
     prompt = grid.prompts[row]
     called = f"{column.label.text}, prompt {row + 1} of {len(grid.prompts)}"
     about = {"run": grid.name, "step": column.step, "prompt": prompt.text, "seed": seed}
-    return Painting(file, Weights(column.adapter, grid.strength, column.label.text), prompt.text, seed, called, about)
+    return PictureToPaint(
+        file, Weights(column.adapter, grid.strength, column.label.text), prompt.text, seed, called, about
+    )
 
 
 def _seeds_said(seeds: tuple[int, ...]) -> str:

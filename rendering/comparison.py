@@ -14,7 +14,7 @@ from ..errors import SettingsError
 from ..files import file_hash
 from ..progress import Progress
 from .grid import SEAM, Label, mosaic
-from .painting import Painter, Painting, PromptToDraw, Sampling, Weights, paint_missing, painting_name
+from .painting import Painter, PictureToPaint, PromptToDraw, Sampling, Weights, paint_missing, painting_name
 from .picture_grid import PictureGrid, Preview, check_number, on_paper, read
 
 STRONGEST = 10.0  # as core's LoRA loaders have it in their sliders' middle: beyond it there is noise alone
@@ -112,7 +112,7 @@ def compare(comparison: Comparison, painter: Painter, progress: Progress) -> Pic
 Place = tuple[NamedLora, PromptToDraw, float]
 
 
-def _planned(comparison: Comparison) -> tuple[dict[Place, tuple[Path, ...]], list[Painting]]:
+def _planned(comparison: Comparison) -> tuple[dict[Place, tuple[Path, ...]], list[PictureToPaint]]:
     check_number(len(comparison.rows()), len(comparison.columns), max(1, len(comparison.seeds)))
     files: dict[Place, tuple[Path, ...]] = {}
     paintings = []
@@ -140,7 +140,7 @@ def _hash(lora: NamedLora) -> str:
 
 def _painting(
     comparison: Comparison, lora: NamedLora, digest: str, strength: float, prompt: PromptToDraw, number: int, seed: int
-) -> Painting:
+) -> PictureToPaint:
     tuned = strength != 0.0
     named = [digest or "gone", strength] if tuned else []
     name = painting_name(comparison.models, named, prompt.text, seed, comparison.sampling)
@@ -148,7 +148,9 @@ def _painting(
     called = f"{lora.label} at {strength:g}" if tuned else "base model"
     about = {"lora": lora.label if tuned else "", "prompt": prompt.text, "seed": seed}
     file = comparison.folder / f"{name}.png"
-    return Painting(file, weights, prompt.text, seed, f"{called}, prompt {number} of {len(comparison.prompts)}", about)
+    return PictureToPaint(
+        file, weights, prompt.text, seed, f"{called}, prompt {number} of {len(comparison.prompts)}", about
+    )
 
 
 def _title(comparison: Comparison) -> Label:

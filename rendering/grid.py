@@ -45,7 +45,7 @@ class _Layout:
         return self.left + column * (self.cell[0] + self.gap), self.top + row * (self.row_height + self.gap)
 
 
-class Page:
+class GridPage:
     """A page with its labels, every cell hatched until a picture is put there; nothing ever changes its place.
 
     Args:
@@ -103,7 +103,7 @@ def progress_grid(
     theme: Theme = LIGHT,
 ) -> Image.Image:
     """A page with the pictures by (row, column); a place without one stays hatched. The rest as of `Page`."""
-    page = Page(title, rows, columns, cell_size, theme)
+    page = GridPage(title, rows, columns, cell_size, theme)
     for place, cell in cells.items():
         page.put(place, cell)
     return page.picture

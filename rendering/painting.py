@@ -68,7 +68,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Painting:
+class PictureToPaint:
     """One picture to be made: its file, what of, and what to write into it beside the sampling."""
 
     file: Path
@@ -115,7 +115,7 @@ def painting_name(models: str, weights: Sequence[object], text: str, seed: int, 
 
 
 def paint_missing(
-    paintings: Sequence[Painting],
+    paintings: Sequence[PictureToPaint],
     sampling: Sampling,
     painter: Painter,
     progress: Progress,
@@ -182,7 +182,7 @@ def paint_missing(
 
 
 def _whole(
-    paintings: Sequence[Painting],
+    paintings: Sequence[PictureToPaint],
     sampling: Sampling,
     progress: Progress,
     total: int,
@@ -207,7 +207,7 @@ def _whole(
     return there
 
 
-def _refuse_early(missing: Sequence[Painting], painter: Painter) -> None:
+def _refuse_early(missing: Sequence[PictureToPaint], painter: Painter) -> None:
     """Apply one LoRA before anything is sampled: one of another model is refused before the base model's pictures."""
     for weights in dict.fromkeys(painting.weights for painting in missing if painting.weights.adapter):
         with contextlib.suppress(FileNotFoundError):
@@ -222,7 +222,7 @@ def _reporter(steps: int, total: int, progress: Progress, done: int, text: str) 
     return report
 
 
-def _save(painting: Painting, picture: Image.Image, sampling: Sampling) -> None:
+def _save(painting: PictureToPaint, picture: Image.Image, sampling: Sampling) -> None:
     metadata = PngInfo()
     about = dict(painting.about) | asdict(sampling) | {"strength": painting.weights.strength}
     metadata.add_itxt("impasto", json.dumps(about))

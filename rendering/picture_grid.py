@@ -21,7 +21,7 @@ from ..drawing.palette import theme_of
 from ..errors import SettingsError
 from ..files import appearing, content_hash
 from ..progress import Progress
-from .grid import MAX_SIDE, Label, Page, fitted, page_size
+from .grid import MAX_SIDE, GridPage, Label, fitted, page_size
 
 LEAST_CELL = 128  # pixels: a page that would show its pictures smaller is divided
 ACROSS, DOWN = MAX_SIDE // LEAST_CELL - 3, MAX_SIDE // LEAST_CELL - 2  # most columns and rows of a page
@@ -102,11 +102,11 @@ class PictureGrid:
         rows, columns = span
         return page_size(self.rows[rows.start : rows.stop], self.columns[columns.start : columns.stop], cell)
 
-    def blank_page(self, span: tuple[range, range], cell: tuple[int, int], number: int, of: int) -> Page:
+    def blank_page(self, span: tuple[range, range], cell: tuple[int, int], number: int, of: int) -> GridPage:
         """A page whose pictures are still to be put."""
         rows, columns = span
         title = self.title if of == 1 else replace(self.title, text=f"{self.title.text}, page {number} of {of}")
-        return Page(
+        return GridPage(
             title,
             self.rows[rows.start : rows.stop],
             self.columns[columns.start : columns.stop],
@@ -142,7 +142,7 @@ def check_number(rows: int, columns: int, seeds: int) -> None:
         )
 
 
-def _put(page: Page, place: tuple[int, int], files: Sequence[Path]) -> None:
+def _put(page: GridPage, place: tuple[int, int], files: Sequence[Path]) -> None:
     for part, file in enumerate(files):
         if picture := read(file):
             page.put(place, picture, part, len(files))
@@ -214,7 +214,7 @@ class Preview:
     def __init__(self, grid: PictureGrid) -> None:
         self._grid = grid
         self._spans = grid.spans()
-        self._pages: dict[int, Page] = {}
+        self._pages: dict[int, GridPage] = {}
         self._shown = 0
         self._places: dict[Path, list[tuple[int, int, int]]] = {}
         for row, cells in enumerate(grid.cells):
@@ -235,7 +235,7 @@ class Preview:
         """A copy: the page is drawn on while it is being sent."""
         return (self._pages.get(self._shown) or self._blank(self._shown)).picture.copy()
 
-    def _blank(self, number: int) -> Page:
+    def _blank(self, number: int) -> GridPage:
         rows, columns = self._spans[number]
         longest = min(PREVIEW_CELL, PREVIEW_SIDE // max(len(rows), len(columns), 1))
         width, height = self._grid.cell_size

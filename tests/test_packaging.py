@@ -21,7 +21,7 @@ OWNED_BY_COMFYUI = {"torch", "torchvision", "torchaudio", "numpy", "pillow", "tr
 IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
     *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview"),
     *("node_helpers", "server"),
-    *("psutil", "safetensors", "yaml"),  # of its requirements.txt
+    *("av", "psutil", "safetensors", "yaml"),  # of its requirements.txt
     *("comfyui_version", "packaging"),  # its own module; of transformers
 }
 PACKAGES = {  # dotted, from the repository root
