@@ -92,7 +92,7 @@ def refuse_attachments(patcher: ModelPatcher, socket: str, changing: tuple[str, 
         ModelError: `patcher` has some of it.
     """
     for what in changing:
-        if filled({what: getattr(patcher, what, None)}):
+        if filled({what: _code(getattr(patcher, what, None))}):
             raise ModelError(
                 f"The {socket} carries {what.replace('_', ' ')} from another node (hooks, a bypass LoRA), which "
                 "cannot be recognised again later. Connect it without that node; Load LoRA can be used."
@@ -124,10 +124,22 @@ def _beside_weights(model: ModelPatcher, clip: CLIP, vae: VAE) -> dict[str, Any]
         "model": attached(model) | {"object_patches": replaced},
         "schedule": schedule if schedule != own else [],
         "optimizations": [name for name, on in model.model.model_config.optimizations.items() if on],
-        "clip": attached(clip.patcher) | {"model_options": clip.patcher.model_options},
+        "clip": _attached_to_encoder(clip.patcher),
         "hooks": clip.apply_hooks_to_conds,
-        "vae": attached(vae.patcher) | {"model_options": vae.patcher.model_options},
+        "vae": _attached_to_encoder(vae.patcher),
     }
+
+
+def _attached_to_encoder(patcher: ModelPatcher) -> dict[str, Any]:
+    return attached(patcher) | {
+        "model_options": patcher.model_options,
+        "object_patches": _code(patcher.object_patches),
+    }
+
+
+def _code(value: Any) -> Any:
+    """What of a mapping is no plain data. Core itself replaces the dtype that a CLIP computes in."""
+    return {name: part for name, part in value.items() if not is_plain(part)} if isinstance(value, Mapping) else value
 
 
 def _schedule(sampling: Any) -> list[Any]:
