@@ -294,7 +294,7 @@ def test_a_lora_of_the_embedders_and_the_output_goes_on_being_trained(patcher, f
     save_file(state, tmp_path / "full.safetensors")
     narrow = loading.load_transformer(flux, "fp32")
     adapter.add_lora(narrow, LoraShape(4, 4.0, "all linear"), seed=0)
-    with pytest.raises(TrainingError, match="such as 'x_embedder'.*such as 'whole transformer'"):
+    with pytest.raises(TrainingError, match="such as 'context_embedder'.*such as 'whole transformer'"):
         adapter.load_existing(narrow, tmp_path / "full.safetensors")
 
     transformer = loading.load_transformer(flux, "fp32")
