@@ -115,7 +115,7 @@ def test_new_datasets_go_to_the_first_root_and_those_of_any_root_are_found(odd_s
     (roots[1] / "here before" / "images").mkdir(parents=True)
     loaded("here before")
     assert (roots[1] / "here before" / "manifests").is_dir() and not (roots[0] / "here before").exists()
-    inputs = {"file": "barns/mine.toml", "target": "sd-scripts"}
+    inputs = {"file": "barns/mine.toml", "target": "sd-scripts", "resolution": 0, "batch_size": 0, "num_repeats": 0}
     copied = odd_server.queue(graph(load=("ImpastoDatasetTOMLLoader", inputs), toml=shown("load", 1)))
     assert Path(folder).as_posix() in text_of(copied, "toml")
 
