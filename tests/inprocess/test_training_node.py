@@ -68,7 +68,8 @@ def encoded(model, folder, narrower=0):
 
 
 @pytest.mark.parametrize(
-    ("lora_format", "named"), [("kohya", "sd-scripts has no DoRA"), ("comfyui", "only a part of"), ("pt", "no LoRA")]
+    ("lora_format", "named"),
+    [("kohya", "sd-scripts has no DoRA"), ("comfyui", "only a part of"), ("pt", "Choose one of: diff")],
 )
 def test_a_format_that_cannot_hold_the_lora_is_refused_before_anything_is_unloaded(
     node, model, held, tmp_path, lora_format, named
