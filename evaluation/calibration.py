@@ -54,15 +54,17 @@ class Calibration:
             guessing, 1 tells them always apart. From pictures that the direction was not fitted on.
         base: where each picture of the base lies, by a direction that has not seen it nor its prompt.
         of_set: the same of the set's pictures.
+        folds: the directions, each fitted without a part of the prompts, and `fold_of_prompt` which without which.
+        zero, one: where the base's and the set's held-out pictures lie on them, on the mean.
     """
 
     auc: float
     base: numpy.ndarray
     of_set: numpy.ndarray
-    _folds: tuple[Direction, ...]
-    _fold_of_prompt: numpy.ndarray
-    _zero: float
-    _one: float
+    folds: tuple[Direction, ...]
+    fold_of_prompt: numpy.ndarray
+    zero: float
+    one: float
 
     @property
     def trusted(self) -> bool:
@@ -71,10 +73,10 @@ class Calibration:
     def place(self, vectors: numpy.ndarray, prompts: Sequence[int]) -> numpy.ndarray:
         """Where other pictures lie, each by the direction that has not seen the base's pictures of its prompt."""
         placed = numpy.empty(len(vectors))
-        folds = self._fold_of_prompt[numpy.asarray(prompts)]
-        for number, fitted in enumerate(self._folds):
+        folds = self.fold_of_prompt[numpy.asarray(prompts)]
+        for number, fitted in enumerate(self.folds):
             placed[folds == number] = fitted.place(vectors[folds == number])
-        return (placed - self._zero) / (self._one - self._zero)
+        return (placed - self.zero) / (self.one - self.zero)
 
 
 def calibrate(base: numpy.ndarray, prompts: Sequence[int], of_set: numpy.ndarray) -> Calibration:
@@ -97,8 +99,10 @@ def calibrate(base: numpy.ndarray, prompts: Sequence[int], of_set: numpy.ndarray
     zero, one = placed_base.mean(), placed_set.mean()
     if one - zero < 1e-6:  # the held-out ones lie the other way round: the measure is worth nothing
         one = zero + 1.0
-    scaled = [(placed - zero) / (one - zero) for placed in (placed_base, placed_set)]
-    return Calibration(auc(*scaled), *scaled, tuple(fitted), fold_of_prompt, float(zero), float(one))
+    of_base, of_the_set = ((placed - zero) / (one - zero) for placed in (placed_base, placed_set))
+    return Calibration(
+        auc(of_base, of_the_set), of_base, of_the_set, tuple(fitted), fold_of_prompt, float(zero), float(one)
+    )
 
 
 def auc(lower: numpy.ndarray, higher: numpy.ndarray) -> float:

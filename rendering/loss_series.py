@@ -52,7 +52,7 @@ def sigma_bins(records: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[fl
     counts, sums = [0] * BINS, [0.0] * BINS
     for record in records:
         sigmas, loss = record.get("sigma"), record.get("loss")
-        if not isinstance(sigmas, list) or not _is_number(loss) or not math.isfinite(loss):
+        if not isinstance(sigmas, list) or not isinstance(loss, int | float) or not math.isfinite(loss):
             continue
         for sigma in sigmas:
             if _is_number(sigma) and 0 <= sigma <= 1:

@@ -18,7 +18,7 @@ from ..dataset.pictures import PictureRefused, seen
 from ..errors import ModelError, check_finite
 from ..files import appearing, content_hash, file_hash, remove_partials
 from ..progress import Progress
-from .cells import Sampling
+from .painting import Sampling
 
 SPEC_VERSION = 1  # raise when the same inputs would give another picture
 PREVIEW_SIDE = 160  # pixels of a picture's longer side in a live preview

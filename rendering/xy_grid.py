@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from ..dataset.pictures import seen
 from ..errors import SettingsError
 from ..prompting.seeds import MAX_SEED
 from ..texts import one_line
-from .cells import Sampling
 from .grid import Label, progress_grid
+from .painting import Sampling
 from .picture_specs import PREVIEW_SIDE, PaintedSpecs, PictureSpec
 
 MOST_VALUES = 200  # of an axis
@@ -88,11 +88,11 @@ def _value(kind: str, line: str, known: Known) -> tuple[Label, dict[str, Any]]:
         number = _whole(kind, line, *_STEPS)
         return Label(f"{number} steps"), {"steps": number}
     if kind == STRENGTH:
-        number = _number(kind, line, *_STRENGTHS)
-        return Label(f"strength {number:g}"), {"strength": number}
+        strength = _number(kind, line, *_STRENGTHS)
+        return Label(f"strength {strength:g}"), {"strength": strength}
     if kind == GUIDANCE:
-        number = _number(kind, line, *_GUIDANCES)
-        return Label(f"guidance {number:g}"), {"guidance": number}
+        guidance = _number(kind, line, *_GUIDANCES)
+        return Label(f"guidance {guidance:g}"), {"guidance": guidance}
     if kind == LORA:
         file = None if line.lower() == NO_LORA else known.lora(line)
         return Label(Path(line).stem if file else "no LoRA"), {"adapter": file}
@@ -219,7 +219,7 @@ class FromDisk(Mapping):
     def __getitem__(self, place: tuple[int, int]) -> Image.Image:
         return seen(self._files[place])
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self._files)
 
     def __len__(self) -> int:
