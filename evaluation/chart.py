@@ -23,7 +23,7 @@ def chart(scores: Scores, judged: StepVerdict, title: str, theme: Theme = LIGHT)
     """Two charts over the steps: where each measure of style places them, and how much of the composition they keep."""
     figure = new_figure(*SIZE, title, theme)
     style, content = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.06, right=0.975, top=0.78, bottom=0.12, wspace=0.16)
+    figure.subplots_adjust(left=0.06, right=0.975, top=0.8, bottom=0.1, wspace=0.16)
     steps = list(scores.painted.steps)
     calm(style, "style: 0 the base model, 1 the training set", theme=theme)
     for number, measure in enumerate(scores.style):

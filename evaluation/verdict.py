@@ -78,7 +78,7 @@ def _sentences(scores: Scores, lead: StyleScores, keep: int, others: tuple[int, 
         said.append("That is little: look whether it still paints what the prompts ask for.")
     diversity = scores.diversity[keep]
     if diversity is not None:
-        said.append(f"Its seeds differ {diversity:.0%} as much as the base model's.")
+        said.append(f"Its seeds differ {round(100 * diversity)} % as much as the base model's.")
     copied = [scores.painted.steps[column] for column, copies in enumerate(scores.copies) if copies and column]
     if copied:
         said.append(f"Pictures of step {', '.join(map(str, copied))} repeat training pictures: see the copies.")
@@ -87,4 +87,5 @@ def _sentences(scores: Scores, lead: StyleScores, keep: int, others: tuple[int, 
 
 def share(interval: Interval) -> str:
     """'83 % (71 to 94)'."""
-    return f"{100 * interval.mean:.0f} % ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+    mean, low, high = (round(100 * value) for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} % ({low} to {high})"
