@@ -89,7 +89,7 @@ def test_the_table_has_every_step(pretended):
     printed, lines = pretended
     for line in lines:
         if "seconds_per_step" in line:
-            assert f"| {line['what']} " in printed
+            assert f" {line['what']} |" in printed
 
 
 def test_a_measurement_that_fails_costs_itself_alone_and_leaves_its_traceback(card, tmp_path):

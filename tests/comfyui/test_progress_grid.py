@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed, ServerFailed
+from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed, PromptRefused, ServerFailed
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -140,5 +140,5 @@ def test_what_cannot_be_shown_is_answered_with_the_remedy(
 ):
     number = request.node.callspec.indices["steps"]
     run = write_run(server.base, f"wrong-{number}", steps, width)
-    with pytest.raises(NodeFailed, match=text):
+    with pytest.raises((NodeFailed, PromptRefused), match=text):
         server.queue(graph(run.name, prompts))

@@ -43,6 +43,12 @@ def titled(title: str) -> str:
     return next(str(node["id"]) for node in nodes if node.get("title") == title)
 
 
+def loader_id(shipped: dict) -> str:
+    """The id of the loader, which says on itself what it did."""
+    [found] = [name for name, node in shipped.items() if node["class_type"] == "ImpastoWikiArtLoader"]
+    return found
+
+
 def text(result: Result, title: str) -> str:
     return result.outputs[titled(title)]["text"][0]
 
@@ -53,7 +59,7 @@ def test_the_shipped_graph_plans_first_and_writes_a_captioned_dataset_when_told_
     planned = hub_server.queue(shipped)
     plan = text(planned, "The plan, then what was loaded")
     assert "To fetch: " in plan and "plan_only is on" in plan
-    assert set(planned.outputs) == {titled("The plan, then what was loaded")}
+    assert set(planned.outputs) == {titled("The plan, then what was loaded"), loader_id(shipped)}
     assert not (hub_server.base / "datasets" / "wikiart-impressionism").exists()
 
     [loader] = [node for node in shipped.values() if node["class_type"] == "ImpastoWikiArtLoader"]

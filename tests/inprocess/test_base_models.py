@@ -151,11 +151,11 @@ def test_pictures_are_sampled_with_a_gguf_model_and_text_encoder_and_a_lora(comf
     name = "transformer.transformer_blocks.0.attn.to_out.0"
     lora = {f"{name}.lora_A.weight": torch.randn(4, 256), f"{name}.lora_B.weight": torch.randn(256, 4)}
     save_file(lora, tmp_path / "lora.safetensors")
-    painter = sampling.ComfyPainter(model, clip, vae, Sampling(64, 64, 2, 3.5, "euler", "simple"), 1.0)
+    painter = sampling.ComfyPainter(model, clip, vae, Sampling(64, 64, 2, 3.5, "euler", "simple"))
     painter.encode(["a pond"])
     pictures = []
     for adapter in (None, tmp_path / "lora.safetensors"):
-        painter.use(adapter)
+        painter.use(adapter, 1.0)
         pictures.append(painter.paint("a pond", 1, lambda step: None))
     assert all(pictures) and pictures[0].tobytes() != pictures[1].tobytes()
     assert identity.sampling_identity(model, clip, vae) != identity.sampling_identity(tiny_model, clip, vae)

@@ -60,7 +60,7 @@ def test_a_source_and_a_dataset_are_found(comfyui, name):
     from impasto.sources.import_pictures import dataset_folder
     from impasto.sources.local import find_source
 
-    root = folders.datasets_root()
+    root = folders.datasets_roots()[0]
     source = root / unicodedata.normalize("NFD", name)
     write_shard(source / "data" / "a.parquet", [Painting(picture_bytes(2))])
     assert find_source(root, name) == source
@@ -76,7 +76,7 @@ def test_a_config_of_pictures_so_called_is_loaded(comfyui, name):
     from impasto.nodes.exports import DatasetTOMLLoader
     from impasto.nodes.host import folders
 
-    folder = folders.datasets_root() / unicodedata.normalize("NFD", f"{name} by hand")
+    folder = folders.datasets_roots()[0] / unicodedata.normalize("NFD", f"{name} by hand")
     pictures = folder / unicodedata.normalize("NFD", name)
     pictures.mkdir(parents=True, exist_ok=True)
     (pictures / "a.jpg").write_bytes(picture_bytes(3))
@@ -135,6 +135,7 @@ def test_lists_prompts_and_profiles_are_found(comfyui, name):
     with pytest.raises(TrainingError, match="There is no launch profile") as raised:
         launch_arguments("2 cards (nvlink).yaml", profiles)
     assert f"{disk}.yaml" in str(raised.value)
+    (profiles / f"{disk}.yaml").unlink()  # the nodes' lists of choices are frozen by another file
 
 
 def test_a_lora_to_start_from_is_found_as_another_system_writes_its_name(comfyui, name):

@@ -46,7 +46,7 @@ def load(folder: str) -> dict:
     ("folder", "said"),
     [
         ("a cat \ud83d", "no folder 'a cat '"),
-        ("nope", r"no folder 'nope'.*caf\xe9, pictures, 梅"),
+        ("nope", r"no folder 'nope'.*Choose one of these: 3d, pictures, 梅"),
         ("梅花", "no folder '梅花'"),
         ("a\x1b[2Jcat", "no folder 'acat'"),
     ],

@@ -152,7 +152,7 @@ def test_what_is_foreign_among_the_runs_does_not_hide_the_latest_and_is_told(mak
         (root / name / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     (root / "file.txt").write_text("not a run")
     (root / "odd" / "settings.toml").mkdir(parents=True)
-    assert set(runs.list_runs(root)) == {run.id, "notes", "other-12345678"}
+    assert set(runs.list_runs(root)) == {run.id, "notes", "other-12345678", "a (copy)"}
     assert runs.find_run(root, runs.LATEST) == run
     assert {"'notes' is passed over", "'other-12345678' is passed over"} <= {
         line.removeprefix("The run ").split(":")[0] for line in caplog.messages

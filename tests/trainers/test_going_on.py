@@ -20,10 +20,11 @@ from impasto.trainers.features import index
 from impasto.trainers.features.feature_set import FeatureSet
 from impasto.trainers.flux import latents as flux_latents
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
+from impasto.trainers.lora import file_formats as lora_files
 from impasto.trainers.memory import block_profile
 from impasto.trainers.optimizers import OPTIMIZERS
 from impasto.trainers.recipe import train_run
-from impasto.trainers.run import create, lora_metadata, publish, samples
+from impasto.trainers.run import create, publish, samples
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.folder import Job
 from impasto.trainers.run.launch import PROCESS
@@ -293,7 +294,7 @@ def test_the_held_out_loss_is_masked_as_that_of_training_is(make_run, tmp_path, 
         return run.metrics()[0]["held_out_loss"]
 
     masked = untrained_loss("masked")
-    monkeypatch.setattr(FeatureSet, "load_mask", lambda self, sample: torch.ones(1, 8, 8))
+    monkeypatch.setattr(FeatureSet, "load_mask", lambda self, sample, *variant: torch.ones(1, 8, 8))
     assert masked == pytest.approx(untrained_loss("whole") / 5)
 
 
@@ -499,7 +500,7 @@ def test_a_run_copied_to_another_machine_is_trained_there_by_accelerate_launch(j
     assert done.returncode == 0, done.stderr
     assert copied.finished and same(final_adapter(whole), final_adapter(copied))
     assert list(copied.samples()) == [2, 4] and copied.evaluations() == whole.evaluations()
-    assert lora_metadata.read_metadata(copied.checkpoints()[4] / "adapter.safetensors")["impasto_run"] == run.id
+    assert lora_files.read_metadata(copied.checkpoints()[4] / "adapter.safetensors")["impasto_run"] == run.id
     shutil.copytree(there, here)  # and back
     assert create.create_run(here / "runs", job_here) == run and run.finished
 

@@ -96,7 +96,7 @@ def test_the_progress_names_the_best_step(make_run):
     launch.train(run, cpu=True, progress=lambda done, total, text="", preview=None: told.append(text))
     measured = {record["step"]: record["held_out_loss"] for record in run.metrics() if "held_out_loss" in record}
     best = min(measured, key=measured.get)  # step 0 is the base model alone
-    assert f"(best {measured[best]:.4f} at step {best})" in told[-1] and "needs" in " ".join(told)
+    assert f"best {measured[best]:.3f} at step {best}" in told[-1] and "needs" in " ".join(told)
 
 
 def test_the_held_out_loss_falls(uninterrupted):
@@ -340,7 +340,7 @@ def test_gradient_accumulation_takes_more_batches_per_step(make_run):
 
 
 def test_the_lora_file_says_what_made_it(uninterrupted):
-    from impasto.trainers.run.lora_metadata import read_metadata as lora_metadata
+    from impasto.trainers.lora.file_formats import read_metadata as lora_metadata
 
     metadata = lora_metadata(uninterrupted.checkpoints()[24] / "adapter.safetensors")
     assert metadata["impasto_run"] == uninterrupted.id and metadata["impasto_step"] == "24"
@@ -348,7 +348,7 @@ def test_the_lora_file_says_what_made_it(uninterrupted):
 
 
 def test_the_alpha_that_the_lora_file_names_is_that_of_its_tensors(make_run):
-    from impasto.trainers.run.lora_metadata import read_metadata as lora_metadata
+    from impasto.trainers.lora.file_formats import read_metadata as lora_metadata
 
     run = make_run(steps=1, sample_steps=0, alpha=2.0, rslora=True)
     assert train_here(run)

@@ -286,7 +286,7 @@ def _stems(key: str) -> Iterator[tuple[str, str]]:
 
 def _refuse(path: str | Path, key: str, tensors: Mapping[str, Any]) -> NoReturn:
     reason, remedy = families.described(key, tensors, _followed(_count_blocks(tensors)))
-    raise TrainingError(f"Training cannot start from the LoRA {path}: {reason} ('{key}'). {remedy}")
+    raise TrainingError(f"The LoRA {path} cannot be read as one of FLUX.1: {reason} ('{key}'). {remedy}")
 
 
 def _followed(blocks: int) -> set[str]:

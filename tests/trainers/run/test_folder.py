@@ -11,7 +11,7 @@ import torch
 from impasto.errors import DiskError, NameRefused, TrainingError
 from impasto.trainers.features.index import Features
 from impasto.trainers.lora import file_formats as lora_files
-from impasto.trainers.run import checkpoints, create, lock, lora_metadata, publish
+from impasto.trainers.run import checkpoints, create, lock, publish
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
@@ -344,7 +344,7 @@ def test_a_lora_that_comfyui_holds_fails_no_run_and_gets_its_name_later(tmp_path
     held.files |= set(folder.glob("*.safetensors"))
 
     final = publish.publish(second, "monet", folder.parent, tell=told.append)
-    assert first_value(final) == 20 and lora_metadata.read_metadata(final) == made_by(second, 10)
+    assert first_value(final) == 20 and lora_files.read_metadata(final) == made_by(second, 10)
     kept = {(first_value(path), path.name == "monet.safetensors") for path in folder.glob("*.safetensors")}
     assert {value for value, _ in kept} == {5, 10, 15, 20}  # every LoRA of both runs
     named = [text for text in told if str(folder / "monet.safetensors") in text]
