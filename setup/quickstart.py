@@ -122,7 +122,7 @@ class Narrator:
         elif kind == "progress" and data.get("max", 0) > 1:
             self._bar = f"{data['value']}/{data['max']}"
         elif kind == "progress_text" and data["node"] == self._node:
-            self._text = data["text"]
+            self._text = ", ".join(data["text"].splitlines())  # a thought a line on the node, one line here
         if self._node is not None:
             self._screen.alive(self._line())
 
