@@ -20,7 +20,7 @@ RENDERERS = {"classic": False, "nodes 2.0": True}
 READY = "window.app?.extensionManager?.setting && window.app.rootGraph && window.app.vueAppReady"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright leaves an event loop running, which other files' tests must not meet
 def browser() -> Iterator:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
@@ -34,7 +34,7 @@ def browser() -> Iterator:
         launched.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     running = new_server(tmp_path_factory.mktemp("page"))
     running.start()
