@@ -3,14 +3,13 @@
 from comfy_api.latest import io
 
 from ..evaluation.evaluate import evaluate
-from ..prompting.seeds import listed_seeds
 from ..rendering.cells import Grid, columns_of
 from ..rendering.painting import Sampling
-from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import results, sockets
-from .host import encoders, execution, identity, sampling
-from .inputs import picture_size_inputs, sampler_inputs, sampling_inputs, seeds_input, theme_input
+from .host import encoders, execution, sampling
+from .inputs import checkpoint_inputs, picture_size_inputs, sampler_inputs, sampling_inputs, seeds_input, theme_input
 from .jobs import logged
+from .rendering import checkpoints_of, kept_with
 
 
 class EvaluateLora(io.ComfyNode):
@@ -39,29 +38,14 @@ class EvaluateLora(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the pictures, and softens the set's as it softens those."),
                 *picture_size_inputs(512),
                 *sampling_inputs(),
-                io.Int.Input(
-                    "columns",
-                    default=6,
-                    min=2,
-                    max=50,
-                    tooltip="At most so many: the base model, and checkpoints evenly spread up to the last.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the LoRA is applied.",
-                    advanced=True,
-                ),
+                *checkpoint_inputs(50),
                 *sampler_inputs(),
                 io.Int.Input(
                     "references",
                     default=100,
                     min=4,
                     max=1000,
-                    tooltip="At most so many pictures of the set are looked at, spread evenly over it.",
+                    tooltip="At most so many pictures of the set are looked at, in the order of their hashes.",
                     advanced=True,
                 ),
                 io.ClipVision.Input(
@@ -102,19 +86,11 @@ class EvaluateLora(io.ComfyNode):
         seeds="",
         theme="light",
     ) -> io.NodeOutput:
-        adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
-        held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
+        wanted = Sampling(width, height, steps, guidance, sampler_name, scheduler)
+        adapters, held_out = checkpoints_of(run)
         grid = Grid(
-            name=run.id,
-            folder=run.path / "grid",
             columns=columns_of(run.id, adapters, columns, held_out),
-            prompts=prompts,
-            sampling=Sampling(width, height, steps, guidance, sampler_name, scheduler),
-            strength=strength,
-            models=identity.sampling_identity(model, clip, vae),
-            title=run.name,
-            seeds=listed_seeds(seeds) if seeds.strip() else (),
-            theme=theme,
+            **kept_with(run, prompts, (model, clip, vae), wanted, strength, seeds, theme),
         )
         with logged("Evaluate LoRA", run.path):
             judged = evaluate(

@@ -153,6 +153,28 @@ def sampling_inputs(steps: int = 20) -> list[io.Input]:
     ]
 
 
+def checkpoint_inputs(most: int) -> list[io.Input]:
+    """How many checkpoints of a run are shown, at most `most` columns, and how strongly each is applied."""
+    return [
+        io.Int.Input(
+            "columns",
+            default=6,
+            min=2,
+            max=most,
+            tooltip="At most so many columns: the base model, and checkpoints evenly spread up to the last.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=-10.0,
+            max=10.0,
+            step=0.05,
+            tooltip="How strongly the LoRA is applied; 1 is as trained.",
+            advanced=True,
+        ),
+    ]
+
+
 def theme_input(advanced: bool = False) -> io.Input:
     return io.Combo.Input(
         "theme",

@@ -1,5 +1,9 @@
 """Pictures of a training: its progress grid, the samples that were drawn during it, and its loss curve."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..errors import SettingsError, TrainingError
@@ -15,6 +19,7 @@ from . import sockets
 from .host import execution, folders, identity, sampling
 from .inputs import (
     anew,
+    checkpoint_inputs,
     grid_inputs,
     over_links,
     picture_size_inputs,
@@ -39,6 +44,33 @@ def _steps_input() -> io.Input:
     )
 
 
+def checkpoints_of(run: runs.Run) -> tuple[dict[int, Path], dict[int, float]]:
+    """A run's LoRAs by step, and its held-out losses.
+
+    Raises:
+        TrainingError: its folder is gone.
+    """
+    if not run.path.is_dir():
+        raise TrainingError(f"The folder of the run '{run.id}' is gone ({run.path}). Load another run.")
+    adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
+    return adapters, {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
+
+
+def kept_with(run: runs.Run, prompts, models: tuple, wanted: Sampling, strength: float, seeds: str, theme: str) -> dict:
+    """What every `Grid` of a run says but its columns, so that all that show the run share its pictures."""
+    return {
+        "name": run.id,
+        "folder": run.path / "grid",
+        "prompts": prompts,
+        "sampling": wanted,
+        "strength": strength,
+        "models": identity.sampling_identity(*models),
+        "title": run.name,
+        "seeds": listed_seeds(seeds) if seeds.strip() else (),
+        "theme": theme,
+    }
+
+
 class ProgressGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -60,22 +92,7 @@ class ProgressGrid(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes the pictures."),
                 *picture_size_inputs(512),
                 *sampling_inputs(),
-                io.Int.Input(
-                    "columns",
-                    default=6,
-                    min=2,
-                    max=1000,
-                    tooltip="At most so many columns: the base model, and checkpoints evenly spread up to the last.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How strongly the LoRA is applied; 1 is as trained.",
-                    advanced=True,
-                ),
+                *checkpoint_inputs(1000),
                 *sampler_inputs(),
                 _steps_input(),
                 seeds_input(),
@@ -110,22 +127,12 @@ class ProgressGrid(io.ComfyNode):
         theme="light",
         cell_size=0,
     ) -> io.NodeOutput:
-        if not run.path.is_dir():
-            raise TrainingError(f"The folder of the run '{run.id}' is gone ({run.path}). Load another run.")
-        adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
-        held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
+        wanted = Sampling(width, height, steps, guidance, sampler_name, scheduler)
+        adapters, held_out = checkpoints_of(run)
         grid = Grid(
-            name=run.id,
-            folder=run.path / "grid",
             columns=columns_of(run.id, adapters, columns, held_out, at_steps),
-            prompts=prompts,
-            sampling=Sampling(width, height, steps, guidance, sampler_name, scheduler),
-            strength=strength,
-            models=identity.sampling_identity(model, clip, vae),
-            title=run.name,
-            seeds=listed_seeds(seeds) if seeds.strip() else (),
-            theme=theme,
             cell=cell_size,
+            **kept_with(run, prompts, (model, clip, vae), wanted, strength, seeds, theme),
         )
         painter = sampling.ComfyPainter(model, clip, vae, grid.sampling)
         with logged("Progress Grid", run.path):
