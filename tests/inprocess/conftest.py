@@ -40,3 +40,20 @@ def comfyui(tmp_path_factory) -> ComfyUI:
     folder_paths.set_output_directory(str(base / "output"))
     folder_paths.set_temp_directory(str(base / "temp"))
     return ComfyUI(path=path, base=base)
+
+
+@pytest.fixture(scope="module")
+def tiny(comfyui):
+    """MODEL, CLIP and VAE of the seeded tiny FLUX."""
+    from impasto.nodes.embedded import TinyFluxLoader
+
+    return TinyFluxLoader.execute(seed=0).args
+
+
+@pytest.fixture
+def without_gradients():
+    """As ComfyUI runs its nodes."""
+    import torch
+
+    with torch.inference_mode():
+        yield

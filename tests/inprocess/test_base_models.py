@@ -234,13 +234,6 @@ def module_s_own(executor, *arguments):
     return executor(*arguments)
 
 
-@pytest.fixture(scope="module")
-def tiny(comfyui):
-    from impasto.nodes.embedded import TinyFluxLoader
-
-    return TinyFluxLoader.execute(seed=0).args
-
-
 def test_models_that_differ_in_what_is_attached_to_them_are_told_apart(tiny):
     from comfy.hooks import HookGroup
     from impasto.nodes.host import identity

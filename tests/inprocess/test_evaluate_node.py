@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from impasto.errors import TrainingError
 from impasto.prompting.prompt_set import crossed, prompt_set
 from impasto.sources.folder import load_folder
@@ -16,17 +15,7 @@ from .test_progress_grid import save_checkpoint
 PROMPTS = crossed(prompt_set("a harbour\na barn\na hill\na garden", seed=0), "1, 2")
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.inference_mode():  # as ComfyUI runs its nodes
-        yield
-
-
-@pytest.fixture(scope="module")
-def tiny(comfyui):
-    from impasto.nodes.embedded import TinyFluxLoader
-
-    return TinyFluxLoader.execute(seed=0).args
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 @pytest.fixture

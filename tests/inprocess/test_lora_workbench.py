@@ -9,11 +9,7 @@ from impasto.errors import ImpastoError, ModelError, SettingsError, TrainingErro
 from impasto.trainers.lora import file_formats
 from safetensors.torch import load_file, save_file
 
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.inference_mode():  # as ComfyUI runs its nodes
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 @pytest.fixture(scope="module")

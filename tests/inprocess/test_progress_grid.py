@@ -11,17 +11,7 @@ SIZE, STEPS = 64, 2
 PROMPTS = prompt_set("a harbour at dawn\na red barn --d 7", seed=3)
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.inference_mode():  # as ComfyUI runs its nodes
-        yield
-
-
-@pytest.fixture(scope="module")
-def tiny(comfyui):
-    from impasto.nodes.embedded import TinyFluxLoader
-
-    return TinyFluxLoader.execute(seed=0).args
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def save_checkpoint(folder, step, scale, model, width=None):

@@ -34,10 +34,7 @@ def picture(comfyui):
     return sampling.image_batch([paint(scene("landscape", 0), "impressionist", 384, 256)])
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.inference_mode():  # as ComfyUI runs its nodes
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 def encode(clip, text):

@@ -13,17 +13,7 @@ from safetensors.torch import save_file
 SIZE, STEPS = 64, 2
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.inference_mode():  # as ComfyUI runs its nodes
-        yield
-
-
-@pytest.fixture(scope="module")
-def tiny(comfyui):
-    from impasto.nodes.embedded import TinyFluxLoader
-
-    return TinyFluxLoader.execute(seed=0).args
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 @pytest.fixture(scope="module")
