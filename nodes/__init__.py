@@ -59,6 +59,7 @@ class ImpastoExtension(ComfyExtension):
         """
         version.check()
         texts.keep_consoles_writing()
+        self._add_routes()
         if lacking := installation.missing():
             logger.warning("Impasto: %s", installation.said(lacking))
         nodes: list[type[io.ComfyNode]] = []
@@ -77,3 +78,9 @@ class ImpastoExtension(ComfyExtension):
                 else:
                     logger.exception("Impasto's %s nodes could not be imported and are missing", name)
         return nodes
+
+    def _add_routes(self) -> None:
+        try:
+            importlib.import_module(".host.routes", __package__).register()
+        except Exception:
+            logger.exception("Impasto's routes under /impasto/ are missing; its nodes are there")

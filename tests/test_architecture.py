@@ -38,6 +38,11 @@ MAY_IMPORT = {
     "trainers": ("dataset", "hardware"),
     "evaluation": ("dataset.pictures", "dataset.records", "curation.style_similarity", "drawing", "rendering"),
     "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
+    # What is asked over HTTP: everything but the nodes, which it reaches through ComfyUI's queue.
+    "api": (
+        *("captioners", "curation", "dataset", "evaluation", "hardware", "prompting", "rendering", "sources"),
+        "trainers",
+    ),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.
 _SETTINGS = ("lora.targets", "optimizers", "attention", "settings", "objective", "optimization", "libraries", "presets")

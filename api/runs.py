@@ -1,0 +1,120 @@
+"""What is told of training runs, read from their folders alone: the same after a restart, and during training."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from ..errors import ImpastoError
+from ..paths import child_of
+from ..trainers.run import folder as runs
+from ..trainers.run.folder import Job, Run
+from ..trainers.run.launch import PREVIEW
+from .routing import PREFIX, Call, Refused, Reply, whole_number
+
+MOST_RUNS, MOST_LINES, LOG_BYTES = 1_000, 1_000, 200_000
+# Files of a run that may be read: what people and pages show. A trainer's state is none of it.
+READABLE = {".png", ".jpg", ".webp", ".json", ".jsonl", ".toml", ".log", ".html", ".safetensors"}
+RECENT_STEPS = 20  # whose mean duration says how long the rest will take
+
+
+def listed(call: Call) -> Reply:
+    """Summaries of the runs, `limit` of them; a run whose folder is damaged says so in `error`."""
+    limit = whole_number(call, "limit", MOST_RUNS, 1, MOST_RUNS)
+    found = runs.list_runs(call.places.runs_root)
+    return Reply({"runs": [_summary(runs.find_run(call.places.runs_root, name)) for name in found[:limit]]})
+
+
+def described(call: Call) -> Reply:
+    """The summary of one run, with its settings, checkpoints and samples."""
+    run = _run(call)
+    summary = _summary(run)
+    with contextlib.suppress(ImpastoError):
+        job = Job.read(run)
+        summary["settings"] = job.settings.to_dict()
+        summary["continued_from"], summary["first_step"] = job.continued_from, job.first_step
+    summary["checkpoints"] = list(run.checkpoints())
+    summary["samples"] = [{"step": step, "pictures": _pictures(run, file)} for step, file in run.samples().items()]
+    return Reply(summary)
+
+
+def metrics(call: Call) -> Reply:
+    """The records of the steps behind `after`."""
+    after = whole_number(call, "after", -1, -1)
+    return Reply({"records": [record for record in _run(call).metrics() if record["step"] > after]})
+
+
+def log(call: Call) -> Reply:
+    """The last `lines` of train.log; none before a trainer was started."""
+    wanted = whole_number(call, "lines", 100, 1, MOST_LINES)
+    try:
+        with open(_run(call).path / "train.log", "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    return Reply({"lines": lines[-wanted:]})
+
+
+def file(call: Call) -> Reply:
+    """A file in the run's folder, of a kind that people read."""
+    run = _run(call)
+    names = call.path["file"].split("/")
+    path = child_of(run.path, *names, what="file")
+    if path.suffix not in READABLE or not path.is_file():
+        raise Refused(f"The run '{run.id}' has no file '{call.path['file'][:200]}' to read.", "file", 404)
+    return Reply(file=path)
+
+
+def _run(call: Call) -> Run:
+    """The run that the path names, `latest` among them."""
+    try:
+        return runs.find_run(call.places.runs_root, call.path["run_id"])
+    except ImpastoError as error:
+        raise Refused(str(error), "run_id", 404) from error
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    status = run.status()
+    told: dict[str, Any] = {
+        "id": run.id,
+        "name": run.name,
+        "state": status.get("state", "new"),
+        "step": status.get("step", 0),
+        "total": status.get("total", 0),
+        "best_step": status.get("best_step"),
+        "doing": status.get("doing", ""),
+        "plan": status.get("plan", ""),
+        "warning": status.get("warning", ""),
+        "error": status.get("error", ""),
+        "peak_memory": status.get("peak_memory", 0),
+        "peak_device_memory": status.get("peak_device_memory", 0),
+        "updated": _updated(run),
+    }
+    if told["state"] in ("starting", "training"):
+        records = run.metrics()
+        told["step"] = max(told["step"], records[-1]["step"] if records else 0)
+        told["seconds_left"] = _seconds_left(records, told["total"])
+    previews = [picture for sample in run.samples().values() for picture in _pictures(run, sample)]
+    told["thumbnail"] = previews[-1] if previews else None
+    return told
+
+
+def _updated(run: Run) -> float | None:
+    """When its trainer last said something, in seconds since 1970."""
+    with contextlib.suppress(OSError):
+        return (run.path / "status.json").stat().st_mtime
+    return None
+
+
+def _seconds_left(records: list[dict[str, Any]], total: int) -> float | None:
+    recent = [record["seconds"] for record in records if "seconds" in record][-RECENT_STEPS:]
+    return (total - records[-1]["step"]) * sum(recent) / len(recent) if recent else None
+
+
+def _pictures(run: Run, latents: Path) -> list[str]:
+    """Addresses of the pictures of a sample."""
+    picture = latents.with_name(PREVIEW)
+    inside = picture.relative_to(run.path).as_posix()
+    return [f"{PREFIX}/runs/{run.id}/files/{inside}"] if picture.is_file() else []

@@ -1,0 +1,96 @@
+// What the page's modules share: elements, questions to the routes under /impasto/, dialogs, and one style sheet.
+// Colours are the variables of ComfyUI's own themes, so that light and dark both come right.
+import { api } from "../../scripts/api.js";
+
+const STYLE = `
+.impasto { box-sizing: border-box; color: var(--input-text, #ddd); font: 12px/1.45 sans-serif; }
+.impasto *, .impasto *::before { box-sizing: border-box; }
+.impasto button, .impasto input, .impasto select, .impasto textarea {
+  font: inherit; color: inherit; background: var(--comfy-input-bg, #222);
+  border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; padding: 3px 8px; }
+.impasto button { cursor: pointer; }
+.impasto button:hover:not(:disabled) { border-color: var(--input-text, #ddd); }
+.impasto button:disabled { opacity: 0.5; cursor: default; }
+.impasto :focus-visible { outline: 2px solid var(--p-primary-color, #6aa9ff); outline-offset: 1px; }
+.impasto .quiet { color: var(--descrip-text, #999); }
+.impasto .fault { color: var(--error-text, #ff6b6b); }
+dialog.impasto { background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
+  border-radius: 8px; padding: 12px; width: min(1400px, 94vw); height: min(900px, 92vh); }
+dialog.impasto[open] { display: flex; flex-direction: column; gap: 8px; }
+dialog.impasto::backdrop { background: #0008; }
+dialog.impasto > header { display: flex; gap: 8px; align-items: center; }
+dialog.impasto > header h2 { font-size: 15px; margin: 0; flex: 1; }
+`;
+
+/** Put a style sheet into the page, once for each name. */
+export function addStyle(name, css) {
+  const id = `impasto-style-${name}`;
+  if (document.getElementById(id)) return;
+  document.head.append(element("style", { id, textContent: css }));
+}
+
+/**
+ * @param {string} tag
+ * @param {Object<string, any>} properties of the element; those that have a dash are attributes, `on…` are listeners
+ * @param {...(Node|string|null|undefined)} children
+ * @returns {HTMLElement}
+ */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2).toLowerCase(), value);
+    else if (name.includes("-") || name === "role") made.setAttribute(name, value);
+    else if (name === "style") Object.assign(made.style, value);
+    else made[name] = value;
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/**
+ * Ask a route of the pack.
+ * @param {string} path behind /impasto, for example "/runs"
+ * @param {{method?: string, body?: any, signal?: AbortSignal}} [options] a body is sent as JSON
+ * @returns {Promise<any>} the answer's JSON
+ * @throws {Error} whose message is the server's own sentence
+ */
+export async function ask(path, { method = "GET", body, signal } = {}) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const sent = body === undefined ? undefined : JSON.stringify(body);
+  const response = await api.fetchApi(`/impasto${path}`, { method, headers, body: sent, signal, cache: "no-store" });
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
+  return answer;
+}
+
+/** The address of something that a route names, for an image or a link. */
+export function address(route) {
+  return api.apiURL(route);
+}
+
+/**
+ * A modal dialog: Escape and the button close it, the keyboard stays in it, and ComfyUI's canvas hears none of its keys.
+ * @param {string} title
+ * @param {{onClose?: () => void}} [options]
+ * @returns {{dialog: HTMLDialogElement, header: HTMLElement, body: HTMLElement, close: () => void}}
+ */
+export function openDialog(title, { onClose } = {}) {
+  const body = element("div", { style: { flex: "1", minHeight: "0", overflow: "auto" } });
+  const heading = element("h2", {}, title);
+  const close = () => dialog.close();
+  const header = element("header", {}, heading, element("button", { "aria-label": "Close", onClick: close }, "Close"));
+  const dialog = element("dialog", { className: "impasto", "aria-label": title }, header, body);
+  for (const kind of ["keydown", "keyup", "keypress", "copy", "cut", "paste", "wheel", "pointerdown"]) {
+    dialog.addEventListener(kind, (event) => event.stopPropagation());
+  }
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    onClose?.();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+  return { dialog, header, body, close };
+}
+
+addStyle("parts", STYLE);
