@@ -66,15 +66,23 @@ def pretrained_tiny_flux(models_root: str | Path, progress: Progress = silent) -
     Raises:
         ModelError: the shipped weights are not there.
     """
-    digest = pretrained_digest()
     makers: dict[str, Callable[[], dict[str, Tensor]]] = {
         "transformer": lambda: load_file(PRETRAINED["transformer"]),
         "clip_l": lambda: clip_weights(TEXT_SEED),
         "t5": lambda: t5_weights(TEXT_SEED),
         "autoencoder": pretrained_autoencoder_weights,
     }
-    folder = Path(models_root) / f"tiny-flux-{VERSION}-pretrained-{digest}"
-    return _family(folder, makers, {"weights": digest}, progress)
+    return _family(_pretrained_folder(Path(models_root)), makers, {"weights": pretrained_digest()}, progress)
+
+
+def _pretrained_folder(models_root: Path) -> Path:
+    return models_root / f"tiny-flux-{VERSION}-pretrained-{pretrained_digest()}"
+
+
+def decoder_of(transformer: Path, models_root: Path) -> Path | None:
+    """The decoder that was trained for a transformer, where that is the pretrained one; else None."""
+    is_ours = PRETRAINED["decoder"].is_file() and transformer.parent == _pretrained_folder(models_root)
+    return PRETRAINED["decoder"] if is_ours else None
 
 
 def pretrained_autoencoder_weights() -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..embedded import tiny_flux
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
 from ..job_log import LoggedJob, stage
@@ -280,11 +281,12 @@ def _trained(
 def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob) -> None:
     """Train in a process of its own, whose steps and memory are those of the job."""
     before = _steps(run)
+    weights = Path(runs.Job.read(run).weights)
+    decoder = tiny_flux.decoder_of(weights, folders.pack_models_root()) or sampling.preview_decoder()
+    preview = functools.partial(sampling.latents_preview, decoder=decoder)
     with stage("train") as training:
         try:
-            launch.train(
-                run, memory.on_cpu(), execution.progress(), sampling.latents_preview, launcher, folders.trainer_folder()
-            )
+            launch.train(run, memory.on_cpu(), execution.progress(), preview, launcher, folders.trainer_folder())
         finally:
             training.items += max(_steps(run) - before, 0)
             status = run.status()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -15,6 +16,7 @@ import comfy.sd
 import comfy.text_encoders.flux
 import comfy.utils
 import comfy.weight_adapter
+import folder_paths
 import torch
 from PIL.Image import fromarray
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...rendering.painting import Sampling
+
+PREVIEW_SIDE = 384  # pixels of the longer side of each picture in a preview
+ROUGH_ENLARGED = 4  # pixels a place of the latents
 
 
 def image_batch(pictures: list[Image]) -> torch.Tensor:
@@ -51,18 +56,46 @@ def scheduler_names() -> list[str]:
     return list(comfy.samplers.SCHEDULER_NAMES)
 
 
-def latents_preview(path: Path) -> Image:
-    """Small pictures of scaled FLUX latents in a safetensors file, side by side, by ComfyUI's latent-to-RGB factors."""
-    import comfy.latent_formats
+def latents_preview(path: Path, decoder: Path | None = None) -> Image:
+    """Small pictures of scaled FLUX latents in a safetensors file, side by side.
+
+    Made on the CPU, because the accelerator's memory is the trainer's.
+
+    Args:
+        decoder: weights of a TAESD with 16 channels; None for ComfyUI's latent-to-RGB factors, a pixel for each place.
+    """
     import numpy
+    from latent_preview import TAESDPreviewerImpl
+
+    latents = comfy.utils.load_torch_file(str(path))["latents"].float()
+    if decoder is None:
+        pictures = [_rough(latent) for latent in latents]
+    else:
+        from comfy.taesd.taesd import TAESD
+
+        previewer = TAESDPreviewerImpl(TAESD(None, str(decoder), latent_channels=latents.shape[1]).float())
+        with torch.inference_mode():
+            pictures = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
+        for picture in pictures:
+            picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return fromarray(numpy.concatenate([numpy.asarray(picture) for picture in pictures], axis=1))
+
+
+def _rough(latent: torch.Tensor) -> Image:
     from latent_preview import Latent2RGBPreviewer
 
-    latents = comfy.utils.load_torch_file(str(path))["latents"]
     flux = comfy.latent_formats.Flux()
-    previewer = Latent2RGBPreviewer(flux.latent_rgb_factors, flux.latent_rgb_factors_bias)
-    pictures = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
-    sheet = fromarray(numpy.concatenate([numpy.asarray(picture) for picture in pictures], axis=1))
-    return sheet.resize((sheet.width * 4, sheet.height * 4))
+    picture = Latent2RGBPreviewer(flux.latent_rgb_factors, flux.latent_rgb_factors_bias).decode_latent_to_preview(
+        latent[None]
+    )
+    return picture.resize((picture.width * ROUGH_ENLARGED, picture.height * ROUGH_ENLARGED))
+
+
+def preview_decoder() -> Path | None:
+    """The TAESD decoder for FLUX in `models/vae_approx`, found as by core's own previews; None for none."""
+    name = comfy.latent_formats.Flux().taesd_decoder_name
+    found = next((file for file in folder_paths.get_filename_list("vae_approx") if file.startswith(name)), None)
+    return Path(folder_paths.get_full_path("vae_approx", found)) if found else None
 
 
 class ComfyPainter:

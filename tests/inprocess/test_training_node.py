@@ -246,6 +246,33 @@ def test_the_preview_of_a_sample_has_its_prompts_side_by_side(comfyui, tmp_path)
     assert picture.getpixel((4, 4)) != picture.getpixel((30, 4))
 
 
+def test_the_preview_of_the_tiny_flux_is_what_its_decoder_shows(comfyui, tmp_path):
+    """Scaled latents of a painting come back as the painting, at its own size."""
+    import numpy
+    import torch
+    from impasto.embedded import tiny_flux
+    from impasto.embedded.paintings import FINISHES, paint
+    from impasto.embedded.taesd import worked_out
+    from impasto.embedded.training_pictures import scene_of
+    from impasto.nodes.host import sampling
+    from safetensors.torch import save_file
+
+    family = tiny_flux.pretrained_tiny_flux(tmp_path)
+    decoder = tiny_flux.decoder_of(family.transformer, tmp_path)
+    assert decoder and tiny_flux.decoder_of(tmp_path / "flux.safetensors", tmp_path) is None
+    painting = paint(scene_of(0), FINISHES[0], 128, 128, 4)
+    pixels = torch.from_numpy(numpy.asarray(painting).copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        save_file({"latents": worked_out().encode(pixels)}, tmp_path / "latents.safetensors")
+    shown = sampling.latents_preview(tmp_path / "latents.safetensors", decoder)
+    rough = sampling.latents_preview(tmp_path / "latents.safetensors").resize((128, 128))
+    near, far = (
+        numpy.abs(numpy.asarray(picture, float) - numpy.asarray(painting, float)).mean() for picture in (shown, rough)
+    )
+    assert shown.size == (128, 128)
+    assert near < 12 and near < 0.75 * far
+
+
 def finished(tmp_path, name: str, seed: int):
     """A run of the trainer's as it lies on disk once it is finished, made without training."""
     from impasto.nodes.host import folders
