@@ -15,13 +15,21 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..files import write_changed
+from . import sockets
 from .host import folders
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
+
+    from ..rendering.grid import Label
+    from ..rendering.picture_grid import PictureGrid
 
 logger = logging.getLogger(__name__)
 
+GRID = "impasto_grid"  # of a grid's pictures, which the page lays one over the other
+MOST_CELLS = 1_000  # of a grid that is told to the page: the history keeps each, and it is sent whole
 KEY = "impasto"  # of the sentence among a node's ui; ComfyUI's own page shows "images" by itself
 REPORTS = ("report", "note", "notes")  # outputs that say what a node did
 LONGEST = 2_000  # characters
@@ -47,6 +55,9 @@ def completing(schema: io.Schema) -> Callable[[Any, Mapping[str, Any]], Any]:
     names = [output.id or output.display_name for output in schema.outputs]
     reports = [names.index(name) for name in REPORTS if name in names]
     images = [place for place, output in enumerate(schema.outputs) if output.get_io_type() == io.Image.io_type]
+    grids = [
+        place for place, output in enumerate(schema.outputs) if output.get_io_type() == sockets.PictureGrid.io_type
+    ]
 
     def completed(output: Any, inputs: Mapping[str, Any]) -> Any:
         if not isinstance(output, io.NodeOutput) or output.expand or output.block_execution is not None:
@@ -59,10 +70,35 @@ def completing(schema: io.Schema) -> Callable[[Any, Mapping[str, Any]], Any]:
             shown[KEY] = ["\n".join(filter(None, [*shown[KEY], doubtful]))]
         if images and "images" not in shown:
             shown |= {"images": said("", _pictures(output.args, images))["images"]}
+        if grids:
+            shown |= {GRID: [told for place in grids if (told := _grid(output.args[place]))]}
         output.ui = shown
         return output
 
     return completed
+
+
+def _grid(grid: PictureGrid | None) -> dict[str, Any] | None:
+    """A grid's labels, and its pictures as ComfyUI's page asks for them; None for no grid, or one too large."""
+    if grid is None or sum(1 for _ in grid.files()) > MOST_CELLS:
+        return None
+    root = folders.output_root()
+
+    def place(file: Path) -> dict[str, str] | None:
+        file = file.resolve()
+        if not file.is_relative_to(root) or not file.is_file():
+            return None
+        return {"filename": file.name, "subfolder": file.parent.relative_to(root).as_posix(), "type": "output"}
+
+    def label(of: Label) -> dict[str, Any]:
+        return {"text": of.text, "note": of.note, "marked": of.marked}
+
+    return {
+        "title": grid.title.text,
+        "rows": [label(row) for row in grid.rows],
+        "columns": [label(column) for column in grid.columns],
+        "cells": [[[place(file) for file in cell] for cell in row] for row in grid.cells],
+    }
 
 
 def _rounded(inputs: Mapping[str, Any]) -> str:

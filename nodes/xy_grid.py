@@ -100,6 +100,7 @@ class LoraXYGrid(io.ComfyNode):
                 io.Image.Output("grid", tooltip="The whole grid with its labels, as one picture."),
                 io.Image.Output("pictures", tooltip="The pictures row by row, as many as 1.9 GB of memory hold."),
                 io.String.Output("report", tooltip="How many pictures were painted and found, and where they lie."),
+                sockets.PictureGrid.Output("picture_grid", tooltip="What is shown where, for Step Animation."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
@@ -172,6 +173,7 @@ class LoraXYGrid(io.ComfyNode):
             sampling.image_batch([grid.picture(FromDisk(cells, painted))]),
             sampling.image_batch(pictures),
             " ".join(filter(None, report)),
+            grid.picture_grid(painted.files, folder),
         )
 
 

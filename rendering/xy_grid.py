@@ -17,10 +17,12 @@ from ..prompting.seeds import MAX_SEED
 from ..texts import one_line
 from .grid import Label, progress_grid
 from .painting import Sampling
+from .picture_grid import PictureGrid
 from .picture_specs import PREVIEW_SIDE, PaintedSpecs, PictureSpec
 
 MOST_VALUES = 200  # of an axis
 MOST_CELLS = 1_000
+NOT_THERE = "not-finite.png"  # stands for the file of a picture that has none
 MOST_IN_PREVIEW = 100  # cells; a larger grid shows the newest picture instead
 PROMPT, SEED, STRENGTH, CHECKPOINT, LORA, GUIDANCE, STEPS, SAMPLER = AXES = (
     "prompt",
@@ -184,6 +186,25 @@ class XYGrid:
             [label for label, _ in self.x.values],
             pictures,
             (round(width * share), round(height * share)),
+        )
+
+    def picture_grid(self, files: Mapping[PictureSpec, Path], folder: Path) -> PictureGrid:
+        """The grid as a value that travels on a link.
+
+        Args:
+            files: of the pictures there are; the place of one that is not among them stays empty.
+            folder: where they lie.
+        """
+        cells = self.cells()
+        return PictureGrid(
+            title=Label(self.name, self._note()),
+            rows=tuple(label for label, _ in self.rows),
+            columns=tuple(label for label, _ in self.x.values),
+            cells=tuple(
+                tuple((files.get(cells[row, column], folder / NOT_THERE),) for column in range(len(self.x.values)))
+                for row in range(len(self.rows))
+            ),
+            cell_size=(self.base.sampling.width, self.base.sampling.height),
         )
 
     def preview(self, small: Mapping[PictureSpec, Image.Image], newest: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { nodeOf } from "./parts.js";
 
 const NO_ID = "00000000-0000-0000-0000-000000000000"; // of a graph that never was in a file
 const RESULT = "impasto_result"; // our widget's name
@@ -12,20 +13,6 @@ const LINE = 16; // pixels
 const PADDING = 28; // pixels: above and below the text, and ComfyUI's margin around an element
 const MOST_LINES = 8; // what is longer can be scrolled
 const HISTORY = 32; // prompts looked at for the last results of a graph
-
-/**
- * The node that an execution id names: "4", or "2:4" for node 4 in the subgraph that node 2 stands for.
- * @param {string|number|undefined} executionId
- */
-function nodeOf(executionId) {
-  let graph = app.rootGraph;
-  let node;
-  for (const id of String(executionId ?? "").split(":")) {
-    node = graph?.getNodeById(id);
-    graph = node?.subgraph;
-  }
-  return node?.comfyClass?.startsWith("Impasto") ? node : undefined;
-}
 
 /** A text of ours on a node, made when it is first needed. */
 function resultWidget(node) {

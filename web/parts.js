@@ -1,6 +1,7 @@
 // What the page's modules share: elements, questions to the routes under /impasto/, dialogs, and one style sheet.
 // Colours are the variables of ComfyUI's own themes, so that light and dark both come right.
 import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
 
 const STYLE = `
 .impasto { box-sizing: border-box; color: var(--input-text, #ddd); font: 12px/1.45 sans-serif; }
@@ -12,6 +13,7 @@ const STYLE = `
 .impasto button:hover:not(:disabled) { border-color: var(--input-text, #ddd); }
 .impasto button:disabled { opacity: 0.5; cursor: default; }
 .impasto :focus-visible { outline: 2px solid var(--p-primary-color, #6aa9ff); outline-offset: 1px; }
+.impasto [hidden] { display: none !important; }
 .impasto .quiet { color: var(--descrip-text, #999); }
 .impasto .fault { color: var(--error-text, #ff6b6b); }
 dialog.impasto { background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
@@ -62,6 +64,20 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
   const answer = await response.json().catch(() => null);
   if (!response.ok) throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
   return answer;
+}
+
+/**
+ * The node that an execution id names: "4", or "2:4" for node 4 in the subgraph that node 2 stands for.
+ * @param {string|number|undefined} executionId
+ */
+export function nodeOf(executionId) {
+  let graph = app.rootGraph;
+  let node;
+  for (const id of String(executionId ?? "").split(":")) {
+    node = graph?.getNodeById(id);
+    graph = node?.subgraph;
+  }
+  return node?.comfyClass?.startsWith("Impasto") ? node : undefined;
 }
 
 /** The address of something that a route names, for an image or a link. */

@@ -66,7 +66,7 @@ def bytes_of(picture: torch.Tensor) -> torch.Tensor:
 def test_each_cell_is_what_core_s_nodes_give_and_a_value_more_paints_its_own_alone(tiny, lora, comfyui):
     text = '"quoted", 🎨 夜の港 ميناء'
     axes = {"x": ("strength", "0.5\n1.5"), "y": ("seed", "3\n9"), "lora": lora, "prompt": text, "name": "core"}
-    picture, pictures, report = grid(tiny, **axes)
+    picture, pictures, report, _ = grid(tiny, **axes)
     for row, seed in enumerate((3, 9)):
         for column, strength in enumerate((0.5, 1.5)):
             expected = by_core(tiny, text, seed, lora, strength)
@@ -75,7 +75,7 @@ def test_each_cell_is_what_core_s_nodes_give_and_a_value_more_paints_its_own_alo
     assert "4 cells, 4 pictures" in report and "0 were there" in report
     folder = comfyui.base / "output" / "impasto" / "grids" / "core"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-    *_, report = grid(tiny, **(axes | {"y": ("seed", "3\n4\n9")}))
+    *_, report, _ = grid(tiny, **(axes | {"y": ("seed", "3\n4\n9")}))
     assert "6 cells, 6 pictures" in report and "4 were there" in report
     now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
     assert before.items() <= now.items() and len(now) == 6
@@ -94,7 +94,7 @@ def test_the_graph_of_each_cell_is_written_and_a_checkpoint_without_a_name_is_to
     try:
         run = Run("harbours-12345678", str(tmp_path))
         inputs = {"run": run, "save_api": True, "name": "graphs"}
-        *_, report = grid(tiny, ("checkpoint", "base\n10"), **inputs)
+        *_, report, _ = grid(tiny, ("checkpoint", "base\n10"), **inputs)
         assert report.endswith("The graph of each lies beside it.")
         forms = [json.loads(file.read_text()) for file in (comfyui.base / "output/impasto/grids/graphs").glob("*.json")]
         names = {form["cell_lora"]["inputs"]["lora_name"] for form in forms if "cell_lora" in form}
@@ -103,7 +103,7 @@ def test_the_graph_of_each_cell_is_written_and_a_checkpoint_without_a_name_is_to
         name = "transformer.transformer_blocks.0.attn.to_q"
         own = {f"{name}.lora_A.weight": torch.ones(2, width), f"{name}.lora_B.weight": torch.ones(width, 2)}
         save_file(own, checkpoint)
-        *_, report = grid(tiny, ("checkpoint", "10"), **(inputs | {"name": "unnamed"}))
+        *_, report, _ = grid(tiny, ("checkpoint", "10"), **(inputs | {"name": "unnamed"}))
         assert "but for 1 whose checkpoint ComfyUI lists under no name" in report
     finally:
         del LoraXYGrid.hidden
@@ -140,7 +140,7 @@ def test_cancel_keeps_the_cells_done(tiny, comfyui, monkeypatch):
     monkeypatch.setattr(ComfySpecPainter, "paint", cancelled_in_the_second)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         grid(tiny, ("seed", "1\n2\n3"), name="cancelled")
-    *_, report = grid(tiny, ("seed", "1\n2\n3"), name="cancelled")
+    *_, report, _ = grid(tiny, ("seed", "1\n2\n3"), name="cancelled")
     assert "1 were there" in report and len(asked) == 4
 
 
