@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     "dataset",
+    "dataset_by_name",
     "toml_writer",
     "sources",
     "composition",

@@ -41,7 +41,7 @@ def _has(*names: str) -> Callable[[Any], bool]:
 
 # Type of socket -> whether a value belongs there, what it takes, and from which nodes.
 TAKEN: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
-    sockets.Dataset.io_type: (_is(Dataset), "a dataset", "a loader, for example Image Folder Loader"),
+    sockets.Dataset.io_type: (_is(Dataset), "a dataset", "a loader; Dataset by Name takes a name"),
     sockets.DatasetConfig.io_type: (_is(DatasetConfig), "a dataset config", "Dataset TOML Writer"),
     sockets.Prompts.io_type: (_are_prompts, "a prompt set", "Prompt Set"),
     sockets.Features.io_type: (_is(Features), "encoded training data", "Encode Training Data"),

@@ -59,6 +59,7 @@ def captioner_schema(
             *_clean_up_inputs(),
         ],
         outputs=_outputs(report),
+        is_output_node=True,
         **names,
     )
 
@@ -199,6 +200,7 @@ class MetadataCaptioner(io.ComfyNode):
                 ),
             ],
             outputs=_outputs("How many captions were written, and which pictures share one."),
+            is_output_node=True,
         )
 
     @classmethod

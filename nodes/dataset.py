@@ -62,6 +62,7 @@ class WikiArtLoader(io.ComfyNode):
                 sockets.Dataset.Output("dataset", tooltip="The dataset, without captions unless the source has some."),
                 io.String.Output("report", tooltip="How many paintings were available, asked for and taken."),
             ],
+            is_output_node=True,
         )
 
     @classmethod

@@ -66,6 +66,7 @@ class EncodeTrainingData(io.ComfyNode):
                 sockets.Features.Output("features", tooltip="The encoded training data, for FLUX LoRA Trainer."),
                 io.String.Output("report", tooltip="How many pictures are in which bucket, and the space they take."),
             ],
+            is_output_node=True,
         )
 
     @classmethod

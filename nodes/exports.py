@@ -129,6 +129,7 @@ class DatasetTOMLLoader(io.ComfyNode):
                 sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),
                 io.String.Output("toml", tooltip="The text of the copy."),
             ],
+            is_output_node=True,
         )
 
     @classmethod

@@ -1,6 +1,6 @@
-"""What stays on a node when it has ended: a sentence, and pictures where it made some.
+"""What stays on a node when it has ended: a sentence, pictures where it made some, and what it made for scripts.
 
-Both travel as the node's `ui` and are shown by `web/impasto.js`, also where ComfyUI's cache gave the result back and
+All travel as the node's `ui` and are shown by `web/impasto.js`, also where ComfyUI's cache gave the result back and
 after the page was loaded again. A node says its own sentence with `said`; of all others the report is it.
 """
 
@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import io as streams
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..dataset.config_writer import DatasetConfig
+from ..dataset.records import Dataset
+from ..errors import ImpastoError
 from ..files import write_changed
+from ..trainers.features.index import Features
+from ..trainers.run.folder import Run
 from . import sockets
 from .host import folders
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from ..rendering.grid import Label
@@ -31,7 +35,10 @@ logger = logging.getLogger(__name__)
 GRID = "impasto_grid"  # of a grid's pictures, which the page lays one over the other
 MOST_CELLS = 1_000  # of a grid that is told to the page: the history keeps each, and it is sent whole
 KEY = "impasto"  # of the sentence among a node's ui; ComfyUI's own page shows "images" by itself
+MADE = "impasto_made"  # of what it made as plain JSON, for scripts: one mapping, see `_made`
 REPORTS = ("report", "note", "notes")  # outputs that say what a node did
+LASTING = {kind.io_type for kind in (sockets.Dataset, sockets.DatasetConfig, sockets.Features, sockets.Run)}
+LORA_NAME = "lora_name"  # output that names a LoRA as ComfyUI's lists do
 LONGEST = 2_000  # characters
 LARGEST_EXACT = 2**53  # whole numbers up to it are exact in JavaScript (ECMA-262, Number.MAX_SAFE_INTEGER + 1)
 PICTURE_SIDE = 1024  # pixels of the longer side of a picture on a node
@@ -54,6 +61,7 @@ def completing(schema: io.Schema) -> Callable[[Any, Mapping[str, Any]], Any]:
     """A function that adds what a node shows to its output: the report, and the first picture of each of its IMAGEs."""
     names = [output.id or output.display_name for output in schema.outputs]
     reports = [names.index(name) for name in REPORTS if name in names]
+    makes = any(output.get_io_type() in LASTING for output in schema.outputs)
     images = [place for place, output in enumerate(schema.outputs) if output.get_io_type() == io.Image.io_type]
     grids = [
         place for place, output in enumerate(schema.outputs) if output.get_io_type() == sockets.PictureGrid.io_type
@@ -68,6 +76,9 @@ def completing(schema: io.Schema) -> Callable[[Any, Mapping[str, Any]], Any]:
             shown = said("\n".join(text for text in texts if isinstance(text, str)).strip()) | shown
         if doubtful := _rounded(inputs):
             shown[KEY] = ["\n".join(filter(None, [*shown[KEY], doubtful]))]
+        if makes:
+            made = _made(names, output.args)
+            shown[MADE] = [made | {"report": shown[KEY][0]}] if made else []
         if images and "images" not in shown:
             shown |= {"images": said("", _pictures(output.args, images))["images"]}
         if grids:
@@ -99,6 +110,33 @@ def _grid(grid: PictureGrid | None) -> dict[str, Any] | None:
         "columns": [label(column) for column in grid.columns],
         "cells": [[[place(file) for file in cell] for cell in row] for row in grid.cells],
     }
+
+
+def _made(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """What a node's outputs are, by names that a later graph or call takes: `dataset` and its `revision`, the
+    `dataset_config` as Dataset TOML Loader finds it, the key of the `features`, `run_id` with `best_step`, and `lora`.
+    """
+    made: dict[str, Any] = {}
+    for name, value in zip(names, values, strict=False):
+        if isinstance(value, Dataset):
+            made |= {"dataset": value.name, "revision": value.revision}
+        elif isinstance(value, DatasetConfig):
+            file = Path(value.path)
+            made["dataset_config"] = f"{file.parent.name}/{file.name}"
+        elif isinstance(value, Features):
+            made["features"] = value.key
+        elif isinstance(value, Run):
+            made |= {"run_id": value.id, "best_step": _best_step(value)}
+        elif name == LORA_NAME and isinstance(value, str):
+            made["lora"] = value
+    return made
+
+
+def _best_step(run: Run) -> int | None:
+    try:
+        return run.best_step()
+    except ImpastoError:  # of a run whose settings are damaged: whoever trains it says so
+        return None
 
 
 def _rounded(inputs: Mapping[str, Any]) -> str:

@@ -62,6 +62,13 @@ def _combo(name: str, options: tuple[str, ...], tooltip: str, **more) -> io.Inpu
     return _field(io.Combo, name, tooltip, options=list(options), **more)
 
 
+def _may_be_left_out(*inputs: io.Input) -> list[io.Input]:
+    """Inputs that a graph sent over the API needs not have: each then is its default."""
+    for given in inputs:
+        given.optional = True
+    return list(inputs)
+
+
 def _settings(settings: Settings, *more) -> io.NodeOutput:
     """What the nodes here give; a library that is missing is named before anything is encoded."""
     check_installed(settings)
@@ -83,7 +90,7 @@ class TrainingSettings(io.ComfyNode):
             description="The hyperparameters of a FLUX.1 LoRA run. The defaults are a sound start for a painting "
             "style with 20 to 1,000 pictures; the other settings nodes change what is not here.",
             search_aliases=["hyperparameters", "learning rate", "lora rank", "train settings", "steps"],
-            inputs=[
+            inputs=_may_be_left_out(
                 _int("steps", "Optimiser steps in all. Style LoRAs usually need 1,000 to 2,000."),
                 _float(
                     "learning_rate",
@@ -121,7 +128,7 @@ class TrainingSettings(io.ComfyNode):
                 ),
                 _float("guidance", "Guidance embedding while training: 1.0 for FLUX.1-dev.", 0.01, advanced=True),
                 _int("sample_steps", "Sampling steps of the preview at each checkpoint; 0 for none.", advanced=True),
-            ],
+            ),
             outputs=[sockets.Training.Output("training", tooltip="The settings, for FLUX LoRA Trainer.")],
         )
 

@@ -89,6 +89,7 @@ class ImageFolderLoader(io.ComfyNode):
                 sockets.Dataset.Output("dataset", tooltip="The pictures, with the captions that were there."),
                 io.String.Output("report", tooltip="What was found, changed and refused, and kohya's repeats."),
             ],
+            is_output_node=True,
         )
 
     @classmethod
@@ -155,6 +156,7 @@ class ImageURLLoader(io.ComfyNode):
                 sockets.Dataset.Output("dataset", tooltip="The pictures that came, in the order of the list."),
                 io.String.Output("report", tooltip="What was stored and changed, and why each other URL gave nothing."),
             ],
+            is_output_node=True,
         )
 
     @classmethod

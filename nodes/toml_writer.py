@@ -47,6 +47,7 @@ class DatasetTOMLWriter(io.ComfyNode):
                 sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),
                 io.String.Output("toml", tooltip="The text of the dataset config."),
             ],
+            is_output_node=True,
         )
 
     @classmethod

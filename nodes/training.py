@@ -102,6 +102,7 @@ class FluxLoraTrainer(io.ComfyNode):
                 _launch_profile(),
             ],
             outputs=_outputs(),
+            is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
@@ -192,6 +193,7 @@ class ContinueTraining(io.ComfyNode):
                 _launch_profile(),
             ],
             outputs=_outputs(),
+            is_output_node=True,
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 

@@ -58,7 +58,6 @@ def test_a_tensor_is_no_model(nodes):
         ({"alpha": "much"}, "alpha takes a number, and got the text 'much'"),
         ({"steps": 1.5}, "steps takes a whole number, and got 1.5"),
         ({"optimizer": "sgd"}, "optimizer is the text 'sgd'. Choose one of: adamw"),
-        ({"optimizer": None}, "optimizer takes one of its list, and got nothing"),
         ({"no_such": 1}, "has no input 'no_such'"),
     ],
 )
@@ -66,6 +65,24 @@ def test_a_widget_is_held_to_its_range_over_a_link_too(nodes, changes, said):
     node = nodes["ImpastoTrainingSettings"]
     with pytest.raises(SettingsError, match=said):
         node.execute(**usual(node, **changes))
+
+
+def test_a_choice_that_must_be_made_is_not_nothing(nodes):
+    node = nodes["ImpastoNoiseSettings"]
+    with pytest.raises(SettingsError, match="loss_weighting takes one of its list, and got nothing"):
+        node.execute(**usual(node, loss_weighting=None))
+
+
+def test_a_script_may_leave_out_every_training_setting(nodes):
+    from impasto.trainers.settings import Settings
+
+    assert nodes["ImpastoTrainingSettings"].execute().args[0] == Settings()
+    assert nodes["ImpastoTrainingSettings"].execute(optimizer=None, steps=7).args[0] == Settings(steps=7)
+
+
+def test_a_name_in_place_of_a_dataset_is_answered_with_the_node_that_takes_names(nodes):
+    with pytest.raises(SettingsError, match="^dataset takes a dataset, and got the text 'monets'.*Dataset by Name"):
+        nodes["ImpastoDatasetTOMLWriter"].execute(dataset="monets")
 
 
 def test_numbers_of_other_packs_are_numbers(nodes):

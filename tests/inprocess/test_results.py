@@ -41,7 +41,7 @@ def test_what_a_node_shows_by_itself_stays(nodes):
 
     shown = io.NodeOutput(None, "2 changed", "[]", ui={"impasto_captions": []})
     output = completed(nodes["ImpastoCaptionEditor"], shown)
-    assert output.ui == {"impasto_captions": [], "impasto": ["2 changed"]}
+    assert output.ui == {"impasto_captions": [], "impasto": ["2 changed"], "impasto_made": []}
 
 
 def test_every_node_ends_with_the_same_kinds_of_results_whatever_it_made(nodes):
@@ -53,12 +53,29 @@ def test_every_node_ends_with_the_same_kinds_of_results_whatever_it_made(nodes):
         outputs = node.GET_SCHEMA().outputs
         nothing = completed(node, io.NodeOutput(*[None] * len(outputs))).ui
         has_pictures = any(output.get_io_type() == io.Image.io_type for output in outputs)
-        has_grid = any(output.get_io_type() == "IMPASTO_PICTURE_GRID" for output in outputs)
-        kinds = (
-            {"impasto": [""]} | ({"images": []} if has_pictures else {}) | ({"impasto_grid": []} if has_grid else {})
-        )
-        assert nothing == kinds, node.__name__
+        grid = any(output.get_io_type() == "IMPASTO_PICTURE_GRID" for output in outputs)
+        lasting = any(output.get_io_type() in results.LASTING for output in outputs)
+        there = {"images": has_pictures, "impasto_grid": grid, "impasto_made": lasting}
+        assert nothing == {"impasto": [""]} | {kind: [] for kind, has in there.items() if has}, node.__name__
     assert results.said("done", []) == {"impasto": ["done"], "images": []}
+
+
+def test_what_a_node_made_is_told_by_the_names_that_a_script_goes_on_with(nodes, tmp_path):
+    from comfy_api.latest import io
+    from impasto.dataset.config_writer import DatasetConfig
+    from impasto.dataset.records import Dataset
+    from impasto.trainers.run.folder import Run
+
+    dataset = Dataset("monets", str(tmp_path / "monets"), "0123456789abcdef")
+    loaded = completed(nodes["ImpastoImageFolderLoader"], io.NodeOutput(dataset, "3 pictures"))
+    assert loaded.ui["impasto_made"] == [{"dataset": "monets", "revision": dataset.revision, "report": "3 pictures"}]
+    config = DatasetConfig(str(tmp_path / "monets" / "ab-cd.toml"), "key")
+    written = completed(nodes["ImpastoDatasetTOMLWriter"], io.NodeOutput(config, "[general]"))
+    assert written.ui["impasto_made"][0]["dataset_config"] == "monets/ab-cd.toml"
+    run = Run("monets-00000000", str(tmp_path / "no such run"))
+    trained = completed(nodes["ImpastoFluxLoraTrainer"], io.NodeOutput(run, {}, {}, "monets/monets-0.safetensors"))
+    made = {"run_id": run.id, "best_step": None, "lora": "monets/monets-0.safetensors", "report": ""}
+    assert trained.ui["impasto_made"] == [made]
 
 
 def test_a_seed_that_a_browser_may_have_rounded_is_named(nodes):
