@@ -35,20 +35,24 @@ class Call:
         path: the variable parts of the route's path, decoded.
         query: of several values of a name, the last.
         body: the JSON that was sent; None where there is none.
+        count_tokens: of a caption, for CLIP-L and T5; None where no tokenizer is at hand.
     """
 
     places: Places
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
+    count_tokens: Callable[[str], tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered: a JSON value, or the file at `file`."""
+    """What is answered: a JSON value, the file at `file`, or `content`, which is always the same at its address."""
 
     value: Any = None
     file: Path | None = None
+    content: bytes | None = None
+    content_type: str = ""
     status: int = 200
 
 

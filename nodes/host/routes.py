@@ -21,6 +21,7 @@ LARGEST_BODY = 2**20  # bytes
 JSON = "application/json"
 # What strangers may have written is shown as what it is, and runs nothing.
 OF_A_FILE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox", "Cache-Control": "no-cache"}
+KEPT = {"Cache-Control": "private, max-age=604800, immutable"}  # for a week, by who asked
 
 
 def register() -> None:
@@ -79,6 +80,8 @@ def _refusal(error: ImpastoError) -> web.Response:
 
 
 def _response(reply: Reply) -> web.StreamResponse:
+    if reply.content is not None:
+        return web.Response(body=reply.content, content_type=reply.content_type, headers=OF_A_FILE | KEPT)
     if reply.file is not None:
         return web.FileResponse(reply.file, headers=OF_A_FILE)
     return web.json_response(reply.value, status=reply.status, headers={"Cache-Control": "no-store"})
