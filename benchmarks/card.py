@@ -338,7 +338,7 @@ class Bench:
             torch.compiler.reset()  # or a second size would be computed by graphs for any size
 
         def step() -> Any:
-            loss = learner.add_gradients([made], positions=[0])
+            loss, _ = learner.add_gradients([made], positions=[0])
             learner.apply_gradients()
             return loss
 

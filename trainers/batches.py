@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ class Batch:
         pooled: `(batch, width)`.
         weights: `(batch,)`, of each picture's loss; None: all alike.
         mask: `(batch, 1, h, w)` in 0…1, of the loss at each place; None: all alike.
+        examples: the ids of the examples, in the order of the tensors; empty where nobody asks for them.
     """
 
     latents: Tensor
@@ -47,16 +48,18 @@ class Batch:
     pooled: Tensor
     weights: Tensor | None = None
     mask: Tensor | None = None
+    examples: tuple[str, ...] = ()
 
     def pinned(self) -> Batch:
         """The same in page-locked memory, from where it goes to a CUDA device while that computes."""
-        return Batch(*(tensor if tensor is None else tensor.pin_memory() for tensor in self.tensors()))
+        return self._with(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor if tensor is None else tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def tensors(self) -> list[Tensor | None]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+    def _with(self, changed: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return dataclasses.replace(self, **{name: changed(tensor) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ class BatchLoader:
         weights = objective.loss_weights(sigma, settings.loss_weighting)
         if encoded.weights is not None:
             weights = encoded.weights if weights is None else encoded.weights * weights
-        batch = Batch(encoded.latents, noise, sigma, encoded.t5, encoded.pooled, weights, encoded.mask)
+        ids = tuple(example.id for example in examples)
+        batch = Batch(encoded.latents, noise, sigma, encoded.t5, encoded.pooled, weights, encoded.mask, ids)
         return batch.pinned() if self.pinned else batch
 
     def largest_batches(self) -> tuple[BatchShape, ...]:

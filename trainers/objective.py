@@ -89,11 +89,20 @@ def velocity_loss(
         weights: `(batch,)`, of each picture's error.
         mask: `(batch, 1, h, w)` in 0…1, of each place's error; the mean is over all places (as in sd-scripts).
     """
+    return weighted_mean(velocity_errors(velocity, latents, noise, mask), weights)
+
+
+def velocity_errors(velocity: Tensor, latents: Tensor, noise: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Each picture's mean squared error in velocity, unweighted, fp32, `(batch,)`; as `velocity_loss`."""
     error = (velocity.float() - (noise - latents)).square()
     if mask is not None:
         error = error * mask
-    error = error.mean(dim=(1, 2, 3))
-    return (error if weights is None else error * weights).mean()
+    return error.mean(dim=(1, 2, 3))
+
+
+def weighted_mean(errors: Tensor, weights: Tensor | None) -> Tensor:
+    """The loss of a batch from its pictures' errors and their weights, `(batch,)` each; None: all alike."""
+    return (errors if weights is None else errors * weights).mean()
 
 
 def loss_weights(sigma: Tensor, weighting: str) -> Tensor | None:

@@ -57,7 +57,7 @@ def train_step(
         "sigma": [round(sigma, 4) for batch in batches for sigma in batch.sigma.tolist()],
     }
     try:
-        loss = learner.add_gradients(batches, positions)
+        loss, errors = learner.add_gradients(batches, positions)
     except (RuntimeError, MemoryError) as error:
         # Of several processes, the others would wait for this one's gradients.
         if learner.accelerator.num_processes > 1 or not is_out_of_memory(error):
@@ -66,7 +66,8 @@ def train_step(
         logger.warning("Step %d is left out: %s", step, error)
         metrics.skipped(record, "out of memory", explained(error, learner.settings, budget))
     else:
-        metrics.add(record, torch.stack([loss, learner.apply_gradients()]))
+        record["examples"] = [example for batch in batches for example in batch.examples]
+        metrics.add(record, torch.stack([loss, learner.apply_gradients()]), errors)
     learner.scheduler.step()
 
 
@@ -184,23 +185,31 @@ class Learner:
 
     def loss(self, batch: Batch) -> Tensor:
         """Flow-matching loss of one batch."""
+        return self.loss_and_errors(batch)[0]
+
+    def loss_and_errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Flow-matching loss of one batch, and the error of each of its pictures before any weight, `(batch,)`."""
         batch = batch.to(self.device)
         noisy = objective.noisy_latents(batch.latents, batch.noise, batch.sigma)
         velocity = self.model(noisy, batch.sigma, batch.t5, batch.pooled)
-        return objective.velocity_loss(velocity, batch.latents, batch.noise, batch.weights, batch.mask)
+        errors = objective.velocity_errors(velocity, batch.latents, batch.noise, batch.mask)
+        return objective.weighted_mean(errors, batch.weights), errors
 
-    def add_gradients(self, batches: list[Batch], positions: list[int]) -> Tensor:
-        """Forward and backward pass of all `batches`; their mean loss, on the device."""
-        total = torch.zeros((), device=self.device)
+    def add_gradients(self, batches: list[Batch], positions: list[int]) -> tuple[Tensor, Tensor]:
+        """Forward and backward pass of all `batches`: their mean loss over all processes, and the error of each of this
+        process's pictures before any weight, in the order of the batches; both on the device."""
+        total, of_each = torch.zeros((), device=self.device), []
         for batch, position in zip(batches, positions, strict=True):
             last = position == positions[-1]
             if self.settings.lora_dropout:
                 torch.manual_seed(objective.derived_seed(self.settings.seed, "dropout", position))
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.loss(batch) / len(batches)
+                loss, errors = self.loss_and_errors(batch)
+                loss = loss / len(batches)
                 self.accelerator.backward(loss)
             total += loss.detach()
-        return self.accelerator.reduce(total, "mean")
+            of_each.append(errors.detach())
+        return self.accelerator.reduce(total, "mean"), torch.cat(of_each)
 
     def apply_gradients(self) -> Tensor:
         """One step of the optimiser; the norm of the gradient before clipping, on the device.

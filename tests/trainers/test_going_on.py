@@ -672,15 +672,15 @@ def test_three_steps_in_a_row_without_memory_end_the_run_with_the_remedy(make_ru
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, monkeypatch, optimizer):
     run = make_run(**QUICK, optimizer=optimizer, learning_rate=RATES.get(optimizer, 1e-3))
-    loss, calls = objective.velocity_loss, []
+    errors, calls = objective.velocity_errors, []
 
     def once_broken(velocity, *arguments, **options):
         taught = velocity.requires_grad and not velocity.is_meta  # as in the planning of memory
         calls.append(taught)
         broken = taught and sum(calls) == 3
-        return loss(velocity, *arguments, **options) * (float("nan") if broken else 1)
+        return errors(velocity, *arguments, **options) * (float("nan") if broken else 1)
 
-    monkeypatch.setattr(objective, "velocity_loss", once_broken)
+    monkeypatch.setattr(objective, "velocity_errors", once_broken)
     assert train(run) and run.finished
     assert [r["step"] for r in run.metrics() if r.get("skipped") == "not finite"] == [3]
     assert all(value.isfinite().all() for value in final_adapter(run).values())
@@ -688,8 +688,8 @@ def test_one_loss_that_is_not_finite_costs_its_step_and_not_the_lora(make_run, m
 
 def test_a_loss_of_exactly_zero_stops_the_run_and_says_why(make_run, monkeypatch):
     run = make_run(**QUICK)
-    loss = objective.velocity_loss
-    monkeypatch.setattr(objective, "velocity_loss", lambda *arguments, **options: loss(*arguments, **options) * 0)
+    errors = objective.velocity_errors
+    monkeypatch.setattr(objective, "velocity_errors", lambda *given, **options: errors(*given, **options) * 0)
     assert not train(run)
     assert "exactly 0 at step 1" in run.status()["error"]
 
@@ -700,6 +700,11 @@ def test_every_step_tells_its_sigmas_and_its_gradient_norm(make_run):
     steps = [record for record in run.metrics() if "loss" in record]
     assert all(record["grad_norm"] > 0 and all(0 <= sigma <= 1 for sigma in record["sigma"]) for record in steps)
     assert len({sigma for record in steps for sigma in record["sigma"]}) > len(steps)
+    known = {example.id for example in preflight.preflight(Job.read(run), run).training}
+    for record in steps:
+        assert len(record["losses"]) == len(record["examples"]) == len(record["sigma"])
+        assert set(record["examples"]) <= known
+        assert sum(record["losses"]) / len(record["losses"]) == pytest.approx(record["loss"], rel=1e-3)
 
 
 def test_tensorboard_gets_the_metrics_when_asked(make_run):

@@ -69,7 +69,8 @@ def batch_of(number: int) -> Batch:
 
 
 def step(learner: Learner, number: int) -> torch.Tensor:
-    loss = learner.add_gradients([batch_of(number)], positions=[0])
+    loss, errors = learner.add_gradients([batch_of(number)], positions=[0])
+    assert errors.shape == (2,) and errors.device == STAND_IN
     return torch.stack([loss, learner.apply_gradients()])
 
 

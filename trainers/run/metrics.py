@@ -52,9 +52,14 @@ class Metrics:
         if not self.pending:
             self.last = time.perf_counter()
 
-    def add(self, record: dict[str, Any], loss_and_norm: torch.Tensor) -> None:
-        """Take a step's record; its loss and gradient norm, shape `(2,)`, are still being computed."""
-        self.pending.append((record, _Arriving(loss_and_norm)))
+    def add(self, record: dict[str, Any], loss_and_norm: torch.Tensor, errors: torch.Tensor) -> None:
+        """Take a step's record, whose numbers are still being computed.
+
+        Args:
+            loss_and_norm: of the step: loss and gradient norm, `(2,)`.
+            errors: of each example that the record names, before any weight.
+        """
+        self.pending.append((record, _Arriving(torch.cat([loss_and_norm, errors]))))
 
     def write_pending(self, keep: int = 0) -> None:
         """Write all records that `add` took but the `keep` newest.
@@ -64,11 +69,11 @@ class Metrics:
         """
         while len(self.pending) > keep:
             record, arriving = self.pending.popleft()
-            loss, norm = arriving.values()
+            loss, norm, *errors = arriving.values()
             now = time.perf_counter()
             record["seconds"], self.last = round(now - self.last, 4), now
             if math.isfinite(loss + norm):
-                record |= {"loss": loss, "grad_norm": norm}
+                record |= {"loss": loss, "grad_norm": norm, "losses": [float(f"{error:.5g}") for error in errors]}
             else:
                 record["skipped"] = "not finite"
             self.write(record)
