@@ -6,9 +6,10 @@ For whoever wants to know whether a way of training teaches: `examination` tells
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from . import text_embeddings, tiny_flux
 from .paintings import caption, paint
 from .training_latents import latents_of
 from .training_pictures import HELD_OUT, LEAST_STROKE, SHAPES, scene_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TAUGHT = range(HELD_OUT - 40, HELD_OUT)  # forty scenes that the tiny FLUX was not trained on, none of them examined
 BATCH = 4
@@ -51,19 +55,25 @@ def prepare(folder: str | Path, finish: str, comfyui: str | Path, shuffled: bool
         comfyui: ComfyUI's folder, for its tokenizers.
         shuffled: deal the captions out anew, so that they tell nothing of their pictures.
     """
-    folder = Path(folder)
     captions = [caption(scene_of(index)) for index in TAUGHT]
     if shuffled:
         random.Random(0).shuffle(captions)
-    for index, text in zip(TAUGHT, captions, strict=True):
-        paint(scene_of(index), finish, *SHAPES[0], LEAST_STROKE).save(folder / f"{index}.png")
-        (folder / f"{index}.txt").write_text(text, encoding="utf-8")
+    pictures = [paint(scene_of(index), finish, *SHAPES[0], LEAST_STROKE) for index in TAUGHT]
+    return encode(folder, list(zip(pictures, captions, strict=True)), comfyui)
+
+
+def encode(folder: str | Path, pictures: Sequence[tuple[Image, str]], comfyui: str | Path) -> Features:
+    """Encode any square pictures with their captions, as `prepare` does it."""
+    folder = Path(folder)
+    for number, (picture, text) in enumerate(pictures):
+        picture.save(folder / f"{number:04}.png")
+        (folder / f"{number:04}.txt").write_text(text, encoding="utf-8")
     (folder / "dataset.toml").write_text(
         f"[[datasets]]\nresolution = {list(SHAPES[0])}\nbatch_size = {BATCH}\n"
         '[[datasets.subsets]]\nimage_dir = "."\ncaption_extension = ".txt"\n',
         encoding="utf-8",
     )
-    known = list(dict.fromkeys(["", *captions]))
+    known = list(dict.fromkeys(["", *(text for _, text in pictures)]))
     embedded = dict(zip(known, zip(*text_embeddings.embed(known, comfyui), strict=True), strict=True))
     return encoding.encode(
         folder / "dataset.toml",
