@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ...errors import NameRefused, TrainingError
 from ...paths import checked_name, existing_child, offered
 
@@ -38,6 +36,8 @@ def launch_arguments(profile: str, folder: Path) -> list[str]:
     if profile == ONE:
         return single
     if profile in (ALL, SHARDED):
+        import torch
+
         count = torch.cuda.device_count()
         kind = ["--multi_gpu"] if profile == ALL else [FSDP, "--fsdp_version", "2"]
         return [*single, *kind, "--num_processes", str(count)] if count > 1 else single
