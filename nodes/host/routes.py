@@ -25,9 +25,10 @@ KEPT = {"Cache-Control": "private, max-age=604800, immutable"}  # for a week, by
 
 
 def register() -> None:
-    """Add every route; to be called before ComfyUI starts to listen."""
-    for route in ROUTES:
-        PromptServer.instance.routes.route(route.method, route.path)(_carrier(route))
+    """Add every route; to be called before ComfyUI starts to listen. Where no server is started, there are none."""
+    server = getattr(PromptServer, "instance", None)
+    for route in ROUTES if server else ():
+        server.routes.route(route.method, route.path)(_carrier(route))
 
 
 def _carrier(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
