@@ -33,12 +33,12 @@ def dataset_card(dataset: Dataset, license: str = "other") -> str:
     records = dataset.records()
     sections = [
         f"---\n{_metadata(dataset, len(records), license)}---",
-        f"# {_cell(dataset.name)}",
+        f"# {cell(dataset.name)}",
         f"{_pictures(len(records))}, {sum(bool(record.text) for record in records):,} with a caption, for training a "
         f"FLUX.1 LoRA. Revision `{dataset.revision}`.",
         _composition(records),
         _filters(dataset, len(records)),
-        "## Sources\n\n" + _table("source", (_source(record.source) for record in records)),
+        "## Sources\n\n" + table("source", (source_of(record.source) for record in records)),
         _rights(records),
         "## Columns\n\n`file_name`, `text` (the caption), `width`, `height` (pixels), `artist`, `genre`, `style`, "
         "`title`, `date`, `rights`, `source`, `sha256` (of the file). Empty where the source says nothing.",
@@ -70,7 +70,7 @@ def _composition(records: Sequence[Record]) -> str:
     for name in ("genre", "style", "artist"):
         values = [getattr(record, name) for record in records]
         if any(values):
-            lines.append(_table(name, values))
+            lines.append(table(name, values))
     return "\n\n".join(lines)
 
 
@@ -80,7 +80,7 @@ def _filters(dataset: Dataset, kept: int) -> str:
         return "## Filters\n\nNo picture was refused on the way to this revision."
     example = {refusal.rule: refusal.reason for refusal in reversed(refusals)}
     counted = Counter(refusal.rule for refusal in refusals).most_common()
-    rows = [f"| {_cell(rule)} | {count} | {_cell(example[rule])} |" for rule, count in counted]
+    rows = [f"| {cell(rule)} | {count} | {cell(example[rule])} |" for rule, count in counted]
     head = f"{len(refusals)} of {len(refusals) + kept} pictures were refused:"
     return "\n".join(["## Filters", "", head, "", "| rule | pictures | for example |", "|---|---:|---|", *rows])
 
@@ -89,21 +89,22 @@ def _rights(records: Sequence[Record]) -> str:
     head = "## Rights"
     if not any(record.rights for record in records):
         return f"{head}\n\nThe sources state nothing about rights. Find out before you publish or train commercially."
-    stated = _table("statement of the source", (record.rights or "(none)" for record in records))
+    stated = table("statement of the source", (record.rights or "(none)" for record in records))
     return f"{head}\n\nAs the sources state them; each picture's own is in its row.\n\n{stated}"
 
 
-def _table(title: str, values: Iterable[str]) -> str:
+def table(title: str, values: Iterable[str]) -> str:
+    """Markdown's table of how often each value is there, the most frequent first; "" counts as unknown."""
     counted = Counter(value or "(unknown)" for value in values).most_common()
     shown, rest = counted[:LONGEST_TABLE], counted[LONGEST_TABLE:]
     if rest:
         shown = [*shown, (f"({len(rest)} others)", sum(count for _, count in rest))]
     return "\n".join(
-        [f"| {title} | pictures |", "|---|---:|", *(f"| {_cell(name)} | {count} |" for name, count in shown)]
+        [f"| {title} | pictures |", "|---|---:|", *(f"| {cell(name)} | {count} |" for name, count in shown)]
     )
 
 
-def _source(source: str) -> str:
+def source_of(source: str) -> str:
     """Where a picture came from without its place there: 'owner/name@revision', 'example.org', a folder."""
     if "://" in source:
         return urlsplit(source).hostname or source
@@ -111,7 +112,7 @@ def _source(source: str) -> str:
     return place.partition("/data/")[0] if "/data/" in place else place.rpartition("/")[0] or place
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text of others as it stands: no mark-up, no HTML, no further cell or line."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text))
 

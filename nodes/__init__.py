@@ -38,6 +38,7 @@ MODULES = (
     "animation",
     "comparison",
     "evaluation",
+    "publishing",
     "batches",
     "lora_workbench",
     "xy_grid",

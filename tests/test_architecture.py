@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "trainers": ("dataset", "hardware"),
     "evaluation": ("dataset.pictures", "dataset.records", "curation.style_similarity", "drawing", "rendering"),
     "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
+    "publishing": ("curation.dataset_card", "dataset.pictures", "dataset.records", "rendering", "trainers"),
     # What is asked over HTTP: everything but the nodes, which it reaches through ComfyUI's queue.
     "api": (
         *("captioners", "curation", "dataset", "evaluation", "hardware", "prompting", "rendering", "sources"),

@@ -53,6 +53,11 @@ def comparisons_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "comparisons"
 
 
+def published_root() -> Path:
+    """What Publish LoRA makes: a folder a run."""
+    return Path(folder_paths.get_output_directory()) / "impasto" / "published"
+
+
 def animations_root() -> Path:
     return Path(folder_paths.get_output_directory()) / "impasto" / "animations"
 
