@@ -12,7 +12,5 @@ ROUTES = (
     Route("GET", f"{PREFIX}/runs/{{run_id}}/files/{{file:.+}}", "runs.file", "A file that it has made."),
     Route("GET", f"{PREFIX}/datasets", "datasets.listed", "The datasets, that which was changed last first."),
     Route("GET", f"{PREFIX}/datasets/{{name}}", "datasets.described", "Its pictures and captions, a page at a time."),
-    Route(
-        "GET", f"{PREFIX}/datasets/{{name}}/thumbnails/{{picture}}", "datasets.small_picture", "A small copy."
-    ),
+    Route("GET", f"{PREFIX}/datasets/{{name}}/thumbnails/{{picture}}", "datasets.small_picture", "A small copy."),
 )

@@ -9,7 +9,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "SECURITY.md").read_text(encoding="utf-8")
 CODE = "\n".join(
     file.read_text(encoding="utf-8")
-    for folder in ("api", "captioners", "curation", "dataset", "nodes", "prompting", "publishing", "sources", "trainers")
+    for folder in (
+        *("api", "captioners", "curation", "dataset", "nodes", "prompting", "publishing", "sources"),
+        "trainers",
+    )
     for file in sorted((REPOSITORY / folder).rglob("*.py"))
 )
 
