@@ -291,7 +291,8 @@ def compare(chosen: Sequence[Way], steps: int, seeds: int, scenes: int, root: Pa
                 imported.add(way.trainer)
             first = [outcome(way, features, steps, seed, examinations, root) for seed in range(seeds)]
             equal_steps.append((way, first))
-            print(f"{way.name}: done on equal steps", flush=True)
+            told = dict(zip(HEADER, row(way.name, first, base, base_apart), strict=True))
+            print("; ".join(f"{head} {value}" for head, value in told.items()), flush=True)  # a stop loses no more
             seconds, ours = (statistics.mean(each.seconds for each in some) for some in (first, equal_steps[0][1]))
             fitting = max(1, round(steps * ours / seconds))
             if abs(fitting - steps) > 0.1 * steps:
