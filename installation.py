@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import tomllib
+
 PACK = Path(__file__).resolve().parent
 REQUIREMENTS = PACK / "requirements.txt"
 INSTALLER = PACK / "setup" / "install.py"
@@ -43,9 +45,9 @@ def missing() -> list[Missing]:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate():
             continue
-        version = _version(requirement.name)
-        if not version or not requirement.specifier.contains(version, prereleases=True):
-            found.append(Missing(requirement.name, str(requirement.specifier), version))
+        there = _version(requirement.name)
+        if not there or not requirement.specifier.contains(there, prereleases=True):
+            found.append(Missing(requirement.name, str(requirement.specifier), there))
     return found
 
 
@@ -54,6 +56,14 @@ def _version(name: str) -> str:
         return metadata.version(name) or ""
     except metadata.PackageNotFoundError:
         return ""
+
+
+def version() -> str:
+    """The pack's own version."""
+    file = PACK / "pyproject.toml"
+    if not file.is_file():  # pip has installed it
+        return _version("impasto")
+    return tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"]
 
 
 def said(lacking: Sequence[Missing]) -> str:

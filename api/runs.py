@@ -11,6 +11,7 @@ from ..paths import child_of
 from ..trainers.run import folder as runs
 from ..trainers.run.folder import Job, Run
 from ..trainers.run.launch import PREVIEW
+from . import jobs
 from .routing import PREFIX, Call, Refused, Reply, whole_number
 
 MOST_RUNS, MOST_LINES, LOG_BYTES = 1_000, 1_000, 200_000
@@ -23,20 +24,20 @@ def listed(call: Call) -> Reply:
     """Summaries of the runs, `limit` of them; a run whose folder is damaged says so in `error`."""
     limit = whole_number(call, "limit", MOST_RUNS, 1, MOST_RUNS)
     found = runs.list_runs(call.places.runs_root)
-    return Reply({"runs": [_summary(runs.find_run(call.places.runs_root, name)) for name in found[:limit]]})
+    return Reply({"runs": [summary(runs.find_run(call.places.runs_root, name)) for name in found[:limit]]})
 
 
 def described(call: Call) -> Reply:
     """The summary of one run, with its settings, checkpoints and samples."""
     run = _run(call)
-    summary = _summary(run)
+    told = summary(run)
     with contextlib.suppress(ImpastoError):
         job = Job.read(run)
-        summary["settings"] = job.settings.to_dict()
-        summary["continued_from"], summary["first_step"] = job.continued_from, job.first_step
-    summary["checkpoints"] = list(run.checkpoints())
-    summary["samples"] = [{"step": step, "pictures": _pictures(run, file)} for step, file in run.samples().items()]
-    return Reply(summary)
+        told["settings"] = job.settings.to_dict()
+        told["continued_from"], told["first_step"] = job.continued_from, job.first_step
+    told["checkpoints"] = list(run.checkpoints())
+    told["samples"] = [{"step": step, "pictures": _pictures(run, file)} for step, file in run.samples().items()]
+    return Reply(told)
 
 
 def metrics(call: Call) -> Reply:
@@ -47,14 +48,17 @@ def metrics(call: Call) -> Reply:
 
 def log(call: Call) -> Reply:
     """The last `lines` of train.log; none before a trainer was started."""
-    wanted = whole_number(call, "lines", 100, 1, MOST_LINES)
+    return Reply({"lines": log_lines(_run(call), whole_number(call, "lines", 100, 1, MOST_LINES))})
+
+
+def log_lines(run: Run, wanted: int) -> list[str]:
+    """The last lines of a run's log."""
     try:
-        with open(_run(call).path / "train.log", "rb") as file:
+        with open(run.path / "train.log", "rb") as file:
             file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            return file.read().decode(errors="replace").splitlines()[-wanted:]
     except FileNotFoundError:
-        lines = []
-    return Reply({"lines": lines[-wanted:]})
+        return []
 
 
 def file(call: Call) -> Reply:
@@ -68,14 +72,11 @@ def file(call: Call) -> Reply:
 
 
 def _run(call: Call) -> Run:
-    """The run that the path names, `latest` among them."""
-    try:
-        return runs.find_run(call.places.runs_root, call.path["run_id"])
-    except ImpastoError as error:
-        raise Refused(str(error), "run_id", 404) from error
+    """The run that the path names, by its own id, its job's or `latest`."""
+    return jobs.run_of(call, call.path["run_id"])
 
 
-def _summary(run: Run) -> dict[str, Any]:
+def summary(run: Run) -> dict[str, Any]:
     status = run.status()
     told: dict[str, Any] = {
         "id": run.id,

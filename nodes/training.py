@@ -10,6 +10,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..api.jobs import note_run
 from ..embedded import tiny_flux
 from ..errors import ImpastoError, SettingsError, TrainingError
 from ..files import write_whole
@@ -254,6 +255,7 @@ def _trained(
         with stage("check"):
             preflight(job, run, lora_format, profiles.is_sharded(launcher))
     create.create_run(folders.runs_root(), job)
+    note_run(folders.user_root(), execution.prompt_id(), run.id)
     returned = run.finished
     if not returned:
         # The graph as the browser sent it, else as the API did: the run says how it was made.

@@ -20,8 +20,8 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 OWNED_BY_COMFYUI = {"torch", "torchvision", "torchaudio", "numpy", "pillow", "transformers", "aiohttp"}
 IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
     *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview"),
-    *("node_helpers", "server"),
-    *("av", "psutil", "safetensors", "yaml"),  # of its requirements.txt
+    *("execution", "node_helpers", "nodes", "server"),
+    *("av", "psutil", "pydantic", "safetensors", "yaml"),  # of its requirements.txt
     *("comfyui_version", "packaging"),  # its own module; of transformers
 }
 PACKAGES = {  # dotted, from the repository root

@@ -43,5 +43,12 @@ def test_only_keys_of_the_services_are_looked_up_in_the_environment():
     assert not any(_VARIABLE.fullmatch(name) for name in ("HF_TOKEN", "PATH", "AWS_SECRET_ACCESS_KEY"))
 
 
+def test_the_bounds_of_routes_are_those_of_the_code():
+    assert "LARGEST_BODY = 2**20" in CODE and "1 MiB" in PAGE
+    (posts,) = re.findall(r"MOST_POSTS, POSTS_SECONDS = (\d+), 60", CODE)
+    assert f"{posts} requests a minute" in PAGE
+    assert 'TOKEN = "IMPASTO_TOKEN"' in CODE and "`IMPASTO_TOKEN`" in PAGE
+
+
 def test_the_readme_leads_here():
     assert "(SECURITY.md)" in (REPOSITORY / "README.md").read_text(encoding="utf-8")

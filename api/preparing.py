@@ -1,0 +1,142 @@
+"""From URLs to a captioned dataset with its config: the first three of the five calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..dataset.records import Dataset
+from ..dataset.stored import stored_dataset
+from ..errors import DatasetError
+from ..paths import checked_name
+from . import graphs, jobs
+from .models import CaptionImages, CreateDatasetConfig, DownloadImages
+from .routing import Call, Refused, Reply
+
+# What is asked of each captioner, by its own inputs; the rest of them have a value that its node gives by itself.
+QUESTION = CaptionImages.model_fields["prompt"].default
+_FLORENCE = {"download": False, "clean_up": True, "num_beams": 3, "max_new_tokens": 256, "batch_size": 8}
+_FLORENCE |= {"model": "florence-community/Florence-2-base", "task": "more_detailed_caption"}
+
+
+def download_images(call: Call) -> Reply:
+    """URLs become a dataset; what fails is told beside its URL, and the rest is kept."""
+    body: DownloadImages = call.body
+    name = checked_name(body.output_name, "output_name")
+    graph = graphs.from_urls(name, body.urls, body.captions)
+
+    def finished(made: dict[str, Any], job_id: str) -> dict[str, Any]:
+        dataset = _dataset(call, made)
+        files = {record.source: str(dataset.image_path(record)) for record in dataset.records()}
+        files |= {refusal.source: f"Error: {refusal.reason}" for refusal in dataset.refusals()}
+        return {"message": "Download complete", "job_id": job_id, "files": files}
+
+    return jobs.followed(call, "download-images", graph, "The pictures are being downloaded", finished)
+
+
+def caption_images(call: Call) -> Reply:
+    body: CaptionImages = call.body
+    name = existing(call, body.output_name).name
+    settings = captioner_inputs(body.captioner, body.captioner_model, body.prompt)
+    graph = graphs.captioned(graphs.from_dataset(name), body.captioner, body.trigger_word, settings)
+
+    def finished(made: dict[str, Any], job_id: str) -> dict[str, Any]:
+        captions = {
+            Path(record.file_name).name: record.text or "Error: no caption was given; the job's report says why."
+            for record in _dataset(call, made).records()
+        }
+        return {"message": "Captions generated and saved", "job_id": job_id, "captions": captions}
+
+    return jobs.followed(call, "caption-images", graph, "The pictures are being captioned", finished)
+
+
+def create_dataset_config(call: Call) -> Reply:
+    body: CreateDatasetConfig = call.body
+    dataset = existing(call, body.output_name)
+    graph = graphs.configured(
+        graphs.from_dataset(dataset.name),
+        body.resolution,
+        body.trigger_word,
+        num_repeats=body.num_repeats,
+        batch_size=body.batch_size,
+        enable_bucket=body.enable_bucket,
+        validation_split=body.validation_split,
+        shuffle_caption=body.shuffle_caption,
+        cached_text=not body.shuffle_caption,  # shuffled captions are no one text
+        keep_tokens=body.keep_tokens,
+    )
+
+    def finished(made: dict[str, Any], job_id: str) -> dict[str, Any]:
+        config = made["dataset_config"]
+        path = Path(existing(call, body.output_name).folder) / Path(config).name
+        return {"message": "Dataset config created", "job_id": job_id, "path": str(path), "dataset_config": config}
+
+    return jobs.followed(call, "create-dataset-config", graph, "The config is being written", finished)
+
+
+def captioner_inputs(captioner: str, model: str, question: str = QUESTION) -> dict[str, Any]:
+    """Inputs of a captioner's node.
+
+    Raises:
+        Refused: the captioner cannot be asked that.
+    """
+    from ..captioners import gemini_answers
+
+    if captioner in ("florence2", "metadata") and question != QUESTION:
+        raise Refused(
+            f"prompt is '{question[:100]}', and {captioner} takes none but '{QUESTION}'. Leave it out, or choose the "
+            "captioner gemini or openai.",
+            "prompt",
+        )
+    system = {} if question == QUESTION else {"system_prompt": question}
+    chosen = {"model": model} if model else {}
+    if captioner == "florence2":
+        return _FLORENCE | chosen
+    if captioner == "gemini":
+        return _defaults_of_gemini(gemini_answers.DEFAULT_MODEL) | system | chosen
+    if captioner == "openai":
+        return _defaults_of_openai() | system | chosen
+    return {}
+
+
+def _defaults_of_gemini(model: str) -> dict[str, Any]:
+    from ..captioners import gemini
+    from ..captioners.quota import ProjectLimits
+
+    limits = ProjectLimits()
+    return {
+        "projects": gemini.DEFAULT_PROJECTS,
+        "model": model,
+        "clean_up": True,
+        "estimate_only": False,
+        "ask_again": False,
+        "system_prompt": gemini.SYSTEM_PROMPT,
+        "media_resolution": "high",
+        "requests_per_minute": limits.requests_per_minute,
+        "requests_per_day": limits.requests_per_day,
+        "tokens_per_minute": limits.tokens_per_minute,
+    }
+
+
+def _defaults_of_openai() -> dict[str, Any]:
+    from ..captioners.gemini import SYSTEM_PROMPT
+
+    asked = {"server": "ollama", "model": "qwen3-vl:8b", "clean_up": True, "ask_again": False}
+    return asked | {"system_prompt": SYSTEM_PROMPT, "concurrency": 2}
+
+
+def existing(call: Call, name: str) -> Dataset:
+    """The dataset of a request.
+
+    Raises:
+        Refused: there is none of that name; the text lists those that there are.
+    """
+    try:
+        return stored_dataset(call.places.datasets_roots, name)
+    except DatasetError as error:
+        raise Refused(str(error), "output_name", 404) from error
+
+
+def _dataset(call: Call, made: dict[str, Any]) -> Dataset:
+    """What a job made, at the revision that it made."""
+    return stored_dataset(call.places.datasets_roots, made["dataset"], made["revision"])
