@@ -29,7 +29,7 @@ def listed(call: Call) -> Reply:
 
 def described(call: Call) -> Reply:
     """The summary of one run, with its settings, checkpoints and samples."""
-    run = _run(call)
+    run = run_of(call)
     told = summary(run)
     with contextlib.suppress(ImpastoError):
         job = Job.read(run)
@@ -43,12 +43,12 @@ def described(call: Call) -> Reply:
 def metrics(call: Call) -> Reply:
     """The records of the steps behind `after`."""
     after = whole_number(call, "after", -1, -1)
-    return Reply({"records": [record for record in _run(call).metrics() if record["step"] > after]})
+    return Reply({"records": [record for record in run_of(call).metrics() if record["step"] > after]})
 
 
 def log(call: Call) -> Reply:
     """The last `lines` of train.log; none before a trainer was started."""
-    return Reply({"lines": log_lines(_run(call), whole_number(call, "lines", 100, 1, MOST_LINES))})
+    return Reply({"lines": log_lines(run_of(call), whole_number(call, "lines", 100, 1, MOST_LINES))})
 
 
 def log_lines(run: Run, wanted: int) -> list[str]:
@@ -63,7 +63,7 @@ def log_lines(run: Run, wanted: int) -> list[str]:
 
 def file(call: Call) -> Reply:
     """A file in the run's folder, of a kind that people read."""
-    run = _run(call)
+    run = run_of(call)
     names = call.path["file"].split("/")
     path = child_of(run.path, *names, what="file")
     if path.suffix not in READABLE or not path.is_file():
@@ -71,7 +71,7 @@ def file(call: Call) -> Reply:
     return Reply(file=path)
 
 
-def _run(call: Call) -> Run:
+def run_of(call: Call) -> Run:
     """The run that the path names, by its own id, its job's or `latest`."""
     return jobs.run_of(call, call.path["run_id"])
 

@@ -1,0 +1,42 @@
+"""Removing a run at a person's word. What was published of it, its LoRAs in ComfyUI's list, stays."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+from ..files import writing
+from .routing import Call, Refused, Reply
+from .runs import run_of
+
+logger = logging.getLogger(__name__)
+
+REMOVED = ".removed-"  # begins the name of a folder that is no run any more
+
+
+def remove(call: Call) -> Reply:
+    """Delete the folder of a run; the body says `confirm`, the run's id once more.
+
+    Raises:
+        Refused: it is not confirmed, a trainer is at work on it, or its folder is a link to another place.
+        DiskError: it cannot be moved out of the way; nothing of it is lost.
+    """
+    from filelock import FileLock, Timeout
+
+    run = run_of(call)
+    confirmed = call.body.get("confirm") if isinstance(call.body, dict) else None
+    if confirmed != run.id or call.path["run_id"] != run.id:
+        raise Refused(f"To delete the run '{run.id}', name it and send its id as 'confirm'.", "confirm")
+    if run.path.is_symlink():
+        raise Refused(f"{run.path} is a link to another folder: remove it by hand.", "run_id", 409)
+    try:
+        with FileLock(run.path / "run.lock", timeout=0):
+            pass
+    except Timeout as error:
+        raise Refused(f"The run '{run.id}' is being trained. Stop it, then delete it.", "run_id", 409) from error
+    gone = run.path.with_name(REMOVED + run.id)
+    with writing(run.path):
+        shutil.rmtree(gone, ignore_errors=True)  # what an earlier attempt left
+        run.path.rename(gone)  # so that nothing ever finds half a run
+    shutil.rmtree(gone, onerror=lambda _, path, error: logger.warning("%s is left: %s", path, error[1]))
+    return Reply({"deleted": run.id})
