@@ -36,7 +36,11 @@ MAY_IMPORT = {
     "captioners": ("dataset",),
     "curation": ("dataset", "drawing", "sources.availability", "sources.plan", "sources.quotas", "sources.selection"),
     "trainers": ("dataset", "hardware"),
-    "evaluation": ("dataset.pictures", "dataset.records", "curation.style_similarity", "drawing", "rendering"),
+    "evaluation": (
+        *("dataset.pictures", "dataset.records", "dataset.watch_list", "curation.style_similarity"),
+        *("drawing", "rendering"),
+        *("trainers.features", "trainers.objective", "trainers.run"),
+    ),
     "rendering": ("dataset.pictures", "drawing", "prompting", "trainers.run"),
     "publishing": ("curation.dataset_card", "dataset.pictures", "dataset.records", "rendering", "trainers"),
     # What is asked over HTTP: everything but the nodes, which it reaches through ComfyUI's queue.
