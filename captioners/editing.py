@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ..clock import now_and_then
+from ..dataset import watch_list
 from ..dataset.pictures import PictureRefused, thumbnail
 from ..errors import SettingsError
 from ..files import appearing, append_line, read_jsonl
@@ -188,6 +189,7 @@ def edit_captions(
     progress: Progress = silent,
     thumbnails: Path | None = None,
     count_tokens: CountTokens = least_tokens,
+    watched: Mapping[str, str] | None = None,
 ) -> tuple[D, str, tuple[TableRow, ...]]:
     """Apply rules and edits to every caption; returns the edited revision, a report and the table's rows.
 
@@ -195,6 +197,8 @@ def edit_captions(
         overrides: by the first digits of the picture's hash; kept in the dataset's folder from now on.
         thumbnails: a folder for small copies of the pictures, each made once; None for none.
         count_tokens: of a caption, to say which are too long.
+        watched: by the first digits of the picture's hash, why a person should look at it, which becomes one of its
+            doubts.
 
     Raises:
         SettingsError: the trigger word is no short line, an override names no picture or several, an expression takes
@@ -206,6 +210,7 @@ def edit_captions(
     check = now_and_then(lambda: progress(len(rows), len(records)))
     edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word), check)
     texts: dict[str, str] = {}
+    doubted = watch_list.reasons(watched or {}, [record.sha256 for record in records])
     for record in records:
         edit = edits.get(record.sha256)
         bare = without_trigger(edit.text if edit else record.text, trigger_word)
@@ -220,12 +225,17 @@ def edit_captions(
                 caption=caption,
                 edited=bool(edit),
                 locked=bool(edit and edit.locked),
-                flags=flags(caption, count_tokens, trigger_word),
+                flags=flags(caption, count_tokens, trigger_word) | _watched(doubted.get(record.sha256)),
             )
         )
         progress(len(rows), len(records), caption)
     report = _report(rows, records, lint_report(lint(texts, count_tokens, check, trigger_word)))
+    report = "\n".join([report, *(f"watched: {sha256[:8]} {reason}" for sha256, reason in doubted.items())])
     return dataset.with_texts(texts), report, tuple(rows)
+
+
+def _watched(reason: str | None) -> dict[str, tuple[str, ...]]:
+    return {} if reason is None else {"watched": (reason,)}
 
 
 def edited(caption: str, rules: EditRules, check: Callable[[], None] = lambda: None) -> str:

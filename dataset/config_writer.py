@@ -29,6 +29,7 @@ from .schema_key import FLUX_TRAINER, SD_SCRIPTS, TARGETS, Key, frozen_fields
 logger = logging.getLogger(__name__)
 
 STEM_LENGTH = 16  # hexadecimal digits of the picture's SHA-256 that name it among the training files
+HEAVIER = 2  # times as often as the pictures that are to weigh less come the others
 FLUX_PIXELS_PER_TOKEN = 16  # 8 of the autoencoder, 2 of the transformer's patches
 FLUX_BUCKET_STEP = 32  # sd-scripts flux_train_network.py: bucket_reso_steps must be divisible by it
 
@@ -44,10 +45,7 @@ class DatasetConfig:
 _WITH_WIDGET = [key for key in KEYS if key.widget]
 _Keys: Any = frozen_fields("_Keys", _WITH_WIDGET, writers=True)
 # By the setting that says so: what each cache means for whatever changes from step to step.
-_CACHES = {
-    "cached_text": "encoding every caption only once",
-    "cached_latents": "encoding every picture only once",
-}
+_CACHES = {"cached_text": "encoding every caption only once", "cached_latents": "encoding every picture only once"}
 
 
 @dataclass(frozen=True)
@@ -184,23 +182,32 @@ def _check_value(key: Key, value: Any) -> None:
 
 
 def write_dataset_toml(
-    dataset: Dataset, settings: TomlSettings, progress: Progress = silent, regularisation: Dataset | None = None
+    dataset: Dataset,
+    settings: TomlSettings,
+    progress: Progress = silent,
+    regularisation: Dataset | None = None,
+    lighter: Dataset | None = None,
 ) -> DatasetConfig:
     """Write `train/<revision>/` (picture and caption side by side) and `<revision>-<settings>.toml` beside it.
 
     What is there already and whole is left alone, so that the same call again changes no file. Pictures for
     `regularisation` (prior preservation) get a `train` folder in their own dataset, a subset with `is_reg`, and their
-    revision in the name of the TOML.
+    revision in the name of the TOML; so do those of `lighter`, of which the others come `HEAVIER` times as often.
 
     Raises:
         DatasetError: a picture has no caption or its file is missing, or both datasets are the same.
     """
     more = settings.more.of_subset
-    alpha = more.get("alpha_mask", False)
-    train = write_training_files(dataset, progress, more.get("class_tokens", ""), alpha)
+    alpha, class_tokens = more.get("alpha_mask", False), more.get("class_tokens", "")
+    train = write_training_files(dataset, progress, class_tokens, alpha)
     of_subsets = {train: _subset_keys(settings)}
     written: dict[str, Any] = _dataset_keys(settings) | of_subsets[train]
     revisions = [dataset.revision]
+    if lighter is not None:
+        of_subsets[write_training_files(lighter, progress, class_tokens, alpha)] = of_subsets[train]
+        of_subsets[train] = of_subsets[train] | {"num_repeats": HEAVIER * settings.num_repeats}
+        revisions.append(lighter.revision)
+        written["lighter"] = {"revision": lighter.revision, "heavier": HEAVIER}
     if regularisation is not None:
         _refuse_the_same(dataset, regularisation)
         own_train = write_training_files(regularisation, progress, keep_alpha=alpha)
@@ -336,12 +343,11 @@ def _toml_text(dataset: Dataset, settings: TomlSettings, of_subsets: Mapping[Pat
     import tomlkit
 
     document = tomlkit.document()
-    document.add(
-        tomlkit.comment(f"Dataset {dataset.name}, revision {dataset.revision}. Written by Impasto in the schema of")
-    )
-    document.add(
-        tomlkit.comment("kohya-ss/sd-scripts, docs/config_README-en.md; any trainer that reads it can be used.")
-    )
+    for line in (
+        f"Dataset {dataset.name}, revision {dataset.revision}. Written by Impasto in the schema of",
+        "kohya-ss/sd-scripts, docs/config_README-en.md; any trainer that reads it can be used.",
+    ):
+        document.add(tomlkit.comment(line))
     document.add(tomlkit.nl())
     table = tomlkit.table()
     table.update(_dataset_keys(settings))

@@ -39,6 +39,7 @@ MODULES = (
     "comparison",
     "evaluation",
     "publishing",
+    "loss_watch",
     "batches",
     "lora_workbench",
     "xy_grid",

@@ -7,10 +7,11 @@ import json
 from comfy_api.latest import io
 
 from ..captioners.editing import EditRules, edit_captions, read_overrides, read_replacements, table
+from ..dataset import watch_list
 from . import sockets
 from .captions import CATEGORY, token_counts
 from .host import execution, folders
-from .inputs import refused
+from .inputs import refused, watched_input
 
 
 class CaptionEditor(io.ComfyNode):
@@ -57,6 +58,7 @@ class CaptionEditor(io.ComfyNode):
                         "caption locks it, '!' alone locks it as it is, nothing gives it back to the captioner."
                     ),
                 ),
+                watched_input("They are marked in the table, so that you caption them anew."),
             ],
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The dataset with edited captions."),
@@ -84,10 +86,17 @@ class CaptionEditor(io.ComfyNode):
         replacements: str,
         remove_tags: str,
         overrides: str,
+        watched: str = "",
     ) -> io.NodeOutput:
         rules = EditRules(trigger_word, prefix, suffix, read_replacements(replacements), tuple(remove_tags.split(",")))
         edited, report, rows = edit_captions(
-            dataset, rules, read_overrides(overrides), execution.progress(), folders.thumbnails_folder(), token_counts
+            dataset,
+            rules,
+            read_overrides(overrides),
+            execution.progress(),
+            folders.thumbnails_folder(),
+            token_counts,
+            watch_list.read(watched),
         )
         shown = table(rows)
         return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})

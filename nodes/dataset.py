@@ -8,6 +8,8 @@ from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, WIDGETS, Thresholds, filter_quality
+from ..curation.watched import set_aside
+from ..dataset import watch_list
 from ..dataset.labels import ANY
 from ..dataset.wikiart_labels import GENRES, STYLES
 from ..drawing.charts import no_charts
@@ -32,6 +34,7 @@ from .inputs import (
     refused,
     seed_input,
     theme_input,
+    watched_input,
 )
 from .jobs import logged
 
@@ -251,6 +254,7 @@ class QualityFilter(io.ComfyNode):
                 *_subject_inputs(),
                 *_style_inputs(),
                 theme_input(advanced=True),
+                watched_input("They are set aside with that reason, until they are off the list."),
             ),
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
@@ -265,7 +269,8 @@ class QualityFilter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, clip_vision=None, theme="light", **thresholds) -> io.NodeOutput:
+    def execute(cls, dataset, clip_vision=None, theme="light", watched="", **thresholds) -> io.NodeOutput:
+        dataset, aside = set_aside(dataset, watch_list.read(watched))
         encoder = encoders.picture_encoder(clip_vision) if clip_vision else None
         colours = theme_of(theme)
         with logged("Quality Filter", dataset.folder):
@@ -273,7 +278,8 @@ class QualityFilter(io.ComfyNode):
             with stage("draw sheet and histograms"):
                 drawn = filtered.sheet(colours), filtered.histograms(colours)
                 pictures = [sampling.image_batch([picture]) for picture in drawn]
-        report = "\n".join(filter(None, [filtered.report, no_charts()]))
+        told = f"{aside} pictures on the list of watched ones were set aside before." if aside else ""
+        report = "\n".join(filter(None, [filtered.report, told, no_charts()]))
         return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1])
 
 

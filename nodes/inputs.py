@@ -241,3 +241,16 @@ def lora_input(tooltip: str) -> io.Input:
 
 def lora_strength_input(tooltip: str) -> io.Input:
     return io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip=tooltip)
+
+
+def watched_input(does: str) -> io.Input:
+    """The list of pictures that Loss Watch gives; `does` says what becomes of them."""
+    return io.String.Input(
+        "watched",
+        default="",
+        multiline=True,
+        optional=True,
+        advanced=True,
+        placeholder="3fa94c12 wrong caption",
+        tooltip=f"From Loss Watch, or a line for each picture: the first digits of its hash, and why. {does}",
+    )

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..curation.watched import parted
+from ..dataset import watch_list
 from ..dataset.config_schema import BY_NAME, KEYS
-from ..dataset.config_writer import TomlSettings, write_dataset_toml
+from ..dataset.config_writer import HEAVIER, TomlSettings, write_dataset_toml
 from ..dataset.schema_key import TARGETS, Key
 from . import results, sockets
 from .host import execution
-from .inputs import field_input, key_input
+from .inputs import field_input, key_input, watched_input
 
 TRAINERS_OWN = "trainer's own"
 # Saved graphs keep the value of a widget by its place: these stay where they are, and what the schema gains comes last.
@@ -42,7 +44,10 @@ class DatasetTOMLWriter(io.ComfyNode):
                 "trainers built on it read. What they would refuse later is refused here."
             ),
             search_aliases=["kohya", "sd-scripts", "dataset config", "toml", "buckets", "training data"],
-            inputs=sorted([*_own_inputs(), *(_key_input(key) for key in KEYS if key.widget)], key=_place),
+            inputs=[
+                *sorted([*_own_inputs(), *(_key_input(key) for key in KEYS if key.widget)], key=_place),
+                watched_input(f"They weigh less: all others come {HEAVIER} times as often."),
+            ],
             outputs=[
                 sockets.DatasetConfig.Output("dataset_config", tooltip="The dataset config, for Encode Training Data."),
                 io.String.Output("toml", tooltip="The text of the dataset config."),
@@ -51,12 +56,13 @@ class DatasetTOMLWriter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, regularisation=None, **settings) -> io.NodeOutput:
+    def execute(cls, dataset, regularisation=None, watched="", **settings) -> io.NodeOutput:
+        dataset, lighter = parted(dataset, watch_list.read(watched))
         settings = {
             name: BY_NAME[name].written_default if value == TRAINERS_OWN and BY_NAME[name].choices else value
             for name, value in settings.items()
         }
-        config = write_dataset_toml(dataset, TomlSettings(**settings), execution.progress(), regularisation)
+        config = write_dataset_toml(dataset, TomlSettings(**settings), execution.progress(), regularisation, lighter)
         text = Path(config.path).read_text(encoding="utf-8")
         return io.NodeOutput(config, text, ui=results.said(f"Written: {config.path}"))
 

@@ -20,6 +20,7 @@ import folder_paths
 import torch
 from PIL.Image import fromarray
 
+from ...errors import ModelError
 from ...trainers.flux.latents import latent_shape, unscale_latent
 from .execution import raise_if_cancelled
 from .models import with_lora
@@ -128,6 +129,30 @@ class ComfyPainter:
         sampling = self._sampling
         noise = torch.cat([noise_of(self._model, sampling, seed) for seed in seeds])
         return sampled(self._model, self._vae, self._conditioning[text], sampling, noise, seeds[0], on_step)
+
+
+def velocity_of(model: ModelPatcher) -> Callable[[torch.Tensor, ...], torch.Tensor]:
+    """FLUX on a MODEL socket as the trainer's objective asks it: from scaled latents `(batch, 16, h, w)`, sigma
+    `(batch,)`, T5 and pooled embeddings to velocities, at the guidance that training uses.
+
+    Raises:
+        ModelError: the model is no FLUX.1.
+    """
+    if type(model.model) is not comfy.model_base.Flux:
+        raise ModelError(f"The model is {type(model.model).__name__}, not FLUX.1. Connect the model of the run.")
+    comfy.model_management.load_models_gpu([model])
+
+    def velocity(latents: torch.Tensor, sigma: torch.Tensor, t5: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        raise_if_cancelled()
+        device = model.load_device
+        noisy, sigmas = latents.to(device), sigma.to(device)
+        guidance = torch.ones_like(sigmas)
+        found = model.model.apply_model(
+            noisy, sigmas, c_crossattn=t5.to(device), y=pooled.to(device), guidance=guidance
+        )
+        return ((noisy - found) / sigmas.view(-1, 1, 1, 1)).float()
+
+    return velocity
 
 
 def noise_of(model: ModelPatcher, sampling: Sampling, seed: int) -> torch.Tensor:

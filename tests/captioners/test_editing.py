@@ -257,3 +257,11 @@ def test_an_expression_that_the_library_stumbles_over_is_refused_with_a_sentence
 )
 def test_repetitions_of_an_ordinary_size_are_accepted(pattern):
     assert read_replacements(f"{pattern} => b")[0].pattern == pattern
+
+
+def test_a_watched_picture_is_marked_with_the_reason_and_keeps_its_caption(dataset):
+    listed = {name(dataset, 1): "caption: it may be another picture's", "0" * 12: "of another set"}
+    edited, report, rows = edit_captions(dataset, EditRules(), {}, watched=listed)
+    assert [row.flags.get("watched") for row in rows] == [None, ("caption: it may be another picture's",), None]
+    assert texts(edited) == texts(dataset)
+    assert f"watched: {name(dataset, 1)[:8]} caption: it may be another picture's" in report
