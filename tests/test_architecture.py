@@ -10,6 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 BOTTOM = (
     "checksums",
+    "client",
     "clock",
     "errors",
     "files",
@@ -48,6 +49,8 @@ MAY_IMPORT = {
         *("captioners", "curation", "dataset", "evaluation", "hardware", "prompting", "rendering", "sources"),
         "trainers",
     ),
+    # Says to a person what routes tell of runs' folders; on a running server it is a client like any other.
+    "cli": ("api", "rendering", "trainers.run"),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.
 _SETTINGS = ("lora.targets", "optimizers", "attention", "settings", "objective", "optimization", "libraries", "presets")

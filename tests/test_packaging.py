@@ -21,7 +21,7 @@ OWNED_BY_COMFYUI = {"torch", "torchvision", "torchaudio", "numpy", "pillow", "tr
 IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
     *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview"),
     *("execution", "node_helpers", "nodes", "server"),
-    *("av", "psutil", "pydantic", "safetensors", "yaml"),  # of its requirements.txt
+    *("av", "psutil", "pydantic", "safetensors", "tqdm", "yaml"),  # of its requirements.txt
     *("comfyui_version", "packaging"),  # its own module; of transformers
 }
 PACKAGES = {  # dotted, from the repository root

@@ -56,6 +56,6 @@ def ask(places: Places, host: NotingHost):
 
     def asked(method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None, **parts: str) -> Reply:
         (route,) = [each for each in ROUTES if each.method == method and each.path == f"/impasto/{path}"]
-        return route(Call(places, parts, query or {}, body, host))
+        return route(Call(places, parts, query or {}, body, host=host))
 
     return asked

@@ -70,7 +70,7 @@ def publish(
     """
     folder = lora_folder(loras_root, name)
     remove_partials(folder)  # ComfyUI would list them
-    chosen = run.best_step() if run.finished and Job.read(run).settings.early_stop_patience else None
+    chosen = chosen_step(run)
     trained = _whole_checkpoints(run, chosen)
     files = {step: folder / f"{folder.name}-{step:06d}.safetensors" for step in trained}
     for step, file in files.items():
@@ -87,6 +87,11 @@ def publish(
         if (run.path / file).is_file():
             write_changed(folder / f"{folder.name}.{file}", (run.path / file).read_bytes())
     return final
+
+
+def chosen_step(run: Run) -> int | None:
+    """The step whose LoRA a finished run that was to stop early ends with; None where that is its last."""
+    return run.best_step() if run.finished and Job.read(run).settings.early_stop_patience else None
 
 
 def displaced(run: Run, name: str, loras_root: Path) -> Path | None:
