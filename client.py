@@ -2,8 +2,9 @@
 into any script.
 
     impasto = Client("http://127.0.0.1:8188")
-    for run in impasto.follow("latest"):
-        print(run["state"], run["step"], "of", run["total"])
+    job = impasto.post("/impasto/run", {"output_name": "monet", "folder": "monet", "steps": 500})
+    for told in impasto.follow(job["run_id"]):
+        print(told["state"], told["step"], "of", told["total"], told["lora"])
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 
 SERVER = "http://127.0.0.1:8188"
 TOKEN = "IMPASTO_TOKEN"  # the variable of the environment that holds the bearer token, where the server asks for one
-ENDED = ("finished", "stopped", "failed")  # states of a run in which no trainer is at work on it
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -42,7 +42,9 @@ class RequestRefused(Exception):
         error = answer.get("error") if isinstance(answer, dict) else None
         told = error if isinstance(error, dict) else {"message": error or answer or f"HTTP status {status}"}
         self.status, self.field, self.answer = status, str(told.get("field") or ""), answer
-        super().__init__(str(told.get("message")))
+        nodes = answer.get("node_errors") if isinstance(answer, dict) else None  # of ComfyUI's own queue
+        details = [each["details"] for node in (nodes or {}).values() for each in node.get("errors", ())]
+        super().__init__("\n".join(dict.fromkeys([str(told.get("message")), *details])))
 
 
 @dataclass(frozen=True)
@@ -71,22 +73,26 @@ class Client:
         """What is answered to a JSON body; None where that is nothing."""
         return _parsed(self.read(path, {} if body is None else body))
 
-    def run(self, run_id: str) -> dict[str, Any]:
-        """How far a run is, and what it has made; "latest" is a run's id too."""
-        return self.get(f"/impasto/runs/{_quoted(run_id)}")
+    def run(self, asked: str) -> dict[str, Any]:
+        """What a run has made, and its settings."""
+        return self.get(f"/impasto/runs/{self.quoted(asked)}")
 
-    def file(self, run_id: str, name: str) -> bytes:
+    def file(self, asked: str, name: str) -> bytes:
         """A file of a run, such as "checkpoints/step-000500/adapter.safetensors"."""
-        return self.read(f"/impasto/runs/{_quoted(run_id)}/files/{urllib.parse.quote(name)}")
+        return self.read(f"/impasto/runs/{self.quoted(asked)}/files/{urllib.parse.quote(name)}")
 
-    def follow(self, run_id: str, every: float = 1.0) -> Iterator[dict[str, Any]]:
-        """The summary of a run, once and then whenever it has changed, until no trainer is at work on it any more."""
+    def status(self, asked: str) -> dict[str, Any]:
+        """How far a job or a run is, by the id of either; "latest" is a run's id too."""
+        return self.get(f"/impasto/status/{self.quoted(asked)}")
+
+    def follow(self, asked: str, every: float = 1.0) -> Iterator[dict[str, Any]]:
+        """The status of a job or a run, once and then whenever it has changed, until it has ended."""
         told = None
-        while told is None or told["state"] not in ENDED:
+        while told is None or told["status"] == "processing":
             if told is not None:
                 time.sleep(every)
-            if (now := self.run(run_id)) != told:
-                run_id, told = now["id"], now  # the latest may be another one by and by
+            if (now := self.status(asked)) != told:
+                asked, told = now["run"] or asked, now  # the latest may be another one by and by
                 yield now
 
     def read(self, path: str, body: object = None) -> bytes:
@@ -105,6 +111,11 @@ class Client:
             reason = getattr(error, "reason", error)
             raise NotReachable(f"No server answers at {self.url} ({reason}). Start it, or give another.") from error
 
+    @staticmethod
+    def quoted(name: str) -> str:
+        """A name as one part of a path."""
+        return urllib.parse.quote(name, safe="")
+
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
     """To loopback past any proxy that the environment names, which would look for the server on its own machine."""
@@ -118,7 +129,3 @@ def _parsed(content: bytes) -> Any:
         return json.loads(content) if content else None
     except ValueError:
         return content.decode(errors="replace")
-
-
-def _quoted(name: str) -> str:
-    return urllib.parse.quote(name, safe="")

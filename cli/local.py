@@ -15,7 +15,6 @@ from typing import Any
 from .. import worker
 from ..api import runs as told
 from ..api.routing import Call, Places
-from ..client import ENDED
 from ..errors import TrainingError
 from ..files import appearing, write_whole
 from ..trainers.run.checkpoints import ADAPTER_FILE
@@ -23,6 +22,7 @@ from ..trainers.run.folder import Job, Run
 from .shown import Output, ProgressBar, run_line, run_text
 
 RUNS = Path("output", "impasto", "runs")  # in ComfyUI's folder
+ENDED = ("finished", "stopped", "failed")  # states of a run in which no trainer is at work on it
 EVERY = 1.0  # seconds between two looks at a run that is followed
 
 
@@ -80,6 +80,10 @@ def report(asked: argparse.Namespace, output: Output) -> int:
         write_whole(file, run_page(run))
     output.say({"report": os.path.abspath(file)}, str(file))
     return 0
+
+
+def is_run(folder: str) -> bool:
+    return (Path(folder) / "settings.toml").is_file()
 
 
 def run_at(folder: str) -> Run:

@@ -58,6 +58,38 @@ class ProgressBar:
             self._bar.close()
 
 
+def doing(job: dict[str, Any]) -> str:
+    """What a job or a run on the server is at, as `GET status` tells of it."""
+    if job["state"] == "queued":
+        return f"waiting, {job['ahead']} before it"
+    parts = [one_line(job["doing"]), f"{job['step']} of {job['total']}" if job["total"] else ""]
+    if job["seconds_left"]:
+        parts.append(f"{duration(job['seconds_left'])} left")
+    return ", ".join(part for part in parts if part) or job["state"]
+
+
+def job_text(job: dict[str, Any]) -> str:
+    """A job or a run on the server, with what to do about it where something is to be done."""
+    line = f"{job['run'] or job['run_id']}  {job['state']}"
+    if job["state"] in ("queued", "running"):
+        line += f"  {doing(job)}"
+    elif job["total"]:
+        line += f"  {job['step']} of {job['total']}"
+    beneath = [job["lora"] or "", job["data"]["error"] or "", job["remedy"]]
+    return "\n    ".join([line, *(part for part in beneath if part)])
+
+
+def answer_text(answer: dict[str, Any]) -> str:
+    """What a job gave: its message, and beneath that a line for each thing."""
+    lines = [str(answer["message"])]
+    for name, value in answer.items():
+        if isinstance(value, dict):
+            lines += [f"{key}: {each}" for key, each in value.items()]
+        elif name not in ("message", "job_id"):
+            lines.append(f"{name}: {value}")
+    return "\n    ".join(lines)
+
+
 def run_line(run: dict[str, Any]) -> str:
     """A run as the routes tell of it, on one line."""
     parts = [run["id"], run["state"]]
