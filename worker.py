@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -76,8 +77,12 @@ def _is_of_a_launcher(name: str) -> bool:
     return name.upper() in OF_A_LAUNCHER or name.upper().startswith(OF_A_LAUNCHER_FROM)
 
 
-def end_of_input() -> threading.Event:
-    """An event that is set when standard input ends, or the system asks this process to end (a service's restart)."""
+def end_of_input(heard: Callable[[bytes], object] = lambda letter: None) -> threading.Event:
+    """An event that is set when standard input ends, or the system asks this process to end (a service's restart).
+
+    Args:
+        heard: called with each byte that is read before that, in a thread of its own.
+    """
     ended = threading.Event()
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
@@ -85,8 +90,8 @@ def end_of_input() -> threading.Event:
 
     def wait() -> None:
         # Not through sys.stdin: its lock, held by this thread, would abort the interpreter when it ends.
-        while os.read(0, 1):
-            pass
+        while letter := os.read(0, 1):
+            heard(letter)
         ended.set()
 
     threading.Thread(target=wait, daemon=True).start()

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImpastoError
+from ..files import parsed_json
 from ..paths import child_of
+from ..trainers.flux.header import read_header
 from ..trainers.run import folder as runs
+from ..trainers.run import requests
 from ..trainers.run.folder import Job, Run
 from ..trainers.run.launch import PREVIEW
 from . import jobs
 from .routing import PREFIX, Call, Refused, Reply, whole_number
 
-MOST_RUNS, MOST_LINES, LOG_BYTES = 1_000, 1_000, 200_000
+MOST_RUNS, MOST_LINES, LOG_BYTES, PROMPTS_BYTES = 1_000, 1_000, 200_000, 1_000_000
 # Files of a run that may be read: what people and pages show. A trainer's state is none of it.
 READABLE = {".png", ".jpg", ".webp", ".json", ".jsonl", ".toml", ".log", ".html", ".safetensors"}
 RECENT_STEPS = 20  # whose mean duration says how long the rest will take
@@ -24,19 +27,25 @@ def listed(call: Call) -> Reply:
     """Summaries of the runs, `limit` of them; a run whose folder is damaged says so in `error`."""
     limit = whole_number(call, "limit", MOST_RUNS, 1, MOST_RUNS)
     found = runs.list_runs(call.places.runs_root)
-    return Reply({"runs": [summary(runs.find_run(call.places.runs_root, name)) for name in found[:limit]]})
+    summaries = [summary(runs.find_run(call.places.runs_root, name)) for name in found[:limit]]
+    return Reply({"runs": summaries, "active": [_active(trainer) for trainer in requests.at_work()]})
 
 
 def described(call: Call) -> Reply:
-    """The summary of one run, with its settings, checkpoints and samples."""
+    """The summary of one run, with its settings, checkpoints, and samples: `count` side by side in each picture, in the
+    order of `prompts`, which is empty where they are not known.
+    """
     run = run_of(call)
     told = summary(run)
     with contextlib.suppress(ImpastoError):
         job = Job.read(run)
         told["settings"] = job.settings.to_dict()
         told["continued_from"], told["first_step"] = job.continued_from, job.first_step
+        told["prompts"] = _prompts(job, call.places.datasets_roots)
     told["checkpoints"] = list(run.checkpoints())
-    told["samples"] = [{"step": step, "pictures": _pictures(run, file)} for step, file in run.samples().items()]
+    told["samples"] = [
+        {"step": step, "pictures": _pictures(run, file), "count": _count(file)} for step, file in run.samples().items()
+    ]
     return Reply(told)
 
 
@@ -76,6 +85,30 @@ def run_of(call: Call) -> Run:
     return jobs.run_of(call, call.path["run_id"])
 
 
+def _active(trainer: requests.Trainer) -> dict[str, Any]:
+    return {"run": trainer.run.id, "stopping": trainer.stopping, **trainer.about}
+
+
+def _prompts(job: Job, roots: tuple[Path, ...]) -> list[str]:
+    """Texts of the samples; none where the encoded data is gone, or a held-out caption stands in for them.
+
+    The job is what strangers may have written: only a small file within a dataset is read for it.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        file = (Path(job.features_folder) / job.prompts).resolve()
+        within = any(file.is_relative_to(root.resolve()) for root in roots)
+        if job.prompts and within and file.is_file() and file.stat().st_size < PROMPTS_BYTES:
+            return [str(prompt["text"]) for prompt in parsed_json(file.read_bytes())]
+    return []
+
+
+def _count(latents: Path) -> int:
+    """How many samples a file holds; 1 of a damaged one."""
+    with contextlib.suppress(ImpastoError, OSError, KeyError, IndexError):
+        return max(1, int(read_header(latents).tensors["latents"]["shape"][0]))
+    return 1
+
+
 def summary(run: Run) -> dict[str, Any]:
     status = run.status()
     told: dict[str, Any] = {
@@ -89,6 +122,8 @@ def summary(run: Run) -> dict[str, Any]:
         "plan": status.get("plan", ""),
         "warning": status.get("warning", ""),
         "error": status.get("error", ""),
+        "finished_early": status.get("finished_early") is True,
+        "active": None if (trainer := requests.trainer_of(run)) is None else _active(trainer),
         "peak_memory": status.get("peak_memory", 0),
         "peak_device_memory": status.get("peak_device_memory", 0),
         "updated": _updated(run),

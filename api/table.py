@@ -21,6 +21,12 @@ ROUTES = (
     Route("GET", f"{_RUN}/metrics", "runs.metrics", "Loss and learning rate of its steps.", query=(_AFTER,)),
     Route("GET", f"{_RUN}/log", "runs.log", "The last lines of its log.", query=(_LINES,)),
     Route("GET", f"{_RUN}/files/{{file:.+}}", "runs.file", "A file that it has made.", media="*/*"),
+    Route("POST", f"{_RUN}/save", "requests.save", "Has its trainer save and measure this step.", statuses=(202,)),
+    Route("POST", f"{_RUN}/sample", "requests.sample", "Has its trainer draw the samples now.", statuses=(202,)),
+    Route("POST", f"{_RUN}/finish", "requests.finish", "Has its trainer make this step the last.", statuses=(202,)),
+    Route(
+        "POST", f"{_RUN}/stop", "requests.stop", "Has its trainer save and stop, to be gone on with.", statuses=(202,)
+    ),
     Route("GET", f"{PREFIX}/datasets", "datasets.listed", "The datasets, that which was changed last first."),
     Route(
         "GET",

@@ -31,7 +31,8 @@ def told(
     own = [record for record in run.metrics() if record["step"] > job.first_step]
     done = run.status().get("step", job.settings.steps)
     took = duration(sum(record.get("seconds", 0.0) for record in own))
-    steps = f"{done} steps" if done == job.settings.steps else f"stopped early, {done} of {job.settings.steps} steps"
+    early = "finished early, as you asked" if run.status().get("finished_early") else "stopped early"
+    steps = f"{done} steps" if done == job.settings.steps else f"{early}, {done} of {job.settings.steps} steps"
     lines = [f"{'Trained before' if returned else 'Finished'}: {steps} in {took}"]
     if measured := run.evaluations():
         step, best = min(measured, key=lambda evaluation: evaluation[1])

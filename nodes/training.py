@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 CATEGORY = "Impasto/Training"
 NEW_LORA = "a new LoRA"
+RUN_KEY = "impasto_run"  # of the run's id among what a node shows: the page's panel asks for the rest
 
 
 def _lora_format() -> io.Combo.Input:
@@ -256,6 +257,8 @@ def _trained(
             preflight(job, run, lora_format, profiles.is_sharded(launcher))
     create.create_run(folders.runs_root(), job)
     note_run(folders.user_root(), execution.prompt_id(), run.id)
+    about = execution.place(hidden)
+    execution.tell_of_run(run.id, about)
     returned = run.finished
     if not returned:
         # The graph as the browser sent it, else as the API did: the run says how it was made.
@@ -263,7 +266,7 @@ def _trained(
         write_whole(run.path / "workflow.json", json.dumps(workflow))
         memory.unload_models()
         try:
-            _train_logged(run, launcher, work)
+            _train_logged(run, launcher, work, about)
         except BaseException:
             _publish_so_far(run, job.name, lora_format)
             raise
@@ -278,11 +281,11 @@ def _trained(
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     lora_name = f"{final.parent.name}/{final.name}"
-    shown = results.said(told(run, job, lora_name, earlier, returned, notes), last_sample(run))
+    shown = results.said(told(run, job, lora_name, earlier, returned, notes), last_sample(run)) | {RUN_KEY: [run.id]}
     return io.NodeOutput(run, models.load_lora(final), loss, lora_name, ui=shown)
 
 
-def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob) -> None:
+def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob, about: Mapping[str, str]) -> None:
     """Train in a process of its own, whose steps and memory are those of the job."""
     before = _steps(run)
     weights = Path(runs.Job.read(run).weights)
@@ -290,7 +293,10 @@ def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob) -> No
     preview = functools.partial(sampling.latents_preview, decoder=decoder)
     with stage("train") as training:
         try:
-            launch.train(run, memory.on_cpu(), execution.progress(), preview, launcher, folders.trainer_folder())
+            folder = folders.trainer_folder()
+            launch.train(run, memory.on_cpu(), execution.progress(), preview, launcher, folder, about)
+        except launch.Stopped as error:
+            raise execution.cancelled() from error
         finally:
             training.items += max(_steps(run) - before, 0)
             status = run.status()

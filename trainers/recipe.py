@@ -29,6 +29,7 @@ from .run import checkpoints, failure
 from .run.folder import Job, Run
 from .run.lora_metadata import metadata
 from .run.metrics import Metrics
+from .run.requests import FINISH, KINDS, SAMPLE, SAVE, STOP, Inbox
 from .run.samples import save_samples
 from .run.status import Status
 from .step import make_learner, train_step
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
+def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool], inbox: Inbox | None = None) -> bool:
     """Train `run` from where it is, in this process; the arguments are `FluxLoraRecipe`'s.
 
     Returns:
@@ -51,7 +52,7 @@ def train_run(run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> bool:
     """
     if run.finished:
         return True
-    recipe = FluxLoraRecipe(run, cpu, stop_requested)
+    recipe = FluxLoraRecipe(run, cpu, stop_requested, inbox)
     try:
         recipe.setup()
         recipe.train()
@@ -79,12 +80,14 @@ class FluxLoraRecipe:
         cpu: train on the CPU whatever accelerators there are.
         stop_requested: asked after every step and while a checkpoint is measured; when it says True, training ends with
             the step saved.
+        inbox: what else is asked for while it trains, looked at after every step.
     """
 
-    def __init__(self, run: Run, cpu: bool, stop_requested: Callable[[], bool]) -> None:
+    def __init__(self, run: Run, cpu: bool, stop_requested: Callable[[], bool], inbox: Inbox | None = None) -> None:
         self.run = run
         self.cpu = cpu
         self.stop_requested = stop_requested
+        self.inbox = inbox or Inbox()
         self.job = Job.read(run)
         self.settings = self.job.settings
         self.status = Status(run, self.job)
@@ -128,7 +131,7 @@ class FluxLoraRecipe:
             logger.warning(warning)
 
     def _train_to_the_end(self) -> bool:
-        """Whether the end was reached; if not, a stop was asked for."""
+        """Whether the end was reached, or that which a person has made of it; if not, a stop was asked for."""
         if self.lora_damaged:
             logger.warning("The LoRA of step %d is damaged, and is written anew from the checkpoint's state", self.step)
             self.save_checkpoint()
@@ -143,11 +146,16 @@ class FluxLoraRecipe:
             while self.step < self.settings.steps and not self._should_stop_early():
                 self.metrics.start_clock()
                 self._train_step([next(batches) for _ in range(self.settings.gradient_accumulation)])
-                stopping = self.should_stop()
-                if stopping or self.is_due(self.step):
+                asked = self._asked()
+                if asked & {STOP, FINISH, SAVE} or self.is_due(self.step):
                     self.save_checkpoint()
-                    if stopping or not self.validate():
+                    if STOP in asked or not self.validate():
                         return False
+                elif SAMPLE in asked:
+                    self.draw_samples()
+                if FINISH in asked:
+                    self.status.finished_early = self.step < self.settings.steps
+                    break
         return True
 
     def _train_step(self, batches: list[Batch]) -> None:
@@ -186,11 +194,13 @@ class FluxLoraRecipe:
             self._warn_of_memory(measured)
         left_out = "out of memory" if measured.out_of_memory else None
         by_sigma = self.validation.by_sigma
+        asked_for = not self.is_due(self.step)  # by a person
         record = {
             "step": self.step,
             "held_out_loss": measured.loss,
             "held_out_by_sigma": by_sigma,
             "left_out": left_out,
+            "asked": SAVE if asked_for else None,
         }
         self.metrics.write(record)
         if self.accelerator.is_main_process:
@@ -199,11 +209,21 @@ class FluxLoraRecipe:
             self.metrics.flush()
             folder = self.run.path / "checkpoints"
             checkpoints.prune(folder, self.step, self.settings.keep_checkpoints, self.run.best_step())
-            checkpoints.mark_validated(self.run.checkpoints()[self.step])
+            checkpoints.mark_validated(self.run.checkpoints()[self.step], asked_for)
             sigmas = [sigma for record in self.run.metrics() for sigma in record.get("sigma", ())]
             logger.info("Step %d; sigmas so far, by tenths of 0…1: %s", self.step, objective.histogram(sigmas))
             self.report("training")
         return True
+
+    def draw_samples(self) -> None:
+        """Draw the samples of this step without a checkpoint; none where there is no time or memory for them."""
+        self.metrics.write_pending()  # the time that it takes is none of the step's
+        measured = self.validation.measure(held_out=False)
+        if measured.out_of_memory:
+            self._warn_of_memory(measured)
+        if self.accelerator.is_main_process and measured.samples is not None:
+            save_samples(self.run, self.step, measured.samples)
+        self.report("training")
 
     def cleanup(self) -> None:
         """Leave the process group; the memory goes back with the process."""
@@ -219,6 +239,14 @@ class FluxLoraRecipe:
         if self.accelerator.num_processes == 1:
             return stop
         return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.accelerator.device)).item())
+
+    def _asked(self) -> set[str]:
+        """Those of `KINDS` that any process was asked for since the last step; as with `should_stop`, for all."""
+        heard = self.inbox.taken() | ({STOP} if self.stop_requested() else set())
+        if self.accelerator.num_processes == 1:
+            return heard
+        flags = torch.tensor([float(kind in heard) for kind in KINDS], device=self.accelerator.device)
+        return {kind for kind, count in zip(KINDS, self.accelerator.reduce(flags).tolist(), strict=True) if count}
 
     def report(self, state: str, error: str | None = None) -> None:
         """Write status.json for whoever follows the run."""

@@ -38,11 +38,15 @@ def is_due(step: int, settings: Settings, loader: BatchLoader) -> bool:
 
 
 def has_stopped_improving(run: Run, patience: int) -> bool:
-    """Whether the held-out loss has not become better in the last `patience` measurements; never where that is 0."""
+    """Whether the held-out loss has not become better in the last `patience` measurements; never where that is 0.
+
+    Those that a person asked for in between do not use up the patience.
+    """
     best = run.best_step()
     if not patience or best is None:
         return False
-    stopped = len([step for step, _ in run.evaluations() if step > best]) >= patience
+    asked = {record["step"] for record in run.metrics() if "asked" in record}
+    stopped = len([step for step, _ in run.evaluations() if step > best and step not in asked]) >= patience
     if stopped:
         logger.info("Stopped early: no better held-out loss since step %d", best)
     return stopped
@@ -80,8 +84,11 @@ class Validation:
         self.should_stop = should_stop
         self.by_sigma: dict[str, float] | None = None  # the last held-out loss at each sigma, named as "0.25"
 
-    def measure(self) -> Measured:
+    def measure(self, held_out: bool = True) -> Measured:
         """The held-out loss and the samples, which only inform: what has no memory is left out and told.
+
+        Args:
+            held_out: whether the loss is measured too.
 
         Raises:
             RuntimeError, MemoryError: one of several processes had no memory.
@@ -90,7 +97,7 @@ class Validation:
         out_of_memory = ""
         with self.learner.evaluating():
             try:
-                loss = self.held_out_loss()
+                loss = self.held_out_loss() if held_out else None
                 samples = self.samples()
             except (RuntimeError, MemoryError) as error:
                 # Of several processes, the others would wait for this one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ...progress import Progress
 
+UNSAVED = "00000000-0000-0000-0000-000000000000"  # what the page calls a graph that never was in a file
 PREVIEW_SIZE = 512  # pixels of the longer side of a live preview
 
 
@@ -57,6 +58,35 @@ def progress() -> Progress:
             server.send_progress_text(text, node_id, server.client_id)
 
     return report
+
+
+def cancelled() -> BaseException:
+    """What Cancel raises, for work that was stopped in another way: ComfyUI ends the prompt and shows no error."""
+    return comfy.model_management.InterruptProcessingException()
+
+
+def tell_of_run(run_id: str, about: Mapping[str, str]) -> None:
+    """Tell the pages which run a node is about to train, or gives back.
+
+    Args:
+        about: as `place` gave it. A page knows its graph by `workflow`; without one, the page that queued it is told.
+    """
+    server = PromptServer.instance
+    server.send_sync("impasto.run", {"run": run_id, **about}, None if about.get("workflow") else server.client_id)
+
+
+def place(hidden: Any) -> dict[str, str]:
+    """Where the executing node is: its id as `node`, the id of its `prompt`, and of its `workflow` where it has one.
+
+    Args:
+        hidden: a node's, with `extra_pnginfo`; None where it is called without ComfyUI's executor.
+    """
+    context = get_executing_context()
+    sent = (getattr(hidden, "extra_pnginfo", None) or {}).get("workflow")
+    workflow = sent.get("id") if isinstance(sent, dict) else None
+    known = isinstance(workflow, str) and workflow != UNSAVED
+    node, prompt = (context.node_id, context.prompt_id) if context else ("", "")
+    return {"node": node, "prompt": prompt, "workflow": workflow if known else ""}
 
 
 def blocked() -> ExecutionBlocker:

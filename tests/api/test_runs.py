@@ -1,6 +1,9 @@
 """What the routes tell of runs, as their folders stand on a disk."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from impasto.api.routing import Call, Places, Refused
 from impasto.api.table import ROUTES
 from impasto.errors import ImpastoError
 from impasto.trainers.features.index import Features
-from impasto.trainers.run import create
+from impasto.trainers.run import create, requests
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
@@ -77,3 +80,54 @@ def test_a_number_outside_of_its_bounds_is_refused_by_name(run, lines):
     with pytest.raises(Refused, match="lines") as refused:
         ask(run, "/impasto/runs/{run_id}/log", lines=lines)
     assert refused.value.name == "lines" and refused.value.status == 400
+
+
+def post(run: runs.Run, kind: str):
+    places = Places(run.path.parent, run.path, (), run.path)
+    path = f"/impasto/runs/{{run_id}}/{kind}"
+    route = next(route for route in ROUTES if route.method == "POST" and route.path == path)
+    return route(Call(places, {"run_id": run.id}))
+
+
+@pytest.mark.parametrize("kind", requests.KINDS)
+def test_what_is_asked_of_a_run_that_nobody_trains_is_refused_with_its_state(run, kind):
+    write_status(run, state="stopped", step=8, total=40)
+    with pytest.raises(Refused, match="No trainer .* which is stopped") as refused:
+        post(run, kind)
+    assert refused.value.status == 409
+
+
+@pytest.mark.parametrize(("kind", "letter"), [("save", b"s"), ("sample", b"p"), ("finish", b"f")])
+def test_what_is_asked_of_a_running_trainer_comes_to_its_input(run, kind, letter):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdout.write(sys.stdin.read())"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with requests.listening(run, process, {"node": "4", "workflow": "w"}):
+        assert ask(run, "/impasto/runs").value["active"] == [
+            {"run": run.id, "stopping": False, "node": "4", "workflow": "w"}
+        ]
+        assert post(run, kind).value == {"id": run.id, "asked": kind}
+    assert process.communicate()[0] == letter and not ask(run, "/impasto/runs").value["active"]
+    with requests.listening(run, process, {}), pytest.raises(Refused, match="ending already"):
+        post(run, kind)
+
+
+def test_no_samples_are_asked_of_a_run_that_draws_none(run):
+    job = runs.Job.read(run)
+    dataclasses.replace(job, settings=dataclasses.replace(job.settings, sample_steps=0)).write(run)
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    with requests.listening(run, process, {}), pytest.raises(Refused, match="sample_steps = 0"):
+        post(run, "sample")
+    process.communicate()
+
+
+def test_prompts_are_read_from_datasets_alone(run, tmp_path):
+    job = dataclasses.replace(runs.Job.read(run), prompts="prompts.json")
+    job.write(run)
+    (Path(job.features_folder) / "prompts.json").write_text(json.dumps([{"text": "a harbour", "seed": 1, "file": "x"}]))
+    assert ask(run, "/impasto/runs/{run_id}").value["prompts"] == []
+    places = Places(run.path.parent, run.path, (tmp_path,), run.path)
+    route = next(route for route in ROUTES if route.path == "/impasto/runs/{run_id}")
+    assert route(Call(places, {"run_id": run.id})).value["prompts"] == ["a harbour"]

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.pt"
 ZIP = b"PK\x03\x04"  # how the files of torch.save begin
+ASKED_FOR = "asked-for"  # an empty file in a checkpoint that a person asked for: it stays
 NOT_VALIDATED = "by-stop"  # an empty file in a checkpoint that was not measured: of a stop, or not measured yet
 
 
@@ -169,12 +170,17 @@ def is_validated(checkpoint_folder: Path) -> bool:
     return not (checkpoint_folder / NOT_VALIDATED).exists()
 
 
-def mark_validated(checkpoint_folder: Path) -> None:
+def mark_validated(checkpoint_folder: Path, asked_for: bool = False) -> None:
+    """Have a checkpoint count as measured; one that a person asked for stays, however many come after it."""
+    if asked_for:
+        (checkpoint_folder / ASKED_FOR).touch()
     (checkpoint_folder / NOT_VALIDATED).unlink()
 
 
 def prune(folder: Path, step: int, keep: int, best: int | None) -> None:
     """Drop the checkpoints before `step` that were not validated, and all but the latest and the best of the others.
+
+    Those that a person asked for stay.
 
     Of those that stay, only the one of `step` is gone on from: the others keep their LoRA alone.
 
@@ -185,9 +191,10 @@ def prune(folder: Path, step: int, keep: int, best: int | None) -> None:
         best: the step with the lowest held-out loss, if any was measured.
     """
     earlier = {at: path for at, path in found(folder).items() if at < step}
-    validated = [at for at, path in earlier.items() if is_validated(path)]
+    asked_for = {at for at, path in earlier.items() if (path / ASKED_FOR).exists() and is_validated(path)}
+    validated = [at for at, path in earlier.items() if is_validated(path) and at not in asked_for]
     others = keep - 1
-    kept = {*(validated[-others:] if others > 0 else validated if others < 0 else ()), best}
+    kept = {*(validated[-others:] if others > 0 else validated if others < 0 else ()), best, *asked_for}
     for at, path in earlier.items():
         if at in kept:
             drop_state(path)

@@ -7,15 +7,17 @@ import logging
 import math
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import variance
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ... import worker
 from ...errors import TrainingError
 from ...files import appearing, parsed_json, writing
 from ...progress import duration
+from . import requests
 from .failure import killed
 from .folder import Job, Run
 from .launch_profiles import SINGLE_PROCESS
@@ -57,6 +59,7 @@ def train(
     preview: Callable[[Path], Image] | None = None,
     launcher: Sequence[str] = DEFAULT_LAUNCHER,
     folder: Path = worker.PACK,
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Train `run` in a process of its own, until it is finished; returns at once when it already is.
 
@@ -69,8 +72,10 @@ def train(
         launcher: as for `arguments`.
         folder: the trainer's working directory, where wandb and mlflow keep what they keep; never the run's folder,
             in which requests can write.
+        about: as for `requests.Trainer`.
 
     Raises:
+        Stopped: somebody asked for it by `requests`; the step is saved.
         TrainingError: the process failed or was killed; the text says why and what to do.
     """
     if run.finished:
@@ -88,15 +93,8 @@ def train(
             LAUNCHER, *arguments(run, cpu, launcher), folder=folder, output=log, errors=subprocess.STDOUT
         )
         try:
-            try:
-                while process.poll() is None:
-                    follower.look()
-                    time.sleep(POLL_SECONDS)
-            finally:
-                at_once = _stamp(run) == before or run.status().get("state") == "starting"
-                if process.poll() is None and not at_once:
-                    follower.say_stopping()
-                stop(process, at_once)
+            with requests.listening(run, process, about) as trainer:
+                _follow(trainer, follower)
         except BaseException:
             follower.say_stopped()
             raise
@@ -107,6 +105,27 @@ def train(
     if status.get("state") == "failed" and _stamp(run) != before:
         raise TrainingError(str(status.get("error", "Training failed; train.log in the run's folder says why.")))
     raise TrainingError(killed(_text_from(run.path / "train.log", start_of_log)))
+
+
+class Stopped(TrainingError):
+    """The training was stopped, and saved, because somebody asked for it."""
+
+
+def _follow(trainer: requests.Trainer, follower: _Follower) -> None:
+    """Until its process has ended, be it because whatever `follower` tells raised."""
+    run, process = trainer.run, trainer.process
+    try:
+        while process.poll() is None:
+            follower.look()
+            if trainer.asked_to_stop.is_set():
+                raise Stopped(f"The training of '{run.id}' was stopped. Queue again to go on.")
+            time.sleep(POLL_SECONDS)
+    finally:
+        trainer.stopping = True
+        at_once = _stamp(run) == follower.before or run.status().get("state") == "starting"
+        if process.poll() is None and not at_once:
+            follower.say_stopping()
+        stop(process, at_once)
 
 
 def _stamp(run: Run) -> int:

@@ -26,6 +26,7 @@ class Status:
         plan: what the run needs of the memory.
         doing: what is done before the first step.
         warning: what went wrong beside the training.
+        finished_early: whether a person had it finish before its last step.
     """
 
     run: Run
@@ -33,6 +34,7 @@ class Status:
     plan: str = ""
     doing: str = ""
     warning: str = ""
+    finished_early: bool = False
     reported: float = field(default=0.0, init=False)  # when loading was last reported, in seconds of a clock
 
     def report(self, state: str, step: int = 0, error: str | None = None) -> None:
@@ -57,6 +59,8 @@ class Status:
             "peak_memory": peak_host_memory(),
             "peak_device_memory": peak_device_memory(),
         }
+        if self.finished_early:
+            status["finished_early"] = True
         if error:
             status["error"] = error
         if is_first_process():
