@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-
-import tomllib
 
 PACK = Path(__file__).resolve().parent
 REQUIREMENTS = PACK / "requirements.txt"
@@ -63,7 +62,9 @@ def version() -> str:
     file = PACK / "pyproject.toml"
     if not file.is_file():  # pip has installed it
         return _version("impasto")
-    return tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"]
+    # Python 3.10 has no reader of TOML.
+    found = re.search(r'^version = "([^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def said(lacking: Sequence[Missing]) -> str:

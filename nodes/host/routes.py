@@ -55,6 +55,10 @@ def _carrier(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
             body = await _body(request) if route.method != "GET" else None
             call = Call(_places(), dict(request.match_info), dict(request.query), body, host=_host())
             reply = await _in_thread(route, call)
+            if route.method != "GET" and isinstance(reply.value, dict) and "job_id" in reply.value:
+                from ...api import webhooks  # with the first job
+
+                await _in_thread(webhooks.watch, call, reply.value["job_id"])
             if reply.follow:
                 reply = await _followed(call, reply)
             if reply.events:
