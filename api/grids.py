@@ -83,7 +83,7 @@ def _grids(sampling: str, cells: list[_Cell], best: int | None) -> Iterator[dict
         placed = {(cell.row, cell.step): cell.address for cell in shown}
         yield {
             "strength": strength,
-            "sampling": json.loads(sampling),
+            "sampling": parsed_json(sampling),
             "rows": [{"prompt": prompt, "seed": seed} for prompt, seed in rows],
             "columns": [{"step": step, "best": step == best} for step in steps],
             "cells": [[placed.get((row, step)) for step in steps] for row in rows],
