@@ -34,6 +34,7 @@ MODULES = (
     "encoding",
     "settings",
     "training",
+    "sweep",
     "rendering",
     "animation",
     "comparison",

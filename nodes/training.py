@@ -149,7 +149,7 @@ class FluxLoraTrainer(io.ComfyNode):
         publish.lora_folder(folders.loras_root(), name)  # refused before the model is written out
         check_settings(training, lora_format)
         start = "" if start_from == NEW_LORA else str(_start_file(start_from, name))
-        weights, fingerprint = _base(model)
+        weights, fingerprint = base_of(model)
         job = runs.Job(
             name,
             training,
@@ -216,7 +216,7 @@ class ContinueTraining(io.ComfyNode):
     ) -> io.NodeOutput:
         check_settings(runs.Job.read(run).settings, lora_format)
         changes = changed({"learning_rate": learning_rate, "scheduler": scheduler})
-        longer = create.continue_run(folders.runs_root(), run, more_steps, *_base(model), **changes)
+        longer = create.continue_run(folders.runs_root(), run, more_steps, *base_of(model), **changes)
         return _train(runs.Job.read(longer), lora_format, launch_profile, cls.hidden)
 
 
@@ -224,7 +224,7 @@ def _launcher(launch_profile: str) -> tuple[str, ...]:
     return profiles.launch_arguments(launch_profile, folders.launch_profiles_folder())
 
 
-def _base(model) -> tuple[Path, str]:
+def base_of(model) -> tuple[Path, str]:
     """The base model's file and what identifies its content; refused before any memory is given up for it."""
     weights = models.flux_weights_file(model)
     detection.inspect(weights)

@@ -71,6 +71,7 @@ WITHIN_TRAINERS = {
     "libraries": ("optimizers", "attention", "settings"),
     "presets": ("settings",),
     "job_files": ("settings",),
+    "sweep": ("libraries", "settings"),
     "run": (*_FLUX, "lora", "lora.targets", "features", "optimizers", "settings"),
     "memory": _BELOW_MEMORY,
     "batches": (*_BELOW_MEMORY, "memory"),

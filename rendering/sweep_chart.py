@@ -1,0 +1,88 @@
+"""The trials of a sweep as parallel coordinates: an axis for each setting, a line for each trial, the best last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from ..drawing.charts import as_picture, calm, new_figure, plain
+from ..drawing.palette import LIGHT, Theme
+
+SIZE = (1400, 700)  # width and height, pixels
+MOST_TICKS = 12  # of an axis
+
+
+class TrialToDraw(Protocol):
+    """What `trainers.sweep.Trial` looks like from here."""
+
+    @property
+    def chosen(self) -> Mapping[str, int | float | str | bool]: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def sweep_chart(trials: Sequence[TrialToDraw], title: str, theme: Theme = LIGHT) -> Image.Image:
+    """Lines that go further in training are darker; the last axis is the held-out loss where a trial ended.
+
+    Args:
+        trials: the best first; those that failed are left out.
+    """
+    drawn = [trial for trial in trials if math.isfinite(trial.loss)]
+    names = [*drawn[0].chosen, "held-out loss"]
+    columns = [_heights([trial.chosen[name] for trial in drawn]) for name in names[:-1]]
+    columns.append(_heights([trial.loss for trial in drawn]))
+    figure = new_figure(*SIZE, title, theme)
+    axes = figure.add_axes((0.06, 0.1, 0.88, 0.72))
+    calm(axes, "each line a trial; dark ones were trained longer, the best is marked", grid="x", theme=theme)
+    axes.set_yticks([])
+    axes.set_xlim(-0.2, len(names) - 0.6)
+    axes.set_ylim(-0.06, 1.06)
+    axes.set_xticks(range(len(names)), [plain(name.replace("_", " ")) for name in names])
+    longest = max(trial.steps for trial in drawn)
+    for place in reversed(range(len(drawn))):
+        heights = [column[place] for column, _ in columns]
+        best = place == 0
+        axes.plot(
+            range(len(names)),
+            heights,
+            color=theme.rust if best else theme.blue,
+            alpha=1.0 if best else 0.2 + 0.6 * drawn[place].steps / longest,
+            linewidth=2.6 if best else 1.2,
+            marker="o",
+            markersize=6 if best else 3,
+        )
+    for across, (_, ticks) in enumerate(columns):
+        for height, label in ticks:
+            axes.annotate(
+                plain(label),
+                (across, height),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                color=theme.ink,
+            )
+    return as_picture(figure)
+
+
+def _heights(values: Sequence[int | float | str | bool]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Where each value stands between 0 and 1, and what stands beside the axis: numbers in order, logarithms where they
+    differ widely; words one above the other.
+    """
+    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values):
+        words = sorted({str(value) for value in values})
+        at = {word: index / max(1, len(words) - 1) for index, word in enumerate(words)}
+        return [at[str(value)] for value in values], [(height, word) for word, height in at.items()]
+    low, high = min(numbers), max(numbers)
+    scale = math.log if low > 0 and high / low > 20 else float
+    span = scale(high) - scale(low) or 1.0
+    heights = [(scale(number) - scale(low)) / span for number in numbers]
+    single = sorted(dict(zip(heights, numbers, strict=True)).items())
+    shown = single if len(single) <= MOST_TICKS else [single[0], single[-1]]
+    return heights, [(height, f"{number:.4g}") for height, number in shown]

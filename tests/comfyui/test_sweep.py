@@ -1,0 +1,65 @@
+"""Training Sweep on a real server: two rungs of real trainings on the tiny FLUX, gone on with after Cancel."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed, PromptRefused
+
+from .test_encoding_node import encoding, make_source
+
+pytest.importorskip("optuna", reason="Optuna is not installed: pip install optuna")
+
+
+def graph(name: str, split: float = 0.4, **settings: object) -> dict:
+    """Four trials: all of them for 4 steps, two for 8."""
+    prompt = {node: each for node, each in encoding(name).items() if each["class_type"] != "PreviewAny"}
+    by_kind = {each["class_type"]: node for node, each in prompt.items()}
+    prompt[by_kind["ImpastoDatasetTOMLWriter"]]["inputs"]["validation_split"] = split
+    training = {"steps": 8, "scheduler": "constant", "precision": "fp32", "warmup_steps": 0} | settings
+    space = "rank: 2, 4\nlearning_rate: 1e-3, 1e-8"
+    sweep = {"model": ["tiny", 0], "features": [by_kind["ImpastoEncodeTrainingData"], 0], "training": ["settings", 0]}
+    sweep |= {"space": space, "kept": 2, "name": f"{name}-sweep"}
+    return prompt | {
+        "tiny": {"class_type": "ImpastoTinyFluxLoader", "inputs": {"seed": 0}},
+        "settings": {"class_type": "ImpastoTrainingSettings", "inputs": training},
+        "sweep": {"class_type": "ImpastoTrainingSweep", "inputs": sweep},
+        "shown": {"class_type": "PreviewAny", "inputs": {"source": ["sweep", 3]}},
+    }
+
+
+def test_the_better_trials_are_trained_longer_and_a_cancelled_sweep_goes_on(server: ComfyServer):
+    make_source(server, "swept")
+    second = threading.Event()
+
+    def listen(kind: str, data: dict) -> None:
+        if kind == "progress_text" and "trial 2 of 4" in data["text"]:
+            second.set()
+
+    execution = server.submit(graph("swept"), listener=listen)
+    assert second.wait(600)
+    server.interrupt()
+    with pytest.raises(Interrupted):
+        execution.wait(300)
+    result = server.queue(graph("swept"), timeout=900)
+    (report,) = result.outputs["shown"]["text"]
+    rows = [line for line in report.splitlines() if line.startswith(("| 2 |", "| 4 |"))]
+    assert [line.split("|")[3].strip() for line in rows] == ["8", "4", "4", "4"] or [
+        line.split("|")[3].strip() for line in rows
+    ] == ["8", "8", "4", "4"]
+    assert "0.001" in rows[0]  # a rate of 1e-8 teaches nothing
+    again = server.queue(graph("swept"), timeout=300)
+    assert again.outputs["shown"]["text"] == [report]
+
+
+def test_without_held_out_pictures_or_with_a_falling_rate_nothing_is_compared(server: ComfyServer):
+    make_source(server, "not-held-out")
+    with pytest.raises(NodeFailed, match="none are held out"):
+        server.queue(graph("not-held-out", split=0.0), timeout=600)
+    with pytest.raises(NodeFailed, match="Set it to constant"):
+        server.queue(graph("not-held-out", split=0.0, scheduler="cosine"), timeout=600)
+    refused = graph("not-held-out")
+    refused["sweep"]["inputs"]["space"] = "ranks: 2"
+    with pytest.raises(PromptRefused, match="cannot be swept"):
+        server.queue(refused)

@@ -1,0 +1,133 @@
+"""Successive halving over settings, with a training whose loss is known."""
+
+import dataclasses
+import math
+
+import pytest
+from impasto.errors import SettingsError, TrainingError
+from impasto.trainers.settings import Settings
+from impasto.trainers.sweep import GRID, RANDOM, Between, SweepPlan, check, read_space, search
+
+pytest.importorskip("optuna", reason="Optuna is not installed: pip install optuna")
+
+SPACE = "rank: 4, 8, 16\nlearning_rate: 1e-4, 1e-3, 1e-2"
+BASE = Settings(steps=90, scheduler="constant", warmup_steps=0)
+
+
+class Losses:
+    """A training that knows its outcome: best at rank 8 and a rate of 1e-3, and better with every step."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.trained: dict[tuple, int] = {}
+        self.steps, self.left = 0, stop_after
+
+    def __call__(self, settings: Settings, label: str) -> float:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        name = settings.rank, settings.learning_rate
+        self.steps += max(0, settings.steps - self.trained.get(name, 0))
+        self.trained[name] = max(settings.steps, self.trained.get(name, 0))
+        away = abs(math.log2(settings.rank / 8)) + abs(math.log10(settings.learning_rate / 1e-3))
+        return 1 + away + 1 / settings.steps
+
+
+def test_the_best_of_a_grid_is_found_with_a_third_of_its_steps(tmp_path):
+    train = Losses()
+    outcome = search(SweepPlan(read_space(SPACE)), BASE, tmp_path, ["data"], train)
+    assert (outcome.best.rank, outcome.best.learning_rate) == (8, 1e-3)
+    assert outcome.best == dataclasses.replace(BASE, rank=8, learning_rate=1e-3)
+    assert train.steps == 9 * 10 + 3 * 20 + 1 * 60 and outcome.share == train.steps / (9 * 90) < 0.35
+    assert [trial.steps for trial in outcome.trials] == [90, 30, 30, 10, 10, 10, 10, 10, 10]
+    assert "| 8 | 0.001 | 90 | 1.0111 |" in outcome.table().splitlines()[2]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 9, 11, 12])
+def test_a_search_that_was_stopped_goes_on_with_the_same_trials(tmp_path, stop_after):
+    plan = SweepPlan(read_space("rank: 4 to 64\nlearning_rate: 1e-5 to 1e-2"), RANDOM, trials=9)
+    with pytest.raises(KeyboardInterrupt):
+        search(plan, BASE, tmp_path / "stopped", ["data"], Losses(stop_after))
+    stopped = search(plan, BASE, tmp_path / "stopped", ["data"], Losses())
+    again = search(plan, BASE, tmp_path / "stopped", ["data"], Losses())
+    assert stopped == again
+    assert len({trial.chosen["learning_rate"] for trial in stopped.trials}) == 9
+
+
+def test_other_data_is_another_search(tmp_path):
+    plan = SweepPlan(read_space(SPACE))
+    search(plan, BASE, tmp_path, ["data"], Losses())
+    search(plan, BASE, tmp_path, ["other data"], Losses())
+    assert len({file.name for file in tmp_path.glob("*.journal")}) == 2
+
+
+def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path):
+    def train(settings: Settings, label: str) -> float:
+        if settings.learning_rate == 1e-2:
+            raise TrainingError("the loss is no number any more")
+        return Losses()(settings, label)
+
+    outcome = search(SweepPlan(read_space(SPACE)), BASE, tmp_path, ["data"], train)
+    assert outcome.best.learning_rate == 1e-3
+    assert outcome.table().count("failed: the loss is no number any more") == 3
+    with pytest.raises(TrainingError, match="Not one trial could be trained"):
+        search(SweepPlan(read_space("learning_rate: 1e-2\nrank: 4, 8")), BASE, tmp_path, ["data"], train)
+
+
+@pytest.mark.parametrize(
+    ("text", "space"),
+    [
+        ("rank: 4, 8, 8", {"rank": (4, 8)}),
+        ("alpha: rank, 16", {"alpha": ("rank", 16.0)}),
+        ("learning_rate: 1e-5 to 1e-3", {"learning_rate": Between(1e-5, 1e-3, False, True)}),
+        ("block_ranks: single 2-3: 16; rest: 0 | double 0-1: 8, rest: 0", None),
+        ("dora: true, false\n\n", {"dora": (True, False)}),
+    ],
+)
+def test_a_space_is_read_as_people_write_it(text, space):
+    try:
+        assert space is None or read_space(text) == space
+    except SettingsError as error:
+        pytest.fail(str(error))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "nothing to try"),
+        ("rank", "cannot be swept"),
+        ("steps: 10, 20", "cannot be swept"),
+        ("weights: a", "cannot be swept"),
+        ("rank: four", "'four' is no value"),
+        ("rank: 0, 4", "rank"),
+        ("rank: 16 to 4", "smaller number first"),
+        ("targets: everything", "targets"),
+        ("rank: 4\nrank: 8", "two lines"),
+        ("rank: ,", "no values"),
+        ("learning_rate: nan, 1e-3", "learning_rate"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_by_name(text, said):
+    with pytest.raises(SettingsError, match=said):
+        read_space(text)
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="Set it to constant"):
+        check(SweepPlan(read_space(SPACE)), Settings(scheduler="cosine"))
+    with pytest.raises(SettingsError, match="set method to random"):
+        SweepPlan(read_space("rank: 4 to 64"), GRID)
+    with pytest.raises(SettingsError, match="between 2 and 200"):
+        SweepPlan(read_space("rank: 4"))
+    with pytest.raises(SettingsError, match="between 2 and 200"):
+        SweepPlan(read_space("rank: 4"), RANDOM, trials=100_000)
+
+
+def test_alpha_follows_the_rank_where_it_is_asked_to(tmp_path):
+    seen = []
+
+    def train(settings: Settings, label: str) -> float:
+        seen.append((settings.rank, settings.alpha))
+        return 1.0
+
+    search(SweepPlan(read_space("rank: 4, 8\nalpha: rank")), BASE, tmp_path, ["data"], train)
+    assert {(4, 4.0), (8, 8.0)} == set(seen)

@@ -1,0 +1,348 @@
+"""A search for settings by trial: all are trained a little, the better ones longer, until one is trained whole.
+
+This is successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943). Each trial is an ordinary run that is asked
+for more steps at every rung, so that nothing is trained twice; the learning rate is constant, so that a run's first
+steps do not depend on how many will follow. Optuna draws what is tried, and its journal under the server's user folder
+keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SettingsError, TrainingError
+from ..files import content_hash
+from .libraries import install_command, is_installed
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+
+GRID, RANDOM = "grid", "random"
+METHODS = (GRID, RANDOM)
+SWEPT = (
+    *("rank", "alpha", "learning_rate", "optimizer", "targets", "block_ranks", "weight_decay", "lora_dropout"),
+    *("caption_dropout", "warmup_steps", "timestep_sampling", "timestep_mean", "timestep_scale", "ema_decay", "dora"),
+)
+AS_RANK = "rank"  # as a value of alpha: whatever the rank is
+LOGARITHMIC = {"learning_rate", "weight_decay"}
+MOST_TRIALS = 200
+LEAST_STEPS = 4  # of the first rung
+
+Value = int | float | str | bool
+
+
+@dataclass(frozen=True)
+class Between:
+    """All numbers from `low` to `high`."""
+
+    low: float
+    high: float
+    whole: bool
+    logarithmic: bool
+
+
+Axis = tuple[Value, ...] | Between
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What is tried and for how long.
+
+    Attributes:
+        space: setting -> its values, or the numbers it lies between.
+        method: of `METHODS`.
+        trials: how many a random search draws; a grid has as many as it has points.
+        kept: one of so many trials goes on to the next rung.
+        seed: of what is drawn.
+    """
+
+    space: Mapping[str, Axis]
+    method: str = GRID
+    trials: int = 9
+    kept: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        between = [name for name, axis in self.space.items() if isinstance(axis, Between)]
+        if self.method == GRID and between:
+            raise SettingsError(
+                f"A grid needs single values, and {between[0]} is given from … to …. List values with commas between, "
+                "or set method to random."
+            )
+        if not 1 < self.number <= MOST_TRIALS:
+            raise SettingsError(
+                f"The sweep would have {self.number} trials. Give between 2 and {MOST_TRIALS}: leave values out, or "
+                "set method to random with fewer trials."
+            )
+
+    @property
+    def number(self) -> int:
+        """Of trials."""
+        if self.method == RANDOM:
+            return self.trials
+        return math.prod(len(axis) for axis in self.space.values() if isinstance(axis, tuple))
+
+    def rungs(self, steps: int) -> list[int]:
+        """After how many steps the trials are compared, the last time after all; each in multiples of the first."""
+        halvings = 0
+        while self.kept ** (halvings + 1) <= self.number and steps // self.kept ** (halvings + 1) >= LEAST_STEPS:
+            halvings += 1
+        first = max(1, steps // self.kept**halvings)
+        return [*(first * self.kept**rung for rung in range(halvings)), steps]
+
+
+@dataclass
+class Trial:
+    """One choice of settings, and what came of it.
+
+    Attributes:
+        losses: held-out loss after so many steps; infinite where the training failed.
+        failure: why it failed.
+    """
+
+    number: int
+    chosen: Mapping[str, Value]
+    losses: dict[int, float] = field(default_factory=dict)
+    failure: str = ""
+
+    @property
+    def steps(self) -> int:
+        """How long it was trained."""
+        return max(self.losses, default=0)
+
+    @property
+    def loss(self) -> float:
+        return self.losses[self.steps] if self.losses else math.inf
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All trials, the best first: those that went further before those that did not, then by loss."""
+
+    trials: tuple[Trial, ...]
+    best: Settings
+    steps_of_all: int  # what training every trial whole would have taken
+
+    @property
+    def share(self) -> float:
+        """Of the steps that training every trial whole would have taken."""
+        return sum(trial.steps for trial in self.trials) / self.steps_of_all
+
+    def table(self) -> str:
+        """A line for each trial, as Markdown."""
+        names = list(self.trials[0].chosen)
+        lines = ["| " + " | ".join([*names, "steps", "held-out loss"]) + " |", "|" + "---|" * (len(names) + 2)]
+        for trial in self.trials:
+            loss = f"{trial.loss:.4f}" if math.isfinite(trial.loss) else f"failed: {trial.failure}"[:100]
+            values = [f"{trial.chosen[name]}" for name in names]
+            lines.append("| " + " | ".join([*values, str(trial.steps), loss.replace("|", "/")]) + " |")
+        return "\n".join(lines)
+
+
+def read_space(text: str) -> dict[str, Axis]:
+    """What a person typed: a line a setting, "rank: 4, 16" or "learning_rate: 1e-5 to 1e-3".
+
+    Values that hold commas stand between upright lines: "block_ranks: | single 2-3: 16; rest: 0".
+
+    Raises:
+        SettingsError: a line cannot be read, or names a setting that cannot be swept.
+    """
+    space: dict[str, Axis] = {}
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        name, colon, values = (part.strip() for part in line.partition(":"))
+        if not colon or name not in SWEPT:
+            raise SettingsError(
+                f"'{line.strip()[:80]}' cannot be swept. Write a line for each setting, its name, a colon and its "
+                f"values, as in 'rank: 4, 16'. There are: {', '.join(SWEPT)}."
+            )
+        if name in space:
+            raise SettingsError(f"{name} stands in two lines. Put its values into one.")
+        space[name] = _axis(name, values)
+    if not space:
+        raise SettingsError("There is nothing to try. Write a line for each setting, as in 'rank: 4, 16'.")
+    return space
+
+
+def _axis(name: str, text: str) -> Axis:
+    if ends := re.fullmatch(r"(\S+)\s+to\s+(\S+)", text):
+        kind = _kind(name)
+        low, high = (_value(name, end) for end in ends.groups())
+        if (
+            kind not in (int, float)
+            or not isinstance(low, int | float)
+            or not isinstance(high, int | float)
+            or low >= high
+        ):
+            raise SettingsError(
+                f"{name}: '{text[:60]}' is no range. Write the smaller number first, as in '1e-5 to 1e-3'."
+            )
+        return Between(low, high, kind is int, name in LOGARITHMIC and low > 0)
+    separator = "|" if "|" in text else ","
+    values = tuple(dict.fromkeys(_value(name, word.strip()) for word in text.split(separator) if word.strip()))
+    if not values:
+        raise SettingsError(f"{name} has no values. Write some behind the colon, with commas between.")
+    return values
+
+
+def _kind(name: str) -> type:
+    default = getattr(Settings, name)
+    return type(default)
+
+
+def _value(name: str, word: str) -> Value:
+    kind = _kind(name)
+    if name == "alpha" and word == AS_RANK:
+        return AS_RANK
+    try:
+        value: Value = {"true": True, "false": False}[word.lower()] if kind is bool else kind(word)
+        _settings(Settings(), {name: value})
+    except (ValueError, KeyError) as error:
+        raise SettingsError(f"{name}: '{word[:60]}' is no value of it. Give {kind.__name__} values.") from error
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from error
+    return value
+
+
+def _settings(base: Settings, chosen: Mapping[str, Value]) -> Settings:
+    changes: dict[str, Any] = dict(chosen)
+    if changes.get("alpha") == AS_RANK:
+        changes["alpha"] = float(changes.get("rank", base.rank))
+    return dataclasses.replace(base, **changes)
+
+
+def check(plan: SweepPlan, base: Settings) -> None:
+    """Refuse before anything is trained what every trial would be refused for, and what cannot be compared.
+
+    Raises:
+        SettingsError: the learning rate is planned for the number of steps; or a trial has no valid settings.
+        TrainingError: Optuna is not installed.
+    """
+    if base.scheduler != "constant":
+        raise SettingsError(
+            f"scheduler is {base.scheduler}: what a run has learned after some steps then depends on how many are to "
+            "follow. Set it to constant in Training Settings for the sweep."
+        )
+    if plan.method == GRID:
+        for chosen in _points(plan.space):
+            _settings(base, chosen)
+    if not is_installed("optuna"):
+        raise TrainingError(
+            "A sweep needs optuna, which is not installed. Install it into ComfyUI's Python with "
+            f"{install_command('optuna')}."
+        )
+
+
+def _points(space: Mapping[str, Axis]) -> list[dict[str, Value]]:
+    points: list[dict[str, Value]] = [{}]
+    for name, axis in space.items():
+        points = [{**point, name: value} for point in points for value in (axis if isinstance(axis, tuple) else ())]
+    return points
+
+
+# Trains a run by settings whose `steps` are how far it is to come; told which trial and rung; gives the held-out loss.
+Train = Callable[[Settings, str], float]
+
+
+def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object], train: Train) -> Outcome:
+    """Try settings on rung after rung; begun again with the same arguments, it goes on where it was.
+
+    Args:
+        base: what is not swept; its `steps` are those of the last rung.
+        journals: folder for Optuna's journal, which no request can write.
+        key: what else decides the outcome: the data, the base model, the name.
+        train: a TrainingError that it raises fails the trial, and everything else (Cancel) ends the search for now.
+
+    Raises:
+        SettingsError, TrainingError: as `check`; or not one trial could be trained.
+    """
+    check(plan, base)
+    study = _study(plan, journals / f"{content_hash([*key, base.deciding(), str(plan)])}.journal")
+    trials = _asked(study, plan)
+    rungs, alive = plan.rungs(base.steps), list(trials)
+    for rung, steps in enumerate(rungs, start=1):
+        for place, trial in enumerate(alive, start=1):
+            settings = dataclasses.replace(
+                _settings(base, trial.chosen),
+                steps=steps,
+                checkpoint_every=rungs[0],
+                checkpoint_epochs=0,
+                sample_steps=0,
+            )
+            label = f"Rung {rung} of {len(rungs)}, trial {place} of {len(alive)}"
+            try:
+                trial.losses[steps] = train(settings, label)
+            except TrainingError as error:
+                trial.losses[steps], trial.failure = math.inf, str(error)
+        alive.sort(key=lambda trial: (trial.loss, trial.number))
+        going_on = len(alive) if steps == rungs[-1] else math.ceil(len(alive) / plan.kept)
+        for trial in alive[going_on:]:
+            _tell(study, trial, pruned=True)
+        alive = [trial for trial in alive[:going_on] if math.isfinite(trial.loss)]
+    if not alive:
+        raise TrainingError(f"Not one trial could be trained. The last said: {next(reversed(trials)).failure}")
+    for trial in alive:
+        _tell(study, trial, pruned=False)
+    ranked = sorted(trials, key=lambda trial: (-trial.steps, trial.loss, trial.number))
+    return Outcome(tuple(ranked), _settings(base, alive[0].chosen), len(trials) * base.steps)
+
+
+def _study(plan: SweepPlan, journal: Path) -> Study:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        study_name="sweep",
+        sampler=optuna.samplers.RandomSampler(seed=plan.seed),
+        direction="minimize",
+        load_if_exists=True,
+    )
+
+
+def _asked(study: Study, plan: SweepPlan) -> list[Trial]:
+    """The trials of the journal, drawn now where there are none yet."""
+    from optuna.trial import TrialState
+
+    distributions = {name: _distribution(axis) for name, axis in plan.space.items()}
+    # Optuna's own sampler of grids wants to run the search; a point that is enqueued is what the next trial gets.
+    for point in _points(plan.space)[len(study.trials) :] if plan.method == GRID else ():
+        study.enqueue_trial(point)
+    while len(study.trials) < plan.number or any(each.state == TrialState.WAITING for each in study.trials):
+        study.ask(distributions)
+    return [Trial(each.number, dict(each.params)) for each in study.trials[: plan.number]]
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(axis, tuple):
+        return CategoricalDistribution(list(axis))
+    if axis.whole:
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.logarithmic)
+    return FloatDistribution(axis.low, axis.high, log=axis.logarithmic)
+
+
+def _tell(study: Study, trial: Trial, pruned: bool) -> None:
+    from optuna.trial import TrialState
+
+    if study.trials[trial.number].state.is_finished():  # told before a stop
+        return
+    if not math.isfinite(trial.loss):
+        study.tell(trial.number, state=TrialState.FAIL)
+    elif pruned:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, trial.loss)
