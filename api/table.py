@@ -107,4 +107,5 @@ ROUTES = (
     Route("GET", f"{PREFIX}/openapi.json", "openapi.document", "This interface, as an OpenAPI 3.1 document."),
     Route("GET", f"{_RUN}/grids", "grids.described", "The pictures of its grids, cell by cell."),
     Route("POST", f"{_RUN}/delete", "removal.remove", "Deletes its folder; published LoRAs stay."),
+    Route("POST", f"{PREFIX}/captions/check", "captions.checked", "Tokens and doubts of captions; keeps nothing."),
 )

@@ -103,7 +103,9 @@ class TableRow:
     caption: str  # as it goes out
     edited: bool
     locked: bool
-    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see `cleanup.flags`
+    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)  # see `lint.flags`
+    text: str = ""  # as a person edits it: without trigger word, prefix and suffix
+    tokens: tuple[int, int] = (0, 0)  # of `caption`, for CLIP-L and T5
 
 
 def read_replacements(text: str) -> tuple[Replacement, ...]:
@@ -205,17 +207,17 @@ def edit_captions(
             too long, or a picture would have no caption.
     """
     trigger_word = checked_trigger_word(rules.trigger_word)
-    records = dataset.records()
+    rules, records = replace(rules, trigger_word=trigger_word), dataset.records()
     rows: list[TableRow] = []
     check = now_and_then(lambda: progress(len(rows), len(records)))
-    edits = _kept_edits(dataset, records, overrides, replace(rules, trigger_word=trigger_word), check)
+    edits = _kept_edits(dataset, records, overrides, rules, check)
     texts: dict[str, str] = {}
     doubted = watch_list.reasons(watched or {}, [record.sha256 for record in records])
     for record in records:
         edit = edits.get(record.sha256)
         bare = without_trigger(edit.text if edit else record.text, trigger_word)
         bare = bare if edit else edited(bare, rules, check)
-        caption = with_trigger(trigger_word, _framed(bare, rules)) if bare else ""
+        caption, tokens, doubts = looked_over(bare, rules, count_tokens)
         texts[record.sha256] = caption
         rows.append(
             TableRow(
@@ -225,7 +227,9 @@ def edit_captions(
                 caption=caption,
                 edited=bool(edit),
                 locked=bool(edit and edit.locked),
-                flags=flags(caption, count_tokens, trigger_word) | _watched(doubted.get(record.sha256)),
+                flags=doubts | _watched(doubted.get(record.sha256)),
+                text=bare,
+                tokens=tokens,
             )
         )
         progress(len(rows), len(records), caption)
@@ -236,6 +240,16 @@ def edit_captions(
 
 def _watched(reason: str | None) -> dict[str, tuple[str, ...]]:
     return {} if reason is None else {"watched": (reason,)}
+
+
+def looked_over(
+    text: str, rules: EditRules, count_tokens: CountTokens
+) -> tuple[str, tuple[int, int], dict[str, tuple[str, ...]]]:
+    """A person's text as it goes out, "" for none; its tokens for CLIP-L and T5; and what is doubtful about it."""
+    bare = without_trigger(text, rules.trigger_word)
+    caption = with_trigger(rules.trigger_word, _framed(bare, rules)) if bare else ""
+    tokens = count_tokens(caption)
+    return caption, tokens, flags(caption, lambda _: tokens, rules.trigger_word)
 
 
 def edited(caption: str, rules: EditRules, check: Callable[[], None] = lambda: None) -> str:

@@ -99,7 +99,8 @@ class CaptionEditor(io.ComfyNode):
             watch_list.read(watched),
         )
         shown = table(rows)
-        return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui={"impasto_captions": shown})
+        shown_by_page = {"impasto_captions": shown, "impasto_dataset": [edited.name]}  # web/caption_editor.js
+        return io.NodeOutput(edited, report, json.dumps(shown, ensure_ascii=False), ui=shown_by_page)
 
 
 NODES = [CaptionEditor]

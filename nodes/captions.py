@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -129,10 +129,10 @@ def system_prompt_input() -> io.Input:
     )
 
 
-def token_counts(text: str) -> tuple[int, int]:
+def token_counts(text: str, check: Callable[[], object] = execution.raise_if_cancelled) -> tuple[int, int]:
     """Tokens of a caption for FLUX's CLIP-L and T5, start and end included, by the tokenizers that ComfyUI ships."""
     text = encoders.literal(text)
-    clip_l, t5 = flux_encoders(*encoders.token_counters(None), token_limits.T5_DEV)
+    clip_l, t5 = flux_encoders(*encoders.token_counters(None, check), token_limits.T5_DEV)
     return clip_l.count(text) + clip_l.extra, t5.count(text) + t5.extra
 
 

@@ -1,5 +1,6 @@
 // What the page's modules share: elements, questions to the routes under /impasto/, dialogs, and one style sheet.
 // Colours are the variables of ComfyUI's own themes, so that light and dark both come right.
+import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
@@ -107,6 +108,49 @@ export function openDialog(title, { onClose } = {}) {
   document.body.append(dialog);
   dialog.showModal();
   return { dialog, header, body, close };
+}
+
+/**
+ * The node that an execution id names: "4", or "2:4" for node 4 in the subgraph that node 2 stands for.
+ * @param {string|number|undefined} executionId
+ * @returns {any} undefined for one that is not ours
+ */
+export function nodeOf(executionId) {
+  let graph = app.rootGraph;
+  let node;
+  for (const id of String(executionId ?? "").split(":")) {
+    node = graph?.getNodeById(id);
+    graph = node?.subgraph;
+  }
+  return node?.comfyClass?.startsWith("Impasto") ? node : undefined;
+}
+
+/** A node's widget by the name of its input. */
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** Whether an input gets its value from a link, or from the subgraph that the node lies in. */
+export function isLinked(node, name) {
+  return Boolean(node.inputs?.some((input) => input.widget?.name === name && input.link != null));
+}
+
+/** Set a widget as if a person had typed it; the graph then counts as changed. */
+export function setWidget(node, name, value) {
+  const widget = widgetOf(node, name);
+  if (!widget || widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+  node.setDirtyCanvas(true, true);
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+/** A button on a node, which is no input of it and in no saved graph. */
+export function addButton(node, text, onClick) {
+  const button = node.addWidget("button", text, null, onClick, { serialize: false });
+  button.serialize = false;
+  const needed = node.computeSize();
+  node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
 }
 
 addStyle("parts", STYLE);

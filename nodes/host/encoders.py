@@ -70,10 +70,15 @@ def literal(text: str) -> str:
     return _EMBEDDING.sub("(embedding:1.0):", escaped)
 
 
-def token_counters(clip: CLIP | None) -> tuple[Callable[[str], int], Callable[[str], int]]:
+def token_counters(
+    clip: CLIP | None, check: Callable[[], object] = raise_if_cancelled
+) -> tuple[Callable[[str], int], Callable[[str], int]]:
     """Count the tokens of a text for CLIP-L and for T5, without start, end and padding.
 
     By the tokenizers of a FLUX CLIP, or without one by those that ComfyUI ships: FLUX's are the same.
+
+    Args:
+        check: called before each text; ends this by raising.
 
     Raises:
         ModelError: the CLIP is another model's.
@@ -84,12 +89,12 @@ def token_counters(clip: CLIP | None) -> tuple[Callable[[str], int], Callable[[s
             f"The CLIP has the tokenizer {type(tokenizer).__name__}, which is not FLUX.1's. Load it with "
             "DualCLIPLoader, type flux, or leave 'clip' unconnected."
         )
-    return _counter(tokenizer.clip_l), _counter(tokenizer.t5xxl)
+    return _counter(tokenizer.clip_l, check), _counter(tokenizer.t5xxl, check)
 
 
-def _counter(tokenizer: Any) -> Callable[[str], int]:
+def _counter(tokenizer: Any, check: Callable[[], object]) -> Callable[[str], int]:
     def count(text: str) -> int:
-        raise_if_cancelled()  # a long prompt is counted some twenty times before it fits
+        check()  # a long prompt is counted some twenty times before it fits
         # ComfyUI numbers words from 1; start, end and padding have 0.
         chunks = tokenizer.tokenize_with_weights(text, return_word_ids=True)
         return sum(word > 0 for chunk in chunks for _, _, word in chunk)

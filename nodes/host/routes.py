@@ -53,7 +53,7 @@ def _carrier(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         try:
             _check_token(request)
             body = await _body(request) if route.method != "GET" else None
-            call = Call(_places(), dict(request.match_info), dict(request.query), body, host=_host())
+            call = Call(_places(), dict(request.match_info), dict(request.query), body, _token_counts, _host())
             reply = await _in_thread(route, call)
             if route.method != "GET" and isinstance(reply.value, dict) and "job_id" in reply.value:
                 from ...api import webhooks  # with the first job
@@ -104,6 +104,13 @@ def _check_rate() -> None:
     if len(_posts) >= MOST_POSTS:
         raise Refused(f"More than {MOST_POSTS} requests within {POSTS_SECONDS:.0f} s. Ask again later.", status=429)
     _posts.append(now)
+
+
+def _token_counts(text: str) -> tuple[int, int]:
+    """To the token. What is queued may be cancelled meanwhile: that is for the node at work to find, not for this."""
+    from ..captions import token_counts
+
+    return token_counts(text, int)
 
 
 async def _body(request: web.Request) -> object:
