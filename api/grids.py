@@ -36,15 +36,15 @@ class _Cell:
 def described(call: Call) -> Reply:
     """A grid for each way of sampling and each strength of the LoRA, those made last first.
 
-    Each has `strength`, `sampling` (words to values), `rows` of prompt and seed, `columns` of step, and `cells`: row by
-    row the address of each picture, or null.
+    Each is told as a node's result tells the page of its grid, `title`, `rows`, `columns` and `cells`, but that a
+    picture is named by its address; and has `strength` and `sampling`.
     """
     run = run_of(call)
     by_sampling: dict[str, list[_Cell]] = {}
     for cell in _cells(run):
         by_sampling.setdefault(cell.sampling, []).append(cell)
-    best = run.best_step() if (run.path / "settings.toml").is_file() else None
-    grids = [grid for sampling, cells in by_sampling.items() for grid in _grids(sampling, cells, best)]
+    best = run.best_step() if by_sampling else None
+    grids = [grid for sampling, cells in by_sampling.items() for grid in _grids(run, sampling, cells, best)]
     return Reply({"run": run.id, "name": run.name, "grids": grids[::-1]})
 
 
@@ -75,16 +75,21 @@ def _written_in(file: Path) -> dict[str, Any] | None:
     return about if isinstance(about, dict) and has_types(about, **wanted) else None
 
 
-def _grids(sampling: str, cells: list[_Cell], best: int | None) -> Iterator[dict[str, Any]]:
+def _grids(run: Run, sampling: str, cells: list[_Cell], best: int | None) -> Iterator[dict[str, Any]]:
     base = [cell for cell in cells if cell.step == BASE]
     for strength in sorted({cell.strength for cell in cells if cell.step != BASE} or {1.0}):
         shown = base + [cell for cell in cells if cell.step != BASE and cell.strength == strength]
         rows, steps = list(dict.fromkeys(cell.row for cell in shown)), sorted({cell.step for cell in shown})
         placed = {(cell.row, cell.step): cell.address for cell in shown}
         yield {
+            "title": run.name,
             "strength": strength,
             "sampling": parsed_json(sampling),
-            "rows": [{"prompt": prompt, "seed": seed} for prompt, seed in rows],
-            "columns": [{"step": step, "best": step == best} for step in steps],
-            "cells": [[placed.get((row, step)) for step in steps] for row in rows],
+            "rows": [_label(prompt, f"seed {seed}") for prompt, seed in rows],
+            "columns": [_label(f"step {step}" if step else "base", "", step == best) for step in steps],
+            "cells": [[[placed.get((row, step))] for step in steps] for row in rows],
         }
+
+
+def _label(text: str, note: str, marked: bool = False) -> dict[str, Any]:
+    return {"text": text, "note": note, "marked": marked}

@@ -9,6 +9,7 @@ const BUTTON = "Compare pictures";
 addStyle(
   "compare",
   `
+.impasto .compare button[aria-pressed="true"] { border-color: var(--input-text, #ddd); font-weight: bold; }
 .impasto .compare { display: grid; grid-template: auto 1fr auto / 1fr; gap: 8px; height: 100%; }
 .impasto .compare .choices { display: flex; flex-wrap: wrap; gap: 8px 16px; align-items: center; }
 .impasto .compare .choices label { display: flex; gap: 6px; align-items: center; min-width: 0; }
@@ -27,13 +28,16 @@ addStyle(
 /**
  * @typedef {{text: string, note: string, marked: boolean}} Label
  * @typedef {{filename: string, subfolder: string, type: string}} Place
- * @typedef {{title: string, rows: Label[], columns: Label[], cells: (Place|null)[][][]}} Grid
+ * @typedef {{title: string, rows: Label[], columns: Label[], cells: (Place|string|null)[][][], strength?: number}} Grid
  */
 
 const named = ({ text, note, marked }) => `${text}${note ? `, ${note}` : ""}${marked ? " ★" : ""}`;
 
-/** @param {Place|null} place */
-const source = (place) => (place ? api.apiURL(`/view?${new URLSearchParams(place)}`) : "");
+/** @param {Place|string|null} place a string is a route's address */
+const source = (place) => {
+  if (!place) return "";
+  return api.apiURL(typeof place === "string" ? place : `/view?${new URLSearchParams(place)}`);
+};
 
 function select(label, options, chosen, onChange) {
   const list = element("select", {}, ...options.map((text, value) => element("option", { value }, text)));
@@ -42,10 +46,26 @@ function select(label, options, chosen, onChange) {
   return { list, shown: element("label", {}, label, list) };
 }
 
-/** The dialog of one grid. @param {Grid} grid */
-export function openCompare(grid) {
+/** Buttons, one for each strength of the LoRA, which is pressed for the one that is shown. */
+function strengthRow(grid, strengths, choose) {
+  const buttons = strengths.map((other) => {
+    const pressed = String(other === grid);
+    return element("button", { "aria-pressed": pressed, onClick: () => choose(other) }, other.strength.toFixed(2));
+  });
+  return element("span", { role: "group", "aria-label": "Strength of the LoRA" }, "Strength ", ...buttons);
+}
+
+/**
+ * The dialog of one grid.
+ * @param {Grid} grid
+ * @param {Grid[]} [strengths] the same with the LoRA at other strengths, itself among them: a row to choose from
+ * @param {Object<string, number>} [begun] what is chosen when it opens
+ */
+export function openCompare(grid, strengths = [], begun = {}) {
   const best = grid.columns.findIndex((column) => column.marked);
   const state = { row: 0, seed: 0, left: 0, right: best > 0 ? best : grid.columns.length - 1, share: 50 };
+  const fits = (begun.row ?? 0) < grid.rows.length && Math.max(begun.left ?? 0, begun.right ?? 0) < grid.columns.length;
+  if (fits) Object.assign(state, begun);
   const [under, over] = [element("img", { draggable: false }), element("img", { draggable: false })];
   const seam = element("div", { className: "seam" });
   const names = ["left", "right"].map((side) => element("div", { className: "name", style: { [side]: "6px" } }));
@@ -66,7 +86,12 @@ export function openCompare(grid) {
   const told = element("span", { "aria-live": "polite" });
   const sliders = element("div", { className: "sliders" }, "Seam", slider, element("span"), "Right", scrubber, told);
   const choices = element("div", { className: "choices" }, row.shown, left.shown, seed.shown);
-  const { body } = openDialog(`Compare: ${grid.title}`);
+  const another = (other) => {
+    close();
+    openCompare(other, strengths, { row: state.row, left: state.left, right: state.right, share: state.share });
+  };
+  if (strengths.length > 1) choices.append(strengthRow(grid, strengths, another));
+  const { body, close } = openDialog(`Compare: ${grid.title}`);
   body.append(element("div", { className: "compare" }, choices, stage, sliders));
 
   function set(change) {

@@ -53,9 +53,9 @@ def test_a_grid_is_put_together_from_its_pictures_row_by_row(run):
         for prompt in ("a barn", "a harbour"):
             paint(run, step, prompt)
     (grid,) = asked(run, "grids")["grids"]
-    assert [row["prompt"] for row in grid["rows"]] == ["a barn", "a harbour"]
-    assert [column["step"] for column in grid["columns"]] == [0, 20, 40]
-    assert grid["cells"][1][2].endswith("/files/grid/step-000040-0005.png") and grid["sampling"]["steps"] == 2
+    assert [row["text"] for row in grid["rows"]] == ["a barn", "a harbour"]
+    assert [column["text"] for column in grid["columns"]] == ["base", "step 20", "step 40"]
+    assert grid["cells"][1][2][0].endswith("/files/grid/step-000040-0005.png") and grid["sampling"]["steps"] == 2
 
 
 def test_each_strength_has_the_base_models_pictures_and_another_sampling_is_another_grid(run):
@@ -78,7 +78,7 @@ def test_what_is_no_picture_of_a_grid_is_left_out_and_what_was_never_painted_is_
     (run.path / "grid" / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Image.new("RGB", (8, 8)).save(run.path / "grid" / "foreign.png")
     (grid,) = asked(run, "grids")["grids"]
-    assert [[bool(cell) for cell in row] for row in grid["cells"]] == [[True, False], [False, True]]
+    assert [[bool(cell[0]) for cell in row] for row in grid["cells"]] == [[True, False], [False, True]]
 
 
 def test_a_run_without_a_grid_has_none(run):
