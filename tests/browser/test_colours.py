@@ -46,7 +46,8 @@ def test_a_theme_that_has_a_colour_for_a_socket_of_ours_is_followed_until_anothe
     written = """([vue, colour]) => {
         const name = '--color-datatype-IMPASTO_RUN', style = document.documentElement.style;
         if (vue) colour ? style.setProperty(name, colour) : style.removeProperty(name);
-        else for (const colours of [app.canvas.default_connection_color_byType, app.canvas.constructor.link_type_colors])
+        const {canvas} = app;
+        if (!vue) for (const colours of [canvas.default_connection_color_byType, canvas.constructor.link_type_colors])
             Object.assign(colours, {IMPASTO_RUN: colour});
     }"""
     page.tab.evaluate(written, [page.vue, "#123456"])
