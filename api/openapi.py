@@ -22,6 +22,7 @@ _ERRORS = {
     429: "Too much was asked at once.",
     500: "A fault of the pack; ComfyUI's log says which.",
 }
+ONLY_POSTED = 202
 _OF_BODIES = (413, 415)
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -29,7 +30,7 @@ _REFERENCE = "#/components/schemas/{model}"
 def document(call: Call) -> Reply:
     from .table import ROUTES
 
-    named = sorted({name for route in ROUTES for name in (route.body, route.answer) if name} | {"Error"})
+    named = sorted({name for route in ROUTES for name in (route.body, route.answer) if name} | {"Error", "Posted"})
     _, schemas = models_json_schema([(getattr(models, name), "validation") for name in named], ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
@@ -79,7 +80,7 @@ def _operation(route: Route) -> dict[str, Any]:
             }
             for query in route.query
         ],
-        "responses": {str(status): _answer(route) for status in route.statuses}
+        "responses": {str(status): _answer(route, status) for status in route.statuses}
         | {
             str(status): {"description": text, "content": {"application/json": {"schema": _of("Error")}}}
             for status, text in _ERRORS.items()
@@ -92,7 +93,10 @@ def _operation(route: Route) -> dict[str, Any]:
     return told
 
 
-def _answer(route: Route) -> dict[str, Any]:
+def _answer(route: Route, status: int) -> dict[str, Any]:
+    if status == ONLY_POSTED:
+        content = {"application/json": {"schema": _of("Posted")}}
+        return {"description": "It is in the queue and was not waited for any longer.", "content": content}
     if route.media != "application/json":
         return {"description": route.summary, "content": {route.media: {}}}
     schema = _of(route.answer) if route.answer else {"type": "object"}

@@ -46,6 +46,16 @@ def register() -> None:
     server = getattr(PromptServer, "instance", None)
     for route in ROUTES if server else ():
         server.routes.route(route.method, route.path)(_carrier(route))
+    told = {route.path for route in ROUTES if route.method == "GET"}
+    for path in {route.path for route in ROUTES} - told if server else ():
+        server.routes.get(path)(_only_posted)
+
+
+async def _only_posted(request: web.Request) -> web.Response:
+    """In place of ComfyUI's own files, which it looks for under every path that is no route's."""
+    refused = _refusal(Refused("This starts something: POST it.", status=405))
+    refused.headers["Allow"] = "POST"
+    return refused
 
 
 def _carrier(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

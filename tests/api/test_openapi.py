@@ -28,3 +28,9 @@ def test_operations_have_names_of_their_own_and_say_every_error(ask):
     assert len({each["operationId"] for each in operations}) == len(operations)
     for operation in operations:
         assert operation["responses"].keys() >= {"200", "400", "401", "404", "500"}
+
+
+def test_a_job_that_is_not_waited_for_is_answered_with_its_id_alone(ask):
+    answers = document(ask)["paths"]["/impasto/download-images"]["post"]["responses"]
+    schemas = {status: answers[status]["content"]["application/json"]["schema"]["$ref"] for status in ("200", "202")}
+    assert schemas == {"200": "#/components/schemas/Downloaded", "202": "#/components/schemas/Posted"}
