@@ -52,6 +52,7 @@ def evaluate(
     encoder: PictureEncoder | None,
     folder: Path,
     progress: Progress = silent,
+    more: Sequence[str] = (),
 ) -> Evaluated:
     """Judge the checkpoints of a grid; what is painted already is not painted again.
 
@@ -63,6 +64,7 @@ def evaluate(
         round_trip: a picture encoded and decoded by the VAE that decodes the painted ones.
         encoder: of CLIP vision, one more measure; None for none.
         folder: where page and figures are written.
+        more: further parts of the page, as HTML.
 
     Raises:
         TrainingError: there are too few prompts or pictures.
@@ -86,7 +88,7 @@ def evaluate(
     pictures = [("Scores over the steps", drawn), *(("Prompts and checkpoints", drawn_page) for drawn_page in pages)]
     figures = as_json(scores, judged, told)
     file = folder / f"{content_hash([figures, grid.models])}.html"
-    write_changed(file, page(title, scores, judged, pictures, training, told).encode())
+    write_changed(file, page(title, scores, judged, pictures, training, told, more).encode())
     write_changed(file.with_suffix(".json"), dumped(figures).encode())
     return Evaluated(judged, drawn, file)
 

@@ -59,6 +59,7 @@ def page(
     pictures: Iterable[tuple[str, Image.Image]],
     training: Sequence[Image.Image],
     settings: dict[str, Any],
+    more: Sequence[str] = (),
 ) -> str:
     """The evaluation as one file of HTML that needs nothing beside it and loads nothing.
 
@@ -67,13 +68,14 @@ def page(
         pictures: shown large, each with its heading.
         training: the training pictures that `Copy.training` counts.
         settings: names and values, told in a table.
+        more: further parts, as HTML.
     """
     parts = [f"<p>{escaped(sentence)}</p>" for sentence in judged.sentences]
     for heading, picture in pictures:
         parts.append(f"<h2>{escaped(heading)}</h2>{image(picture, heading)}")
     parts += [f"<h2>Scores</h2>{_table(scores)}", _explanation(scores), _copies(scores, training)]
-    parts.append(f"<h2>Settings</h2>{table(settings)}")
-    return whole(title, parts)
+    parts.append(f"<h2>Settings of the pictures</h2>{table(settings)}")
+    return whole(title, [*parts, *more])
 
 
 def _table(scores: Scores) -> str:

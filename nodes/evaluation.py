@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..evaluation.evaluate import evaluate
+from ..evaluation.run_page import sections
 from ..rendering.cells import Grid, columns_of
 from ..rendering.painting import Sampling
 from . import results, sockets
@@ -102,6 +103,7 @@ class EvaluateLora(io.ComfyNode):
                 encoders.picture_encoder(clip_vision) if clip_vision else None,
                 run.path / "evaluation",
                 execution.progress(),
+                _of_run(run),
             )
         said = "\n".join(judged.verdict.sentences)
         return io.NodeOutput(
@@ -111,6 +113,11 @@ class EvaluateLora(io.ComfyNode):
             str(judged.page),
             ui=results.said(said, [judged.chart]),
         )
+
+
+def _of_run(run) -> list[str]:
+    """What the run's folder tells for the page; nothing for a folder that holds checkpoints alone."""
+    return sections(run) if (run.path / "settings.toml").is_file() else []
 
 
 NODES = [EvaluateLora]
