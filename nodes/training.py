@@ -295,7 +295,7 @@ def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob, about
         try:
             folder = folders.trainer_folder()
             launch.train(run, memory.on_cpu(), execution.progress(), preview, launcher, folder, about)
-        except launch.Stopped as error:
+        except launch.StoppedOnRequest as error:
             raise execution.cancelled() from error
         finally:
             training.items += max(_steps(run) - before, 0)

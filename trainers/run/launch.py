@@ -75,7 +75,7 @@ def train(
         about: as for `requests.Trainer`.
 
     Raises:
-        Stopped: somebody asked for it by `requests`; the step is saved.
+        StoppedOnRequest: somebody asked for it by `requests`; the step is saved.
         TrainingError: the process failed or was killed; the text says why and what to do.
     """
     if run.finished:
@@ -107,7 +107,7 @@ def train(
     raise TrainingError(killed(_text_from(run.path / "train.log", start_of_log)))
 
 
-class Stopped(TrainingError):
+class StoppedOnRequest(TrainingError):
     """The training was stopped, and saved, because somebody asked for it."""
 
 
@@ -118,7 +118,7 @@ def _follow(trainer: requests.Trainer, follower: _Follower) -> None:
         while process.poll() is None:
             follower.look()
             if trainer.asked_to_stop.is_set():
-                raise Stopped(f"The training of '{run.id}' was stopped. Queue again to go on.")
+                raise StoppedOnRequest(f"The training of '{run.id}' was stopped. Queue again to go on.")
             time.sleep(POLL_SECONDS)
     finally:
         trainer.stopping = True

@@ -91,7 +91,7 @@ def test_a_run_that_was_asked_to_stop_is_saved_and_goes_on(make_run):
         if done >= 2:
             requests.ask(run, requests.STOP)
 
-    with pytest.raises(launch.Stopped):
+    with pytest.raises(launch.StoppedOnRequest):
         launch.train(run, cpu=True, progress=asking)
     assert run.status()["state"] == "stopped" and max(run.checkpoints()) == run.status()["step"] >= 2
 
