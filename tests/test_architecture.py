@@ -16,6 +16,7 @@ BOTTOM = (
     "files",
     "installation",
     "job_log",
+    "mcp",
     "out_of_memory",
     "parquet_limits",
     "paths",
