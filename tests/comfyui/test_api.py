@@ -52,7 +52,8 @@ def ask(server: ComfyServer, method: str, path: str, body: Any = None, **headers
         with OPENER.open(request, timeout=PATIENCE) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
+        text = error.read()  # ComfyUI itself refuses some, without a word
+        return error.code, json.loads(text) if text else None
 
 
 def post(server: ComfyServer, path: str, **body: Any) -> dict[str, Any]:
@@ -177,6 +178,7 @@ def test_many_clients_lose_no_job_run_none_twice_and_are_answered_at_once_while_
     under_load = statistics.quantiles(waited, n=100)[98]
     record_property("measured", f"status while training: p99 {p99 * 1e3:.0f} ms; {CLIENTS} clients at once: "
                     f"p99 {under_load * 1e3:.0f} ms")  # fmt: skip
+    assert p99 < 1  # on a machine with nothing else to do it is under 0.1
     assert all(status(api, job)["state"] == "queued" for job in ids)
     assert ask(api, "POST", f"jobs/{training}/cancel")[1]["cancelled"]
     assert ended(api, training)["state"] == "stopped"
