@@ -94,7 +94,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 
 def _answer(route: Route, status: int) -> dict[str, Any]:
-    if status == ONLY_POSTED:
+    if status == ONLY_POSTED and len(route.statuses) > 1:  # a job that a request need not wait for
         content = {"application/json": {"schema": _of("Posted")}}
         return {"description": "It is in the queue and was not waited for any longer.", "content": content}
     if route.media != "application/json":
