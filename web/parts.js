@@ -1,6 +1,5 @@
 // What the page's modules share: elements, questions to the routes under /impasto/, dialogs, and one style sheet.
 // Colours are the variables of ComfyUI's own themes, so that light and dark both come right.
-import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
@@ -65,20 +64,6 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
   const answer = await response.json().catch(() => null);
   if (!response.ok) throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
   return answer;
-}
-
-/**
- * The node that an execution id names: "4", or "2:4" for node 4 in the subgraph that node 2 stands for.
- * @param {string|number|undefined} executionId
- */
-export function nodeOf(executionId) {
-  let graph = app.rootGraph;
-  let node;
-  for (const id of String(executionId ?? "").split(":")) {
-    node = graph?.getNodeById(id);
-    graph = node?.subgraph;
-  }
-  return node?.comfyClass?.startsWith("Impasto") ? node : undefined;
 }
 
 /** The address of something that a route names, for an image or a link. */
