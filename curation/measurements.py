@@ -21,7 +21,7 @@ from ..job_log import stage
 from ..progress import Progress, silent
 from .measures import Measures, jpeg_quality, measure
 
-HEADERS = "headers"  # what is measured, and the name of its file
+HEADERS, PICTURES = "headers", "pictures"  # what is measured, and the names of their files
 VERSION = 2  # raised when the same picture would measure otherwise
 SAVE_EVERY = 2.0  # seconds: what a kill can cost
 TELL_EVERY = 0.1  # seconds between two calls of progress, which looks for Cancel too
@@ -39,8 +39,38 @@ def measures(
     dataset: Dataset, records: Sequence[Record], progress: Progress = silent
 ) -> dict[Record, Measures | PictureRefused]:
     """Measures by record, or why the picture does not decode whole."""
-    found = _remembered(dataset, records, "pictures", lambda path: asdict(measure(path)), progress)
+    found = _remembered(dataset, records, PICTURES, lambda path: asdict(measure(path)), progress)
     return {record: _refused(line) or _from_line(line) for record, line in found.items()}
+
+
+def known(
+    dataset: Dataset, records: Sequence[Record]
+) -> tuple[dict[Record, int | PictureRefused | None], dict[Record, Measures | PictureRefused]]:
+    """What was measured of these pictures before, JPEG qualities and measures; nothing is measured or written."""
+    headers, pictures = _read(dataset, HEADERS), _read(dataset, PICTURES)
+    return (
+        {
+            record: _refused(line) or line["jpeg_quality"]
+            for record in records
+            if (line := headers.get(record.sha256)) is not None
+        },
+        {record: _refused(line) or _from_line(line) for record in records if (line := pictures.get(record.sha256))},
+    )
+
+
+def measurement_files(dataset: Dataset) -> tuple[Path, Path]:
+    """Where they lie."""
+    return _cache(dataset, HEADERS), _cache(dataset, PICTURES)
+
+
+def _cache(dataset: Dataset, what: str) -> Path:
+    return Path(dataset.folder) / "measurements" / f"{what}-{VERSION}.jsonl"
+
+
+def _read(dataset: Dataset, what: str) -> dict[str, dict[str, Any]]:
+    """By a picture's hash, the lines that are whole."""
+    lines = read_jsonl(_cache(dataset, what), sha256=str)
+    return {line["sha256"]: line for line in lines if _is_whole(line, what)}
 
 
 def _remembered(
@@ -54,10 +84,9 @@ def _remembered(
 
     A picture whose file is not there, or not as long as it was, is measured again and not remembered.
     """
-    cache = Path(dataset.folder) / "measurements" / f"{what}-{VERSION}.jsonl"
-    known = {line["sha256"]: line for line in read_jsonl(cache, sha256=str) if _is_whole(line, what)}
+    cache, before = _cache(dataset, what), _read(dataset, what)
     intact = {record for record in records if _size(dataset.image_path(record)) == record.size}
-    found = {record: known[record.sha256] for record in intact if record.sha256 in known}
+    found = {record: before[record.sha256] for record in intact if record.sha256 in before}
     waiting = [record for record in records if record not in found]
 
     def line_of(record: Record) -> dict[str, Any]:

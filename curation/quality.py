@@ -7,18 +7,14 @@ compares the style of each picture with the others'.
 
 from __future__ import annotations
 
-import io
 import math
-import statistics
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from ..dataset.labels import is_unknown, label_key
-from ..dataset.orientation import upright
-from ..dataset.pictures import JPEG_QUALITY, PictureRefused, opened, store_picture, thumbnail
+from ..dataset.pictures import PictureRefused, thumbnail
 from ..dataset.records import Dataset, Record, Refusal, write_manifest, write_refusals
 from ..drawing.contact_sheet import contact_sheet
 from ..drawing.histograms import Histogram, histograms
@@ -26,19 +22,22 @@ from ..drawing.palette import LIGHT, Theme
 from ..errors import DatasetError, SettingsError
 from ..job_log import stage
 from ..progress import Progress, silent
+from .cropping import LEAST_CROP, without_border
 from .duplicates import GREATEST_DISTANCE, bits_apart, near_duplicates
+from .keeping import kept_pictures
 from .measurements import jpeg_qualities, measures
 from .measures import Measures
+from .quality_report import filter_report, nothing_passes, unlike_lines
 from .style_similarity import PictureEncoder, style_outliers, style_similarities
 
 SKETCHES = "sketch_and_study"  # WikiArt's genre
-LEAST_CROP = 0.01  # share of the area: less border than this is not worth another JPEG compression
 
 # 0.4 bits per pixel: within the 0.25 to 0.5 that Wallace, "The JPEG Still Picture Compression Standard" (1991), calls
 # "moderate to good quality, sufficient for some applications"; below it blocks and ringing show, and a LoRA learns
 # them. Measured on the original bytes: WikiArt's average is about 0.3. (The 0.1 in use elsewhere is measured after
 # re-encoding at quality 95, which makes a file several times larger and says nothing of what was lost before.)
 DEFAULT_MIN_BYTES_PER_PIXEL = 0.05
+LISTED = 5  # names in a sentence of the report
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,14 @@ class Thresholds:
     min_style: float = -1.0  # `style_similarity.style_similarities`, where an encoder is given; -1 refuses none
 
     def __post_init__(self) -> None:
-        for field, (least, most) in _RANGES.items():
+        for field, (least, most) in RANGES.items():
             value = getattr(self, field)
             if not math.isfinite(value) or not least <= value <= most:
                 wanted = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
                 raise SettingsError(f"{field} is {value}. It must be a number {wanted}.")
 
 
-_RANGES = {
+RANGES = {
     "min_side": (0, math.inf),
     "max_aspect": (1, math.inf),
     "min_bytes_per_pixel": (0, math.inf),
@@ -124,7 +123,7 @@ class Filtered:
             Histogram(
                 text, self.measured[rule], float(getattr(self.thresholds, rule)), rule.startswith("max"), WIDGETS[rule]
             )
-            for rule, text in _CALLED.items()
+            for rule, text in CALLED.items()
             if rule in self.measured
         ]
         return histograms(f"{self.dataset.name}: what the quality filter measured", shown, theme)
@@ -149,7 +148,7 @@ WIDGETS = {
     "min_style": "min likeness to the set",
 }
 # rule -> what a histogram and a reason call the measure
-_CALLED = {
+CALLED = {
     "min_side": "shorter side, px",
     "max_aspect": "aspect",
     "min_bytes_per_pixel": "bytes per pixel",
@@ -164,8 +163,65 @@ _CALLED = {
 }
 
 
+class Judging:
+    """Judges pictures stage by stage, and notes what they measured and which it refuses.
+
+    Attributes:
+        kept: hashes of pictures that no threshold refuses; a file that does not decode cannot be kept.
+        measured: rule -> what every picture that came so far measured.
+    """
+
+    def __init__(self, thresholds: Thresholds, kept: frozenset[str] = frozenset()) -> None:
+        self.thresholds, self.kept = thresholds, kept
+        self.measured: dict[str, list[float]] = {rule: [] for rule in CALLED}
+        self.refusals: dict[Record, Refusal] = {}
+
+    def pass_on(self, candidates: Iterable[Record], judged: Callable[[Record], Iterator[Verdict]]) -> list[Record]:
+        """The candidates that fail nothing; what all of them measured is noted."""
+        passing = []
+        for record in candidates:
+            verdicts = list(judged(record))
+            for verdict in verdicts:
+                if verdict.measured is not None:
+                    self.measured[verdict.rule].append(verdict.measured)
+            failed = next((one for one in verdicts if one.reason and not self.keeps(record, one.rule)), None)
+            if failed is None:
+                passing.append(record)
+            else:
+                self.refusals[record] = _refusal(record, failed, self.thresholds)
+        return passing
+
+    def keeps(self, record: Record, rule: str) -> bool:
+        return record.sha256 in self.kept and rule in WIDGETS
+
+    def look(
+        self,
+        records: Sequence[Record],
+        qualities: Callable[[list[Record]], Mapping[Record, int | PictureRefused | None]],
+        measures_of: Callable[[list[Record]], Mapping[Record, Measures | PictureRefused]],
+        progress: Progress = silent,
+    ) -> tuple[list[Record], dict[Record, Measures]]:
+        """Which pass all that can be seen of them, and their measures; those that are not measured pass unseen."""
+        left = self.pass_on(records, lambda record: judge_record(record, self.thresholds))
+        found = qualities(left)
+        left = self.pass_on(left, lambda record: judge_quality(found.get(record), self.thresholds))
+        looked = measures_of(left)
+        left = self.pass_on(left, lambda record: judge_measures(looked.get(record), self.thresholds))
+        seen = {record: of for record, of in looked.items() if isinstance(of, Measures)}
+        with stage("find duplicates", len(left)):
+            alike = _duplicates(
+                [record for record in left if record in seen], seen, self.thresholds, progress, self.kept
+            )
+        self.refusals |= {record: of for record, of in alike.items() if not self.keeps(record, of.rule)}
+        return [record for record in left if record not in self.refusals], seen
+
+
 def filter_quality(
-    dataset: Dataset, thresholds: Thresholds, progress: Progress = silent, encoder: PictureEncoder | None = None
+    dataset: Dataset,
+    thresholds: Thresholds,
+    progress: Progress = silent,
+    encoder: PictureEncoder | None = None,
+    keep: Sequence[str] = (),
 ) -> Filtered:
     """Keep the pictures that pass; every refusal is recorded beside the new manifest with its measured reason.
 
@@ -174,53 +230,40 @@ def filter_quality(
     Args:
         encoder: scores what passed everything else against its own centroid; outliers are reported, and refused where
             `thresholds.min_style` asks for it.
+        keep: pictures that no threshold refuses, by the first digits of their hashes.
 
     Raises:
+        SettingsError: one of `keep` fits several pictures.
         DatasetError: nothing passes. The text counts the reasons and names the threshold to loosen.
     """
     records = dataset.records()
-    measured: dict[str, list[float]] = {rule: [] for rule in _CALLED}
-    refusals: dict[Record, Refusal] = {}
-
-    def judge(candidates: Iterable[Record], judged: Callable[[Record], Iterator[Verdict]]) -> list[Record]:
-        """The candidates that fail nothing; what all of them measured is noted."""
-        passing = []
-        for record in candidates:
-            verdicts = list(judged(record))
-            for verdict in verdicts:
-                if verdict.measured is not None:
-                    measured[verdict.rule].append(verdict.measured)
-            failed = next((verdict for verdict in verdicts if verdict.reason), None)
-            if failed is None:
-                passing.append(record)
-            else:
-                refusals[record] = _refusal(record, failed, thresholds)
-        return passing
-
-    left = judge(records, lambda record: judge_record(record, thresholds))
-    qualities = jpeg_qualities(dataset, left, progress)
-    left = judge(left, lambda record: judge_quality(qualities[record], thresholds))
-    seen = measures(dataset, left, progress)
-    left = judge(left, lambda record: judge_measures(seen[record], thresholds))
-    with stage("find duplicates", len(left)):
-        refusals |= _duplicates(left, seen, thresholds, progress)
-    left = [record for record in left if record not in refusals]
+    kept_anyway, unknown = kept_pictures(records, keep)
+    judge = Judging(thresholds, kept_anyway)
+    left, seen = judge.look(
+        records,
+        lambda candidates: jpeg_qualities(dataset, candidates, progress),
+        lambda candidates: measures(dataset, candidates, progress),
+        progress,
+    )
+    refusals = judge.refusals
     styles = style_similarities(dataset, left, encoder, progress) if encoder else {}
-    judge(left, lambda record: judge_style(styles.get(record), thresholds))
+    judge.pass_on(left, lambda record: judge_style(styles.get(record), thresholds))
     kept = [record for record in records if record not in refusals]
-    unlike = _unlike([record for record in style_outliers(styles) if record not in refusals], styles)
+    unlike = unlike_lines([record for record in style_outliers(styles) if record not in refusals], styles)
     if thresholds.crop_borders:
         with stage("crop borders", len(kept)):
-            kept = _cropped(dataset, kept, seen, thresholds, refusals, progress)
+            kept = _cropped(dataset, kept, seen, judge, progress)
     refused = tuple((record, refusals[record]) for record in records if record in refusals)
     refusals_so_far = (*dataset.refusals(), *(refusal for _, refusal in refused))
     if not kept:
         write_refusals(dataset.folder, f"{dataset.revision}-none-passed", refusals_so_far)
-        raise DatasetError(_nothing_passes(dataset, [refusal for _, refusal in refused]))
+        raise DatasetError(nothing_passes(dataset, [refusal for _, refusal in refused], WIDGETS))
     passed = write_manifest(dataset.folder, kept, refusals_so_far)
-    report = _report(len(records), [refusal for _, refusal in refused], len(set(kept) - set(records)), unlike)
+    report = filter_report(len(records), [refusal for _, refusal in refused], len(set(kept) - set(records)), unlike)
+    if unknown:
+        report += f"\nkeep names {len(unknown)} that this dataset has not: {', '.join(unknown[:LISTED])}"
     return Filtered(
-        passed, refused, report, {rule: tuple(values) for rule, values in measured.items() if values}, thresholds
+        passed, refused, report, {rule: tuple(values) for rule, values in judge.measured.items() if values}, thresholds
     )
 
 
@@ -254,10 +297,12 @@ def judge_quality(quality: int | PictureRefused | None, thresholds: Thresholds) 
         yield _at_least("min_jpeg_quality", quality, thresholds, f"JPEG quality {quality}")
 
 
-def judge_measures(seen: Measures | PictureRefused, thresholds: Thresholds) -> Iterator[Verdict]:
+def judge_measures(seen: Measures | PictureRefused | None, thresholds: Thresholds) -> Iterator[Verdict]:
     """What the reduced copy shows."""
     if isinstance(seen, PictureRefused):
         yield Verdict(seen.rule, reason=str(seen))
+        return
+    if seen is None:
         return
     border = seen.border_area
     yield _at_most("max_border", border, thresholds, f"border on {border:.0%} of the area")
@@ -285,14 +330,21 @@ def _at_most(rule: str, measured: float, thresholds: Thresholds, text: str) -> V
 
 
 def _duplicates(
-    records: Sequence[Record], seen: Mapping[Record, Measures], thresholds: Thresholds, progress: Progress
+    records: Sequence[Record],
+    seen: Mapping[Record, Measures],
+    thresholds: Thresholds,
+    progress: Progress,
+    kept: frozenset[str],
 ) -> dict[Record, Refusal]:
-    """Of pictures that look alike, the one with the most pixels inside its border stays, then that with most bytes."""
+    """Of pictures that look alike, one that a person keeps stays, else the one with the most pixels inside its border,
+    then that with most bytes.
+    """
     if thresholds.duplicate_distance < 0:
         return {}
 
-    def rank(record: Record) -> tuple[float, int]:
-        return -record.width * record.height * (1 - seen[record].border_area), -record.size
+    def rank(record: Record) -> tuple[bool, float, int]:
+        area = record.width * record.height * (1 - seen[record].border_area)
+        return record.sha256 not in kept, -area, -record.size
 
     best_first = sorted(records, key=rank)  # equal ones in their order
     hashes = [seen[record].hashes for record in best_first]
@@ -310,8 +362,7 @@ def _cropped(
     dataset: Dataset,
     records: Sequence[Record],
     seen: Mapping[Record, Measures],
-    thresholds: Thresholds,
-    refusals: dict[Record, Refusal],
+    judge: Judging,
     progress: Progress,
 ) -> list[Record]:
     """The records, those with a border now of a copy without it; a copy that is too small or narrow is refused."""
@@ -321,78 +372,18 @@ def _cropped(
             kept.setdefault(record.sha256, record)
             continue
         progress(done, len(records), f"Cropping borders, picture {done} of {len(records)}")
-        cropped = _without_border(dataset, record, seen[record].border)
-        failed = next((verdict for verdict in judge_record(cropped, thresholds) if verdict.reason), None)
-        if failed:
+        cropped = without_border(dataset, record, seen[record].border)
+        failed = next((verdict for verdict in judge_record(cropped, judge.thresholds) if verdict.reason), None)
+        if failed and judge.keeps(record, failed.rule):
+            kept.setdefault(record.sha256, record)
+        elif failed:
             reason = f"without its border, {failed.reason}"
-            refusals[record] = _refusal(record, replace(failed, reason=reason), thresholds)
+            judge.refusals[record] = _refusal(record, replace(failed, reason=reason), judge.thresholds)
         else:
             kept.setdefault(cropped.sha256, cropped)
     return list(kept.values())
 
 
-def _without_border(dataset: Dataset, record: Record, border: tuple[float, float, float, float]) -> Record:
-    """Store an upright copy without the border, in the picture's own format and colours, and give its record."""
-    with opened(dataset.image_path(record)) as file:
-        picture = upright(file)
-        left, top, right, bottom = border
-        # up and down to whole pixels of the picture, so that no line of the border stays
-        box = (math.ceil(left * picture.width), math.ceil(top * picture.height))
-        box += (math.floor((1 - right) * picture.width), math.floor((1 - bottom) * picture.height))
-        kind = "JPEG" if file.format == "MPO" else file.format
-        options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
-        buffer = io.BytesIO()
-        left_over = picture.crop(box)
-        left_over.info = {name: value for name, value in file.info.items() if name == "transparency"}
-        left_over.save(buffer, kind, icc_profile=file.info.get("icc_profile"), **options)
-    stored = store_picture(dataset.image_path(record).parent.parent, buffer.getvalue())
-    return replace(
-        record,
-        file_name=stored.file_name,
-        sha256=stored.sha256,
-        width=stored.width,
-        height=stored.height,
-        size=stored.size,
-    )
-
-
 def _refusal(record: Record, verdict: Verdict, thresholds: Thresholds) -> Refusal:
     limit = getattr(thresholds, verdict.rule, None) if verdict.measured is not None else None
     return Refusal(record.source, verdict.rule, verdict.reason, verdict.measured, limit, record.file_name)
-
-
-def _unlike(outliers: Sequence[Record], styles: Mapping[Record, float]) -> list[str]:
-    """Report lines on pictures that look unlike the set and are kept all the same."""
-    if not styles:
-        return []
-    usual = statistics.median(styles.values())
-    lines = [f"{len(outliers)} kept although unlike the set in style, whose likeness is {usual:.3f} as a rule."]
-    return lines + [f"{record.source or record.file_name}: style likeness {styles[record]:.3f}" for record in outliers]
-
-
-def _report(total: int, refusals: Sequence[Refusal], cropped: int, unlike: Sequence[str]) -> str:
-    lines = [f"{total} pictures in, {total - len(refusals)} kept, {len(refusals)} refused."]
-    if cropped:
-        lines.append(f"{cropped} of the kept without their border.")
-    lines += [f"{count} by {rule}" for rule, count in Counter(refusal.rule for refusal in refusals).most_common()]
-    lines += [f"{refusal.source}: {refusal.reason}" for refusal in refusals]
-    lines += unlike
-    return "\n".join(lines)
-
-
-def _nothing_passes(dataset: Dataset, refusals: Sequence[Refusal]) -> str:
-    counts = Counter(refusal.rule for refusal in refusals)
-    text = (
-        f"No picture of dataset '{dataset.name}' passes the quality filter: "
-        f"{', '.join(f'{count} refused by {rule}' for rule, count in counts.most_common())}."
-    )
-    thresholds = {field.name for field in fields(Thresholds)}
-    rule = next((rule for rule, _ in counts.most_common() if rule in thresholds), None)
-    if rule is None:
-        return f"{text} Their files are damaged ({refusals[0].reason}): load them from the source again."
-    measured = [refusal.measured for refusal in refusals if refusal.rule == rule and refusal.measured is not None]
-    if not measured:
-        return f"{text} Switch {rule} off."
-    best = min(measured) if rule.startswith("max") else max(measured)
-    loosen = "Raise" if rule.startswith("max") else "Lower"
-    return f"{text} {loosen} {rule}: the nearest picture measures {best:.4g}."

@@ -7,6 +7,7 @@ import functools
 from comfy_api.latest import io
 
 from ..curation.duplicates import GREATEST_DISTANCE
+from ..curation.keeping import read_keep
 from ..curation.quality import DEFAULT_MIN_BYTES_PER_PIXEL, WIDGETS, Thresholds, filter_quality
 from ..curation.watched import set_aside
 from ..dataset import watch_list
@@ -28,6 +29,7 @@ from .host import encoders, execution, folders, sampling
 from .inputs import (
     anew,
     field_input,
+    keep_input,
     keep_metadata_input,
     max_per_artist_input,
     over_links,
@@ -255,6 +257,7 @@ class QualityFilter(io.ComfyNode):
                 *_style_inputs(),
                 theme_input(advanced=True),
                 watched_input("They are set aside with that reason, until they are off the list."),
+                keep_input(),
             ),
             outputs=[
                 sockets.Dataset.Output("dataset", tooltip="The pictures that passed."),
@@ -269,18 +272,23 @@ class QualityFilter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, dataset, clip_vision=None, theme="light", watched="", **thresholds) -> io.NodeOutput:
+    def validate_inputs(cls, keep: str | None = None) -> bool | str:
+        return refused(("keep", keep, read_keep))
+
+    @classmethod
+    def execute(cls, dataset, clip_vision=None, theme="light", watched="", keep="", **thresholds) -> io.NodeOutput:
         dataset, aside = set_aside(dataset, watch_list.read(watched))
         encoder = encoders.picture_encoder(clip_vision) if clip_vision else None
         colours = theme_of(theme)
         with logged("Quality Filter", dataset.folder):
-            filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder)
+            filtered = filter_quality(dataset, Thresholds(**thresholds), execution.progress(), encoder, read_keep(keep))
             with stage("draw sheet and histograms"):
                 drawn = filtered.sheet(colours), filtered.histograms(colours)
                 pictures = [sampling.image_batch([picture]) for picture in drawn]
         told = f"{aside} pictures on the list of watched ones were set aside before." if aside else ""
         report = "\n".join(filter(None, [filtered.report, told, no_charts()]))
-        return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1])
+        measured = {"impasto_filtered": [{"name": dataset.name, "revision": dataset.revision}]}  # web/filter_bench.js
+        return io.NodeOutput(filtered.dataset, pictures[0], report, pictures[1], ui=measured)
 
 
 def _called(*inputs: io.Input) -> list[io.Input]:

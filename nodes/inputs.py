@@ -126,6 +126,19 @@ def max_per_artist_input(tooltip: str, **options: Any) -> io.Input:
     return io.Int.Input("max_per_artist", default=0, min=0, max=100_000, tooltip=tooltip, **options)
 
 
+def keep_input() -> io.Input:
+    """Pictures that a person keeps whatever is measured of them."""
+    return io.String.Input(
+        "keep",
+        default="",
+        multiline=True,
+        optional=True,
+        advanced=True,
+        placeholder="3fa94c12 The Jetty",
+        tooltip="Pictures that no threshold refuses, one a line: the first digits of the hash under each refused one.",
+    )
+
+
 def keep_metadata_input() -> io.Input:
     return io.Boolean.Input(
         "keep_metadata",
