@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..embedded.text_encoder_weights import CLIP_CONFIG, T5_CONFIG, T5_LEAST_TOKENS
 from ..embedded.tiny_flux import make_tiny_flux, pretrained_tiny_flux
+from . import results
 from .host import execution, folders, models
 
 PRETRAINED, SEEDED = "pretrained", "seeded"
@@ -61,10 +62,12 @@ class TinyFluxLoader(io.ComfyNode):
         root, progress = folders.pack_models_root(), execution.progress()
         family = pretrained_tiny_flux(root, progress) if pretrained else make_tiny_flux(root, seed, progress)
         least_tokens = T5_LEAST_TOKENS if pretrained else None
+        learned = "it draws simple scenes of 128 pixels" if pretrained else f"seed {seed}, it knows no pictures"
         return io.NodeOutput(
             models.load_diffusion_model(family.transformer),
             models.load_flux_clip(family.clip_l, family.t5, CLIP_CONFIG, T5_CONFIG, least_tokens),
             models.load_vae(family.autoencoder),
+            ui=results.said(f"Tiny FLUX, {weights}: {learned}."),
         )
 
 

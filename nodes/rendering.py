@@ -15,7 +15,7 @@ from ..rendering.loss_series import Curve, metrics_of_loss_map
 from ..rendering.painting import Sampling
 from ..trainers.run import folder as runs
 from ..trainers.run.checkpoints import ADAPTER_FILE
-from . import sockets
+from . import results, sockets
 from .host import execution, folders, identity, sampling
 from .inputs import (
     anew,
@@ -274,7 +274,16 @@ class LossPlot(io.ComfyNode):
         if shown:
             marks = {"run": shown[0].id, "checkpoints": [*shown[0].checkpoints()], "pictures": [*shown[0].samples()]}
         picture = loss_plot(first.metrics, first.name, **marks, others=others, theme=theme)
-        return io.NodeOutput(sampling.image_batch([picture]))
+        told = "\n".join(map(_told, curves))
+        return io.NodeOutput(sampling.image_batch([picture]), ui=results.said(told, [picture]))
+
+
+def _told(curve: Curve) -> str:
+    """How long a run was, and where its held-out loss was lowest."""
+    steps = sum("loss" in record for record in curve.metrics)
+    held_out = {record["step"]: record["held_out_loss"] for record in curve.metrics if "held_out_loss" in record}
+    best = best_of(dict.fromkeys(held_out), held_out)
+    return f"{curve.name}: {steps} steps" + (f", best held-out {held_out[best]:.4f} at step {best}" if best else "")
 
 
 def _losses(loss_map) -> list[dict]:
