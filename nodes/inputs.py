@@ -260,10 +260,7 @@ def watched_input(does: str) -> io.Input:
     """The list of pictures that Loss Watch gives; `does` says what becomes of them."""
     return io.String.Input(
         "watched",
-        default="",
-        multiline=True,
         optional=True,
-        advanced=True,
-        placeholder="3fa94c12 wrong caption",
-        tooltip=f"From Loss Watch, or a line for each picture: the first digits of its hash, and why. {does}",
+        force_input=True,
+        tooltip=f"From Loss Watch, or a text with a line a picture: the first digits of its hash, and why. {does}",
     )
