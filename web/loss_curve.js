@@ -2,8 +2,8 @@
 // It holds a bounded number of points, however long the run: where there are too many, neighbours become their mean.
 import { element } from "./parts.js";
 
-const MOST_POINTS = 1_200; // more than a node is pixels wide
-const SMOOTHING = 0.95; // of the trend: what a step leaves of the one before it
+const MOST_POINTS = 600; // about as many as a node is pixels wide
+const SMOOTHING = 0.98; // of the trend: what a step leaves of the one before it
 const HEIGHT = 130; // pixels
 
 /** The losses of the steps of a run, in order. */
@@ -70,6 +70,14 @@ export class LossCurve {
     Object.assign(this, { losses, checkpoints: [], total: 1, at: null });
     this.canvas = element("canvas", { tabIndex: 0, role: "img", style: { width: "100%", height: `${HEIGHT}px` } });
     this.readout = element("div", { className: "quiet", role: "status", "aria-live": "polite" });
+    // Asked for only when it changes: to ask the page for a width makes it lay itself out.
+    this.width = 0;
+    new ResizeObserver(([{ contentRect }]) => {
+      const style = getComputedStyle(this.canvas);
+      this.colours = [style.color, style.getPropertyValue("--p-primary-color").trim() || "#6aa9ff"];
+      this.width = Math.round(contentRect.width);
+      this.draw();
+    }).observe(this.canvas);
     this.canvas.addEventListener("pointermove", ({ offsetX }) => this.read(this.nearest(offsetX)));
     this.canvas.addEventListener("pointerleave", () => this.read(null));
     this.canvas.addEventListener("keydown", (event) => {
@@ -95,7 +103,7 @@ export class LossCurve {
   }
 
   nearest(x) {
-    const step = (x / (this.canvas.clientWidth || 1)) * this.total;
+    const step = (x / (this.width || 1)) * this.total;
     const { points } = this.losses;
     if (!points.length) return null;
     let [low, high] = [0, points.length - 1];
@@ -125,15 +133,14 @@ export class LossCurve {
   }
 
   draw() {
-    const width = this.canvas.clientWidth;
+    const { width } = this;
     if (!width) return;
     const scale = 2; // of the pixels drawn to those of the page: sharp on fine screens and at 200 %
     if (this.canvas.width !== width * scale) Object.assign(this.canvas, { width: width * scale, height: HEIGHT * scale });
     const context = this.canvas.getContext("2d");
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, width, HEIGHT);
-    const style = getComputedStyle(this.canvas);
-    const [ink, accent] = [style.color, style.getPropertyValue("--p-primary-color").trim() || "#6aa9ff"];
+    const [ink, accent] = this.colours;
     const { points, heldOut } = this.losses;
     const shown = [...points.map((point) => point.trend), ...heldOut.values()];
     if (!shown.length) return;
