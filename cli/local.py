@@ -82,8 +82,9 @@ def report(asked: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def is_run(folder: str) -> bool:
-    return (Path(folder) / "settings.toml").is_file()
+def is_folder(run: str) -> bool:
+    """Whether a run is named by its folder, which may be none, not by its id."""
+    return os.sep in run or "/" in run or run.startswith(".") or (Path(run) / "settings.toml").is_file()
 
 
 def run_at(folder: str) -> Run:

@@ -31,7 +31,7 @@ def runs(asked: argparse.Namespace, output: Output) -> int:
 
 def status(asked: argparse.Namespace, output: Output) -> int:
     """Of the run in a folder where there is such a folder, else of the job or run with this id on the server."""
-    if local.is_run(asked.run):
+    if local.is_folder(asked.run):
         return local.status(asked, output)
     if asked.follow:
         return _followed(asked.server, asked.run, output)
