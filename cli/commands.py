@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from ..client import SERVER, TOKEN, Client, NotReachable, RequestRefused
@@ -88,7 +88,7 @@ def _server(url: str) -> Client:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _add_local(command, told: argparse.ArgumentParser) -> None:
+def _add_local(command: Callable[..., argparse.ArgumentParser], told: argparse.ArgumentParser) -> None:
     listed = command("list", "local.listed", "the runs in a folder, that which was trained last first", told)
     listed.add_argument("runs", nargs="?", help="the folder of runs (default: that of the ComfyUI here)")
     train = command("train", "local.train", "train the run in a folder; Ctrl-C saves and stops", told)
@@ -103,7 +103,7 @@ def _add_local(command, told: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_remote(command, served: argparse.ArgumentParser) -> None:
+def _add_remote(command: Callable[..., argparse.ArgumentParser], served: argparse.ArgumentParser) -> None:
     followed = argparse.ArgumentParser(add_help=False, parents=[served])
     followed.add_argument("--no-wait", action="store_true", help="say the job's id and leave it to the server")
     status = command("status", "remote.status", "how far a run or a job is", served)

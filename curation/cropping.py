@@ -19,8 +19,10 @@ def without_border(dataset: Dataset, record: Record, border: tuple[float, float,
         picture = upright(file)
         left, top, right, bottom = border
         # up and down to whole pixels of the picture, so that no line of the border stays
-        box = (math.ceil(left * picture.width), math.ceil(top * picture.height))
-        box += (math.floor((1 - right) * picture.width), math.floor((1 - bottom) * picture.height))
+        box = (
+            *(math.ceil(left * picture.width), math.ceil(top * picture.height)),
+            *(math.floor((1 - right) * picture.width), math.floor((1 - bottom) * picture.height)),
+        )
         kind = "JPEG" if file.format == "MPO" else file.format
         options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
         buffer = io.BytesIO()

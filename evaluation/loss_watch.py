@@ -69,8 +69,8 @@ def observations(records: Iterable[Mapping[str, Any]]) -> list[Observation]:
     """What `Run.metrics` tells of single pictures; nothing for runs of before it did, or whose lines are damaged."""
     found = []
     for record in records:
-        columns = [record.get(name) for name in ("examples", "sigma", "losses")]
-        if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) > 1:
+        columns = [column for name in ("examples", "sigma", "losses") if isinstance(column := record.get(name), list)]
+        if len(columns) < 3 or len({len(column) for column in columns}) > 1:
             continue
         for example, sigma, loss in zip(*columns, strict=True):
             if isinstance(example, str) and _is_number(sigma) and _is_number(loss) and loss > 0:

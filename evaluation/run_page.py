@@ -65,8 +65,9 @@ def _state(run: Run) -> str:
 
 def _curves(run: Run) -> list[str]:
     try:
-        marks = {"run": run.id, "checkpoints": [*run.checkpoints()], "pictures": [*run.samples()]}
-        plotted = loss_plot(run.metrics(), run.name, **marks)
+        plotted = loss_plot(
+            run.metrics(), run.name, run=run.id, checkpoints=[*run.checkpoints()], pictures=[*run.samples()]
+        )
     except ImpastoError as error:  # no step yet, or no matplotlib
         return [f"<h2>Curves</h2><p>{escaped(str(error))}</p>"]
     return [f"<h2>Curves</h2>{image(plotted, 'loss, learning rate and sigmas over the steps')}"]
@@ -142,7 +143,8 @@ def _grid(run: Run) -> list[str]:
     said, cells = max(grids.items(), key=lambda grid: len(grid[1]))
     rows = list(dict.fromkeys((prompt, seed) for prompt, seed, _ in sorted(cells)))
     steps = sorted({step for _, _, step in cells})
-    files = tuple(tuple((cells[(*row, step)],) if (*row, step) in cells else () for step in steps) for row in rows)
+    by_place = {((prompt, seed), step): file for (prompt, seed, step), file in cells.items()}
+    files = tuple(tuple((by_place[row, step],) if (row, step) in by_place else () for step in steps) for row in rows)
     labels = tuple(Label(prompt, f"seed {seed}") for prompt, seed in rows)
     columns = tuple(Label(f"step {step}" if step else "base model") for step in steps)
     common = ", ".join(f"{name} {value}" for name, value in parsed_json(said).items() if value is not None)
