@@ -17,6 +17,8 @@ from ..progress import Progress, silent
 from .dataset_card import dataset_card
 
 CARD = "README.md"  # the name that the Hub looks for
+IMAGE_FOLDER = "Hugging Face imagefolder"  # in FORMATS
+TRAIN, ROWS = "train", "metadata.jsonl"  # within it
 
 
 @dataclass(frozen=True)
@@ -171,10 +173,16 @@ def _sd_scripts(dataset: Dataset, folder: Path, settings: ExportSettings, progre
     return path, "Name this file in dataset_config of sd-scripts. Cached captions, as usual for FLUX, know no dropout."
 
 
+def image_folder_files(dataset: Dataset) -> tuple[str, ...]:
+    """Names within its folder of the files of an export as imagefolder."""
+    pictures = (f"{TRAIN}/{Path(record.file_name).name}" for record in dataset.records())
+    return (CARD, f"{TRAIN}/{ROWS}", *pictures)
+
+
 def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, progress: Progress) -> tuple[Path, str]:
     """Hugging Face's imagefolder: `train/metadata.jsonl` and the pictures beside it."""
     records = dataset.records()
-    train = folder / "train"
+    train = folder / TRAIN
     rows = "".join(json.dumps(_row(record)) + "\n" for record in records)  # ASCII escapes: a row stays a line
     names = {Path(record.file_name).name for record in records}
     if not train.is_dir() or not names <= {path.name for path in train.iterdir()}:
@@ -185,13 +193,13 @@ def _image_folder(dataset: Dataset, folder: Path, settings: ExportSettings, prog
                 if not (target := partial / Path(record.file_name).name).exists():
                     link_picture(dataset, record, target)
                 progress(done, len(records), f"Picture {done} of {len(records)}")
-    write_changed(train / "metadata.jsonl", rows)
+    write_changed(train / ROWS, rows)
     if any(sign in str(folder) for sign in "*?[]"):
-        return train / "metadata.jsonl", (
+        return train / ROWS, (
             f"Upload the folder {folder} to the Hub, or copy it to a path without * ? [ ], which load_dataset reads as "
             "a pattern."
         )
-    return train / "metadata.jsonl", (
+    return train / ROWS, (
         f"Load it with load_dataset('imagefolder', data_dir={str(folder)!r}), or upload the folder to the Hub."
     )
 
@@ -206,7 +214,7 @@ Writer = Callable[[Dataset, Path, ExportSettings, Progress], tuple[Path, str]]
 FORMATS: dict[str, Writer] = {
     "ai-toolkit": _ai_toolkit,
     "SimpleTuner": _simple_tuner,
-    "Hugging Face imagefolder": _image_folder,
+    IMAGE_FOLDER: _image_folder,
     "OneTrainer": _one_trainer,
     "sd-scripts": _sd_scripts,
 }

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..curation.exports import ExportSettings, export_dataset
+from ..curation.exports import IMAGE_FOLDER, ExportSettings, export_dataset, image_folder_files
 from ..errors import SettingsError
 from ..paths import child_of
 from ..publishing import hub_upload
-from ..publishing.lora_folder import SPACE_FOLDER, Publication, write_folder
+from ..publishing.lora_folder import CARD_FILE, SPACE_FOLDER, Publication, write_folder
 from ..publishing.model_card import BASE_MODELS
 from ..publishing.rights import CLAIMS, rights_of
+from ..publishing.space import FILES as SPACE_FILES
 from ..rendering.cells import best_of, steps_wanted
 from ..trainers.run.folder import MAX_RUN_ID_LENGTH
 from . import sockets
@@ -73,7 +74,10 @@ class PublishLora(io.ComfyNode):
                 ),
                 repository("repository", "Where the LoRA goes"),
                 io.Boolean.Input(
-                    "private", default=True, optional=True, tooltip="A new repository is seen by its owner alone."
+                    "private",
+                    default=True,
+                    optional=True,
+                    tooltip="New repositories are seen by their owner alone, and nothing is sent to a public one.",
                 ),
                 io.Boolean.Input(
                     "replace",
@@ -140,22 +144,23 @@ class PublishLora(io.ComfyNode):
             picture_grid,
             places[0],
         )
-        inside = write_folder(what, root)
+        written = write_folder(what, root)
+        inside = written.folder
         told = [f"Made {inside}"]
         progress = execution.progress()
-        sending = [(inside, places[0], "model")]
+        sending = [(inside, places[0], "model", written.files)]
         if places[1]:
-            exported = export_dataset(dataset, "imagefolder", ExportSettings(), progress)
-            sending.append((Path(exported.folder), places[1], "dataset"))
-        sending.append((root / SPACE_FOLDER, places[2], "space"))
-        for folder, place, kind in sending:
+            exported = export_dataset(dataset, IMAGE_FOLDER, ExportSettings(), progress)
+            sending.append((Path(exported.folder), places[1], "dataset", image_folder_files(dataset)))
+        sending.append((root / SPACE_FOLDER, places[2], "space", SPACE_FILES))
+        for folder, place, kind, files in sending:
             if place:
-                sent = hub_upload.upload(folder, place, kind, private, replace, progress=progress)
+                sent = hub_upload.upload(folder, place, kind, private, replace, progress=progress, files=files)
                 number = f"{len(sent.sent)} files sent" if sent.sent else "nothing to send, all of it lies there"
                 told.append(f"{sent.address}: {number}")
         if places[0]:
             told.append("New repositories are private." if private else "New repositories are public.")
-        return io.NodeOutput(str(inside), (inside / "README.md").read_text(encoding="utf-8"), "\n".join(told))
+        return io.NodeOutput(str(inside), (inside / CARD_FILE).read_text(encoding="utf-8"), "\n".join(told))
 
 
 def _allowed(repository: str | None) -> str:

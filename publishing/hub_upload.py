@@ -6,19 +6,18 @@ The token is the server's own (HF_TOKEN, or `hf auth login`): it is never in a g
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ImpastoError, SettingsError
 from ..files import file_hash
 from ..progress import Progress, silent
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, HfApi
+from ..texts import first_line
 
 PERMISSION = "publish.toml"  # under user/impasto
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -91,6 +90,7 @@ def upload(
     replace: bool = False,
     message: str = "Published with Impasto",
     progress: Progress = silent,
+    files: Sequence[str] | None = None,
 ) -> Uploaded:
     """Bring a folder's files to a repository, in one commit behind all that lies there; a new one is made for it.
 
@@ -98,16 +98,17 @@ def upload(
 
     Args:
         kind: of `KINDS`.
-        private: of a new repository; one that is there stays as it is.
+        private: what is sent is to be seen by the owner alone: a new repository is made so, and one that is there
+            must be.
         replace: files of the same name that have another content there may be replaced. What lies there beside them
             stays.
+        files: names within the folder of what is sent; None for all that lies in it.
 
     Raises:
-        SettingsError: there is no token, or files would be replaced.
+        SettingsError: there is no token, the repository is public against `private`, or files would be replaced.
         PublishError: the Hub refuses or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     if constants.HF_HUB_OFFLINE:
         raise SettingsError("HF_HUB_OFFLINE is set on this server: nothing is sent to the Hub. The folder is made.")
@@ -118,34 +119,50 @@ def upload(
             "start ComfyUI again."
         )
     api = HfApi(endpoint=constants.ENDPOINT, token=token, library_name="impasto")
-    try:
+    with _told(repository, token):
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True, **_for(kind))
-        there, parent = _files_there(api, repository, kind)
-        missing = _missing(folder, there, repository, replace)
-        address = f"{constants.ENDPOINT}/{'' if kind == 'model' else f'{kind}s/'}{repository}"
-        if not missing:
-            return Uploaded(address, parent or "", ())
-        additions = [CommitOperationAdd(name, str(folder / name)) for name in missing]
-        _send(api, repository, kind, additions, progress)
+        info = api.repo_info(repository, repo_type=kind, files_metadata=True)
+    if private and not info.private:
+        raise SettingsError(
+            f"{repository} is public, and private is on: nothing was sent. Turn private off to publish where "
+            "everybody sees it, or give another name."
+        )
+    there, parent = {file.rfilename: _hash_of(file) for file in info.siblings or []}, info.sha
+    missing = _missing(_here(folder, files), there, repository, replace)
+    address = f"{constants.ENDPOINT}/{'' if kind == 'model' else f'{kind}s/'}{repository}"
+    if not missing:
+        return Uploaded(address, parent or "", ())
+    additions = []
+    for done, name in enumerate(missing):
+        progress(done, len(missing), f"Sending {name}")
+        with _told(repository, token):
+            additions.append(CommitOperationAdd(name, str(folder / name)))
+            api.preupload_lfs_files(repository, additions[-1:], repo_type=kind)  # small ones it leaves for the commit
+    progress(len(missing), len(missing), "Making the commit")
+    with _told(repository, token):
         commit = api.create_commit(repository, additions, commit_message=message, repo_type=kind, parent_commit=parent)
+    return Uploaded(address, commit.oid, tuple(missing))
+
+
+@contextlib.contextmanager
+def _told(repository: str, token: str) -> Iterator[None]:
+    """Tell in words what goes wrong between us and the Hub."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        yield
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
         raise PublishError(_said(error, repository, token)) from None
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the system's, and those of whichever HTTP client huggingface_hub has, share no class
+        why = _without(token, first_line(error, type(error).__name__))
         raise PublishError(
-            f"{repository}: the upload broke off ({_without(token, str(error))}). Queue again: what has arrived is not "
-            "sent again."
+            f"{repository}: the Hub could not be reached, or the upload broke off ({why}). Queue again: what has "
+            "arrived is not sent again."
         ) from None
-    return Uploaded(address, commit.oid, tuple(missing))
 
 
 def _for(kind: str) -> dict[str, Any]:
     return {"space_sdk": "gradio"} if kind == "space" else {}
-
-
-def _files_there(api: HfApi, repository: str, kind: str) -> tuple[dict[str, str], str | None]:
-    """Name -> hash of the content, of every file that lies in the repository; and its newest commit."""
-    info = api.repo_info(repository, repo_type=kind, files_metadata=True)
-    return {file.rfilename: _hash_of(file) for file in info.siblings or []}, info.sha
 
 
 def _hash_of(file: Any) -> str:
@@ -156,13 +173,19 @@ def _hash_of(file: Any) -> str:
     return str(file.blob_id)
 
 
-def _missing(folder: Path, there: dict[str, str], repository: str, replace: bool) -> list[str]:
+def _here(folder: Path, files: Sequence[str] | None) -> dict[str, Path]:
+    """Name -> file."""
+    if files is not None:
+        return {name: folder / name for name in files}
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def _missing(here: dict[str, Path], there: dict[str, str], repository: str, replace: bool) -> list[str]:
     """The files that do not lie there as they are here.
 
     Raises:
         SettingsError: one of that name does, with another content, and may not be replaced.
     """
-    here = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     missing = [name for name, file in here.items() if not _is(file, there.get(name))]
     replaced = [name for name in missing if name in there]
     if replaced and not replace:
@@ -183,13 +206,6 @@ def _git_id(file: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _send(api: HfApi, repository: str, kind: str, additions: Sequence[CommitOperationAdd], progress: Progress) -> None:
-    for done, addition in enumerate(additions):
-        progress(done, len(additions), f"Sending {addition.path_in_repo}")
-        api.preupload_lfs_files(repository, [addition], repo_type=kind)  # small ones it leaves for the commit
-    progress(len(additions), len(additions), "Making the commit")
-
-
 def _said(error: Exception, repository: str, token: str) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     remedy = {
@@ -199,7 +215,7 @@ def _said(error: Exception, repository: str, token: str) -> str:
         409: "Somebody wrote into it meanwhile: queue again.",
         412: "Somebody wrote into it meanwhile: queue again.",
     }.get(status or 0, "Queue again later: what has arrived is not sent again.")
-    return f"{repository}: the Hub refused ({_without(token, str(error)).splitlines()[0]}). {remedy}"
+    return f"{repository}: the Hub refused ({_without(token, first_line(error, type(error).__name__))}). {remedy}"
 
 
 def _without(token: str, text: str) -> str:

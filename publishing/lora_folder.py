@@ -12,18 +12,19 @@ from PIL import Image
 
 from ..dataset.pictures import PictureRefused, seen
 from ..dataset.records import Dataset
-from ..errors import TrainingError
+from ..errors import SettingsError, TrainingError
 from ..files import appearing, file_hash, link_or_copy, parsed_json, write_changed
 from ..progress import silent
 from ..rendering.picture_grid import PictureGrid
 from ..trainers.lora.file_formats import read_metadata
 from ..trainers.run.folder import Job, Run
-from .model_card import Card, GalleryPicture
+from .model_card import BASE_MODELS, Card, GalleryPicture
 from .rights import Rights
 from .space import write_space
 
 MOST_SAMPLES = 8  # of the gallery
 PICTURE_SIDE = 1024  # pixels of the longer side of a picture in the gallery
+CARD_FILE = "README.md"
 GRID_FILE = "grid.png"
 SPACE_FOLDER = "space"  # beside the LoRA's folder, for it is a repository of its own
 
@@ -55,7 +56,15 @@ class Publication:
     repository: str = ""
 
 
-def write_folder(what: Publication, folder: Path) -> Path:
+@dataclass(frozen=True)
+class Written:
+    """A publication's folder, and the names of its files within; whatever else lies there is none of it."""
+
+    folder: Path
+    files: tuple[str, ...]
+
+
+def write_folder(what: Publication, folder: Path) -> Written:
     """Write the LoRA's folder into `folder`, and the Space's beside it where a repository is known.
 
     What lies there already of the same publication is written only where it differs.
@@ -64,7 +73,8 @@ def write_folder(what: Publication, folder: Path) -> Path:
         The LoRA's folder.
 
     Raises:
-        SettingsError: nobody is known to have a right to publish.
+        SettingsError: nobody is known to have a right to publish, or the LoRA was trained on another kind of model than
+            `what.base`.
         TrainingError: the LoRA's file is gone.
     """
     what.rights.check()
@@ -72,7 +82,9 @@ def write_folder(what: Publication, folder: Path) -> Path:
         raise TrainingError(f"The LoRA {what.weights} is gone. Queue FLUX LoRA Trainer, which puts it there again.")
     inside = folder / what.name
     weights = f"{what.name}.safetensors"
-    trigger = what.trigger or read_metadata(what.weights).get("modelspec.trigger_phrase", "")
+    metadata = read_metadata(what.weights)
+    _check_base(what.base, metadata.get("modelspec.architecture", "").partition("/")[0])
+    trigger = what.trigger or metadata.get("modelspec.trigger_phrase", "")
     _put(what.weights, inside / weights)
     card = Card(
         name=what.name,
@@ -86,10 +98,21 @@ def write_folder(what: Publication, folder: Path) -> Path:
         records=what.dataset.records() if what.dataset else (),
         verdict=_verdict(what.run),
     )
-    write_changed(inside / "README.md", card.markdown())
+    write_changed(inside / CARD_FILE, card.markdown())
     if what.repository:
         write_space(folder / SPACE_FOLDER, what.name, what.repository, weights, what.base, trigger)
-    return inside
+    pictures = (*(sample.file for sample in card.samples), *filter(None, [card.grid]))
+    return Written(inside, (CARD_FILE, weights, *pictures))
+
+
+def _check_base(base: str, trained_on: str) -> None:
+    """Refuse a base whose licence is not that of the model which the LoRA says it was trained on."""
+    if trained_on and trained_on != BASE_MODELS[base].architecture:
+        fitting = [name for name, model in BASE_MODELS.items() if model.architecture == trained_on]
+        raise SettingsError(
+            f"base_model is {base}, but the LoRA says that it was trained on {trained_on}, which has another licence. "
+            f"Choose {' or '.join(fitting) or 'the one that it was trained on'}."
+        )
 
 
 def _put(weights: Path, place: Path) -> None:

@@ -18,19 +18,24 @@ from .rights import Rights
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A FLUX.1 that LoRAs are trained on: its repository, and the licence that binds what is derived from it."""
+    """A FLUX.1 that LoRAs are trained on: its repository, and the licence that binds what is derived from it.
+
+    Attributes:
+        architecture: as a LoRA's file names it, in modelspec.architecture before the slash.
+    """
 
     repository: str
+    architecture: str
     license: str
     license_name: str = ""
     license_link: str = ""
 
 
 _DEV_LICENSE = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
-_DEV = ("other", "flux-1-dev-non-commercial-license", _DEV_LICENSE)
+_DEV = ("flux-1-dev", "other", "flux-1-dev-non-commercial-license", _DEV_LICENSE)
 BASE_MODELS = {
     "FLUX.1-dev": BaseModel("black-forest-labs/FLUX.1-dev", *_DEV),
-    "FLUX.1-schnell": BaseModel("black-forest-labs/FLUX.1-schnell", "apache-2.0"),
+    "FLUX.1-schnell": BaseModel("black-forest-labs/FLUX.1-schnell", "flux-1-schnell", "apache-2.0"),
     "FLUX.1-Krea-dev": BaseModel("black-forest-labs/FLUX.1-Krea-dev", *_DEV),
     "FLUX.1-Kontext-dev": BaseModel("black-forest-labs/FLUX.1-Kontext-dev", *_DEV),
 }

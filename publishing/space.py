@@ -11,6 +11,7 @@ from .model_card import BASE_MODELS
 # A step-distilled base wants few steps and no guidance.
 _SAMPLING = {"FLUX.1-schnell": (4, 0.0)}
 _STEPS, _GUIDANCE = 28, 3.5
+FILES = ("README.md", "app.py", "requirements.txt")
 
 _APP = '''"""Try the LoRA {repository} out."""
 

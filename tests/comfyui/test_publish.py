@@ -70,11 +70,15 @@ def test_without_the_owner_s_word_there_is_a_folder_and_nothing_is_sent(publishi
 
 
 def test_with_it_the_lora_lies_on_the_hub_and_no_token_lies_anywhere(publishing_server, hub, run):
+    folder = publishing_server.base / "output" / "impasto" / "published" / run.id / "monet"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ComfyUI_00001_.png").write_bytes(b"put there by another graph")
     allowed = publishing_server.base / "user" / "impasto" / "publish.toml"
     allowed.parent.mkdir(parents=True, exist_ok=True)
     allowed.write_text('namespaces = ["me"]\n')
     result = publishing_server.queue(graph(run, repository="me/monet", space_repository="me/monet-space"))
-    assert {"README.md", "monet.safetensors"} <= hub.repositories["model", "me/monet"].files.keys()
+    sent = hub.repositories["model", "me/monet"].files.keys()
+    assert sent == {".gitattributes", "README.md", "monet.safetensors"}
     assert {"app.py", "requirements.txt", "README.md"} <= hub.repositories["space", "me/monet-space"].files.keys()
     assert all(repository.private for repository in hub.repositories.values())
     told = json.dumps(publishing_server.history(result.prompt_id))
@@ -85,7 +89,7 @@ def test_with_it_the_lora_lies_on_the_hub_and_no_token_lies_anywhere(publishing_
 
 
 def test_other_files_there_are_not_written_over(publishing_server, hub, run):
-    hub.repositories["model", "me/taken"] = writable_hub.Repository(False, {"README.md": b"somebody's\n"})
+    hub.repositories["model", "me/taken"] = writable_hub.Repository(True, {"README.md": b"somebody's\n"})
     with pytest.raises(NodeFailed) as failed:
         publishing_server.queue(graph(run, repository="me/taken"))
     assert "holds other files of these names: README.md" in str(failed.value)

@@ -4,6 +4,7 @@ import pytest
 from impasto.errors import SettingsError
 from impasto.publishing import hub_upload
 from impasto.publishing.hub_upload import PublishError, check_allowed, check_repository, upload
+from impasto.setup.serving import free_port
 
 from . import writable_hub
 
@@ -62,6 +63,20 @@ def test_what_lies_there_is_written_over_only_where_that_is_said(hub, folder):
     assert hub.repositories["model", "me/monet"].files["README.md"] == b"# monet, again\n"
 
 
+def test_what_is_to_be_private_is_not_sent_to_a_public_repository(hub, folder):
+    hub.repositories["model", "me/monet"] = writable_hub.Repository(private=False)
+    with pytest.raises(SettingsError, match="me/monet is public, and private is on"):
+        upload(folder, "me/monet")
+    assert not hub.put and not hub.repositories["model", "me/monet"].files
+    assert "monet.safetensors" in upload(folder, "me/monet", private=False).sent
+
+
+def test_only_the_files_that_are_named_are_sent(hub, folder):
+    sent = upload(folder, "me/monet", files=("README.md", "images/01.jpg"))
+    assert sent.sent == ("README.md", "images/01.jpg")
+    assert "monet.safetensors" not in hub.repositories["model", "me/monet"].files
+
+
 def test_what_somebody_else_wrote_meanwhile_is_not_written_over(hub, folder):
     upload(folder, "me/monet")
     (folder / "more.txt").write_text("more")
@@ -79,6 +94,29 @@ def test_a_refusal_says_what_to_do_and_holds_no_token(hub, folder, monkeypatch, 
     with pytest.raises(PublishError, match=said) as refused:
         upload(folder, repository)
     assert token not in str(refused.value) and not hub.put
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_words(hub, folder, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(PublishError, match="me/monet: the Hub could not be reached"):
+        upload(folder, "me/monet")
+
+
+def test_cancel_between_two_files_ends_the_upload_and_the_rest_is_sent_later(hub, folder):
+    class Cancelled(Exception):
+        pass
+
+    def cancelled_at_the_second_picture(done, total, text):
+        if len(hub.put) == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        upload(folder, "me/monet", progress=cancelled_at_the_second_picture)
+    assert len(hub.put) == 1 and len(hub.repositories["model", "me/monet"].commits) == 1
+    upload(folder, "me/monet")
+    assert len(hub.put) == len(set(hub.put)) == 2
 
 
 def test_nothing_is_sent_offline_or_without_a_token(hub, folder, monkeypatch):

@@ -1,6 +1,7 @@
 """The folder of a published LoRA, as a reader of the Hub's cards, a Python compiler and a loader of LoRAs meet it."""
 
 import ast
+import dataclasses
 import json
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def grid(tmp_path: Path) -> PictureGrid:
 def published(tmp_path, run, weights, **changes) -> Path:
     dataset = painted(tmp_path / AWKWARD, rights=PUBLIC)
     given = {"rights": rights_of(dataset), "dataset": dataset, "grid": grid(tmp_path), "repository": "me/monet"}
-    return write_folder(Publication("monet", weights, run, "FLUX.1-dev", **(given | changes)), tmp_path / "published")
+    what = Publication("monet", weights, run, "FLUX.1-dev", **(given | changes))
+    return write_folder(what, tmp_path / "published").folder
 
 
 def head_of(card: Path) -> dict:
@@ -100,10 +102,32 @@ def test_the_card_tells_settings_dataset_rights_and_the_evaluation(tmp_path, run
 def test_a_second_time_only_what_differs_is_written(tmp_path, run, weights):
     dataset = painted(tmp_path / AWKWARD, rights=PUBLIC)
     what = Publication("monet", weights, run, "FLUX.1-dev", rights_of(dataset), dataset=dataset, grid=grid(tmp_path))
-    folder = write_folder(what, tmp_path / "published")
+    folder = write_folder(what, tmp_path / "published").folder
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
-    assert write_folder(what, tmp_path / "published") == folder
+    assert write_folder(what, tmp_path / "published").folder == folder
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+
+
+def test_what_lies_in_the_folder_of_somebody_else_is_no_part_of_it(tmp_path, run, weights):
+    dataset = painted(tmp_path / AWKWARD, rights=PUBLIC)
+    what = Publication("monet", weights, run, "FLUX.1-dev", rights_of(dataset), grid=grid(tmp_path))
+    first = write_folder(what, tmp_path / "published")
+    assert set(first.files) == {
+        file.relative_to(first.folder).as_posix() for file in first.folder.rglob("*") if file.is_file()
+    }
+    (first.folder / "images" / "ComfyUI_00001_.png").write_bytes(b"of another graph")
+    bare = dataclasses.replace(what, grid=None)
+    assert write_folder(what, tmp_path / "published") == first
+    assert write_folder(bare, tmp_path / "published").files == ("README.md", "monet.safetensors")
+
+
+def test_a_base_of_another_licence_than_the_lora_was_trained_on_is_refused(tmp_path, run, weights):
+    save_file({"x": torch.ones(2)}, weights, {"modelspec.architecture": "flux-1-dev/lora"})
+    what = Publication("monet", weights, run, "FLUX.1-schnell", rights_of(None, MINE))
+    with pytest.raises(SettingsError, match=r"trained on flux-1-dev, which has another licence\. Choose FLUX\.1-dev"):
+        write_folder(what, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+    assert write_folder(dataclasses.replace(what, base="FLUX.1-Krea-dev"), tmp_path / "published").folder.is_dir()
 
 
 @pytest.mark.parametrize("stated", ["", PUBLIC])
@@ -113,7 +137,7 @@ def test_nothing_is_made_of_pictures_whose_rights_nobody_knows_unless_the_person
     dataset = painted(tmp_path / AWKWARD, rights=stated)
     asked = Publication("monet", weights, run, "FLUX.1-dev", rights_of(dataset, AS_STATED), dataset=dataset)
     if stated:
-        assert write_folder(asked, tmp_path / "published").is_dir()
+        assert write_folder(asked, tmp_path / "published").folder.is_dir()
         return
     with pytest.raises(SettingsError, match=r"of 3 of its 3 pictures no source states"):
         write_folder(asked, tmp_path / "published")
@@ -122,7 +146,7 @@ def test_nothing_is_made_of_pictures_whose_rights_nobody_knows_unless_the_person
     with pytest.raises(SettingsError, match="no dataset is connected"):
         write_folder(unknown, tmp_path / "published")
     mine = Publication("monet", weights, run, "FLUX.1-dev", rights_of(dataset, MINE), dataset=dataset)
-    card = (write_folder(mine, tmp_path / "published") / "README.md").read_text(encoding="utf-8")
+    card = (write_folder(mine, tmp_path / "published").folder / "README.md").read_text(encoding="utf-8")
     assert "says that they have the right to" in card
 
 
