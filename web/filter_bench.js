@@ -18,7 +18,8 @@ addStyle(
   `
 .impasto .bench { display: grid; grid-template-columns: minmax(320px, 1fr) minmax(280px, 1fr); gap: 12px; height: 100%; }
 .impasto .bench > div { display: flex; flex-direction: column; gap: 8px; min-height: 0; overflow: auto; padding: 2px; }
-.impasto .bench fieldset { border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; margin: 0; padding: 4px 8px; min-width: 0; }
+.impasto .bench fieldset { border: 1px solid var(--border-color, #4e4e4e); border-radius: 4px; margin: 0; padding: 4px 8px; min-width: 0;
+  flex: none; }
 .impasto .bench svg { display: block; width: 100%; height: 64px; touch-action: none; cursor: ew-resize; }
 .impasto .bench .kept { fill: var(--input-text, #ddd); opacity: 0.55; }
 .impasto .bench .out { fill: var(--error-text, #ff6b6b); }
