@@ -14,7 +14,7 @@ from .shown import Output
 
 DONE, FAILED, USAGE, NOT_REACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 STATUSES = f"""exit status:
-  {DONE}    done; with --follow and --wait, what was followed has finished
+  {DONE}    done; what was followed has come to its end
   {FAILED}    failed, refused, or stopped before its end: the last line says why
   {USAGE}    the command line is wrong
   {NOT_REACHABLE}    no server answers

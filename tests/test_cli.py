@@ -13,7 +13,11 @@ from pathlib import Path
 import impasto
 import pytest
 import torch
-from impasto.cli import commands
+from impasto.api.openapi import document
+from impasto.api.routing import Call, Places
+from impasto.cli import commands, fields, graphs
+from impasto.errors import SettingsError
+from impasto.setup.serving import free_port
 from impasto.trainers.run.folder import Run
 from impasto.trainers.run.samples import save_samples
 from PIL import Image
@@ -157,6 +161,54 @@ def test_a_stopped_run_is_trained_to_its_end_on_the_command_line_and_published(c
     with safe_open(told["lora"], "pt") as lora:
         assert lora.metadata()["impasto_run"] == stopped.id and list(lora.keys())
     assert Path(told["lora"]).parent == loras / NAME and (loras / NAME / f"{NAME}.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", [["health"], ["runs"], ["status", "some-run"], ["job", "train"], ["cancel", "x"]])
+def test_where_no_server_answers_the_status_is_3_and_the_address_is_told(call, command):
+    address = f"http://127.0.0.1:{free_port()}"
+    status, _, error = call(*command, "--server", address)
+    assert status == 3 and address in error
+
+
+def test_the_words_of_a_job_become_values_of_the_types_that_its_route_takes(tmp_path):
+    told = document(Call(Places(tmp_path, tmp_path, (), tmp_path))).value
+    (tmp_path / "urls.txt").write_text("https://one\n\nhttps://two\n")
+    path, schema = fields.of_job(told, "run")
+    words = ["output_name=12", "steps=30", "auto_captioning=true", f"image_urls=@{tmp_path / 'urls.txt'}"]
+    words += ["captions=dusk, or dawn", "settings.rank=8", "settings.optimizer=adamw", "learning_rate=fast"]
+    assert path == "/impasto/run"
+    assert fields.body(words, schema) == {
+        "output_name": "12",
+        "steps": 30,
+        "auto_captioning": True,
+        "image_urls": ["https://one", "https://two"],
+        "captions": ["dusk, or dawn"],
+        "settings": {"rank": 8, "optimizer": "adamw"},
+        "learning_rate": "fast",  # which the server refuses by name
+    }
+    with pytest.raises(SettingsError, match="name=value"):
+        fields.body(["steps"], schema)
+    with pytest.raises(SettingsError, match="download-images"):
+        fields.of_job(told, "paint")
+
+
+def test_inputs_of_a_graph_are_set_by_id_title_or_type_and_nothing_else_is():
+    graph = {
+        "1": {"class_type": "Loader", "inputs": {"count": 4}, "_meta": {"title": "Paintings"}},
+        "2": {"class_type": "Save", "inputs": {"prefix": "a"}},
+        "3": {"class_type": "Save", "inputs": {"prefix": "b"}},
+    }
+    changed = graphs.changed(graph, ["Paintings.count=8", "2.prefix=x.y", "Loader.count=9"])
+    assert changed["1"]["inputs"] == {"count": 9} and changed["2"]["inputs"] == {"prefix": "x.y"}
+    assert graph["1"]["inputs"] == {"count": 4} and changed["3"] == graph["3"]
+    for word, said in {
+        "Save.prefix=x": "2, 3",
+        "4.x=1": "no node",
+        "1.size=3": "It has: count",
+        "count=3": "node.input",
+    }.items():
+        with pytest.raises(SettingsError, match=said):
+            graphs.changed(graph, [word])
 
 
 def wait_for(happened, seconds: float = 120) -> None:
