@@ -29,7 +29,7 @@ class SdkMissing(ImpastoError):
 
 
 @dataclass(frozen=True)
-class Operation:
+class RouteTool:
     """A route as a tool: `inputs` is the JSON Schema of its arguments, those of the path and the query among them."""
 
     name: str
@@ -51,7 +51,7 @@ class Operation:
         return client.get(path, **query)
 
 
-def operations(document: Mapping[str, Any]) -> dict[str, Operation]:
+def operations(document: Mapping[str, Any]) -> dict[str, RouteTool]:
     """The routes of an OpenAPI document that answer with JSON, by the names of their tools."""
     found = {}
     for path, methods in document["paths"].items():
@@ -63,7 +63,7 @@ def operations(document: Mapping[str, Any]) -> dict[str, Operation]:
     return found
 
 
-def _operation(document: Mapping[str, Any], path: str, method: str, told: Mapping[str, Any]) -> Operation:
+def _operation(document: Mapping[str, Any], path: str, method: str, told: Mapping[str, Any]) -> RouteTool:
     schema: dict[str, Any] = {"type": "object", "properties": {}}
     if body := told.get("requestBody"):
         schemas = document["components"]["schemas"]
@@ -78,7 +78,7 @@ def _operation(document: Mapping[str, Any], path: str, method: str, told: Mappin
         schema["properties"] = schema["properties"] | {parameter["name"]: described}
     schema["required"] = [*schema.get("required", ()), *places["path"]]
     name = told["operationId"].replace(OWN, "")
-    return Operation(name, told["summary"], method, path, schema, tuple(places["path"]), tuple(places["query"]))
+    return RouteTool(name, told["summary"], method, path, schema, tuple(places["path"]), tuple(places["query"]))
 
 
 def _used(schemas: Mapping[str, Any], name: str) -> set[str]:
