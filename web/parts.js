@@ -17,7 +17,8 @@ const STYLE = `
 .impasto .quiet { color: var(--descrip-text, #999); }
 .impasto .fault { color: var(--error-text, #ff6b6b); }
 dialog.impasto { background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
-  border-radius: 8px; padding: 12px; width: min(1400px, 94vw); height: min(900px, 92vh); }
+  border-radius: 8px; padding: 12px; width: min(1400px, 94vw); height: min(900px, 92vh);
+  pointer-events: auto; /* which ComfyUI takes from the whole page while one of its menus is open */ }
 dialog.impasto[open] { display: flex; flex-direction: column; gap: 8px; }
 dialog.impasto::backdrop { background: #0008; }
 dialog.impasto > header { display: flex; gap: 8px; align-items: center; }

@@ -56,7 +56,7 @@ def test_a_threshold_is_dragged_and_what_it_refuses_is_seen_at_once_and_kept_any
     # By pointer: to the middle of the histogram of the shorter side, which goes from 200 to 256.
     chart = page.tab.locator("dialog.impasto fieldset", has_text="shorter side, px").locator("svg")
     box = chart.bounding_box()
-    page.tab.mouse.move(box["x"] + 5, box["y"] + 20)
+    chart.hover(position={"x": 30, "y": 32})  # at the dashed line
     page.tab.mouse.down()
     page.tab.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 20, steps=8)
     page.tab.mouse.up()
