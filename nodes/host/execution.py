@@ -71,8 +71,8 @@ def tell_of_run(run_id: str, about: Mapping[str, str]) -> None:
     Args:
         about: as `place` gave it. A page knows its graph by `workflow`; without one, the page that queued it is told.
     """
-    server = PromptServer.instance
-    server.send_sync("impasto.run", {"run": run_id, **about}, None if about.get("workflow") else server.client_id)
+    if server := getattr(PromptServer, "instance", None):  # there is none where a node is called by a script
+        server.send_sync("impasto.run", {"run": run_id, **about}, None if about.get("workflow") else server.client_id)
 
 
 def place(hidden: Any) -> dict[str, str]:

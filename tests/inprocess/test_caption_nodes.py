@@ -26,7 +26,7 @@ INPUTS = {  # a saved graph holds widgets by their place: names may be added at 
     ],
     "ImpastoMetadataCaptioner": ["dataset", "trigger_word", "name_artist"],
     "ImpastoCaptionEditor": [
-        *("dataset", "trigger_word", "prefix", "suffix", "replacements", "remove_tags", "overrides")
+        *("dataset", "trigger_word", "prefix", "suffix", "replacements", "remove_tags", "overrides", "watched")
     ],
 }
 RAW = "The image shows a pond with red lilies by Claude Monet, painted in oils."

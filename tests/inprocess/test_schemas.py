@@ -79,4 +79,6 @@ def test_every_input_is_called_in_words(nodes):
 def test_of_the_quality_filter_an_artist_sees_what_an_artist_needs(nodes):
     node = next(node for node in nodes if node.__name__ == "QualityFilter")
     plain = [each.id for each in node.GET_SCHEMA().inputs if not each.advanced]
-    assert plain == ["dataset", "min_side", "max_aspect", "min_sharpness", "duplicate_distance", "clip_vision"]
+    assert plain == [
+        *("dataset", "min_side", "max_aspect", "min_sharpness", "duplicate_distance", "clip_vision", "watched")
+    ]
