@@ -154,7 +154,8 @@ def test_wikiart_style_lora_as_shipped_plans_and_trains_nothing(server: ComfySer
 
 @pytest.mark.parametrize("node_type", ["ImpastoTrainingSettings", "ImpastoTrainingPreset"])
 def test_a_graph_queued_again_asks_for_the_same_run(server: ComfyServer, node_type: str):
-    seed = server.object_info(node_type)[node_type]["input"]["required"]["seed"][1]
+    inputs = server.object_info(node_type)[node_type]["input"]
+    seed = (inputs["required"] | inputs.get("optional", {}))["seed"][1]
     assert seed["control_after_generate"] == "fixed"
 
 
