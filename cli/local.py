@@ -16,7 +16,7 @@ from .. import worker
 from ..api import runs as told
 from ..api.routing import Call, Places
 from ..errors import TrainingError
-from ..files import appearing, write_whole
+from ..files import appearing
 from ..trainers.run.checkpoints import ADAPTER_FILE
 from ..trainers.run.folder import Job, Run
 from .shown import Output, ProgressBar, run_line, run_text
@@ -69,7 +69,7 @@ def train(asked: argparse.Namespace, output: Output) -> int:
 
 
 def report(asked: argparse.Namespace, output: Output) -> int:
-    from ..rendering.run_page import loss_of, run_page
+    from ..evaluation.run_page import loss_of, write_page
 
     run = run_at(asked.run)
     file = Path(asked.to or f"{run.id}.html")
@@ -77,7 +77,7 @@ def report(asked: argparse.Namespace, output: Output) -> int:
         with appearing(file) as temporary:
             loss_of(run).save(temporary, "PNG")
     else:
-        write_whole(file, run_page(run))
+        write_page(run, file)
     output.say({"report": os.path.abspath(file)}, str(file))
     return 0
 

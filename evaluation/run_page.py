@@ -13,7 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..dataset.pictures import PictureRefused, opened, thumbnail
 from ..dataset.records import Dataset, Record
@@ -28,9 +28,15 @@ from ..trainers.features import index
 from ..trainers.run.folder import Job, Run
 from .watched_run import FOLDER, RESULT
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 CELL = (256, 256)  # pixels of a picture of the grid on the page, at most
 SHOWN_SIDE = 192  # pixels of a watched picture
 MOST_WATCHED = 60
+PICTURES = (".png", ".jpg", ".webp")
+DRAWN_SIDE = 384  # pixels of what the trainer drew at a step
+MOST_DRAWN = 100  # steps; of more the last
 MOST_COUNTED = 12  # of a label of the dataset; the rest is summed up
 DRAWN = ("width", "height", "steps", "guidance", "sampler_name", "scheduler", "strength")  # what one grid has in common
 
@@ -42,7 +48,7 @@ def write_page(run: Run, file: Path | None = None) -> Path:
         TrainingError: the folder is no run's.
     """
     job = Job.read(run)
-    parts = [_state(run), *_evaluated(run), *_grid(run), *sections(run, job)]
+    parts = [_state(run), *_evaluated(run), *_grid(run), *_drawn(run), *sections(run, job)]
     target = file or run.path / "evaluation" / "page.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_changed(target, whole(run.name, parts).encode())
@@ -63,11 +69,32 @@ def _state(run: Run) -> str:
     return "".join(f"<p>{escaped(line)}</p>" for line in (f"Run {run.id}: {told}{best}.", *remarks))
 
 
+def loss_of(run: Run) -> Image.Image:
+    """The run's loss with all that is marked on it.
+
+    Raises:
+        TrainingError: no step has been measured yet.
+    """
+    return loss_plot(run.metrics(), run.name, run.id, [*run.checkpoints()], [*run.samples()])
+
+
+def _drawn(run: Run) -> list[str]:
+    """What the trainer drew on the way, by step; a damaged picture is left out with a word."""
+    shown = []
+    for step, sample in [*run.samples().items()][-MOST_DRAWN:]:
+        for file in sorted(file for file in sample.parent.iterdir() if file.suffix in PICTURES):
+            words = f"step {step}"
+            try:
+                picture = image(thumbnail(file, DRAWN_SIDE), words)
+            except PictureRefused as error:
+                picture, words = "", f"{words}: {error}"
+            shown.append(f"<figure>{picture}<figcaption>{escaped(words)}</figcaption></figure>")
+    return ["<h2>Drawn on the way</h2>" + "".join(shown)] if shown else []
+
+
 def _curves(run: Run) -> list[str]:
     try:
-        plotted = loss_plot(
-            run.metrics(), run.name, run=run.id, checkpoints=[*run.checkpoints()], pictures=[*run.samples()]
-        )
+        plotted = loss_of(run)
     except ImpastoError as error:  # no step yet, or no matplotlib
         return [f"<h2>Curves</h2><p>{escaped(str(error))}</p>"]
     return [f"<h2>Curves</h2>{image(plotted, 'loss, learning rate and sigmas over the steps')}"]

@@ -51,7 +51,7 @@ MAY_IMPORT = {
         "trainers",
     ),
     # Says to a person what routes tell of runs' folders; on a running server it is a client like any other.
-    "cli": ("api", "rendering", "trainers.run"),
+    "cli": ("api", "evaluation.run_page", "trainers.run"),
 }
 # The same within `trainers`: part -> the other parts of it that it may import.
 _SETTINGS = ("lora.targets", "optimizers", "attention", "settings", "objective", "optimization", "libraries", "presets")

@@ -120,7 +120,7 @@ def test_the_report_is_one_page_that_shows_loss_and_samples_and_loads_nothing(ca
     page = (tmp_path / "report.html").read_text()
     Reader().feed(page)
     pictures = [attributes for tag, attributes in shown if tag == "img"]
-    assert [picture["alt"] for picture in pictures] == ["The loss by step", "step 2"]
+    assert [picture["alt"] for picture in pictures] == ["step 2", "loss, learning rate and sigmas over the steps"]
     assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
     assert not {tag for tag, _ in shown} & {"script", "link", "iframe"}
     assert "learning_rate" in page and stopped.id in page
