@@ -259,7 +259,7 @@ def row(name: str, outcomes: Sequence[Outcome], base: Findings, base_apart: floa
     return (
         name,
         spread(steps, "{:.0f}"),
-        spread([each.seconds for each in outcomes], "{:.0f}"),
+        spread([each.seconds for each in outcomes], "{:.1f}"),
         spread([each.findings.style - base.style for each in outcomes], "{:+.0%}"),
         spread([base.content - each.findings.content for each in outcomes], "{:+.0%}"),
         spread([each.findings.kept(base) for each in outcomes]),

@@ -451,6 +451,10 @@ def _schema(schema: Any) -> dict[str, Any]:
     }
 
 
+# Inputs that offer what lies on disk, with how many of their options stand there whatever lies there.
+LISTED_FROM_DISK = {"start_from": 1, "run_id": 1, "lora": 1, "name": 0}
+
+
 def _input(given: Any) -> str:
     """Name, type and all that decides which values a saved graph may hold; lists that ComfyUI gives are not ours."""
     from impasto.nodes.host.sampling import sampler_names, scheduler_names
@@ -460,8 +464,8 @@ def _input(given: Any) -> str:
         value = getattr(given, name, None)
         if value in (sampler_names(), scheduler_names()):
             value = "ComfyUI's"
-        if given.id in ("start_from", "run_id", "lora") and name == "options" and value:
-            value = value[:1]  # behind it, the LoRAs and the runs that lie there
+        if given.id in LISTED_FROM_DISK and name == "options" and value:
+            value = value[: LISTED_FROM_DISK[given.id]]
         said += [] if value is None else [f"{name} {value!r}"]
     said += [name for name in ("optional", "multiline", "force_input", "control_after_generate") if _is(given, name)]
     return ", ".join(said)
