@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..files import remove_partials
 from ..rendering import animation as animations
 from ..rendering.animation import FORMATS, MP4, SUFFIXES, Animation, Timing
-from . import sockets
+from . import results, sockets
 from .host import execution, folders, sampling, video
 
 
@@ -76,7 +76,8 @@ class StepAnimation(io.ComfyNode):
         saved = ui.SavedResult(file.name, "impasto/animations", io.FolderType.output)
         preview = ui.PreviewVideo([saved]) if format == MP4 else ui.SavedImages([saved], is_animated=True)
         stills = sampling.image_batch(list(shown.stills()))
-        return io.NodeOutput(stills, video.video_of(movie), str(file), ui=preview)
+        said = results.said(f"{len(stills)} pictures, step by step: {file.name}")
+        return io.NodeOutput(stills, video.video_of(movie), str(file), ui=said | preview.as_dict())
 
 
 def _plain(title: str) -> str:

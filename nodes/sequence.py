@@ -14,6 +14,7 @@ from ..rendering.animation import GIF, SUFFIXES, WEBP, write_animation
 from ..rendering.cells import Sampling
 from ..rendering.picture_specs import PictureSpec, paint_specs
 from ..rendering.sequence import MOST_PIXELS, SEEDS, STRENGTHS, WAYS, durations, frames, parse_strengths
+from . import results
 from .host import execution, folders, identity, sampling
 from .host.spec_painter import ComfySpecPainter
 from .inputs import anew, lora_input, lora_strength_input, over_links, picture_size_inputs, sampler_inputs, seed_input
@@ -142,10 +143,11 @@ class GenerationSequence(io.ComfyNode):
         file = folder / f"{folder.name}-{content_hash([files, frames_per_second, hold])}.{format}"
         if not file.exists():
             write_animation(file, pictures, durations(len(pictures), frames_per_second, hold))
-        return io.NodeOutput(sampling.image_batch(pictures), str(file), ui=_shown(file))
+        report = f"{len(pictures)} frames, {painted.found} of them were there before: {file.name}"
+        return io.NodeOutput(sampling.image_batch(pictures), str(file), ui=results.said(report) | _animated(file))
 
 
-def _shown(file: Path) -> dict:
+def _animated(file: Path) -> dict:
     """As core's SaveAnimatedWEBP shows what it saved."""
     subfolder = file.parent.relative_to(folders.output_root()).as_posix()
     return {"images": [{"filename": file.name, "subfolder": subfolder, "type": "output"}], "animated": (True,)}

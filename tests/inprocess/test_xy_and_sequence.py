@@ -163,8 +163,9 @@ def test_a_way_between_seeds_begins_and_ends_with_their_own_pictures(tiny, comfy
         assert animation.n_frames == 4
     (item,) = shown["images"]
     assert (comfyui.base / "output" / item["subfolder"] / item["filename"]).samefile(file)
-    again, same, _ = sequence(tiny, "between seeds", seeds="3, 9", between=3, format="gif", name="way")
-    assert same == file and torch.equal(again, frames)
+    assert shown["impasto"] == [f"4 frames, 0 of them were there before: {item['filename']}"]
+    again, same, shown = sequence(tiny, "between seeds", seeds="3, 9", between=3, format="gif", name="way")
+    assert same == file and torch.equal(again, frames) and "4 frames, 4 of them" in shown["impasto"][0]
 
 
 def test_prompts_and_strengths_are_ways_too(tiny, lora):
