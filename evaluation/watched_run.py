@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from ..dataset.pictures import thumbnail
 from ..drawing.contact_sheet import contact_sheet
 from ..drawing.palette import LIGHT, Theme
 from ..errors import DatasetError, TrainingError
-from ..files import content_hash, file_hash, write_changed
+from ..files import content_hash, write_changed
 from ..progress import Progress, silent
 from ..trainers.features import index
 from ..trainers.run.folder import Job
@@ -31,7 +30,6 @@ FOLDER = "watched"  # of a run
 RESULT = "pictures.json"
 SHOWN_DIGITS = 12  # of a picture's hash
 LISTED = 20  # pictures in the report
-_HASH = re.compile(r"[0-9a-f]{6,64}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def watch_run(run: Run, velocity: Velocity | None = None, model: str = "", progr
     for one in found:
         example = examples[one.example]
         file = files.get(example.image)
-        digits = file.stem if file and _HASH.fullmatch(file.stem) else example.image[:SHOWN_DIGITS]
+        digits = file.stem if file and index.named_by_hash(file) else example.image[:SHOWN_DIGITS]
         shown = (digits, str(file or ""), example.caption, one.kind, round(one.deviation, 2), one.reason)
         pictures.append(WatchedPicture(*shown))
     title = f"{run.name}: {len(pictures)} of {len(examples)} pictures to look at"
@@ -111,20 +109,10 @@ def watch_run(run: Run, velocity: Velocity | None = None, model: str = "", progr
 
 
 def _files(features: index.Features, images: set[str]) -> dict[str, Path]:
-    """The files of these pictures, by the hash of their content; those that are gone since are not among them."""
     try:
-        paths = [picture.path for picture in index.pictures(features)] if images else []
+        return index.picture_files(features, images)
     except DatasetError:
         return {}  # the training files were moved: what was found is told without thumbnails
-    found: dict[str, Path] = {}
-    by_name = {path: [image for image in images if image.startswith(path.stem)] for path in paths}
-    found = {named[0]: path for path, named in by_name.items() if named}
-    for path in paths:
-        if len(found) == len(images):
-            break
-        if not by_name[path] and (content := file_hash(path)) in images:
-            found.setdefault(content, path)
-    return found
 
 
 def _report(

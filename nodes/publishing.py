@@ -12,6 +12,7 @@ from ..paths import child_of
 from ..publishing import hub_upload
 from ..publishing.lora_folder import CARD_FILE, SPACE_FOLDER, Publication, write_folder
 from ..publishing.model_card import BASE_MODELS
+from ..publishing.own_dataset import check_own
 from ..publishing.rights import CLAIMS, rights_of
 from ..publishing.space import FILES as SPACE_FILES
 from ..rendering.cells import best_of, steps_wanted
@@ -131,6 +132,7 @@ class PublishLora(io.ComfyNode):
             raise SettingsError("dataset_repository is given, and no dataset is connected. Connect the one to publish.")
         if places[2] and not places[0]:
             raise SettingsError("A Space loads the LoRA from the Hub: give repository too, or no space_repository.")
+        differs = check_own(run, dataset) if dataset else ""
         known = rights_of(dataset, rights)
         root = child_of(folders.published_root(), run.id, what="run id", longest=MAX_RUN_ID_LENGTH)
         what = Publication(
@@ -146,7 +148,7 @@ class PublishLora(io.ComfyNode):
         )
         written = write_folder(what, root)
         inside = written.folder
-        told = [f"Made {inside}"]
+        told = [f"Made {inside}", *filter(None, [differs])]
         progress = execution.progress()
         sending = [(inside, places[0], "model", written.files)]
         if places[1]:

@@ -13,6 +13,7 @@ from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
 
 from ..curation.test_exports import painted
+from ..golden.record_version import VERSIONS, unpack
 from ..publishing import writable_hub
 
 TOKEN = "hf_" + "i" * 34
@@ -89,11 +90,22 @@ def test_no_dataset_and_no_space_without_what_they_need(comfyui, run, owner_s_wo
         publish(run, space_repository="me/monet-space")
 
 
+def test_another_set_s_pictures_are_refused_before_anything_is_made(comfyui, tmp_path):
+    from impasto.nodes.host import folders
+
+    root = unpack(VERSIONS[0], tmp_path / "disk")
+    trained = next(folder for folder in sorted((root / "runs").iterdir()) if (folder / "metrics.jsonl").is_file())
+    with pytest.raises(SettingsError, match="is not the one that the run .* was trained on"):
+        publish(runs.Run(trained.name, str(trained)), dataset=painted(tmp_path / "other", rights="Public domain"))
+    assert not (folders.published_root() / trained.name).exists()
+
+
 def test_the_dataset_goes_along_with_its_card_its_captions_and_nothing_else(comfyui, run, owner_s_word, hub, tmp_path):
     dataset = painted(tmp_path / "paintings", rights="Public domain")
     where = {"repository": "me/monet", "dataset_repository": "me/paintings", "rights": AS_STATED}
     _, card, report = publish(run, dataset=dataset, **where)
     assert "| Public domain | 3 |" in card and f"{hub.endpoint}/datasets/me/paintings" in report
+    assert "could not be checked" in report  # this run's training data never was
     sent = hub.repositories["dataset", "me/paintings"].files
     rows = [json.loads(line) for line in sent["train/metadata.jsonl"].splitlines()]
     pictures = {f"train/{row['file_name']}" for row in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from .feature_set import REMEDY, EncodedPicture, Example, FeatureSet, Text, toke
 VERSION = 1  # to be raised when the same picture, caption and models would give other files
 INDEX = "index.json"
 DATASET_CONFIG = "dataset.toml"
+_HASH = re.compile(r"[0-9a-f]{6,64}")
 PICTURE_FILES = ("latent", "flipped", "mask")  # that a picture, or a variant of it, may have
 
 
@@ -106,6 +108,28 @@ def pictures(features: Features) -> list[dataset_config.ConfigPicture]:
         DatasetError: the config, a folder or a caption can no longer be used.
     """
     return dataset_config.pictures(_config(features))
+
+
+def picture_files(features: Features, images: set[str]) -> dict[str, Path]:
+    """The files that these pictures were encoded from, by the hash of their content; those gone since are left out.
+
+    Raises:
+        DatasetError: the config, a folder or a caption can no longer be used.
+    """
+    paths = [picture.path for picture in pictures(features)] if images else []
+    by_name = {path: [image for image in images if image.startswith(path.stem)] for path in paths}
+    found = {named[0]: path for path, named in by_name.items() if named}
+    for path in paths:
+        if len(found) == len(images):
+            break
+        if not by_name[path] and (content := files.file_hash(path)) in images:
+            found.setdefault(content, path)
+    return found
+
+
+def named_by_hash(file: Path) -> bool:
+    """Whether a training file bears the first digits of its picture's hash, as Dataset TOML Writer names them."""
+    return bool(_HASH.fullmatch(file.stem))
 
 
 def _config(features: Features) -> dataset_config.DatasetGroup:
