@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import comfyui
+from . import chromium, comfyui
 from .steps import Screen, StepFailed, Steps
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -63,6 +63,9 @@ def prepare(steps: Steps, found: str | None, tests: bool) -> None:
     with steps.step("Packages") as said:
         fresh = install_packages(steps, comfy.path, found, tests)
         said.append("installed" if fresh else "as installed before")
+    if tests:
+        with steps.step("Chromium") as said:
+            said.append(chromium.find_or_install(steps, HOME / "venv" / "bin" / "python"))
     with steps.step("Base directory") as said:
         make_base()
         said.append(str(BASE))

@@ -1,15 +1,15 @@
 """The real ComfyUI and its real page in Chromium, in both of its node renderers.
 
-Needs Chromium (Debian: `apt-get install chromium`) and Playwright (`pip install playwright`, beside pytest); without
-either, the tests here are skipped with a line that says what is missing.
+`test.sh` installs Playwright and finds or installs a Chromium; without either, the tests here are skipped with a line that
+says what is missing.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
+from impasto.setup import chromium
 from impasto.setup.serving import ComfyServer
 
 from ..comfyui.conftest import new_server
@@ -23,13 +23,13 @@ READY = "window.app?.extensionManager?.setting && window.app.rootGraph && window
 @pytest.fixture(scope="module")  # Playwright leaves an event loop running, which other files' tests must not meet
 def browser() -> Iterator:
     playwright = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+        "playwright.sync_api", reason="Playwright is not installed: run ./test.sh"
     ).sync_playwright
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("There is no Chromium: apt-get install chromium")
+    program = chromium.find()
+    if not program:
+        pytest.skip(f"Chromium: {chromium.MISSING}")
     with playwright() as started:
-        launched = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=PATIENCE)
+        launched = started.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=PATIENCE)
         yield launched
         launched.close()
 
