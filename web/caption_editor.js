@@ -3,7 +3,7 @@
 // last result, also after the page was loaded again (impasto.js asks the history for it).
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addButton, addStyle, address, ask, element, isLinked, nodeOf, openDialog, setWidget, widgetOf } from "./parts.js";
+import { addButton, addStyle, ask, element, isLinked, nodeOf, openDialog, picture, setWidget, showPicture, widgetOf } from "./parts.js";
 import { oneLine, Overrides } from "./overrides.js";
 import { PictureList } from "./picture_list.js";
 
@@ -145,12 +145,11 @@ class CaptionEditor {
     const words = element("div", { className: "words" }, element("p", {}, text || "(no caption)"));
     if (marks.length) words.append(element("p", { className: Object.keys(flags).length ? "fault" : "quiet" }, marks.join(" · ")));
     const small = `/view?${new URLSearchParams({ type: "temp", subfolder: "impasto/thumbnails", filename: row.thumbnail })}`;
-    const source = row.thumbnail ? address(small) : this.picture(row);
-    return [element("img", { src: source, alt: "", decoding: "async" }), words];
+    return [picture(row.thumbnail ? small : this.route(row), { alt: "", decoding: "async" }), words];
   }
 
-  picture(row, side = 192) {
-    return address(`/impasto/datasets/${encodeURIComponent(this.dataset)}/thumbnails/${row.sha256}?side=${side}`);
+  route(row, side = 192) {
+    return `/impasto/datasets/${encodeURIComponent(this.dataset)}/thumbnails/${row.sha256}?side=${side}`;
   }
 
   open(row) {
@@ -158,7 +157,7 @@ class CaptionEditor {
     this.row = row;
     this.list.mark(this.list.items.indexOf(row));
     const { text, locked } = this.state(row);
-    this.large.src = this.picture(row, SIDE);
+    showPicture(this.large, this.route(row, SIDE));
     this.caption.value = text;
     this.lock.checked = locked;
     this.lock.disabled = row.locked || this.linked;

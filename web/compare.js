@@ -2,7 +2,7 @@
 // node's result, so that it is there again after a reload.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addStyle, element, nodeOf, openDialog } from "./parts.js";
+import { addStyle, element, nodeOf, openDialog, showPicture } from "./parts.js";
 
 const BUTTON = "Compare pictures";
 
@@ -34,10 +34,7 @@ addStyle(
 const named = ({ text, note, marked }) => `${text}${note ? `, ${note}` : ""}${marked ? " ★" : ""}`;
 
 /** @param {Place|string|null} place a string is a route's address */
-const source = (place) => {
-  if (!place) return "";
-  return api.apiURL(typeof place === "string" ? place : `/view?${new URLSearchParams(place)}`);
-};
+const source = (place) => (!place || typeof place === "string" ? place || "" : `/view?${new URLSearchParams(place)}`);
 
 function select(label, options, chosen, onChange) {
   const list = element("select", {}, ...options.map((text, value) => element("option", { value }, text)));
@@ -103,7 +100,7 @@ export function openCompare(grid, strengths = [], begun = {}) {
       [under, sides[1], state.right],
     ]) {
       const wanted = source(place);
-      if (image.getAttribute("src") !== wanted) image.src = wanted;
+      if (image.dataset.route !== wanted) showPicture(image, wanted);
       image.alt = place ? `${grid.rows[state.row].text}, ${columns[column]}` : "no picture yet";
     }
     names[0].textContent = sides[0] ? columns[state.left] : `${columns[state.left]}: no picture yet`;

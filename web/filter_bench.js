@@ -2,7 +2,7 @@
 // them what would be refused. It changes the node's widgets and its lines of `keep`, and filters nothing itself.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addButton, addStyle, address, ask, element, isLinked, nodeOf, openDialog, setWidget, widgetOf } from "./parts.js";
+import { addButton, addStyle, ask, element, isLinked, nodeOf, openDialog, picture, setWidget, widgetOf } from "./parts.js";
 import { PictureList } from "./picture_list.js";
 
 const NODE = "ImpastoQualityFilter";
@@ -208,14 +208,14 @@ class FilterBench {
   }
 
   drawRow(one) {
-    const small = address(`/impasto/datasets/${encodeURIComponent(this.name)}/thumbnails/${one.picture}`);
+    const small = `/impasto/datasets/${encodeURIComponent(this.name)}/thumbnails/${one.picture}`;
     const words = element("div", { className: "words" }, element("p", {}, one.known_as), element("p", { className: "quiet" }, one.reason));
     const button = element(
       "button",
       { type: "button", tabIndex: -1, disabled: isLinked(this.node, "keep"), title: "Enter", onClick: () => this.toggle(one) },
       one.kept ? "Take back" : "Keep this one anyway",
     );
-    return [element("img", { src: small, alt: "", decoding: "async" }), words, button];
+    return [picture(small, { alt: "", decoding: "async" }), words, button];
   }
 
   lines() {

@@ -23,7 +23,11 @@ dialog.impasto[open] { display: flex; flex-direction: column; gap: 8px; }
 dialog.impasto::backdrop { background: #0008; }
 dialog.impasto > header { display: flex; gap: 8px; align-items: center; }
 dialog.impasto > header h2 { font-size: 15px; margin: 0; flex: 1; }
+dialog.impasto.small { width: min(460px, 94vw); height: auto; }
+dialog.impasto form { display: grid; gap: 8px; }
+dialog.impasto form p { margin: 0; }
 `;
+const TOKEN = "impasto.token"; // in the storage of this tab, which forgets it with the tab
 
 /** Put a style sheet into the page, once for each name. */
 export function addStyle(name, css) {
@@ -61,15 +65,96 @@ export function element(tag, properties = {}, ...children) {
 export async function ask(path, { method = "GET", body, signal } = {}) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   const sent = body === undefined ? undefined : JSON.stringify(body);
-  const response = await api.fetchApi(`/impasto${path}`, { method, headers, body: sent, signal, cache: "no-store" });
+  const response = await fetchRoute(`/impasto${path}`, { method, headers, body: sent, signal, cache: "no-store" });
   const answer = await response.json().catch(() => null);
+  if (wantsToken(response)) throw new Error("The server asks for its IMPASTO_TOKEN: load the page again, or press Refresh in Impasto's sidebar, to give it.");
   if (!response.ok) throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
   return answer;
 }
 
-/** The address of something that a route names, for an image or a link. */
-export function address(route) {
-  return api.apiURL(route);
+let asking = null; // the question for the token that is open
+let dismissed = false; // it was closed without an answer, and is not asked again unasked
+
+/** Whether it is the pack that refused, and not a login in front of ComfyUI. */
+const wantsToken = (response) => response.status === 401 && response.headers.get("WWW-Authenticate") === "Bearer";
+
+/**
+ * Fetch what a route names, from this server alone, with the token that its owner may have set; the person is asked for it once.
+ * @param {string} route with its /impasto
+ * @param {RequestInit} [options]
+ * @returns {Promise<Response>} of status 401 where the person gave none
+ */
+export async function fetchRoute(route, options = {}) {
+  for (;;) {
+    const token = sessionStorage.getItem(TOKEN);
+    const bearer = token ? { Authorization: `Bearer ${String.fromCharCode(...new TextEncoder().encode(token))}` } : {};
+    const response = await api.fetchApi(route, { ...options, mode: "same-origin", headers: { ...options.headers, ...bearer } });
+    if (!wantsToken(response)) return response;
+    if (token !== sessionStorage.getItem(TOKEN)) continue; // given while this was under way
+    if (dismissed) return response;
+    asking ??= askForToken(Boolean(token)).finally(() => {
+      asking = null;
+    });
+    dismissed = !(await asking);
+  }
+}
+
+/** Ask for the token again where the person has closed the question. */
+export function forgetDismissal() {
+  dismissed = false;
+}
+
+/** @returns {Promise<boolean>} whether the person gave one */
+function askForToken(wrong) {
+  return new Promise((resolve) => {
+    const token = element("input", { type: "password", autocomplete: "off", required: true, "aria-label": "IMPASTO_TOKEN" });
+    const keep = (event) => {
+      event.preventDefault();
+      sessionStorage.setItem(TOKEN, token.value.trim());
+      given = Boolean(token.value.trim());
+      close();
+    };
+    let given = false;
+    const { dialog, body, close } = openDialog("The server's token", { onClose: () => resolve(given) });
+    dialog.classList.add("small");
+    const refused = wrong ? element("p", { className: "fault", role: "alert" }, "⚠ The server does not take that token.") : null;
+    const why = "Whoever runs this ComfyUI has set IMPASTO_TOKEN: Impasto's runs, datasets and pictures are shown to those who know it.";
+    const where = element("p", { className: "quiet" }, "It is kept in this tab alone, until you close it.");
+    body.append(element("form", { onSubmit: keep }, refused, element("p", {}, why), token, element("button", {}, "Go on"), where));
+    token.focus();
+  });
+}
+
+/**
+ * Show what an address of this server names, in an image. One of ours is fetched where the server wants its token, which
+ * stands in no address.
+ * @param {HTMLImageElement} image
+ * @param {string} route "" for none
+ */
+export function showPicture(image, route) {
+  image.dataset.route = route;
+  image.onerror = null;
+  if (!route) return image.removeAttribute("src");
+  const fetched = async () => {
+    image.onerror = null;
+    const response = await fetchRoute(route, { cache: "default" }).catch(() => null);
+    const picture = response?.ok ? await response.blob() : null;
+    if (!picture || image.dataset.route !== route) return;
+    const url = URL.createObjectURL(picture);
+    for (const kind of ["load", "error"]) image.addEventListener(kind, () => URL.revokeObjectURL(url), { once: true });
+    image.src = url;
+  };
+  const guarded = route.startsWith("/impasto/");
+  if (guarded && sessionStorage.getItem(TOKEN)) return fetched();
+  if (guarded) image.onerror = fetched; // an image does not tell why it failed
+  image.src = api.apiURL(route);
+}
+
+/** An image of what an address of this server names. */
+export function picture(route, properties) {
+  const image = element("img", properties);
+  showPicture(image, route);
+  return image;
 }
 
 /**

@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { openCompare } from "./compare.js";
-import { addStyle, address, ask, element } from "./parts.js";
+import { addStyle, ask, element, fetchRoute, forgetDismissal, picture } from "./parts.js";
 
 const LOADER = "ImpastoTrainingRunLoader";
 const CONTINUE = "ImpastoContinueTraining";
@@ -93,7 +93,7 @@ async function compare(run) {
 }
 
 async function openGraph(run) {
-  const response = await api.fetchApi(`/impasto/runs/${encodeURIComponent(run.id)}/files/workflow.json`);
+  const response = await fetchRoute(`/impasto/runs/${encodeURIComponent(run.id)}/files/workflow.json`);
   if (!response.ok) throw new Error(`${run.name} kept no graph: it was queued over the API.`);
   await app.loadGraphData(await response.json(), true, true, run.name);
 }
@@ -106,7 +106,11 @@ class Sidebar {
     this.runs = element("ul", { "aria-label": "Training runs" });
     this.datasets = element("ul", { "aria-label": "Datasets" });
     this.said = element("p", { className: "quiet", role: "status", "aria-live": "polite", style: { margin: "0" } });
-    const again = element("button", { onClick: () => this.read() }, "Refresh");
+    const refresh = () => {
+      forgetDismissal();
+      this.read();
+    };
+    const again = element("button", { onClick: refresh }, "Refresh");
     const bar = element("div", { className: "bar" }, this.search, again);
     const heading = (text) => element("h2", {}, text);
     this.root = element("div", { className: "impasto sidebar" }, bar, this.said, heading("Training runs"), this.runs);
@@ -116,7 +120,7 @@ class Sidebar {
     }
     place.replaceChildren(this.root);
     this.found = { runs: [], datasets: [] };
-    this.read();
+    refresh();
   }
 
   async read() {
@@ -184,7 +188,7 @@ class Sidebar {
 
   picture(route, alt) {
     if (!route) return element("div", { className: "none", "aria-hidden": "true" });
-    return element("img", { src: address(route), alt, loading: "lazy" });
+    return picture(route, { alt, loading: "lazy" });
   }
 
   /** Ask in the row itself, with the focus on what does no harm. */

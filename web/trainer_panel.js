@@ -4,7 +4,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { LossCurve, Losses } from "./loss_curve.js";
-import { addStyle, address, ask, element, nodeOf, openDialog } from "./parts.js";
+import { addStyle, ask, element, nodeOf, openDialog, picture } from "./parts.js";
 
 const TRAINERS = ["ImpastoFluxLoraTrainer", "ImpastoContinueTraining"];
 const WIDGET = "impasto_training";
@@ -30,7 +30,8 @@ addStyle(
   .impasto-trainer progress { width: 100%; height: 8px; }
   .impasto-trainer .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
   .impasto-trainer .strip { display: flex; gap: 4px; overflow-x: auto; }
-  .impasto button.sample { padding: 0; flex: none; background-repeat: no-repeat; background-size: cover; }
+  .impasto button.sample { padding: 0; flex: none; position: relative; overflow: hidden; }
+  .impasto button.sample img { position: absolute; top: 0; height: 100%; max-width: none; }
   .impasto-trainer pre { margin: 0; max-height: 110px; overflow: auto; white-space: pre-wrap; font: 11px monospace; }`,
 );
 
@@ -61,20 +62,13 @@ export function stateOf(run, waited = 0) {
 
 /** One prompt's part of a picture that shows the samples of all prompts side by side. */
 function sampleButton(sample, place, height, title, onClick) {
-  const url = address(sample.pictures[0]);
-  const button = element("button", { className: "sample", title, "aria-label": title, onClick });
-  Object.assign(button.style, {
-    backgroundImage: `url("${url}")`,
-    backgroundSize: `${sample.count * 100}% 100%`,
-    backgroundPosition: `${sample.count > 1 ? (place / (sample.count - 1)) * 100 : 0}% 0`,
-    height: `${height}px`,
-    width: `${height}px`,
-  });
-  const whole = new Image();
+  const whole = picture(sample.pictures[0], { alt: "" });
+  const size = { height: `${height}px`, width: `${height}px` };
+  const button = element("button", { className: "sample", title, "aria-label": title, onClick, style: size }, whole);
   whole.onload = () => {
     button.style.width = `${Math.round((height * whole.naturalWidth) / sample.count / whole.naturalHeight)}px`;
   };
-  whole.src = url;
+  Object.assign(whole.style, { width: `${sample.count * 100}%`, left: `${-place * 100}%` });
   return button;
 }
 
