@@ -3,7 +3,7 @@
 // last result, also after the page was loaded again (impasto.js asks the history for it).
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addButton, addStyle, ask, element, isLinked, nodeOf, openDialog, picture, setWidget, showPicture, widgetOf } from "./parts.js";
+import { addButton, addStyle, ask, element, isLinked, nodeOf, openDialog, phrase, picture, setWidget, showPicture, t, widgetOf } from "./parts.js";
 import { oneLine, Overrides } from "./overrides.js";
 import { PictureList } from "./picture_list.js";
 
@@ -15,11 +15,11 @@ const AT_ONCE = 100; // captions counted in one call
 const MOST_UNDONE = 200;
 const REFUSED = ["empty", "refusal"]; // kinds of doubt that mean: there is no caption yet
 const SHOWN = {
-  All: () => true,
-  Flagged: (state) => Object.keys(state.flags).length > 0,
-  "Refused or empty": (state) => REFUSED.some((kind) => kind in state.flags),
-  Edited: (state) => state.edited,
-  Locked: (state) => state.locked,
+  [phrase("All")]: () => true,
+  [phrase("Flagged")]: (state) => Object.keys(state.flags).length > 0,
+  [phrase("Refused or empty")]: (state) => REFUSED.some((kind) => kind in state.flags),
+  [phrase("Edited")]: (state) => state.edited,
+  [phrase("Locked")]: (state) => state.locked,
 };
 
 addStyle(
@@ -73,14 +73,14 @@ class CaptionEditor {
   }
 
   build() {
-    this.list = new PictureList("Pictures", ROW, (row) => this.drawRow(row), (row) => this.open(row));
-    this.which = element("select", { "aria-label": "Which pictures are shown", onChange: () => this.filter() });
+    this.list = new PictureList(t("Pictures"), ROW, (row) => this.drawRow(row), (row) => this.open(row));
+    this.which = element("select", { "aria-label": t("Which pictures are shown"), onChange: () => this.filter() });
     this.search = element("input", {
-      type: "search", placeholder: "Search captions", "aria-label": "Search captions", onInput: () => this.filter(),
+      type: "search", placeholder: t("Search captions"), "aria-label": t("Search captions"), onInput: () => this.filter(),
     });
     this.large = element("img", { className: "large", alt: "" });
     this.caption = element("textarea", {
-      "aria-label": "Caption", readOnly: this.linked, spellcheck: true, onInput: () => this.typed(),
+      "aria-label": t("Caption"), readOnly: this.linked, spellcheck: true, onInput: () => this.typed(),
       onKeydown: (event) => this.key(event),
     });
     this.count = element("p", { role: "status" });
@@ -88,38 +88,39 @@ class CaptionEditor {
     this.lock = element("input", { type: "checkbox", onChange: () => this.save() });
     this.said = element("p", { className: "quiet", role: "status", "aria-live": "polite" });
     const button = (text, title, onClick) => element("button", { type: "button", title, disabled: this.linked, onClick }, text);
-    this.back = button("Give back", "Forget my words and lock: the captioner's caption comes back", () => this.giveBack());
-    this.undoing = button("Undo", "Take back the last change to the captions (Ctrl+Z outside of a text)", () => this.undo());
+    this.back = button(t("Give back"), t("Forget my words and lock: the captioner's caption comes back"), () => this.giveBack());
+    this.undoing = button(t("Undo"), t("Take back the last change to the captions (Ctrl+Z outside of a text)"), () => this.undo());
     const actions = element(
       "div",
       { className: "line" },
-      button("Save", "Write this caption into the node", () => this.save()),
-      button("Save and next", "Ctrl+Enter", () => this.next()),
-      element("label", { title: "A locked caption is changed by you alone, here" }, this.lock, " Locked"),
+      button(t("Save"), t("Write this caption into the node"), () => this.save()),
+      button(t("Save and next"), t("Ctrl+Enter"), () => this.next()),
+      element("label", { title: t("A locked caption is changed by you alone, here") }, this.lock, ` ${t("Locked")}`),
       this.back,
       this.undoing,
     );
     const left = element("div", {}, element("div", { className: "line" }, this.which, this.search), this.list.element);
     const right = element("div", {}, this.large, this.caption, this.count, this.doubts, actions, this.replacing(button), this.said);
-    const { dialog, body } = openDialog(`Captions of ${this.dataset || "this dataset"}`, { onClose: () => this.save() });
+    const { dialog, body } = openDialog(t("Captions of {name}", { name: this.dataset || t("this dataset") }), { onClose: () => this.save() });
     body.append(element("div", { className: "editor" }, left, right));
     dialog.addEventListener("keydown", (event) => {
       if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.target.matches("textarea, input")) return;
       event.preventDefault();
       this.undo();
     });
-    if (this.linked) this.say("overrides gets its text from a link or from the subgraph: it can be read here, and edited there.");
+    if (this.linked) this.say(t("overrides gets its text from a link or from the subgraph: it can be read here, and edited there."));
   }
 
   replacing(button) {
     const preview = () => this.previewReplacing();
-    this.find = element("input", { type: "text", placeholder: "Find", "aria-label": "Find in the captions shown", onInput: preview });
-    this.put = element("input", { type: "text", placeholder: "Replace with", "aria-label": "Replace with", onInput: preview });
+    const box = (placeholder, label) => element("input", { type: "text", placeholder, "aria-label": label, onInput: preview });
+    this.find = box(t("Find"), t("Find in the captions shown"));
+    this.put = box(t("Replace with"), t("Replace with"));
     this.exactly = element("input", { type: "checkbox", onChange: preview });
-    this.replace = button("Replace", "Replace in every caption that is shown on the left", () => this.replaceAll());
+    this.replace = button(t("Replace"), t("Replace in every caption that is shown on the left"), () => this.replaceAll());
     this.replace.disabled = true;
     this.found = element("span", { className: "quiet", role: "status" });
-    const matching = element("label", {}, this.exactly, " match case");
+    const matching = element("label", {}, this.exactly, ` ${t("match case")}`);
     return element("div", { className: "line" }, this.find, this.put, matching, this.replace, this.found);
   }
 
@@ -130,7 +131,7 @@ class CaptionEditor {
     const chosen = this.which.value || "All";
     this.which.replaceChildren(
       ...Object.entries(SHOWN).map(([name, shown]) =>
-        element("option", { value: name, selected: name === chosen }, `${name} (${all.filter(shown).length})`)),
+        element("option", { value: name, selected: name === chosen }, `${t(name)} (${all.filter(shown).length})`)),
     );
     const sought = this.search.value.trim().toLowerCase();
     const says = (row, { text }) => text.toLowerCase().includes(sought) || row.sha256.startsWith(sought);
@@ -141,9 +142,10 @@ class CaptionEditor {
 
   drawRow(row) {
     const { text, edited, locked, pending, flags } = this.state(row);
-    const marks = [pending && "not queued yet", locked ? "locked" : edited && "edited", ...Object.keys(flags)].filter(Boolean);
-    const words = element("div", { className: "words" }, element("p", {}, text || "(no caption)"));
-    if (marks.length) words.append(element("p", { className: Object.keys(flags).length ? "fault" : "quiet" }, marks.join(" · ")));
+    const marks = [pending && t("not queued yet"), locked ? t("locked") : edited && t("edited"), ...Object.keys(flags).map((kind) => t(kind))];
+    const words = element("div", { className: "words" }, element("p", {}, text || t("(no caption)")));
+    const said = marks.filter(Boolean).join(" · ");
+    if (said) words.append(element("p", { className: Object.keys(flags).length ? "fault" : "quiet" }, said));
     const small = `/view?${new URLSearchParams({ type: "temp", subfolder: "impasto/thumbnails", filename: row.thumbnail })}`;
     return [picture(row.thumbnail ? small : this.route(row), { alt: "", decoding: "async" }), words];
   }
@@ -161,7 +163,7 @@ class CaptionEditor {
     this.caption.value = text;
     this.lock.checked = locked;
     this.lock.disabled = row.locked || this.linked;
-    this.lock.parentElement.title = row.locked ? "Give back takes the lock away" : "Keeps this caption from every other override";
+    this.lock.parentElement.title = row.locked ? t("Give back takes the lock away") : t("Keeps this caption from every other override");
     this.tell();
   }
 
@@ -170,15 +172,16 @@ class CaptionEditor {
     const text = oneLine(this.caption.value);
     const known = text === this.row.text ? this.row : this.checked.get(text);
     const [clip, t5] = this.limits ?? [77, 512];
-    const about = this.estimated && known !== this.row ? "about " : "";
+    const about = this.estimated && known !== this.row ? "≈ " : "";
+    const tokens = known?.tokens.map((count) => about + count);
     this.count.textContent = known
-      ? `CLIP-L ${about}${known.tokens[0]} of ${clip} tokens, T5 ${about}${known.tokens[1]} of ${t5}; trigger word, prefix and suffix included`
-      : "counting …";
+      ? t("CLIP-L {a} of {clip} tokens, T5 {b} of {t5}; trigger word, prefix and suffix included", { a: tokens[0], b: tokens[1], clip, t5 })
+      : t("counting …");
     const doubts = Object.entries(known?.flags ?? {});
     this.doubts.className = doubts.length ? "fault" : "quiet";
     this.doubts.textContent = doubts.length
-      ? `⚠ ${doubts.map(([kind, words]) => `${kind}: ${words.join(", ")}`).join("; ")}`
-      : known ? "nothing doubtful" : "";
+      ? `⚠ ${doubts.map(([kind, words]) => `${t(kind)}: ${words.join(", ")}`).join("; ")}`
+      : known ? t("nothing doubtful") : "";
     this.back.disabled = this.linked || !this.state(this.row).edited;
     this.undoing.disabled = this.linked || !this.undone.length;
   }
@@ -202,7 +205,7 @@ class CaptionEditor {
         some.forEach((text, place) => this.checked.set(text, captions[place]));
       }
     } catch (error) {
-      this.say(`The captions could not be counted: ${error.message}`, true);
+      this.say(t("The captions could not be counted: {why}", { why: error.message }), true);
     }
     if (unknown.length) this.filter();
     if (this.row) this.tell();
@@ -216,17 +219,17 @@ class CaptionEditor {
     const locked = this.lock.checked;
     if (text === before.text && locked === before.locked) return;
     if (!text) {
-      this.say("An empty caption is not written; Give back brings the captioner's own.", true);
+      this.say(t("An empty caption is not written; Give back brings the captioner's own."), true);
       this.caption.value = before.text;
       return;
     }
     const untouched = text === this.row.text && locked === this.row.locked && !this.row.edited;
-    this.change([[this.row, untouched ? undefined : { text, locked }]], "Caption saved in the node");
+    this.change([[this.row, untouched ? undefined : { text, locked }]], t("Caption saved in the node"));
   }
 
   giveBack() {
     const { edited, locked } = this.row;
-    this.change([[this.row, edited || locked ? null : undefined]], "Given back to the captioner");
+    this.change([[this.row, edited || locked ? null : undefined]], t("Given back to the captioner"));
     this.open(this.row);
   }
 
@@ -236,7 +239,7 @@ class CaptionEditor {
     if (this.undone.length > MOST_UNDONE) this.undone.shift();
     for (const [row, edit] of edits) this.overrides.set(row.sha256, edit);
     setWidget(this.node, "overrides", this.overrides.toString());
-    this.say(`${said}. Queue the graph to write it.`);
+    this.say(`${said}. ${t("Queue the graph to write it.")}`);
     this.filter();
     this.check(edits.map(([row]) => this.state(row)).filter((state) => !state.known).map((state) => state.text));
   }
@@ -247,7 +250,7 @@ class CaptionEditor {
     this.read();
     this.filter();
     this.open(this.row);
-    this.say("The last change was taken back.");
+    this.say(t("The last change was taken back."));
   }
 
   next() {
@@ -282,9 +285,10 @@ class CaptionEditor {
     const { found, locked } = this.matches();
     const places = found.reduce((sum, [, , count]) => sum + count, 0);
     this.replace.disabled = this.linked || !found.length;
-    this.replace.textContent = found.length ? `Replace in ${found.length}` : "Replace";
-    const left = locked ? `; ${locked} locked are left as they are` : "";
-    this.found.textContent = this.find.value ? `${places} places in ${found.length} of the captions shown${left}` : "";
+    this.replace.textContent = found.length ? t("Replace in {n}", { n: found.length }) : t("Replace");
+    const left = locked ? `; ${t("{n} locked are left as they are", { n: locked })}` : "";
+    const where = t("{places} places in {n} of the captions shown", { places, n: found.length });
+    this.found.textContent = this.find.value ? where + left : "";
   }
 
   replaceAll() {
@@ -292,7 +296,7 @@ class CaptionEditor {
     const { found } = this.matches();
     const edits = found.map(([row, text]) => [row, { text, locked: false }]);
     if (!edits.length) return;
-    this.change(edits, `Replaced in ${edits.length} captions`);
+    this.change(edits, t("Replaced in {n} captions", { n: edits.length }));
     this.open(this.row);
   }
 
@@ -305,10 +309,9 @@ class CaptionEditor {
 function openEditor(node) {
   const result = results.get(node);
   if (result?.rows.length) return new CaptionEditor(node, result);
-  const { body } = openDialog("Captions");
-  body.append(
-    element("p", {}, "There is nothing to show yet. Queue the graph once: the captions and pictures come with this node's result."),
-  );
+  const { body } = openDialog(t("Captions"));
+  const why = t("There is nothing to show yet. Queue the graph once: the captions and pictures come with this node's result.");
+  body.append(element("p", {}, why));
 }
 
 app.registerExtension({
@@ -321,6 +324,6 @@ app.registerExtension({
     });
   },
   nodeCreated(node) {
-    if (node.comfyClass === NODE) addButton(node, "Edit captions …", () => openEditor(node));
+    if (node.comfyClass === NODE) addButton(node, phrase("Edit captions …"), () => openEditor(node));
   },
 });

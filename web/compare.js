@@ -2,9 +2,9 @@
 // node's result, so that it is there again after a reload.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addStyle, element, nodeOf, openDialog, showPicture } from "./parts.js";
+import { addButton, addStyle, element, nodeOf, openDialog, phrase, showPicture, t } from "./parts.js";
 
-const BUTTON = "Compare pictures";
+const BUTTON = phrase("Compare pictures");
 
 addStyle(
   "compare",
@@ -49,7 +49,7 @@ function strengthRow(grid, strengths, choose) {
     const pressed = String(other === grid);
     return element("button", { "aria-pressed": pressed, onClick: () => choose(other) }, other.strength.toFixed(2));
   });
-  return element("span", { role: "group", "aria-label": "Strength of the LoRA" }, "Strength ", ...buttons);
+  return element("span", { role: "group", "aria-label": t("Strength of the LoRA") }, `${t("Strength")} `, ...buttons);
 }
 
 /**
@@ -68,27 +68,28 @@ export function openCompare(grid, strengths = [], begun = {}) {
   const names = ["left", "right"].map((side) => element("div", { className: "name", style: { [side]: "6px" } }));
   const stage = element("div", { className: "stage" }, under, over, seam, ...names);
   const columns = grid.columns.map(named);
-  const left = select("Left", columns, state.left, (value) => set({ left: value }));
-  const row = select("Row", grid.rows.map(named), state.row, (value) => set({ row: value }));
+  const left = select(t("Left"), columns, state.left, (value) => set({ left: value }));
+  const row = select(t("Row"), grid.rows.map(named), state.row, (value) => set({ row: value }));
   const seeds = Math.max(...grid.cells.flat().map((cell) => cell.length));
-  const seed = select("Picture", [...Array(seeds).keys()].map((n) => `${n + 1} of ${seeds}`), 0, (value) => set({ seed: value }));
+  const numbers = [...Array(seeds).keys()].map((n) => t("{n} of {total}", { n: n + 1, total: seeds }));
+  const seed = select(t("Picture"), numbers, 0, (value) => set({ seed: value }));
   seed.shown.hidden = seeds < 2;
   const range = (label, max, value, change) => {
     const input = element("input", { type: "range", min: "0", max: String(max), value: String(value), "aria-label": label });
     input.addEventListener("input", () => change(Number(input.value)));
     return input;
   };
-  const slider = range("How much of the left picture is seen", 100, state.share, (value) => set({ share: value }));
-  const scrubber = range("Column on the right", columns.length - 1, state.right, (value) => set({ right: value }));
+  const slider = range(t("How much of the left picture is seen"), 100, state.share, (value) => set({ share: value }));
+  const scrubber = range(t("Column on the right"), columns.length - 1, state.right, (value) => set({ right: value }));
   const told = element("span", { "aria-live": "polite" });
-  const sliders = element("div", { className: "sliders" }, "Seam", slider, element("span"), "Right", scrubber, told);
+  const sliders = element("div", { className: "sliders" }, t("Seam"), slider, element("span"), t("Right"), scrubber, told);
   const choices = element("div", { className: "choices" }, row.shown, left.shown, seed.shown);
   const another = (other) => {
     close();
     openCompare(other, strengths, { row: state.row, left: state.left, right: state.right, share: state.share });
   };
   if (strengths.length > 1) choices.append(strengthRow(grid, strengths, another));
-  const { body, close } = openDialog(`Compare: ${grid.title}`);
+  const { body, close } = openDialog(t("Compare: {title}", { title: grid.title }));
   body.append(element("div", { className: "compare" }, choices, stage, sliders));
 
   function set(change) {
@@ -101,10 +102,10 @@ export function openCompare(grid, strengths = [], begun = {}) {
     ]) {
       const wanted = source(place);
       if (image.dataset.route !== wanted) showPicture(image, wanted);
-      image.alt = place ? `${grid.rows[state.row].text}, ${columns[column]}` : "no picture yet";
+      image.alt = place ? `${grid.rows[state.row].text}, ${columns[column]}` : t("no picture yet");
     }
-    names[0].textContent = sides[0] ? columns[state.left] : `${columns[state.left]}: no picture yet`;
-    names[1].textContent = sides[1] ? columns[state.right] : `${columns[state.right]}: no picture yet`;
+    names[0].textContent = `${columns[state.left]}${sides[0] ? "" : `: ${t("no picture yet")}`}`;
+    names[1].textContent = `${columns[state.right]}${sides[1] ? "" : `: ${t("no picture yet")}`}`;
     told.textContent = columns[state.right];
     over.style.clipPath = `inset(0 ${100 - state.share}% 0 0)`;
     seam.style.left = `${state.share}%`;
@@ -130,14 +131,7 @@ export function openCompare(grid, strengths = [], begun = {}) {
 /** A button on a node that has made a grid; @param {Grid} grid */
 function offer(node, grid) {
   const known = node.widgets?.find((widget) => widget.name === BUTTON);
-  if (known) {
-    known.callback = () => openCompare(grid);
-    return;
-  }
-  const button = node.addWidget("button", BUTTON, null, () => openCompare(grid), { serialize: false });
-  button.serialize = false;
-  const needed = node.computeSize()[1];
-  if (needed > node.size[1]) node.setSize([node.size[0], needed]);
+  (known ?? addButton(node, BUTTON, null)).callback = () => openCompare(grid);
 }
 
 app.registerExtension({

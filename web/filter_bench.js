@@ -2,7 +2,7 @@
 // them what would be refused. It changes the node's widgets and its lines of `keep`, and filters nothing itself.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { addButton, addStyle, ask, element, isLinked, nodeOf, openDialog, picture, setWidget, widgetOf } from "./parts.js";
+import { addButton, addStyle, ask, element, isLinked, nodeOf, openDialog, phrase, picture, setWidget, t, widgetOf } from "./parts.js";
 import { PictureList } from "./picture_list.js";
 
 const NODE = "ImpastoQualityFilter";
@@ -42,6 +42,7 @@ class Threshold {
     Object.assign(this, { rule, node, onChange, values: values.filter((value) => value !== null) });
     this.most = rule.startsWith("max");
     const { min, max, step, step2 } = widgetOf(node, rule).options;
+    const name = widgetOf(node, rule).label ?? widget; // in the page's language, as on the node
     this.value = Number(widgetOf(node, rule).value);
     const low = Math.min(...this.values, this.value);
     const high = Math.max(...this.values, this.value);
@@ -50,9 +51,9 @@ class Threshold {
     this.high = Math.min(max, high + room);
     this.step = Number(step2 ?? step / 10) || 0.01;
     const bound = { min, max, step: this.step, disabled: isLinked(node, rule) };
-    this.number = element("input", { type: "number", "aria-label": widget, ...bound, onChange: () => this.set(Number(this.number.value)) });
+    this.number = element("input", { type: "number", "aria-label": name, ...bound, onChange: () => this.set(Number(this.number.value)) });
     this.range = element("input", {
-      type: "range", "aria-label": `${widget}, threshold`, ...bound, min: this.low, max: this.high, step: "any",
+      type: "range", "aria-label": t("{name}, threshold", { name }), ...bound, min: this.low, max: this.high, step: "any",
       onInput: () => this.set(Number(this.range.value)), onKeydown: (event) => this.key(event),
     });
     this.out = element("span", { className: "quiet" });
@@ -62,7 +63,7 @@ class Threshold {
     this.svg.setAttribute("aria-hidden", "true"); // the slider under it says the same
     this.svg.addEventListener("pointerdown", (event) => this.drag(event));
     const ends = element("div", { className: "ends quiet" }, element("span", {}, shown(low)), this.out, element("span", {}, shown(high)));
-    const label = element("label", {}, `${called}: ${widget}`, this.number);
+    const label = element("label", {}, `${t(called)}: ${name}`, this.number);
     this.element = element("fieldset", {}, label, this.svg, this.range, ends);
     this.draw();
   }
@@ -97,8 +98,9 @@ class Threshold {
     const at = Math.max(0, Math.min(CHART.width, this.x(this.value)));
     this.svg.replaceChildren(...bars, part("line", { x1: at, x2: at, y1: 0, y2: CHART.height }));
     this.number.value = this.range.value = this.value;
-    this.range.setAttribute("aria-valuetext", `${shown(this.value)}; ${this.values.filter((value) => this.refuses(value)).length} refused`);
-    this.out.textContent = `${this.values.filter((value) => this.refuses(value)).length} of ${this.values.length} ${this.most ? "over" : "under"}`;
+    const counts = { n: this.values.filter((value) => this.refuses(value)).length, total: this.values.length, value: shown(this.value) };
+    this.range.setAttribute("aria-valuetext", t("{value}; {n} refused", counts));
+    this.out.textContent = this.most ? t("{n} of {total} over", counts) : t("{n} of {total} under", counts);
   }
 
   set(value) {
@@ -141,16 +143,17 @@ class Threshold {
 class FilterBench {
   constructor(node, { name, revision }) {
     Object.assign(this, { node, name, revision, refused: [], asked: 0, known: new Map() });
-    this.count = element("p", { role: "status", "aria-live": "polite", style: { margin: "0", fontSize: "14px" } }, "Reading the measurements …");
-    this.list = new PictureList("Refused and kept pictures", ROW, (one) => this.drawRow(one), () => {});
+    this.count = element("p", { role: "status", "aria-live": "polite", style: { margin: "0", fontSize: "14px" } }, t("Reading the measurements …"));
+    this.list = new PictureList(t("Refused and kept pictures"), ROW, (one) => this.drawRow(one), () => {});
     this.list.element.addEventListener("keydown", (event) => {
       if ((event.key !== "Enter" && event.key !== " ") || event.target !== this.list.element || this.list.chosen < 0) return;
       event.preventDefault();
       this.toggle(this.list.items[this.list.chosen]);
     });
     this.charts = element("div", {});
-    const hint = element("p", { className: "quiet", style: { margin: "0" } }, "Drag a dashed line, or use the sliders. Queue the graph to filter so.");
-    const { body } = openDialog(`Thresholds for ${name}`);
+    const how = t("Drag a dashed line, or use the sliders. Queue the graph to filter so.");
+    const hint = element("p", { className: "quiet", style: { margin: "0" } }, how);
+    const { body } = openDialog(t("Thresholds for {name}", { name }));
     body.append(element("div", { className: "bench" }, this.charts, element("div", {}, this.count, hint, this.list.element)));
     this.load();
   }
@@ -198,13 +201,13 @@ class FilterBench {
     const { total, refused, unmeasured } = await ask(this.path("refused"), { method: "POST", body });
     if (number !== this.asked) return;
     const kept = [...this.known.keys()].filter((picture) => this.lineOf(picture) !== undefined);
-    const byYou = kept.map((picture) => ({ picture, known_as: this.known.get(picture), reason: "kept by you", kept: true }));
+    const byYou = kept.map((picture) => ({ picture, known_as: this.known.get(picture), reason: t("kept by you"), kept: true }));
     const chosen = this.list.items[this.list.chosen]?.picture;
     const items = [...byYou, ...refused];
     this.list.show(items, items.findIndex(({ picture }) => picture === chosen));
-    const later = unmeasured ? `; ${unmeasured} not measured yet, known after queueing` : "";
+    const later = unmeasured ? `; ${t("{n} not measured yet, known after queueing", { n: unmeasured })}` : "";
     this.count.className = "";
-    this.count.textContent = `${total - refused.length} of ${total} kept, ${refused.length} refused${later}`;
+    this.count.textContent = t("{kept} of {total} kept, {n} refused", { kept: total - refused.length, total, n: refused.length }) + later;
   }
 
   drawRow(one) {
@@ -212,8 +215,8 @@ class FilterBench {
     const words = element("div", { className: "words" }, element("p", {}, one.known_as), element("p", { className: "quiet" }, one.reason));
     const button = element(
       "button",
-      { type: "button", tabIndex: -1, disabled: isLinked(this.node, "keep"), title: "Enter", onClick: () => this.toggle(one) },
-      one.kept ? "Take back" : "Keep this one anyway",
+      { type: "button", tabIndex: -1, disabled: isLinked(this.node, "keep"), title: t("Enter"), onClick: () => this.toggle(one) },
+      one.kept ? t("Take back") : t("Keep this one anyway"),
     );
     return [picture(small, { alt: "", decoding: "async" }), words, button];
   }
@@ -241,8 +244,9 @@ class FilterBench {
 function openBench(node) {
   const dataset = filtered.get(node);
   if (dataset) return new FilterBench(node, dataset);
-  const { body } = openDialog("Thresholds");
-  body.append(element("p", {}, "Nothing is measured yet. Queue the graph once: the pictures are measured then, and what was measured is kept."));
+  const { body } = openDialog(t("Thresholds"));
+  const why = t("Nothing is measured yet. Queue the graph once: the pictures are measured then, and what was measured is kept.");
+  body.append(element("p", {}, why));
 }
 
 app.registerExtension({
@@ -255,6 +259,6 @@ app.registerExtension({
     });
   },
   nodeCreated(node) {
-    if (node.comfyClass === NODE) addButton(node, "Set thresholds on the pictures …", () => openBench(node));
+    if (node.comfyClass === NODE) addButton(node, phrase("Set thresholds on the pictures …"), () => openBench(node));
   },
 });

@@ -1,6 +1,6 @@
 // The loss of a run as a drawing: every step faint, their trend as a line, held-out losses as dots, checkpoints as marks.
 // It holds a bounded number of points, however long the run: where there are too many, neighbours become their mean.
-import { element } from "./parts.js";
+import { element, t } from "./parts.js";
 
 const MOST_POINTS = 600; // about as many as a node is pixels wide
 const SMOOTHING = 0.98; // of the trend: what a step leaves of the one before it
@@ -96,8 +96,10 @@ export class LossCurve {
     const { points, heldOut } = this.losses;
     const last = points.at(-1);
     this.canvas.ariaLabel = last
-      ? `Loss by step. Trend ${last.trend.toFixed(3)} at step ${last.step}, ${heldOut.size} held-out losses. Arrow keys read it.`
-      : "Loss by step: none yet.";
+      ? t("Loss by step. Trend {trend} at step {step}, {n} held-out losses. Arrow keys read it.", {
+          trend: last.trend.toFixed(3), step: last.step, n: heldOut.size,
+        })
+      : t("Loss by step: none yet.");
     if (this.at === null) this.read(null);
     else this.draw();
   }
@@ -120,12 +122,13 @@ export class LossCurve {
     const point = this.losses.points[this.at ?? this.losses.points.length - 1];
     const best = this.losses.best();
     const known = [...this.losses.heldOut.keys()].filter((step) => step <= (point?.step ?? 0)).pop();
+    const heldOut = (step) => ({ step, loss: this.losses.heldOut.get(step).toFixed(3) });
     this.readout.textContent = !point
-      ? "No step is trained yet."
+      ? t("No step is trained yet.")
       : [
-          `step ${point.step}: loss ${point.loss.toFixed(3)}, trend ${point.trend.toFixed(3)}`,
-          known !== undefined && `held-out ● ${this.losses.heldOut.get(known).toFixed(3)} at ${known}`,
-          this.at === null && best !== null && `best ${this.losses.heldOut.get(best).toFixed(3)} at ${best}`,
+          t("step {step}: loss {loss}, trend {trend}", { step: point.step, loss: point.loss.toFixed(3), trend: point.trend.toFixed(3) }),
+          known !== undefined && t("held-out ● {loss} at {step}", heldOut(known)),
+          this.at === null && best !== null && t("best {loss} at {step}", heldOut(best)),
         ]
           .filter(Boolean)
           .join(", ");

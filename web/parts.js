@@ -2,6 +2,10 @@
 // Colours are the variables of ComfyUI's own themes, so that light and dark both come right.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { FRENCH } from "./words.js";
+
+/** Marks a sentence that `t` says later. */
+export const phrase = (sentence) => sentence;
 
 const STYLE = `
 .impasto { box-sizing: border-box; color: var(--input-text, #ddd); font: 12px/1.45 sans-serif; }
@@ -27,7 +31,27 @@ dialog.impasto.small { width: min(460px, 94vw); height: auto; }
 dialog.impasto form { display: grid; gap: 8px; }
 dialog.impasto form p { margin: 0; }
 `;
+const UNTOLD = phrase("The server asks for its IMPASTO_TOKEN: load the page again, or press Refresh in Impasto's sidebar, to give it.");
 const TOKEN = "impasto.token"; // in the storage of this tab, which forgets it with the tab
+
+/** The language of the panels: that of ComfyUI's page where they speak it. */
+const language = () => (String(app.extensionManager?.setting?.get("Comfy.Locale")).startsWith("fr") ? "fr" : "en");
+
+/**
+ * A sentence of the panels in the page's language.
+ * @param {string} sentence in English; `{name}` stands for a value
+ * @param {Object<string, any>} [values]
+ */
+export function t(sentence, values = {}) {
+  const said = (language() === "fr" && FRENCH[sentence]) || sentence;
+  return said.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+}
+
+/** So many of something. @param {number} n @param {string} one @param {string} many sentences that have `{n}` */
+export function counted(n, one, many) {
+  const chosen = new Intl.PluralRules(language()).select(n) === "one" ? one : many;
+  return t(chosen, { n: n.toLocaleString(language()) });
+}
 
 /** Put a style sheet into the page, once for each name. */
 export function addStyle(name, css) {
@@ -67,8 +91,8 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
   const sent = body === undefined ? undefined : JSON.stringify(body);
   const response = await fetchRoute(`/impasto${path}`, { method, headers, body: sent, signal, cache: "no-store" });
   const answer = await response.json().catch(() => null);
-  if (wantsToken(response)) throw new Error("The server asks for its IMPASTO_TOKEN: load the page again, or press Refresh in Impasto's sidebar, to give it.");
-  if (!response.ok) throw new Error(answer?.error?.message ?? `The server answered ${response.status}.`);
+  if (wantsToken(response)) throw new Error(t(UNTOLD));
+  if (!response.ok) throw new Error(answer?.error?.message ?? t("The server answered {status}.", { status: response.status }));
   return answer;
 }
 
@@ -115,12 +139,12 @@ function askForToken(wrong) {
       close();
     };
     let given = false;
-    const { dialog, body, close } = openDialog("The server's token", { onClose: () => resolve(given) });
+    const { dialog, body, close } = openDialog(t("The server's token"), { onClose: () => resolve(given) });
     dialog.classList.add("small");
-    const refused = wrong ? element("p", { className: "fault", role: "alert" }, "⚠ The server does not take that token.") : null;
-    const why = "Whoever runs this ComfyUI has set IMPASTO_TOKEN: Impasto's runs, datasets and pictures are shown to those who know it.";
-    const where = element("p", { className: "quiet" }, "It is kept in this tab alone, until you close it.");
-    body.append(element("form", { onSubmit: keep }, refused, element("p", {}, why), token, element("button", {}, "Go on"), where));
+    const refused = wrong ? element("p", { className: "fault", role: "alert" }, `⚠ ${t("The server does not take that token.")}`) : null;
+    const why = t("Whoever runs this ComfyUI has set IMPASTO_TOKEN: Impasto's runs, datasets and pictures are shown to those who know it.");
+    const where = element("p", { className: "quiet" }, t("It is kept in this tab alone, until you close it."));
+    body.append(element("form", { onSubmit: keep }, refused, element("p", {}, why), token, element("button", {}, t("Go on")), where));
     token.focus();
   });
 }
@@ -167,7 +191,7 @@ export function openDialog(title, { onClose } = {}) {
   const body = element("div", { style: { flex: "1", minHeight: "0", overflow: "auto" } });
   const heading = element("h2", {}, title);
   const close = () => dialog.close();
-  const header = element("header", {}, heading, element("button", { "aria-label": "Close", onClick: close }, "Close"));
+  const header = element("header", {}, heading, element("button", { onClick: close }, t("Close")));
   const dialog = element("dialog", { className: "impasto", "aria-label": title }, header, body);
   for (const kind of ["keydown", "keyup", "keypress", "copy", "cut", "paste", "wheel", "pointerdown"]) {
     dialog.addEventListener(kind, (event) => event.stopPropagation());
@@ -216,12 +240,14 @@ export function setWidget(node, name, value) {
   app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 }
 
-/** A button on a node, which is no input of it and in no saved graph. */
+/** A button on a node, which is no input of it and in no saved graph; @param {string} text in English, and the widget's name */
 export function addButton(node, text, onClick) {
   const button = node.addWidget("button", text, null, onClick, { serialize: false });
   button.serialize = false;
+  button.label = t(text);
   const needed = node.computeSize();
   node.setSize([Math.max(node.size[0], needed[0]), Math.max(node.size[1], needed[1])]);
+  return button;
 }
 
 addStyle("parts", STYLE);

@@ -3,11 +3,20 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { openCompare } from "./compare.js";
-import { addStyle, ask, element, fetchRoute, forgetDismissal, picture } from "./parts.js";
+import { addStyle, ask, counted, element, fetchRoute, forgetDismissal, phrase, picture, t } from "./parts.js";
 
 const LOADER = "ImpastoTrainingRunLoader";
 const CONTINUE = "ImpastoContinueTraining";
 const WORKING = ["starting", "training", "stopping"];
+const STATES = {
+  new: phrase("not begun"),
+  starting: phrase("starting"),
+  training: phrase("training"),
+  stopping: phrase("stopping"),
+  stopped: phrase("stopped"),
+  finished: phrase("finished"),
+  failed: phrase("failed"),
+};
 
 addStyle(
   "sidebar",
@@ -31,14 +40,11 @@ addStyle(
 const date = (seconds) =>
   seconds ? new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "";
 
-/** @param {number} number @param {string} one @param {string} [many] */
-const counted = (number, one, many = `${one}s`) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
-
 /** What a run has come to, in a line. */
 function farOf(run) {
-  const best = run.best_step ? `best at step ${run.best_step}` : "";
-  const steps = run.total ? `${run.step} of ${counted(run.total, "step")}` : "";
-  return [run.state === "new" ? "not begun" : run.state, steps, best].filter(Boolean).join(", ");
+  const best = run.best_step ? t("best at step {step}", { step: run.best_step }) : "";
+  const steps = run.total ? `${run.step} ${counted(run.total, phrase("of {n} step"), phrase("of {n} steps"))}` : "";
+  return [t(STATES[run.state] ?? run.state), steps, best].filter(Boolean).join(", ");
 }
 
 /** Tell the person, by ComfyUI's own notes in the corner. */
@@ -49,7 +55,7 @@ function tell(severity, detail) {
 /** A node of this type in the middle of what is seen. */
 function placed(type, offset = 0) {
   const node = window.LiteGraph.createNode(type);
-  if (!node) throw new Error(`ComfyUI has no node ${type}: its log says why it is missing.`);
+  if (!node) throw new Error(t("ComfyUI has no node {type}: its log says why it is missing.", { type }));
   const { ds, canvas } = app.canvas;
   const { width, height } = canvas.getBoundingClientRect();
   node.pos = [width / 2 / ds.scale - ds.offset[0] - 150 + offset, height / 2 / ds.scale - ds.offset[1] - 50];
@@ -86,7 +92,7 @@ function goOn(run) {
 async function compare(run) {
   const { grids } = await ask(`/runs/${encodeURIComponent(run.id)}/grids`);
   const shown = grids.filter((grid) => grid.columns.length > 1);
-  if (!shown.length) throw new Error(`${run.name} has no grid yet: connect it to Progress Grid, and queue that.`);
+  if (!shown.length) throw new Error(t("{name} has no grid yet: connect it to Progress Grid, and queue that.", run));
   const sampling = JSON.stringify(shown[0].sampling);
   const strengths = shown.filter((grid) => JSON.stringify(grid.sampling) === sampling);
   openCompare(shown[0], strengths.sort((one, other) => one.strength - other.strength));
@@ -94,27 +100,27 @@ async function compare(run) {
 
 async function openGraph(run) {
   const response = await fetchRoute(`/impasto/runs/${encodeURIComponent(run.id)}/files/workflow.json`);
-  if (!response.ok) throw new Error(`${run.name} kept no graph: it was queued over the API.`);
+  if (!response.ok) throw new Error(t("{name} kept no graph: it was queued over the API.", run));
   await app.loadGraphData(await response.json(), true, true, run.name);
 }
 
 class Sidebar {
   /** @param {HTMLElement} place */
   constructor(place) {
-    this.search = element("input", { type: "search", placeholder: "Search runs and datasets", "aria-label": "Search" });
+    this.search = element("input", { type: "search", placeholder: t("Search runs and datasets"), "aria-label": t("Search") });
     this.search.addEventListener("input", () => this.show());
-    this.runs = element("ul", { "aria-label": "Training runs" });
-    this.datasets = element("ul", { "aria-label": "Datasets" });
+    this.runs = element("ul", { "aria-label": t("Training runs") });
+    this.datasets = element("ul", { "aria-label": t("Datasets") });
     this.said = element("p", { className: "quiet", role: "status", "aria-live": "polite", style: { margin: "0" } });
     const refresh = () => {
       forgetDismissal();
       this.read();
     };
-    const again = element("button", { onClick: refresh }, "Refresh");
+    const again = element("button", { onClick: refresh }, t("Refresh"));
     const bar = element("div", { className: "bar" }, this.search, again);
     const heading = (text) => element("h2", {}, text);
-    this.root = element("div", { className: "impasto sidebar" }, bar, this.said, heading("Training runs"), this.runs);
-    this.root.append(heading("Datasets"), this.datasets);
+    this.root = element("div", { className: "impasto sidebar" }, bar, this.said, heading(t("Training runs")), this.runs);
+    this.root.append(heading(t("Datasets")), this.datasets);
     for (const kind of ["keydown", "keyup", "paste", "copy"]) {
       this.root.addEventListener(kind, (event) => event.stopPropagation());
     }
@@ -140,8 +146,9 @@ class Sidebar {
     );
     this.runs.replaceChildren(...runs.map((run) => this.run(run)));
     this.datasets.replaceChildren(...datasets.map((dataset) => this.dataset(dataset)));
-    const none = "Nothing is there yet: open Impasto's first template, and queue it.";
-    const all = `${counted(runs.length, "run")}, ${counted(datasets.length, "dataset")}`;
+    const none = t("Nothing is there yet: open Impasto's first template, and queue it.");
+    const some = [counted(runs.length, phrase("{n} run"), phrase("{n} runs"))];
+    const all = [...some, counted(datasets.length, phrase("{n} dataset"), phrase("{n} datasets"))].join(", ");
     this.said.textContent = this.found.runs.length + this.found.datasets.length ? all : none;
   }
 
@@ -162,28 +169,29 @@ class Sidebar {
     const actions = element(
       "div",
       { className: "actions" },
-      act("Use", use, "Put it into Training Run Loader"),
-      act("Continue", goOn, "Add the nodes that train it for longer"),
-      act("Compare", compare, "Base model and checkpoints under one slider"),
-      act("Open graph", openGraph, "The graph that it was trained by"),
+      act(t("Use"), use, t("Put it into Training Run Loader")),
+      act(t("Continue"), goOn, t("Add the nodes that train it for longer")),
+      act(t("Compare"), compare, t("Base model and checkpoints under one slider")),
+      act(t("Open graph"), openGraph, t("The graph that it was trained by")),
     );
-    const remove = element("button", { "aria-label": `Delete: ${run.id}` }, "Delete…");
+    const remove = element("button", { "aria-label": t("Delete: {id}", run) }, t("Delete…"));
     remove.addEventListener("click", () => this.confirm(run, actions, remove));
     remove.disabled = WORKING.includes(run.state) && Date.now() / 1000 - (run.updated ?? 0) < 120;
     actions.append(remove);
     const words = element("div", { className: "words" }, element("strong", {}, run.name), farOf(run));
     words.append(element("div", { className: "quiet" }, [date(run.updated), run.id].filter(Boolean).join(" · ")));
     if (run.error) words.append(element("div", { className: "fault" }, run.error.split("\n")[0].slice(0, 200)));
-    return element("li", {}, this.picture(run.thumbnail, `The last samples of ${run.name}`), words, actions);
+    return element("li", {}, this.picture(run.thumbnail, t("The last samples of {name}", run)), words, actions);
   }
 
   dataset(dataset) {
-    const counts = [counted(dataset.count, "picture"), `${dataset.captioned.toLocaleString()} captioned`];
-    if (dataset.refused) counts.push(`${dataset.refused.toLocaleString()} refused`);
+    const counts = [counted(dataset.count, phrase("{n} picture"), phrase("{n} pictures"))];
+    counts.push(t("{n} captioned", { n: dataset.captioned.toLocaleString() }));
+    if (dataset.refused) counts.push(t("{n} refused", { n: dataset.refused.toLocaleString() }));
     const words = element("div", { className: "words" }, element("strong", {}, dataset.name), counts.join(", "));
     words.append(element("div", { className: "quiet" }, date(dataset.updated)));
     if (dataset.error) words.append(element("div", { className: "fault" }, dataset.error));
-    return element("li", {}, this.picture(dataset.cover, `A picture of ${dataset.name}`), words);
+    return element("li", {}, this.picture(dataset.cover, t("A picture of {name}", dataset)), words);
   }
 
   picture(route, alt) {
@@ -198,12 +206,12 @@ class Sidebar {
       actions.replaceChildren(...before);
       focused?.focus();
     };
-    const keep = element("button", { onClick: () => back(remove) }, "Keep it");
-    const go = element("button", { className: "fault" }, "Delete for good");
+    const keep = element("button", { onClick: () => back(remove) }, t("Keep it"));
+    const go = element("button", { className: "fault" }, t("Delete for good"));
     go.addEventListener("click", async () => {
       try {
         await ask(`/runs/${encodeURIComponent(run.id)}/delete`, { method: "POST", body: { confirm: run.id } });
-        tell("success", `${run.name} is deleted. Its published LoRAs are where they were.`);
+        tell("success", t("{name} is deleted. Its published LoRAs are where they were.", run));
         this.search.focus();
         await this.read();
       } catch (error) {
@@ -211,7 +219,7 @@ class Sidebar {
         tell("error", error.message);
       }
     });
-    const warning = "Checkpoints, samples and grids of this run go; LoRAs in output/loras stay.";
+    const warning = t("Checkpoints, samples and grids of this run go; LoRAs in output/loras stay.");
     actions.replaceChildren(element("span", { role: "alert", style: { flexBasis: "100%" } }, warning), keep, go);
     keep.focus();
   }
@@ -229,7 +237,7 @@ app.registerExtension({
       id: "impasto",
       icon: "pi pi-palette",
       title: "Impasto",
-      tooltip: "Impasto: training runs and datasets",
+      tooltip: t("Impasto: training runs and datasets"),
       type: "custom",
       render: (place) => {
         shown = new Sidebar(place);

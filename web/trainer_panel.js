@@ -4,7 +4,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { LossCurve, Losses } from "./loss_curve.js";
-import { addStyle, ask, element, nodeOf, openDialog, picture } from "./parts.js";
+import { addStyle, ask, element, nodeOf, openDialog, phrase, picture, t } from "./parts.js";
 
 const TRAINERS = ["ImpastoFluxLoraTrainer", "ImpastoContinueTraining"];
 const WIDGET = "impasto_training";
@@ -16,10 +16,10 @@ const KEPT = "impasto.runs"; // in this browser's storage: graph -> node -> run
 const MOST_GRAPHS = 50;
 const LOADERS = ["LoraLoader", "LoraLoaderModelOnly"];
 const ASKED = {
-  sample: ["Sample now", "Samples are drawn after this step."],
-  save: ["Save now", "A checkpoint is saved and measured after this step."],
-  finish: ["Finish after this step", "Finishing after this step: it is saved, measured and published."],
-  stop: ["Stop", "Stopping after this step, then saving."],
+  sample: [phrase("Sample now"), phrase("Samples are drawn after this step.")],
+  save: [phrase("Save now"), phrase("A checkpoint is saved and measured after this step.")],
+  finish: [phrase("Finish after this step"), phrase("Finishing after this step: it is saved, measured and published.")],
+  stop: [phrase("Stop"), phrase("Stopping after this step, then saving.")],
 };
 
 addStyle(
@@ -44,20 +44,21 @@ export function duration(seconds) {
 
 /** What a run's summary says of its state, for people. */
 export function stateOf(run, waited = 0) {
-  const { state, step, total, active } = run;
+  const { state, step, active } = run;
   const clock = waited > 3 ? `, ${duration(waited)}` : "";
-  if (active?.stopping) return "Stopping after this step, then saving";
+  if (active?.stopping) return t("Stopping after this step, then saving");
   if (active && state === "training" && step > 0) {
-    const left = Number.isFinite(run.seconds_left) ? `, ${duration(run.seconds_left)} left` : "";
-    return `Training: step ${step} of ${total}${left}`;
+    const left = Number.isFinite(run.seconds_left) ? `, ${t("{time} left", { time: duration(run.seconds_left) })}` : "";
+    return t("Training: step {step} of {total}", run) + left;
   }
-  if (active) return `${(state === "starting" && run.doing) || "Starting the trainer"}${clock}`;
-  if (state === "finished") return `Finished${run.finished_early ? " early" : ""}: step ${step} of ${total}`;
-  if (state === "failed") return `Failed at step ${step} of ${total}`;
-  if (state === "new") return "Waiting for its turn";
-  const saved = Math.max(0, ...(run.checkpoints ?? []));
-  const how = state === "stopped" ? "Stopped" : "Interrupted";
-  return `${how}, saved at step ${saved} of ${total}. Queue again to go on`;
+  if (active) return `${(state === "starting" && run.doing) || t("Starting the trainer")}${clock}`;
+  if (state === "finished" && run.finished_early) return t("Finished early: step {step} of {total}", run);
+  if (state === "finished") return t("Finished: step {step} of {total}", run);
+  if (state === "failed") return t("Failed at step {step} of {total}", run);
+  if (state === "new") return t("Waiting for its turn");
+  const saved = { ...run, saved: Math.max(0, ...(run.checkpoints ?? [])) };
+  if (state === "stopped") return t("Stopped, saved at step {saved} of {total}. Queue again to go on", saved);
+  return t("Interrupted, saved at step {saved} of {total}. Queue again to go on", saved);
 }
 
 /** One prompt's part of a picture that shows the samples of all prompts side by side. */
@@ -78,27 +79,27 @@ export class TrainerPanel {
     this.curve = new LossCurve(this.losses);
     this.state = element("div", { role: "status", "aria-live": "polite", style: { fontWeight: "bold" } });
     this.fault = element("div", { className: "fault", style: { whiteSpace: "pre-wrap", overflowWrap: "anywhere" } });
-    this.bar = element("progress", { max: 1, value: 0, "aria-label": "Steps" });
+    this.bar = element("progress", { max: 1, value: 0, "aria-label": t("Steps") });
     this.memory = element("div", { className: "quiet" });
     this.samples = element("div");
     this.said = element("div", { className: "quiet", role: "status", "aria-live": "polite" });
     this.buttons = Object.entries(ASKED).map(([kind, [label]]) =>
-      element("button", { onClick: () => this.request(kind) }, label),
+      element("button", { onClick: () => this.request(kind) }, t(label)),
     );
     this.asking = element("div", { className: "row" }, ...this.buttons);
-    this.chosen = element("select", { "aria-label": "Checkpoint" });
+    this.chosen = element("select", { "aria-label": t("Checkpoint") });
     this.ending = element(
       "div",
       { className: "row" },
       this.chosen,
-      element("button", { onClick: () => this.use(), title: "Puts its name into the Load LoRA nodes" }, "Use this checkpoint"),
-      element("button", { onClick: () => this.copy() }, "Copy its name"),
+      element("button", { onClick: () => this.use(), title: t("Puts its name into the Load LoRA nodes") }, t("Use this checkpoint")),
+      element("button", { onClick: () => this.copy() }, t("Copy its name")),
     );
     this.lines = element("pre", { tabIndex: 0 });
-    this.log = element("details", { onToggle: () => this.readLog() }, element("summary", {}, "Log"), this.lines);
+    this.log = element("details", { onToggle: () => this.readLog() }, element("summary", {}, t("Log")), this.lines);
     this.element = element(
       "div",
-      { className: "impasto impasto-trainer", role: "group", "aria-label": "Training" },
+      { className: "impasto impasto-trainer", role: "group", "aria-label": t("Training") },
       ...[this.state, this.fault, this.bar, this.asking, this.said, this.curve.canvas, this.curve.readout],
       ...[this.samples, this.ending, this.memory, this.log],
     );
@@ -174,9 +175,10 @@ export class TrainerPanel {
     if (changed || made !== this.made) this.say(""); // what was asked for is there
     this.made = made;
     this.curve.show(summary.total, summary.checkpoints ?? []);
-    const size = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
-    const device = summary.peak_device_memory ? `, ${size(summary.peak_device_memory)} of the card` : "";
-    setText(this.memory, [summary.peak_memory && `At most ${size(summary.peak_memory)} of memory${device}`, summary.plan].filter(Boolean).join(". "));
+    const size = (bytes) => ({ n: (bytes / 1e9).toFixed(1) });
+    const device = summary.peak_device_memory ? `, ${t("{n} GB of the card", size(summary.peak_device_memory))}` : "";
+    const memory = summary.peak_memory && t("At most {n} GB of memory", size(summary.peak_memory)) + device;
+    setText(this.memory, [memory, summary.plan].filter(Boolean).join(". "));
     this.showCheckpoints(summary);
     this.showSamples(summary);
     const took = performance.now() - began;
@@ -193,7 +195,8 @@ export class TrainerPanel {
     if (!ended || this.listed === key) return;
     this.listed = key;
     const chosen = checkpoints.includes(best) ? best : checkpoints.at(-1);
-    const named = (step) => `Step ${step}${step === best ? ", best held-out" : ""}${step === checkpoints.at(-1) ? ", last" : ""}`;
+    const marks = (step) => [step === best && t("best held-out"), step === checkpoints.at(-1) && t("last")];
+    const named = (step) => [t("Step {step}", { step }), ...marks(step)].filter(Boolean).join(", ");
     this.chosen.replaceChildren(...checkpoints.map((step) => element("option", { value: step, selected: step === chosen }, named(step))));
   }
 
@@ -206,12 +209,13 @@ export class TrainerPanel {
     const of = (place) => ready.filter((sample) => place < sample.count);
     this.samples.replaceChildren(
       ...Array.from({ length: rows }, (_, place) => {
-        const prompt = prompts[place] ?? "a held-out picture's caption";
+        const prompt = prompts[place] ?? t("a held-out picture's caption");
         const open = (step) => openSamples(prompt, of(place), place, step);
         const strip = of(place)
           .slice(-STRIP)
-          .map((sample) => sampleButton(sample, place, 64, `Step ${sample.step}: ${prompt}`, () => open(sample.step)));
-        const label = element("div", { className: "quiet" }, `${prompt} · steps ${of(place).map(({ step }) => step).slice(-STRIP).join(", ")}`);
+          .map((sample) => sampleButton(sample, place, 64, `${t("Step {step}", sample)}: ${prompt}`, () => open(sample.step)));
+        const steps = of(place).map(({ step }) => step).slice(-STRIP).join(", ");
+        const label = element("div", { className: "quiet" }, `${prompt} · ${t("steps {steps}", { steps })}`);
         return element("div", { className: "prompt" }, label, element("div", { className: "strip" }, ...strip));
       }),
     );
@@ -228,7 +232,7 @@ export class TrainerPanel {
   }
 
   async request(kind) {
-    this.say(ASKED[kind][1]);
+    this.say(t(ASKED[kind][1]));
     try {
       await ask(`/runs/${encodeURIComponent(this.run)}/${kind}`, { method: "POST", body: {} });
     } catch (error) {
@@ -247,7 +251,7 @@ export class TrainerPanel {
   async copy() {
     try {
       await navigator.clipboard.writeText(this.loraName);
-      this.say(`Copied: ${this.loraName}`);
+      this.say(t("Copied: {name}", { name: this.loraName }));
     } catch {
       this.say(this.loraName); // a page that is not served securely has no clipboard
     }
@@ -265,7 +269,8 @@ export class TrainerPanel {
       if (widget) widget.value = this.loraName;
       node.setDirtyCanvas?.(true, true);
     }
-    if (taking.length) this.say(`${this.loraName} is chosen in ${taking.map((node) => node.title).join(", ")}.`);
+    const nodes = taking.map((node) => node.title).join(", ");
+    if (taking.length) this.say(t("{name} is chosen in {nodes}.", { name: this.loraName, nodes }));
     else this.copy();
   }
 
@@ -284,8 +289,8 @@ function setText(target, text) {
 function openSamples(prompt, samples, place, step) {
   const { body } = openDialog(prompt);
   const shown = samples.map((sample) => {
-    const figure = element("figure", { style: { margin: "0" } }, sampleButton(sample, place, 512, `Step ${sample.step}`, null));
-    figure.append(element("figcaption", {}, `Step ${sample.step}`));
+    const figure = element("figure", { style: { margin: "0" } }, sampleButton(sample, place, 512, t("Step {step}", sample), null));
+    figure.append(element("figcaption", {}, t("Step {step}", sample)));
     return figure;
   });
   body.append(element("div", { style: { display: "flex", flexWrap: "wrap", gap: "12px" } }, ...shown));

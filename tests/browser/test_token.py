@@ -1,4 +1,4 @@
-"""A server whose owner has set IMPASTO_TOKEN: the page asks for it once, and holds it where only its own requests find it."""
+"""A server whose owner has set IMPASTO_TOKEN: the page asks for it once, and keeps it where only its requests look."""
 
 from __future__ import annotations
 
