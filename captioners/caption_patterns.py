@@ -224,9 +224,9 @@ STYLE_CLAUSES = [
 ]
 _MORE_ARTISTS = rf"(?:(?:,|,? and)\s+{_ARTIST}){{0,3}}"
 # How it is painted, at the head of a sentence that goes on to say what: "In the style of Monet, a pond."
-STYLE_IN_FRONT = re.compile(
-    r"(?:^|(?<=[.!?] ))(?:(?:painted|rendered|depicted|executed|done|drawn|made|created)\s+)?"
-    r"(?:(?:in|with|after|using)\s+(?:(?:the|an?|his|her|their|visible)\s+)?"
+_BEGINS = r"(?:^|(?<=[.!?] ))(?:(?:painted|rendered|depicted|executed|done|drawn|made|created)\s+)?"
+_PARTED = re.compile(
+    rf"{_BEGINS}(?:(?:in|with|after|using)\s+(?:(?:the|an?|his|her|their|visible)\s+)?"
     r"(?:(?:signature|characteristic|typical|loose|visible|thick|bold|soft|short|broad|classic|traditional|distinctive|"
     rf"rich|\w+ly|{STYLES}|{_MEDIUMS}),?\s+(?:and\s+)?){{0,5}}"
     rf"(?:(?:style|manner)(?:\s+(?:of|reminiscent of)\s+[^,.;:]{{1,60}}{_MORE_ARTISTS})?|"
@@ -239,6 +239,29 @@ STYLE_IN_FRONT = re.compile(
     r"(?:[,:]|\s+[-–—])\s+(?P<first>\w)",
     re.IGNORECASE,
 )
+# The same with no comma: "In the style of Monet a pond." Behind a name, any small word that does not go on about it
+# begins the content; behind other words an article or a number does.
+_THE_STYLE_OF = r"(?:in\s+)?(?:(?:the|an?)\s+)?(?:style|manner)\s+(?:of|reminiscent of)\s+|inspired by\s+"
+_SHOWING = r"(?:(?:featuring|showing|depicting|portraying)\s+)?"
+_GOES_ON = (
+    r"and|or|with|in|by|at|from|but|as|is|was|are|were|has|had|who|whose|that|which|using|of|on|during|through|like|to|for|"
+    r"style|painting|paintings|prints?|art|works?|school|early|late|later|typical|reminiscent"
+)
+_BEHIND_A_NAME = re.compile(
+    rf"(?i:{_BEGINS}(?:{_THE_STYLE_OF})(?:the\s+)?){_NAME}(?:(?:,|,? and)\s+(?:the\s+)?{_NAME}){{0,3}}"
+    rf"\s+{_SHOWING}(?!(?:{_GOES_ON})\b)(?P<first>[a-z])"
+)
+_BEHIND_WORDS = re.compile(
+    rf"{_BEGINS}(?:(?:{_THE_STYLE_OF})(?:(?:the|an?)\s+)?"
+    rf"(?:{_ARTIST}\s+|{_NAME}['’]s?\s+(?:[\w-]+\s+){{1,3}}?"
+    rf"|(?:[\w-]+\s+){{0,3}}?(?:(?:masters?|painters?|artists?|paintings?|prints?|frescos?|frescoes|art|school)|(?:{STYLES})s?)\s+)"
+    rf"|in\s+(?:(?:an?|the)\s+)?(?:\w+ly\s+)?(?:{STYLES}|{_ARTIST}(?:['’]s?)?)[\s-]+(?:style|manner)\s+"
+    r"|in\s+(?:(?:soft|loose|thick|bold)\s+)?(?:oils?\s+on\s+\w+|oils|acrylics?|water-?colou?rs?|gouache|pastels|tempera)\s+"
+    r"|with\s+(?:(?:visible|loose|thick|bold|soft|short|broad),?\s+(?:and\s+)?){0,3}(?:brush-?\s?(?:strokes?|work)|impasto)\s+)"
+    rf"{_SHOWING}(?P<first>(?:an?|the|this|there|one|two|three|four|five|six|seven|some|several|many)\b)",
+    re.IGNORECASE,
+)
+STYLES_IN_FRONT = (_BEHIND_WORDS, _BEHIND_A_NAME, _PARTED)
 STYLE_WORDS = re.compile(
     rf"(?:\b{_NAME_OF_STYLE}[\s-]*(?:style[d]?\b\s*)?)|\b(?:{_MEDIUMS})[- ](?=(?:{WORKS})\b)", re.IGNORECASE
 )

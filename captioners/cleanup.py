@@ -26,9 +26,9 @@ from .caption_patterns import (
     SENTENCE_LEAD_IN,
     STYLE_CLAUSES,
     STYLE_COMMA,
-    STYLE_IN_FRONT,
     STYLE_SENTENCE,
     STYLE_WORDS,
+    STYLES_IN_FRONT,
     SUBJECT_WORK,
     SUBJECTS,
     SURE,
@@ -84,7 +84,8 @@ def clean(raw: str, rules: Rules = DEFAULT_RULES) -> str:
     if rules.refusals and REFUSALS.match(text):
         return ""
     if rules.style_words:
-        text = STYLE_IN_FRONT.sub(lambda found: found["first"].upper(), text)
+        for in_front in STYLES_IN_FRONT:
+            text = in_front.sub(lambda found: _capital(found["first"]), text)
     if rules.artists:
         text = _without_artists(text)
     sentences = []
@@ -207,5 +208,8 @@ def _tidy(text: str) -> str:
     text = re.sub(r"\b(an)\s+(?=[bcdfgjklmnpqrstvwxyz])(?!hour|honest|heir)", "a ", text)
     text = re.sub(r"\bAn\s+(?=[bcdfgjklmnpqrstvwxyz])(?!hour|honest|heir)", "A ", text)
     text = re.sub(r"\b([Aa])\s+(?=[aeio])(?!one\b|once\b)", r"\1n ", text)
-    text = one_line(text)
+    return _capital(one_line(text))
+
+
+def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -93,8 +93,47 @@ Style of Monet, a pond. => A pond.
 In the manner of Vermeer – a maid pours milk. => A maid pours milk.
 """
 
+# No comma parts the two.
+GOES_ON_UNPARTED = """
+In the style of Monet a pond lies beneath willows. => A pond lies beneath willows.
+In the style of Monet a pond lies beneath willows, a boat rests. => A pond lies beneath willows, a boat rests.
+In the style of Claude Monet water lilies float on a pond. => Water lilies float on a pond.
+In the style of Vincent van Gogh the wheat field sways. => The wheat field sways.
+In the style of van Gogh a cafe at night. => A cafe at night.
+In the style of Jane Doe a pond lies under trees. => A pond lies under trees.
+In the style of Monet and Renoir two women walk. => Two women walk.
+In the style of Monet and the Impressionists a bridge. => A bridge.
+In the style of Monet's late work a pond. => A pond.
+In the style of Monet this painting shows a pond. => A pond.
+In the style of Monet featuring a pond with lilies. => A pond with lilies.
+In the style of Monet a painter stands at his easel. => A painter stands at his easel.
+In the style of Dutch old masters a lemon lies on a plate. => A lemon lies on a plate.
+In the style of Japanese woodblock prints a wave breaks. => A wave breaks.
+In the style of French impressionism a garden in bloom. => A garden in bloom.
+In the manner of Rembrandt an old man reads. => An old man reads.
+In a style reminiscent of Monet a pond lies. => A pond lies.
+In Monet's style a pond lies. => A pond lies.
+In an impressionist style a woman walks. => A woman walks.
+Painted in the style of Klimt a couple embraces. => A couple embraces.
+Inspired by Van Gogh a wheat field under a starry sky. => A wheat field under a starry sky.
+In watercolor a cottage by a stream. => A cottage by a stream.
+In oil on canvas a bowl of pears. => A bowl of pears.
+With loose brushstrokes a garden in bloom. => A garden in bloom.
+In the style of the 1920s a girl dances. => In the style of the 1920s a girl dances.
+In the Tudor style a house stands by a road. => In the Tudor style a house stands by a road.
+"""
+
 # What was taken out before is taken out still.
 GOES = """
+In the style of Monet. =>
+In the style of Monet and the Impressionists. =>
+In the style of Monet with a soft palette. =>
+In the style of Monet late in his life. =>
+In the style of Monet this is an oil painting. =>
+In the style of Monet the brushstrokes are loose. =>
+In the style of Monet featuring loose brushwork. =>
+In watercolor. =>
+A boat in the style of Monet. => A boat.
 This is an impressionist painting of a river. => A river.
 An impressionist garden in summer. => A garden in summer.
 A realistic portrait of a man. => A portrait of a man.
@@ -117,11 +156,14 @@ def cases(table: str) -> list[tuple[str, str]]:
     return [(raw.strip(), expected.strip() if arrow else raw.strip()) for raw, arrow, expected in parts]
 
 
-@pytest.mark.parametrize(("raw", "expected"), cases(STAYS) + cases(BEGINS_WITH_STYLE) + cases(GOES))
+BEGINS = BEGINS_WITH_STYLE.rstrip() + GOES_ON_UNPARTED
+
+
+@pytest.mark.parametrize(("raw", "expected"), cases(STAYS) + cases(BEGINS) + cases(GOES))
 def test_content_stays_and_style_goes(raw, expected):
     assert clean(raw) == expected
 
 
-@pytest.mark.parametrize(("raw", "expected"), cases(STAYS) + cases(BEGINS_WITH_STYLE))
+@pytest.mark.parametrize(("raw", "expected"), cases(STAYS) + cases(BEGINS))
 def test_a_sentence_keeps_its_content_beside_another(raw, expected):
     assert clean(f"A dog sleeps. {raw} A cat wakes.") == f"A dog sleeps. {expected} A cat wakes."
