@@ -156,6 +156,7 @@ def appearing(path: str | Path, needed: int = 0) -> Iterator[Path]:
                 discarded = temporary_beside(final)
                 os.rename(final, discarded)
                 os.rename(temporary, final)
+                # What is held open (Windows) goes when somebody tidies up half-written files here.
                 shutil.rmtree(discarded, ignore_errors=True)
             else:
                 _replace(temporary, final)

@@ -40,7 +40,7 @@ def http_library() -> Any:
         import httpx2
 
         return httpx2
-    except ImportError:
+    except ModuleNotFoundError:
         import httpx
 
         return httpx

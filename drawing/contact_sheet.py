@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image, ImageDraw
 
 from .lettering import LINE_HEIGHT, draw_text, wrap
 from .palette import LIGHT, Theme
+
+logger = logging.getLogger(__name__)
 
 CELL = 224  # pixels, the square in which a picture is shown
 GAP = 16  # pixels
@@ -46,7 +49,13 @@ def contact_sheet(
     for index, (path, text) in enumerate(shown):
         x = GAP + index % columns * (CELL + GAP)
         y = top + index // columns * cell_height
-        _paste(sheet, draw, lambda path=path: thumbnail(path, CELL), x, y, theme)
+        try:
+            small = thumbnail(path, CELL)
+        except Exception as error:  # whatever a damaged file leads to
+            logger.warning("%s is shown as a crossed box: %s", path, error)
+            _cross(draw, x, y, theme)
+        else:
+            sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))  # down on the text
         _write(draw, (x, y + CELL + 4), wrap(text, TEXT_SIZE, CELL, LINES), theme)
     return sheet
 
@@ -57,21 +66,9 @@ def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[st
         draw_text(draw, (left, top + number * LINE), line, TEXT_SIZE, theme.ink)
 
 
-def _paste(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    thumbnail: Callable[[], Image.Image],
-    x: int,
-    y: int,
-    theme: Theme,
-) -> None:
-    """Put the picture into the square at `(x, y)`, down on the text under it."""
-    try:
-        small = thumbnail()
-    except Exception:  # whatever a damaged file leads to
-        box = (x, y, x + CELL, y + CELL)
-        draw.rectangle(box, theme.hairline)
-        draw.line(box, theme.ink)
-        draw.line((x, y + CELL, x + CELL, y), theme.ink)
-        return
-    sheet.paste(small, (x + (CELL - small.width) // 2, y + CELL - small.height))
+def _cross(draw: ImageDraw.ImageDraw, x: int, y: int, theme: Theme) -> None:
+    """A crossed box in place of the picture at `(x, y)`."""
+    box = (x, y, x + CELL, y + CELL)
+    draw.rectangle(box, theme.hairline)
+    draw.line(box, theme.ink)
+    draw.line((x, y + CELL, x + CELL, y), theme.ink)

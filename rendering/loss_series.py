@@ -35,7 +35,7 @@ def by_sigma(records: Sequence[Mapping[str, Any]]) -> dict[float, Series]:
         for sigma, loss in measured.items() if isinstance(measured, Mapping) else ():
             try:
                 at, value = float(sigma), float(loss)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError):  # no number: of a damaged line, or another program's
                 continue
             if math.isfinite(at) and math.isfinite(value):
                 steps, values = found.setdefault(at, ([], []))

@@ -210,7 +210,7 @@ def _whole(
 def _refuse_early(missing: Sequence[PictureToPaint], painter: Painter) -> None:
     """Apply one LoRA before anything is sampled: one of another model is refused before the base model's pictures."""
     for weights in dict.fromkeys(painting.weights for painting in missing if painting.weights.adapter):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # gone: told when its turn comes, and the next one is tried
             painter.use(weights.adapter, weights.strength)
             return
 

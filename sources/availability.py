@@ -27,8 +27,8 @@ def available_in_source(folder: Path, quota: Quota) -> int | None:
     """How many paintings the source of a dataset had for a quota; None where nobody knows (captions, other loaders)."""
     if quota.kind == "caption":
         return None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        place = ("style", "genre", "artist").index(quota.kind)
+    place = ("style", "genre", "artist").index(quota.kind)
+    with contextlib.suppress(FileNotFoundError, ValueError):  # never written, or damaged: nobody knows
         cells = parsed_json((folder / AVAILABLE).read_bytes())
         return sum(cell[3] for cell in cells if label_key(cell[place]) == label_key(quota.label))
     return None

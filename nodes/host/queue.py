@@ -145,12 +145,10 @@ def _ended(entry: Any) -> JobState:
     return JobState("done", made=tuple(made))
 
 
-def _cpu_load() -> float | None:
+def _cpu_load() -> float:
     """Percent since the last look, of all processors."""
-    try:
-        import psutil
-    except ImportError:
-        return None
+    import psutil
+
     return psutil.cpu_percent()
 
 

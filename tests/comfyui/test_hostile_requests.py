@@ -22,7 +22,7 @@ expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "413", "41
 EXAMPLES = 15  # of each route
 
 
-@pytest.mark.skipif(SCHEMATHESIS is None, reason="schemathesis is not installed")
+@pytest.mark.skipif(SCHEMATHESIS is None, reason="schemathesis is not installed: pip install schemathesis")
 def test_every_route_answers_as_the_document_says_whatever_is_asked(own_server: ComfyServer, tmp_path):
     command = [SCHEMATHESIS, "run", f"{own_server.url}/impasto/openapi.json", "--exclude-checks", NOT_FOR_NAMES]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES), "--seed", "1"]

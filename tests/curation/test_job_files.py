@@ -30,7 +30,9 @@ else:
     import tomli as tomllib
 
 PEERS = Path(os.environ.get("IMPASTO_PEERS", ""))
-WITH_PEERS = pytest.mark.skipif(not os.environ.get("IMPASTO_PEERS"), reason="needs clones of the trainers")
+WITH_PEERS = pytest.mark.skipif(
+    not os.environ.get("IMPASTO_PEERS"), reason="needs clones of the trainers: set IMPASTO_PEERS to their folder"
+)
 SETTINGS = Settings(
     steps=1500, learning_rate=2e-4, rank=32, alpha=16.0, optimizer="adamw8bit", scheduler="cosine", warmup_steps=50,
     gradient_accumulation=4, caption_dropout=0.1, checkpoint_every=300, seed=2**40 + 7, precision="int8",

@@ -73,7 +73,7 @@ def test_a_storage_seen_by_several_tensors_is_counted_once():
     assert views
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc_trim")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is of Linux's glibc")
 def test_freed_heap_goes_back_to_the_system():
     blocks = [bytes(60_000) for _ in range(4000)]  # below glibc's mmap threshold: they stay in the heap
     pins = blocks[::200]

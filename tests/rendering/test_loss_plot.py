@@ -4,6 +4,7 @@ import sys
 
 import numpy
 import pytest
+import torch
 from impasto.drawing.palette import BLUE, RUST, THEMES
 from impasto.errors import TrainingError
 from impasto.rendering import loss_plot as module
@@ -146,7 +147,6 @@ def test_the_held_out_loss_of_each_sigma_is_read_and_what_is_no_number_left_out(
 
 
 def test_a_loss_map_of_numbers_or_tensors_is_read_from_step_one():
-    torch = pytest.importorskip("torch")
     assert metrics_of_loss_map({"loss": [0.5, torch.tensor(0.25)]}) == [
         {"step": 1, "loss": 0.5},
         {"step": 2, "loss": 0.25},

@@ -196,7 +196,7 @@ def test_json_of_one_object_a_line_may_hold_anything(tmp_path, folder):
 
 
 def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, folder):
-    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed: pip install pillow-heif")
     pillow_heif.from_pillow(Image.new("RGB", (64, 64), (200, 30, 10))).save(folder / "a.HEIC")
     (folder / "a.txt").write_text("a red square")
     found, report = load(tmp_path)

@@ -28,8 +28,9 @@ DEEP = SMALL | {"double_blocks": 3, "single_blocks": 4}
 STREAMED = (0, 2, 3, 6)
 STAND_IN = torch.device("meta")
 NO_CARD = "there is no CUDA device"  # by which benchmarks/card.py finds the tests that need one
+NO_BITSANDBYTES = "bitsandbytes is not installed: pip install bitsandbytes"
 needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CARD)
-needs_bitsandbytes = pytest.mark.skipif(not is_installed("bitsandbytes"), reason="bitsandbytes is not installed")
+needs_bitsandbytes = pytest.mark.skipif(not is_installed("bitsandbytes"), reason=NO_BITSANDBYTES)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_the_stand_in_notices_a_question_for_a_number():
 
 @pytest.mark.parametrize("name", ["adamw8bit", "lion8bit"])
 def test_an_8_bit_optimiser_does_not_wait_and_steps_as_bitsandbytes_does(name, monkeypatch):
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason=NO_BITSANDBYTES)
     plain = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "lion8bit": bitsandbytes.optim.Lion8bit}[name]
     settings = Settings(optimizer=name, learning_rate=1e-2, weight_decay=0.1)
     start = [torch.randn(64, 128), torch.randn(7)]

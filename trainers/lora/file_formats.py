@@ -177,7 +177,7 @@ def export(source: Path, target: Path, format: str) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a safetensors file's header; empty if there is none, or no such file."""
+    """The metadata in a safetensors file's header; empty if there is none, no such file, or not a whole one."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -190,7 +190,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def format_of(path: Path) -> str:
-    """The format, by the names of its keys, of a file that was written here; "" for other files, or none."""
+    """The format, by the names of its keys, of a file that was written here; "" for other, damaged or no files."""
     from safetensors import SafetensorError, safe_open
 
     try:
