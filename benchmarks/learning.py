@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from full_size import load_pack
-from train_step import bare_loss, comfyui_folder, import_comfyui, table
+from step_report import table
+from step_trainers import bare_loss, comfyui_folder, import_comfyui
 
 if TYPE_CHECKING:
     from impasto.embedded.examination import Examination, Findings, Velocity

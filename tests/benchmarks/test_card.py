@@ -29,6 +29,12 @@ def card(monkeypatch):
     return module
 
 
+@pytest.fixture
+def part_of(card):
+    """The modules that the benchmark consists of, by their names."""
+    return importlib.import_module
+
+
 @pytest.fixture(scope="module")
 def pretended(tmp_path_factory) -> tuple[str, list[dict]]:
     """What a pretended run prints, and its lines."""
@@ -49,11 +55,11 @@ def test_every_part_measures_and_nothing_fails_but_what_needs_a_card(pretended, 
 
 
 @linux
-def test_what_is_aimed_at_is_among_what_is_measured(pretended, card):
+def test_what_is_aimed_at_is_among_what_is_measured(pretended, part_of):
     """Else an aim would never be judged."""
     _, lines = pretended
     numbers = {(line["part"], line["what"]): line for line in lines}
-    for aimed, (name, _, _) in card.AIMS.items():
+    for aimed, (name, _, _) in part_of("card_results").AIMS.items():
         assert numbers[aimed][name] > 0
 
 
@@ -75,10 +81,10 @@ def test_a_step_tells_time_memory_plan_and_share_of_the_matmul_rate(pretended):
 
 
 @linux
-def test_the_profile_names_the_largest_of_what_is_neither_product_nor_attention(pretended, card):
+def test_the_profile_names_the_largest_of_what_is_neither_product_nor_attention(pretended, part_of):
     _, lines = pretended
     plain, _ = (line for line in lines if line["part"] == "profile" and "wastes" in line)
-    assert len(plain["wastes"]) == card.WASTES
+    assert len(plain["wastes"]) == part_of("card_parts").WASTES
     times = [waste["seconds"] for waste in plain["wastes"]]
     assert times == sorted(times, reverse=True) and times[-1] > 0
     assert plain["products_and_attention"] > 0
@@ -143,9 +149,9 @@ def test_a_torn_last_line_loses_no_other(card, tmp_path):
 
 
 @pytest.mark.parametrize(("rate", "taken", "said"), [(3.1, 100, "met.*within 5% met"), (2.9, 80, r"missed.*\(\+25%\)")])
-def test_a_result_is_held_against_its_aim_and_its_plan(card, rate, taken, said):
+def test_a_result_is_held_against_its_aim_and_its_plan(part_of, rate, taken, said):
     line = {"part": "step", "what": "Impasto, bf16, 1024 px", "steps_per_second": rate, "planned": 100}
-    assert re.search(said, card.verdict(line | {"taken": taken}))
+    assert re.search(said, part_of("card_results").verdict(line | {"taken": taken}))
 
 
 def test_the_drawn_weights_are_all_that_the_loader_reads_in_its_order(card, tmp_path):
@@ -171,8 +177,8 @@ def test_the_drawn_weights_are_all_that_the_loader_reads_in_its_order(card, tmp_
         ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>", False),
     ],
 )
-def test_kernels_are_told_apart_by_their_names(card, kernel, work):
-    assert card.does_the_work(kernel) is work
+def test_kernels_are_told_apart_by_their_names(part_of, kernel, work):
+    assert part_of("card_parts").does_the_work(kernel) is work
 
 
 def test_what_is_missing_is_said_with_what_is_left_out(card, monkeypatch):
@@ -189,8 +195,8 @@ def test_without_a_card_it_says_so():
 
 
 @pytest.fixture
-def kit(card, monkeypatch, tmp_path):
-    kit = importlib.import_module("card_kit")
+def kit(part_of, monkeypatch, tmp_path):
+    kit = part_of("card_kit")
     monkeypatch.setattr(kit, "KIT", tmp_path / ".card" / "packages.zip")
     monkeypatch.setattr(kit, "PACKAGES", ("iniconfig", "pluggy"))
     monkeypatch.setattr(kit, "repository_files", lambda: [])
@@ -214,8 +220,8 @@ def test_a_kit_that_is_too_large_is_refused(kit, monkeypatch, capsys):
         kit.main()
 
 
-def test_of_bitsandbytes_only_libraries_for_cards_are_brought(card):
-    kit = importlib.import_module("card_kit")
+def test_of_bitsandbytes_only_libraries_for_cards_are_brought(part_of):
+    kit = part_of("card_kit")
     names = [name for _, name in kit.files_of("bitsandbytes")]
     libraries = [name for name in names if name.endswith(".so")]
     assert libraries and not [name for name in libraries if "rocm" in name or "xpu" in name]

@@ -110,37 +110,38 @@ def test_the_same_layers_are_trained_as_in_the_bare_loop(printed):
 
 
 @pytest.fixture
-def train_step(monkeypatch):
-    """The benchmark as a module."""
+def step_work(monkeypatch):
+    """What the benchmark asks, as a module."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
-    return importlib.import_module("train_step")
+    return importlib.import_module("step_work")
 
 
-def work_of(train_step, folder, side: int, tokens: int, batch: int):
+def work_of(step_work, folder, side: int, tokens: int, batch: int):
     sizes = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 1, "context_width": 64}
     steps = {"rank": 4, "warmup": 1, "steps": 2, "attention": "pytorch"}
-    return train_step.Work(str(folder), width=side, height=side, batch=batch, tokens=tokens, **sizes, **steps)
+    return step_work.Work(str(folder), width=side, height=side, batch=batch, tokens=tokens, **sizes, **steps)
 
 
-def test_the_operations_of_a_step_are_those_that_a_real_pass_does(train_step, tmp_path):
+def test_the_operations_of_a_step_are_those_that_a_real_pass_does(step_work, tmp_path):
     """In which only the inputs want a gradient, and attention is written out so that it is counted."""
-    work = work_of(train_step, tmp_path, side=64, tokens=16, batch=2)
+    work = work_of(step_work, tmp_path, side=64, tokens=16, batch=2)
     save_file(transformer_weights(hidden_size=128, double_blocks=1, single_blocks=1, context_width=64), work.weights)
     transformer = loading.load_transformer(work.weights, "fp32")
     latents, t5 = torch.randn(2, 16, 8, 8, requires_grad=True), torch.randn(2, 16, 64, requires_grad=True)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         predict_velocity(transformer, latents, torch.rand(2), t5, torch.randn(2, 64)).sum().backward()
-    assert train_step.step_flops(work) == counter.get_total_flops()
+    assert step_work.step_flops(work) == counter.get_total_flops()
 
 
-def test_the_operations_of_flux_dev_are_those_of_its_layers(train_step, tmp_path, monkeypatch):
+def test_the_operations_of_flux_dev_are_those_of_its_layers(step_work, tmp_path, monkeypatch):
     """A block's matrices have 12 times the square of the width; forward and backward pass do 4 operations with each."""
-    dev = train_step.architecture(train_step.DEV_WIDTH, train_step.DEV_BLOCKS)
+    full_size = importlib.import_module("full_size")
+    dev = full_size.architecture(full_size.DEV_WIDTH, full_size.DEV_BLOCKS)
     monkeypatch.setattr(detection, "inspect", lambda path: dev)
     tokens = 1024 + 512
     matrices = 4 * 57 * 12 * 3072**2 * tokens
     attention = 3 * 57 * 4 * tokens**2 * 3072
-    counted = train_step.step_flops(work_of(train_step, tmp_path, side=512, tokens=512, batch=1))
+    counted = step_work.step_flops(work_of(step_work, tmp_path, side=512, tokens=512, batch=1))
     assert counted == pytest.approx(matrices + attention, rel=0.01)
 
 

@@ -27,7 +27,7 @@ SMALL = {"hidden_size": 128, "double_blocks": 1, "single_blocks": 1, "context_wi
 DEEP = SMALL | {"double_blocks": 3, "single_blocks": 4}
 STREAMED = (0, 2, 3, 6)
 STAND_IN = torch.device("meta")
-NO_CARD = "there is no CUDA device"  # by which benchmarks/card.py finds the tests that need one
+NO_CARD = "there is no CUDA device"  # by which benchmarks/card_parts.py finds the tests that need one
 NO_BITSANDBYTES = "bitsandbytes is not installed: pip install bitsandbytes"
 needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CARD)
 needs_bitsandbytes = pytest.mark.skipif(not is_installed("bitsandbytes"), reason=NO_BITSANDBYTES)
