@@ -1,7 +1,7 @@
 """The real ComfyUI and its real page in Chromium, in both of its node renderers.
 
-`test.sh` installs Playwright and finds or installs a Chromium; without either, the tests here are skipped with a line that
-says what is missing.
+`test.sh` installs Playwright and finds or installs a Chromium; without either, the tests here are skipped with a line
+that says what is missing.
 """
 
 from __future__ import annotations
