@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 
 from comfy_api.latest import io
 
 from ..drawing.palette import theme_of
-from ..errors import SettingsError
+from ..errors import SettingsError, TrainingError
 from ..progress import Progress
 from ..rendering.sweep_chart import sweep_chart
+from ..trainers.features.index import Features, load
 from ..trainers.preflight import check_settings, preflight
 from ..trainers.run import create, launch, publish
 from ..trainers.run import folder as runs
 from ..trainers.run import launch_profiles as profiles
-from ..trainers.settings import Settings
+from ..trainers.settings import RANGES
 from ..trainers.sweep import GRID, METHODS, SweepPlan, check, read_space, search
 from . import results, sockets
 from .host import execution, folders, memory, sampling
@@ -114,6 +114,7 @@ class TrainingSweep(io.ComfyNode):
         plan = SweepPlan(read_space(space), method, trials, kept, seed)
         check(plan, training)
         check_settings(training, publish.CHECKPOINT_FORMAT)
+        _check_held_out(features)
         weights, fingerprint = base_of(model)
         job = runs.Job(name, training, features.folder, features.key, str(weights), fingerprint)
         progress = execution.progress()
@@ -125,9 +126,9 @@ class TrainingSweep(io.ComfyNode):
                 training,
                 journals,
                 [name, features.key, fingerprint],
-                lambda settings, label: _loss_of(dataclasses.replace(job, settings=settings), label, progress),
+                lambda settings, label: _trained(dataclasses.replace(job, settings=settings), label, progress),
             )
-        best = create.run_of(folders.runs_root(), dataclasses.replace(job, settings=outcome.best))
+        best = _run_of(dataclasses.replace(job, settings=outcome.best))
         chosen = ", ".join(f"{name} {value}" for name, value in outcome.trials[0].chosen.items())
         said = (
             f"Best of {len(outcome.trials)}: {chosen}, held-out loss {outcome.trials[0].loss:.4f}\n"
@@ -140,16 +141,16 @@ class TrainingSweep(io.ComfyNode):
         )
 
 
-def _loss_of(job: runs.Job, label: str, progress: Progress) -> float:
-    """Train a run as far as its settings say, and measure; one that is there already is not trained again.
+def _trained(job: runs.Job, label: str, progress: Progress) -> tuple[int, float]:
+    """Train a run as far as its settings say; how far it came, and the held-out loss there.
+
+    One that is there already is not trained again.
 
     Raises:
-        SettingsError: nothing is held out.
+        TrainingError: the training failed, or has no held-out loss there.
     """
-    steps = job.settings.steps
-    # The learning rate is constant, so that the run's id does not depend on how far it is to come.
-    run = create.run_of(folders.runs_root(), dataclasses.replace(job, settings=_longest(job.settings)))
-    if max(run.checkpoints(), default=0) < steps:
+    steps, run = job.settings.steps, _run_of(job)
+    if steps not in dict(run.evaluations()) and max(run.checkpoints(), default=0) <= steps:
         preflight(job, run, publish.CHECKPOINT_FORMAT, sharded=False)
         create.create_run(folders.runs_root(), job)
         launcher = profiles.launch_arguments(profiles.ONE, folders.launch_profiles_folder())
@@ -157,17 +158,34 @@ def _loss_of(job: runs.Job, label: str, progress: Progress) -> float:
         def labelled(done: int, total: int, text: str = "", preview=None) -> None:
             progress(done, total, f"{label}\n{text}" if text else "", preview)
 
-        launch.train(run, memory.on_cpu(), labelled, None, launcher, folders.trainer_folder())
-    with contextlib.suppress(KeyError):
-        return dict(run.evaluations())[steps]
-    raise SettingsError(
-        "The sweep compares by the loss on pictures that are not trained on, and none are held out. Set "
-        "validation_split in Dataset TOML Writer, for example to 0.1, and encode again."
-    )
+        try:
+            launch.train(run, memory.on_cpu(), labelled, None, launcher, folders.trainer_folder())
+        except launch.StoppedOnRequest as error:
+            raise execution.cancelled() from error
+    measured = dict(run.evaluations())
+    came_to = steps if steps in measured else run.status().get("step")  # less where it was finished early
+    if came_to not in measured or came_to > steps:
+        raise TrainingError(
+            f"The run '{run.id}' has no held-out loss at step {steps}: memory ran out while it was measured, which its "
+            "train.log tells, or it was trained before with checkpoints at other steps. For that, give the sweep "
+            "another name."
+        )
+    return came_to, measured[came_to]
 
 
-def _longest(settings: Settings) -> Settings:
-    return dataclasses.replace(settings, steps=1_000_000)
+def _run_of(job: runs.Job) -> runs.Run:
+    """The run of a trial, also where it was trained for longer: at a constant rate its id has no part in that."""
+    longest = dataclasses.replace(job.settings, steps=int(RANGES["steps"][1]))
+    return create.run_of(folders.runs_root(), dataclasses.replace(job, settings=longest))
+
+
+def _check_held_out(features: Features) -> None:
+    """Refuse before anything is trained what could not be compared afterwards."""
+    if not any(example.held_out for example in load(features).examples):
+        raise SettingsError(
+            "The sweep compares by the loss on pictures that are not trained on, and none are held out. Set "
+            "validation_split in Dataset TOML Writer, for example to 0.1, and encode again."
+        )
 
 
 NODES = [TrainingSweep]

@@ -104,8 +104,8 @@ class Trial:
     """One choice of settings, and what came of it.
 
     Attributes:
-        losses: held-out loss after so many steps; infinite where the training failed.
-        failure: why it failed.
+        losses: held-out loss after so many steps.
+        failure: why it failed; "" where it did not.
     """
 
     number: int
@@ -115,17 +115,18 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """How long it was trained."""
+        """After how many steps it was measured last."""
         return max(self.losses, default=0)
 
     @property
     def loss(self) -> float:
-        return self.losses[self.steps] if self.losses else math.inf
+        """The held-out loss there; infinite where there is none."""
+        return self.losses.get(self.steps, math.inf)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All trials, the best first: those that went further before those that did not, then by loss."""
+    """All trials, the best first: what failed last, what went further before what did not, then by loss."""
 
     trials: tuple[Trial, ...]
     best: Settings
@@ -141,7 +142,7 @@ class Outcome:
         names = list(self.trials[0].chosen)
         lines = ["| " + " | ".join([*names, "steps", "held-out loss"]) + " |", "|" + "---|" * (len(names) + 2)]
         for trial in self.trials:
-            loss = f"{trial.loss:.4f}" if math.isfinite(trial.loss) else f"failed: {trial.failure}"[:100]
+            loss = f"failed: {trial.failure}"[:100] if trial.failure else f"{trial.loss:.4f}"
             values = [f"{trial.chosen[name]}" for name in names]
             lines.append("| " + " | ".join([*values, str(trial.steps), loss.replace("|", "/")]) + " |")
         return "\n".join(lines)
@@ -224,7 +225,7 @@ def check(plan: SweepPlan, base: Settings) -> None:
     """Refuse before anything is trained what every trial would be refused for, and what cannot be compared.
 
     Raises:
-        SettingsError: the learning rate is planned for the number of steps; or a trial has no valid settings.
+        SettingsError: the learning rate is planned for the number of steps, or still rises at the first rung.
         TrainingError: Optuna is not installed.
     """
     if base.scheduler != "constant":
@@ -232,9 +233,14 @@ def check(plan: SweepPlan, base: Settings) -> None:
             f"scheduler is {base.scheduler}: what a run has learned after some steps then depends on how many are to "
             "follow. Set it to constant in Training Settings for the sweep."
         )
-    if plan.method == GRID:
-        for chosen in _points(plan.space):
-            _settings(base, chosen)
+    first = plan.rungs(base.steps)[0]
+    warmup = plan.space.get("warmup_steps", (base.warmup_steps,))
+    longest = warmup.high if isinstance(warmup, Between) else max(warmup)
+    if longest >= first:
+        raise SettingsError(
+            f"warmup_steps is {longest}, and the trials are first compared after {first} steps, when none would have "
+            "learned at its full rate. Set fewer warm-up steps, or more steps, for the sweep."
+        )
     if not is_installed("optuna"):
         raise TrainingError(
             "A sweep needs optuna, which is not installed. Install it into ComfyUI's Python with "
@@ -249,18 +255,22 @@ def _points(space: Mapping[str, Axis]) -> list[dict[str, Value]]:
     return points
 
 
-# Trains a run by settings whose `steps` are how far it is to come; told which trial and rung; gives the held-out loss.
-Train = Callable[[Settings, str], float]
+# Trains a run as far as the settings' `steps`; told which trial and rung. Gives how far it came, which is less where a
+# person had it finish early, and the held-out loss there.
+Train = Callable[[Settings, str], tuple[int, float]]
 
 
 def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object], train: Train) -> Outcome:
     """Try settings on rung after rung; begun again with the same arguments, it goes on where it was.
 
+    A trial that was finished early stands where it is and goes no further.
+
     Args:
         base: what is not swept; its `steps` are those of the last rung.
         journals: folder for Optuna's journal, which no request can write.
         key: what else decides the outcome: the data, the base model, the name.
-        train: a TrainingError that it raises fails the trial, and everything else (Cancel) ends the search for now.
+        train: a TrainingError or SettingsError that it raises fails the trial, and everything else (Cancel, a stop)
+            ends the search for now.
 
     Raises:
         SettingsError, TrainingError: as `check`; or not one trial could be trained.
@@ -268,32 +278,36 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
     check(plan, base)
     study = _study(plan, journals / f"{content_hash([*key, base.deciding(), str(plan)])}.journal")
     trials = _asked(study, plan)
-    rungs, alive = plan.rungs(base.steps), list(trials)
+    rungs, alive = plan.rungs(base.steps), trials
     for rung, steps in enumerate(rungs, start=1):
         for place, trial in enumerate(alive, start=1):
-            settings = dataclasses.replace(
-                _settings(base, trial.chosen),
-                steps=steps,
-                checkpoint_every=rungs[0],
-                checkpoint_epochs=0,
-                sample_steps=0,
-            )
             label = f"Rung {rung} of {len(rungs)}, trial {place} of {len(alive)}"
             try:
-                trial.losses[steps] = train(settings, label)
-            except TrainingError as error:
-                trial.losses[steps], trial.failure = math.inf, str(error)
-        alive.sort(key=lambda trial: (trial.loss, trial.number))
-        going_on = len(alive) if steps == rungs[-1] else math.ceil(len(alive) / plan.kept)
-        for trial in alive[going_on:]:
-            _tell(study, trial, pruned=True)
-        alive = [trial for trial in alive[:going_on] if math.isfinite(trial.loss)]
-    if not alive:
-        raise TrainingError(f"Not one trial could be trained. The last said: {next(reversed(trials)).failure}")
-    for trial in alive:
-        _tell(study, trial, pruned=False)
-    ranked = sorted(trials, key=lambda trial: (-trial.steps, trial.loss, trial.number))
-    return Outcome(tuple(ranked), _settings(base, alive[0].chosen), len(trials) * base.steps)
+                came_to, loss = train(_on_rung(_settings(base, trial.chosen), steps, rungs[0]), label)
+                trial.losses[came_to] = loss
+            except (TrainingError, SettingsError) as error:
+                trial.failure = str(error)
+        further = 0 if steps == base.steps else math.ceil(len(alive) / plan.kept)
+        going_on = sorted((each for each in alive if each.steps == steps and not each.failure), key=_rank)[:further]
+        for trial in alive:
+            if trial not in going_on:
+                _tell(study, trial, whole=trial.steps == base.steps)
+        alive = going_on
+    best, *_ = ranked = sorted(trials, key=_rank)
+    if best.failure:
+        raise TrainingError(f"Not one trial could be trained. The last said: {trials[-1].failure}")
+    return Outcome(tuple(ranked), _settings(base, best.chosen), len(trials) * base.steps)
+
+
+def _rank(trial: Trial) -> tuple[bool, int, float, int]:
+    return bool(trial.failure), -trial.steps, trial.loss, trial.number
+
+
+def _on_rung(settings: Settings, steps: int, first: int) -> Settings:
+    """Measured on every rung, all but the last multiples of the first, and ended by nothing but its steps."""
+    return dataclasses.replace(
+        settings, steps=steps, checkpoint_every=first, checkpoint_epochs=0, sample_steps=0, early_stop_patience=0
+    )
 
 
 def _study(plan: SweepPlan, journal: Path) -> Study:
@@ -335,14 +349,14 @@ def _distribution(axis: Axis) -> BaseDistribution:
     return FloatDistribution(axis.low, axis.high, log=axis.logarithmic)
 
 
-def _tell(study: Study, trial: Trial, pruned: bool) -> None:
+def _tell(study: Study, trial: Trial, whole: bool) -> None:
     from optuna.trial import TrialState
 
     if study.trials[trial.number].state.is_finished():  # told before a stop
         return
-    if not math.isfinite(trial.loss):
+    if trial.failure:
         study.tell(trial.number, state=TrialState.FAIL)
-    elif pruned:
-        study.tell(trial.number, state=TrialState.PRUNED)
-    else:
+    elif whole:
         study.tell(trial.number, trial.loss)
+    else:
+        study.tell(trial.number, state=TrialState.PRUNED)

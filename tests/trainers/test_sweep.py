@@ -21,7 +21,7 @@ class Losses:
         self.trained: dict[tuple, int] = {}
         self.steps, self.left = 0, stop_after
 
-    def __call__(self, settings: Settings, label: str) -> float:
+    def __call__(self, settings: Settings, label: str) -> tuple[int, float]:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
@@ -29,7 +29,7 @@ class Losses:
         self.steps += max(0, settings.steps - self.trained.get(name, 0))
         self.trained[name] = max(settings.steps, self.trained.get(name, 0))
         away = abs(math.log2(settings.rank / 8)) + abs(math.log10(settings.learning_rate / 1e-3))
-        return 1 + away + 1 / settings.steps
+        return settings.steps, 1 + away + 1 / settings.steps
 
 
 def test_the_best_of_a_grid_is_found_with_a_third_of_its_steps(tmp_path):
@@ -61,7 +61,7 @@ def test_other_data_is_another_search(tmp_path):
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path):
-    def train(settings: Settings, label: str) -> float:
+    def train(settings: Settings, label: str) -> tuple[int, float]:
         if settings.learning_rate == 1e-2:
             raise TrainingError("the loss is no number any more")
         return Losses()(settings, label)
@@ -71,6 +71,49 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path):
     assert outcome.table().count("failed: the loss is no number any more") == 3
     with pytest.raises(TrainingError, match="Not one trial could be trained"):
         search(SweepPlan(read_space("learning_rate: 1e-2\nrank: 4, 8")), BASE, tmp_path, ["data"], train)
+
+
+@pytest.mark.parametrize("ended", [3, 25, 60])
+def test_a_trial_that_was_finished_early_stands_where_it_is_and_the_others_go_on(tmp_path, ended):
+    """The best of all, finished by a person after so many steps: on the first rung, the second or the last."""
+    losses = Losses()
+
+    def train(settings: Settings, label: str) -> tuple[int, float]:
+        if (settings.rank, settings.learning_rate) == (8, 1e-3) and settings.steps > ended:
+            settings = dataclasses.replace(settings, steps=ended)
+        return losses(settings, label)
+
+    outcome = search(SweepPlan(read_space(SPACE)), BASE, tmp_path, ["data"], train)
+    (early,) = (trial for trial in outcome.trials if (trial.chosen["rank"], trial.chosen["learning_rate"]) == (8, 1e-3))
+    assert early.steps == ended and not early.failure
+    others = {3: [90, 30, 30, 10, 10, 10, 10, 10], 25: [90, 30, 10, 10, 10, 10, 10, 10], 60: [30, 30] + [10] * 6}
+    assert [trial.steps for trial in outcome.trials if trial is not early] == others[ended]
+    assert (outcome.trials[0] is early) == (ended == 60)  # nothing came as far
+    assert search(SweepPlan(read_space(SPACE)), BASE, tmp_path, ["data"], train) == outcome
+
+
+def test_where_the_last_rung_fails_the_best_below_it_is_the_outcome(tmp_path):
+    def train(settings: Settings, label: str) -> tuple[int, float]:
+        if settings.steps == BASE.steps:
+            raise TrainingError("the disk is full")
+        return Losses()(settings, label)
+
+    outcome = search(SweepPlan(read_space(SPACE)), BASE, tmp_path, ["data"], train)
+    assert (outcome.trials[0].steps, outcome.best.rank) == (30, 4)
+    assert outcome.trials[-1].steps == 30 and "failed: the disk is full" in outcome.table().splitlines()[-1]
+
+
+def test_every_rung_is_measured_and_nothing_else_ends_a_trial(tmp_path):
+    asked = []
+
+    def train(settings: Settings, label: str) -> tuple[int, float]:
+        asked.append(settings)
+        return Losses()(settings, label)
+
+    base = dataclasses.replace(BASE, early_stop_patience=1, checkpoint_epochs=2, sample_steps=4)
+    search(SweepPlan(read_space(SPACE)), base, tmp_path, ["data"], train)
+    assert {(each.checkpoint_every, each.checkpoint_epochs) for each in asked} == {(10, 0)}
+    assert {(each.early_stop_patience, each.sample_steps) for each in asked} == {(0, 0)}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +157,12 @@ def test_what_cannot_be_tried_is_refused_by_name(text, said):
 def test_what_cannot_be_compared_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="Set it to constant"):
         check(SweepPlan(read_space(SPACE)), Settings(scheduler="cosine"))
+    for space, base in (
+        (SPACE, dataclasses.replace(BASE, warmup_steps=10)),
+        ("warmup_steps: 0, 10\nrank: 4, 8, 16", BASE),
+    ):
+        with pytest.raises(SettingsError, match="first compared after"):
+            check(SweepPlan(read_space(space)), base)
     with pytest.raises(SettingsError, match="set method to random"):
         SweepPlan(read_space("rank: 4 to 64"), GRID)
     with pytest.raises(SettingsError, match="between 2 and 200"):
@@ -125,9 +174,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 def test_alpha_follows_the_rank_where_it_is_asked_to(tmp_path):
     seen = []
 
-    def train(settings: Settings, label: str) -> float:
+    def train(settings: Settings, label: str) -> tuple[int, float]:
         seen.append((settings.rank, settings.alpha))
-        return 1.0
+        return settings.steps, 1.0
 
     search(SweepPlan(read_space("rank: 4, 8\nalpha: rank")), BASE, tmp_path, ["data"], train)
     assert {(4, 4.0), (8, 8.0)} == set(seen)
