@@ -69,7 +69,7 @@ export class LossCurve {
   constructor(losses) {
     Object.assign(this, { losses, checkpoints: [], total: 1, at: null });
     this.canvas = element("canvas", { tabIndex: 0, role: "img", style: { width: "100%", height: `${HEIGHT}px` } });
-    this.readout = element("div", { className: "quiet", role: "status", "aria-live": "polite" });
+    this.readout = element("div", { className: "quiet", "aria-live": "off" });
     // Asked for only when it changes: to ask the page for a width makes it lay itself out.
     this.width = 0;
     new ResizeObserver(([{ contentRect }]) => {
@@ -119,6 +119,7 @@ export class LossCurve {
 
   read(at) {
     this.at = this.losses.points.length ? at : null;
+    this.readout.setAttribute("aria-live", this.at === null ? "off" : "polite"); // aloud where a person reads, not at every step
     const point = this.losses.points[this.at ?? this.losses.points.length - 1];
     const best = this.losses.best();
     const known = [...this.losses.heldOut.keys()].filter((step) => step <= (point?.step ?? 0)).pop();

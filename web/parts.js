@@ -18,8 +18,12 @@ const STYLE = `
 .impasto button:disabled { opacity: 0.5; cursor: default; }
 .impasto :focus-visible { outline: 2px solid var(--p-primary-color, #6aa9ff); outline-offset: 1px; }
 .impasto [hidden] { display: none !important; }
-.impasto .quiet { color: var(--descrip-text, #999); }
-.impasto .fault { color: var(--error-text, #ff6b6b); }
+:root { /* the themes' own are too near to a node's colour: 3.4 and 4.3 to 1 */
+  --impasto-quiet: color-mix(in srgb, var(--descrip-text, #999), var(--input-text, #ddd));
+  --impasto-fault: color-mix(in srgb, var(--error-text, #ff6b6b), var(--input-text, #ddd)); }
+.impasto .quiet { color: var(--impasto-quiet); }
+.impasto .fault { color: var(--impasto-fault); }
+.impasto .heard { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } /* read aloud alone */
 dialog.impasto { background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
   border-radius: 8px; padding: 12px; width: min(1400px, 94vw); height: min(900px, 92vh);
   pointer-events: auto; /* which ComfyUI takes from the whole page while one of its menus is open */ }
@@ -89,7 +93,9 @@ export function element(tag, properties = {}, ...children) {
 export async function ask(path, { method = "GET", body, signal } = {}) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   const sent = body === undefined ? undefined : JSON.stringify(body);
-  const response = await fetchRoute(`/impasto${path}`, { method, headers, body: sent, signal, cache: "no-store" });
+  const response = await fetchRoute(`/impasto${path}`, { method, headers, body: sent, signal, cache: "no-store" }).catch((error) => {
+    throw error instanceof TypeError ? new Error(t("The server does not answer: is ComfyUI still running?")) : error;
+  });
   const answer = await response.json().catch(() => null);
   if (wantsToken(response)) throw new Error(t(UNTOLD));
   if (!response.ok) throw new Error(answer?.error?.message ?? t("The server answered {status}.", { status: response.status }));

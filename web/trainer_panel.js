@@ -77,7 +77,8 @@ export class TrainerPanel {
   constructor(node) {
     Object.assign(this, { node, run: null, losses: new Losses(), until: 0, since: 0, slowest: 0, updates: 0, drawn: "" });
     this.curve = new LossCurve(this.losses);
-    this.state = element("div", { role: "status", "aria-live": "polite", style: { fontWeight: "bold" } });
+    this.state = element("div", { role: "status", "aria-live": "off", style: { fontWeight: "bold" } });
+    this.heard = element("div", { className: "heard", "aria-live": "polite" }); // what is new of the state, not every step
     this.fault = element("div", { className: "fault", style: { whiteSpace: "pre-wrap", overflowWrap: "anywhere" } });
     this.bar = element("progress", { max: 1, value: 0, "aria-label": t("Steps") });
     this.memory = element("div", { className: "quiet" });
@@ -100,10 +101,12 @@ export class TrainerPanel {
     this.element = element(
       "div",
       { className: "impasto impasto-trainer", role: "group", "aria-label": t("Training") },
-      ...[this.state, this.fault, this.bar, this.asking, this.said, this.curve.canvas, this.curve.readout],
+      ...[this.state, this.heard, this.fault, this.bar, this.asking, this.said, this.curve.canvas, this.curve.readout],
       ...[this.samples, this.ending, this.memory, this.log],
     );
     this.element.addEventListener("wheel", (event) => event.stopPropagation());
+    // Else Delete, with the focus in here, would delete the node.
+    this.element.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation());
     this.element.panel = this; // for whoever looks for it by the page
     this.widget = node.addDOMWidget(WIDGET, WIDGET, this.element, {
       serialize: false,
@@ -123,10 +126,6 @@ export class TrainerPanel {
     this.look();
   }
 
-  get shown() {
-    return this.node.graph && this.element.isConnected;
-  }
-
   /** Read the run, show it, and go on as long as somebody is at work on it. */
   async look() {
     clearTimeout(this.timer);
@@ -142,9 +141,11 @@ export class TrainerPanel {
         const [told, metrics] = await Promise.all([ask(path), ask(`${path}/metrics?after=${after}`)]);
         if (run === this.run) this.update((summary = told), metrics.records);
       }
-      this.said.classList.remove("fault");
+      if (this.lost) this.say("");
+      this.lost = false;
     } catch (error) {
       this.say(error.message, true);
+      this.lost = true;
       if (error.message.includes("There is no training run")) this.until = 0;
       else summary = this.last; // the server may be starting again
     }
@@ -164,6 +165,10 @@ export class TrainerPanel {
     this.last = summary;
     const waited = this.since ? (Date.now() - this.since) / 1000 : 0;
     setText(this.state, stateOf(summary, waited));
+    const tenth = Math.floor((10 * summary.step) / (summary.total || 1));
+    const news = [summary.state, Boolean(summary.active), summary.active?.stopping, tenth].join();
+    if (news !== this.news) setText(this.heard, this.state.textContent);
+    this.news = news;
     this.element.dataset.state = summary.active ? "active" : summary.state;
     const told = this.node.widgets?.find((widget) => widget.name === "impasto_result")?.element.textContent ?? "";
     const fault = summary.state === "failed" && !summary.active ? summary.error : "";

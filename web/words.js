@@ -6,6 +6,7 @@ export const FRENCH = {
   "Go on": "Continuer",
   "It is kept in this tab alone, until you close it.": "Il n'est gardé que dans cet onglet, jusqu'à sa fermeture.",
   "The server answered {status}.": "Le serveur a répondu {status}.",
+  "The server does not answer: is ComfyUI still running?": "Le serveur ne répond pas : ComfyUI tourne-t-il encore ?",
   "The server asks for its IMPASTO_TOKEN: load the page again, or press Refresh in Impasto's sidebar, to give it.":
     "Le serveur demande son IMPASTO_TOKEN : rechargez la page, ou pressez Actualiser dans le panneau Impasto, pour le donner.",
   "The server does not take that token.": "Le serveur n'accepte pas ce jeton.",
