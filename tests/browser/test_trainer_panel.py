@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
 
+import pytest
+from impasto.setup.serving import ComfyServer
+from PIL import Image
+
+from ..comfyui.conftest import new_server
 from ..comfyui.workflows import shipped
 from .conftest import Page
 
@@ -88,3 +94,82 @@ def test_ten_thousand_steps_are_all_in_a_bounded_number_of_points(page: Page, tm
     assert measured["covered"] == 10_000 and measured["points"] <= 600
     record_property("measured", f"an update of the trainer's panel: median {measured['median']:.1f} ms")
     assert not page.faults
+
+
+# One look at a run, a thousand steps long, again and again: as `look` hands it to the panel, ten records at a time.
+WATCHED = """async ([from, to, picture]) => {
+    let panel = window.watchedPanel;
+    if (!panel) {
+        const loaded = performance.getEntriesByType('resource').map(entry => entry.name);
+        const {TrainerPanel} = await import(loaded.find(name => name.includes('trainer_panel.js')));
+        const node = window.LiteGraph.createNode('ImpastoFluxLoraTrainer');
+        app.rootGraph.add(node);
+        panel = window.watchedPanel = new TrainerPanel(node);
+        panel.run = 'long-00000000';
+    }
+    for (let look = from; look < to; look++) {
+        const step = 10 * look;
+        const every = Array.from({length: Math.floor(look / 500)}, (_, at) => 5000 * (at + 1));
+        const records = Array.from({length: 10}, (_, at) => ({step: step + at, loss: 1 + Math.random(), seconds: 0.1}));
+        if (look % 500 === 0) records[0].held_out_loss = 1.5;
+        const samples = every.map(step => ({step, pictures: [picture], count: 2}));
+        const told = {state: 'training', step, total: 100000, seconds_left: 100000 - step, active: {}};
+        panel.update({...told, checkpoints: every, samples, prompts: ['a', 'b']}, records);
+        if (look % 100 === 0) await new Promise(resolve => setTimeout(resolve));
+    }
+    return panel.losses.last;
+}"""
+LOOKS = 10_000
+GROWN = 1.0  # MB that 9,000 looks may leave; their 90,000 records alone would be 5 MB and more
+
+
+def test_ten_thousand_looks_leave_the_pages_memory_as_it_was(page: Page, server, record_property):
+    Image.new("RGB", (128, 64), (90, 40, 160)).save(server.base / "input" / "two samples.png")
+    picture = "/view?type=input&filename=two%20samples.png"
+    devtools = page.tab.context.new_cdp_session(page.tab)
+    held = []
+    for begun, ended in ((1, LOOKS // 10), (LOOKS // 10, LOOKS)):
+        last = page.tab.evaluate(WATCHED, [begun, ended, picture])
+        page.tab.wait_for_timeout(1000)  # what was drawn last is let go of
+        for _ in range(2):
+            devtools.send("HeapProfiler.collectGarbage")
+        used = devtools.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+        held.append((used, devtools.send("Memory.getDOMCounters")["nodes"]))
+    (early, few), (late, many) = held
+    told = f"{early:.2f} and {late:.2f} MB, {few} and {many} elements"
+    record_property("measured", f"the page after {LOOKS // 10} and {LOOKS} looks at a run: {told}")
+    assert last == 10 * (LOOKS - 1) + 9
+    assert late - early < GROWN and many - few < 500 and not page.faults
+
+
+@pytest.fixture
+def mortal(browser, tmp_path) -> Iterator[ComfyServer]:
+    """A server of the test's own, to be killed."""
+    running = new_server(tmp_path / "mortal")
+    running.start()
+    yield running
+    running.stop()
+
+
+def test_a_killed_server_is_told_of_and_the_run_goes_on_when_it_is_queued_again(browser, mortal: ComfyServer, tmp_path):
+    page = Page(browser, mortal, vue=True)
+    page.load(quickstart("killed"))
+    page.tab.get_by_test_id("queue-button").click()
+    wait_for_state(page, "Training: step")
+    page.tab.wait_for_function(f"() => {PANEL}.panel.last.checkpoints.length > 0")
+    mortal.kill()
+    page.tab.wait_for_function(f"() => {PANEL}.textContent.includes('The server does not answer')")
+    page.tab.screenshot(path=tmp_path / "killed.png")
+    mortal.start()
+    wait_for_state(page, "Queue again to go on")
+    assert "does not answer" not in page.tab.evaluate(f"{PANEL}.textContent")
+    saved = page.tab.evaluate(f"Math.max(...{PANEL}.panel.last.checkpoints)")
+    page.tab.wait_for_function("() => app.api.socket?.readyState === 1")
+    page.tab.get_by_test_id("queue-button").click()
+    wait_for_state(page, "Training: step")
+    begun = page.tab.evaluate(f"{PANEL}.panel.last.step")
+    assert begun > saved > 0
+    page.tab.evaluate(f"[...{PANEL}.querySelectorAll('button')].find(b => b.textContent.startsWith('Finish')).click()")
+    wait_for_state(page, "Finished early")
+    page.tab.close()
+    assert not [fault for fault in page.faults if "ERR_CONNECTION" not in fault]
