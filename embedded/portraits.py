@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Canvas, Point, outline, placed
+from . import heads
+from .canvas import Canvas, outline, placed
 from .colour import Colour, colour, mix
 from .nature import Light, flowers, foliage, grasses, light_of, parasol, sky, smooth
 from .scenes import Scene
@@ -27,7 +28,6 @@ _TINTS = {
     "grey": "b9b4b8",
 }
 _BACKDROPS = ("8aa29a", "a89bb8", "b59a86", "7f95b4", "9aa37c")
-
 # A head in profile looking right, in head half-widths around the temple.
 _PROFILE = outline(
     "10,-110 46,-102 68,-78 76,-50 75.5,-30 72,-17 74,-8 83,8 93.5,24 93,29.5 80,33.5 77.5,40 83,45.5 83.5,50 "
@@ -83,146 +83,6 @@ def _garden(c: Canvas, rng, light: Light) -> None:
     flowers(c, rng, light, 0.0, 130, [colour("f3b5bd"), colour("fbf1e2"), colour("e88a7a")], 0.011)
 
 
-def _oval(x: float, y: float, rx: float, ry: float, lean: float = 0.0, jaw: float = 1.0) -> list[Point]:
-    """An egg: an ellipse leaning by `lean` radians whose lower half narrows by `jaw`."""
-    points = []
-    for a in np.linspace(0, 2 * np.pi, 48, endpoint=False):
-        px, py = rx * np.cos(a), ry * np.sin(a)
-        px *= 1 - (1 - jaw) * max(0.0, np.sin(a)) ** 1.5
-        points.append((x + px * np.cos(lean) - py * np.sin(lean), y + px * np.sin(lean) + py * np.cos(lean)))
-    return points
-
-
-def _flesh(light: Light, x: float, y: float, r: float):
-    """Shading of a head of radius `r` at (x, y): warm in light, rosy at the turn, cool violet in shadow."""
-    skin = colour("ecc3a2")
-    lit, turn, dark = light.on(skin, 0.75), light.on(mix(skin, colour("d98a78"), 0.32), 0.0), light.on(skin, -0.5)
-
-    def shading(px, py):
-        t = (((px - x) * light.side * 0.85 - (py - y) * 0.42) / r)[..., None]
-        return np.where(
-            t > 0.05, turn + (lit - turn) * smooth(t, 0.05, 0.6), turn + (dark - turn) * smooth(-t, -0.05, 0.65)
-        )
-
-    return shading
-
-
-def _around(x: float, y: float):
-    """Brush movement that runs round a point, as hair does."""
-    return lambda px, py: np.arctan2(py - y, px - x) + np.pi / 2
-
-
-def _down(x: float, y: float, r: float):
-    """Brush movement down a head of half-width `r`, bending with its sides."""
-    return lambda px, py: np.pi / 2 - 0.9 * (px - x) * (py - y) / (r * r)
-
-
-def _cloth(c: Canvas, rng, light: Light, tint: Colour):
-    """Shading of cloth: broad folds, light on one side."""
-    folds = c.noise(rng, 9, 4, 3)
-
-    def shading(px, py):
-        t = (c.sample(folds, px, py) - 0.5) * 2.4 + 0.9 * light.side * (px / c.aspect - 0.5)
-        t = np.clip(t, -1, 1)[..., None]
-        lit, half, dark = light.on(tint, 0.95), light.on(tint, 0), light.on(tint, -0.9)
-        return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
-
-    return shading
-
-
-def _bust(c: Canvas, rng, light: Light, x: float, head_y: float, r: float, tint: Colour) -> None:
-    """Neck and clothed shoulders under a head of half-width `r`."""
-    chin = head_y + 1.15 * r
-    left = [
-        (x - 2.05 * r, 1.05),
-        (x - 1.95 * r, chin + 1.45 * r),
-        (x - 1.45 * r, chin + 0.66 * r),
-        (x - 0.62 * r, chin + 0.26 * r),
-    ]
-    right = [
-        (x + 0.62 * r, chin + 0.26 * r),
-        (x + 1.45 * r, chin + 0.66 * r),
-        (x + 1.95 * r, chin + 1.45 * r),
-        (x + 2.05 * r, 1.05),
-    ]
-    skin = _flesh(light, x, chin - 0.6 * r, 1.3 * r)
-    neck = [
-        (x - 0.40 * r, head_y + 0.5 * r),
-        (x + 0.40 * r, head_y + 0.5 * r),
-        (x + 0.62 * r, chin + 0.34 * r),
-        (x, chin + 0.8 * r),
-        (x - 0.62 * r, chin + 0.34 * r),
-    ]
-    c.shade(
-        [*left, (x, chin + 0.6 * r), *right],
-        _cloth(c, rng, light, tint),
-        lambda px, py: 1.2 + 1.5 * (px - x) / r * 0.4,
-        1.0,
-        0.003,
-    )
-    c.shade(neck, lambda px, py: skin(px, py) * np.array([0.93, 0.90, 0.95]), 1.4, 0.6, 0.003)
-
-
-def _face(c: Canvas, light: Light, x: float, y: float, r: float, turn: float, lips: Colour | None = None) -> None:
-    """A face of half-width about `r`, turned by `turn` (-1..1), eyes lowered."""
-    skin = _flesh(light, x, y, 1.15 * r)
-    c.shade(_oval(x, y, 0.86 * r, 1.15 * r, 0.06 * turn, 0.72), skin, _down(x, y, r), 0.42, 0.002)
-    middle = x + 0.20 * turn * r
-    shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
-    blush = light.on(colour("dd8577"), 0.15)
-    for side in (-1, 1):
-        eye = middle + side * (0.36 - 0.07 * turn * side) * r
-        wide = 0.17 * (1 - 0.25 * turn * side) * r
-        _patch(c, eye, y - 0.03 * r, wide * 1.35, 0.11 * r, shadow, 0.42)
-        _patch(c, eye + side * 0.10 * r, y + 0.42 * r, 0.26 * r, 0.20 * r, blush, 0.55)
-        arc = [(eye + wide * t, y + (0.075 - 0.07 * t * t) * r) for t in np.linspace(-1, 1, 9)]
-        c.line(arc, 0.038 * r, line, 0.3)
-        brow = [
-            (eye + 1.25 * wide * t, y + (-0.235 + 0.065 * (t - 0.1 * side) ** 2) * r) for t in np.linspace(-1, 1, 9)
-        ]
-        c.line(brow, 0.036 * r, mix(line, shadow, 0.35), 0.3)
-    tip_x, tip_y = middle + 0.10 * turn * r, y + 0.44 * r
-    dark = -light.side
-    bridge = [
-        (middle + 0.05 * dark * r, y + 0.02 * r),
-        (tip_x + 0.13 * dark * r, tip_y),
-        (tip_x + 0.02 * dark * r, tip_y + 0.045 * r),
-        (middle - 0.01 * dark * r, y + 0.1 * r),
-    ]
-    c.shade(bridge, lambda px, py: np.broadcast_to(shadow, (*px.shape, 3)), 1.5, 0.32, 0.012 * r / 0.2)
-    _patch(c, tip_x, tip_y + 0.05 * r, 0.12 * r, 0.04 * r, light.on(colour("b87468"), -0.3), 0.75)
-    _patch(c, tip_x - 0.03 * dark * r, tip_y - 0.06 * r, 0.05 * r, 0.06 * r, light.on(colour("fbe3cc"), 0.8), 0.7)
-    lips = light.on(colour("c4605c") if lips is None else lips, 0.0)
-    mouth = middle + 0.03 * turn * r
-    _patch(c, mouth, y + 0.685 * r, 0.20 * r, 0.045 * r, mix(lips, line, 0.2), 0.9)
-    _patch(c, mouth, y + 0.745 * r, 0.15 * r, 0.05 * r, mix(lips, colour("f0b0a0"), 0.25), 0.85)
-    _patch(c, mouth, y + 0.835 * r, 0.13 * r, 0.03 * r, shadow, 0.4)
-
-
-def _patch(c: Canvas, x: float, y: float, rx: float, ry: float, tint: Colour, strength: float) -> None:
-    """A soft touch of colour that leaves the brush's movement mostly as it is."""
-    left, top = max(0, int((x - 2 * rx) * c.height)), max(0, int((y - 2 * ry) * c.height))
-    right, bottom = min(c.width, int((x + 2 * rx) * c.height) + 2), min(c.height, int((y + 2 * ry) * c.height) + 2)
-    if right <= left or bottom <= top:
-        return
-    px = ((np.arange(left, right) + 0.5) / c.height - x) / rx
-    py = ((np.arange(top, bottom) + 0.5) / c.height - y) / ry
-    c.tint((left, top, right, bottom), tint, strength * np.exp(-1.3 * (px[None] ** 2 + py[:, None] ** 2)))
-
-
-def _hair(c: Canvas, rng, light: Light, points: list[Point], tint: Colour, x: float, y: float) -> None:
-    """A mass of hair whose strands run around (x, y)."""
-    strands = c.noise(rng, 10, 10, 3)
-    lit, half, dark = light.on(mix(tint, colour("e8c48a"), 0.25), 0.8), light.on(tint, 0), light.on(tint, -0.7)
-
-    def shading(px, py):
-        t = (c.sample(strands, px, py) - 0.5) * 1.5 + 3.2 * light.side * (px - x) - 2.2 * (py - y)
-        t = np.clip(t, -1, 1)[..., None]
-        return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
-
-    c.shade(points, shading, _around(x, y), 0.5, 0.003)
-
-
 def _place(c: Canvas, rng) -> tuple[float, float, float]:
     """Middle, height and half-width of a head that suits the format."""
     r = 0.165 * min(1.0, c.aspect**0.6 * 1.08)
@@ -234,13 +94,13 @@ def _straw_hat(c: Canvas, scene: Scene, light: Light, rng) -> None:
     x, y, r = _place(c, rng)
     turn = -light.side * 0.7 if rng.random() < 0.3 else light.side * 0.7
     hair = colour(("8a5a42", "b3824e", "6b4c4a")[int(rng.integers(3))])
-    _hair(c, rng, light, _oval(x - 0.12 * turn * r, y + 0.10 * r, 1.06 * r, 1.18 * r, 0, 0.85), hair, x, y)
-    _bust(c, rng, light, x, y, r, _tint(scene, "dress"))
-    _face(c, light, x, y, r, turn)
+    heads.hair(c, rng, light, heads.oval(x - 0.12 * turn * r, y + 0.10 * r, 1.06 * r, 1.18 * r, 0, 0.85), hair, x, y)
+    heads.bust(c, rng, light, x, y, r, _tint(scene, "dress"))
+    heads.face(c, light, x, y, r, turn)
     straw = colour("e6c67e")
     # Under the brim the brow lies in shadow, which also softens the eyes.
-    brim = _oval(x, y - 0.60 * r, 1.66 * r, 0.36 * r, -0.10 * turn)
-    _patch(c, x, y - 0.36 * r, 0.80 * r, 0.30 * r, light.on(colour("b58a78"), -0.4), 0.7)
+    brim = heads.oval(x, y - 0.60 * r, 1.66 * r, 0.36 * r, -0.10 * turn)
+    heads.patch(c, x, y - 0.36 * r, 0.80 * r, 0.30 * r, light.on(colour("b58a78"), -0.4), 0.7)
 
     def weave(px, py):
         t = np.clip((px - x) * light.side / (1.6 * r) + 0.25 - 0.8 * (py - y + 0.5 * r) / r, -1, 1)[..., None]
@@ -248,8 +108,9 @@ def _straw_hat(c: Canvas, scene: Scene, light: Light, rng) -> None:
         return np.where(t > 0, half + (lit - half) * t, half + (dark - half) * -t)
 
     c.shade(brim, weave, lambda px, py: np.arctan2((py - y + 0.5 * r) * 3.4, (px - x)) + np.pi / 2, 0.55, 0.002)
-    crown = [(px, min(py, y - 0.52 * r)) for px, py in _oval(x - 0.05 * turn * r, y - 0.72 * r, 0.90 * r, 0.72 * r)]
-    c.shade(crown, weave, _around(x, y - 0.6 * r), 0.5, 0.002)
+    round_crown = heads.oval(x - 0.05 * turn * r, y - 0.72 * r, 0.90 * r, 0.72 * r)
+    crown = [(px, min(py, y - 0.52 * r)) for px, py in round_crown]
+    c.shade(crown, weave, heads.around(x, y - 0.6 * r), 0.5, 0.002)
     ribbon = _tint(scene, "ribbon")
     for row in range(4):
         level = y - (0.66 + 0.055 * row) * r
@@ -271,16 +132,17 @@ def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
     turn = light.side * 0.75
     chin = y + 1.22 * r
     shawl, scarf = _tint(scene, "shawl"), _tint(scene, "scarf")
-    _bust(c, rng, light, x, y, r, shawl)
+    heads.bust(c, rng, light, x, y, r, shawl)
     for k in range(6):
         for side in (-1, 1):
             tone = (0.35, -0.5)[k % 2] + 0.3 * side * light.side
             start = (x + side * (0.50 + 0.19 * k) * r, chin + (0.36 + 0.11 * k) * r)
             c.line([start, (x - side * 0.12 * r, chin + (1.0 + 0.26 * k) * r)], 0.13 * r, light.on(shawl, tone), 0.8)
-    shading = _cloth(c, rng, light, scarf)
-    c.shade(_oval(x - 0.06 * turn * r, y + 0.02 * r, 1.10 * r, 1.36 * r, 0, 0.8), shading, _around(x, y), 0.6, 0.003)
+    shading = heads.cloth(c, rng, light, scarf)
+    wrapped = heads.oval(x - 0.06 * turn * r, y + 0.02 * r, 1.10 * r, 1.36 * r, 0, 0.8)
+    c.shade(wrapped, shading, heads.around(x, y), 0.6, 0.003)
     fx, fy = x + 0.05 * turn * r, y + 0.05 * r
-    _face(c, light, fx, fy, 0.97 * r, turn)
+    heads.face(c, light, fx, fy, 0.97 * r, turn)
     hair = colour(("6f4f48", "8a6248", "5c5258")[int(rng.integers(3))])
     for side in (-1, 1):
         lock = [
@@ -290,10 +152,10 @@ def _headscarf(c: Canvas, scene: Scene, light: Light, rng) -> None:
             (fx + side * 0.66 * r, fy - 0.30 * r),
             (fx + side * 0.34 * r, fy - 0.54 * r),
         ]
-        _hair(c, rng, light, lock, hair, x, y)
+        heads.hair(c, rng, light, lock, hair, x, y)
     arch = [(fx + 0.90 * r * np.cos(a), fy - 0.02 * r - 0.74 * r * np.sin(a)) for a in np.linspace(0, np.pi, 20)]
     top = [(x + 1.12 * r * np.cos(a), y - 0.05 * r - 1.28 * r * np.sin(a)) for a in np.linspace(np.pi, 0, 24)]
-    c.shade([*arch, *top], shading, _around(x, y), 0.55, 0.002)
+    c.shade([*arch, *top], shading, heads.around(x, y), 0.55, 0.002)
     for side in (-1, 1):
         fall = [
             (fx + side * 0.90 * r, fy - 0.05 * r),
@@ -323,9 +185,9 @@ def _bearded_man(c: Canvas, scene: Scene, light: Light, rng) -> None:
     x, y, r = _place(c, rng)
     turn = light.side * 0.75
     hair = _tint(scene, "beard")
-    _hair(c, rng, light, _oval(x - 0.1 * turn * r, y, 1.0 * r, 1.1 * r), hair, x, y)
-    _bust(c, rng, light, x, y, r * 1.12, _tint(scene, "jacket"))
-    _face(c, light, x, y, r, turn, colour("b8655c"))
+    heads.hair(c, rng, light, heads.oval(x - 0.1 * turn * r, y, 1.0 * r, 1.1 * r), hair, x, y)
+    heads.bust(c, rng, light, x, y, r * 1.12, _tint(scene, "jacket"))
+    heads.face(c, light, x, y, r, turn, colour("b8655c"))
     collar = light.on(colour("f1ebe0"), 0.5)
     for side in (-1, 1):
         c.polygon(
@@ -348,13 +210,13 @@ def _bearded_man(c: Canvas, scene: Scene, light: Light, rng) -> None:
         (middle - 0.25 * r, y + 1.62 * r),
         (x - 0.80 * r, y + 1.05 * r),
     ]
-    _hair(c, rng, light, beard, hair, x, y + 0.2 * r)
-    _patch(c, middle, y + 0.71 * r, 0.17 * r, 0.045 * r, light.on(colour("b8655c"), -0.1), 0.85)
+    heads.hair(c, rng, light, beard, hair, x, y + 0.2 * r)
+    heads.patch(c, middle, y + 0.71 * r, 0.17 * r, 0.045 * r, light.on(colour("b8655c"), -0.1), 0.85)
     felt = colour(("7d6a5c", "6a6f86", "8a7a5c")[int(rng.integers(3))])
-    _patch(c, x, y - 0.42 * r, 0.80 * r, 0.26 * r, light.on(colour("b08878"), -0.5), 0.6)
-    shading = _cloth(c, rng, light, felt)
-    c.shade(_oval(x, y - 0.60 * r, 1.62 * r, 0.28 * r, -0.10 * turn), shading, -0.1 * turn, 0.55, 0.003)
-    crown = [(px, min(py, y - 0.60 * r)) for px, py in _oval(x, y - 0.82 * r, 0.92 * r, 0.74 * r)]
+    heads.patch(c, x, y - 0.42 * r, 0.80 * r, 0.26 * r, light.on(colour("b08878"), -0.5), 0.6)
+    shading = heads.cloth(c, rng, light, felt)
+    c.shade(heads.oval(x, y - 0.60 * r, 1.62 * r, 0.28 * r, -0.10 * turn), shading, -0.1 * turn, 0.55, 0.003)
+    crown = [(px, min(py, y - 0.60 * r)) for px, py in heads.oval(x, y - 0.82 * r, 0.92 * r, 0.74 * r)]
     c.shade(crown, shading, 1.2, 0.6, 0.003)
     band = [(x + 0.92 * r * t, y - (0.72 - 0.09 * (1 - t * t)) * r) for t in np.linspace(-1, 1, 15)]
     c.line(band, 0.17 * r, light.on(felt, -0.9), 0.4)
@@ -370,15 +232,15 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
     def at(points):
         return [(x + look * px * r, y + py * r) for px, py in points]
 
-    _bust(c, rng, light, x - 0.1 * look * r, y, r, _tint(scene, "dress"))
-    skin = _flesh(light, x + 0.25 * look * r, y, 1.0 * r)
+    heads.bust(c, rng, light, x - 0.1 * look * r, y, r, _tint(scene, "dress"))
+    skin = heads.flesh(light, x + 0.25 * look * r, y, 1.0 * r)
     throat = at([(0.40, 0.90), (0.22, 1.12), (0.30, 1.75), (-0.72, 1.75), (-0.62, 0.2), (0.2, 0.2)])
     c.shade(throat, lambda px, py: skin(px, py) * np.array([0.93, 0.9, 0.95]), 1.4, 0.5, 0.003)
-    c.shade(at(_PROFILE), skin, _down(x, y, r), 0.40, 0.002)
+    c.shade(at(_PROFILE), skin, heads.down(x, y, r), 0.40, 0.002)
     shadow, line = light.on(colour("c08878"), -0.45), light.on(colour("7c5656"), -0.25)
-    _patch(c, x + 0.40 * look * r, y + 0.34 * r, 0.26 * r, 0.22 * r, light.on(colour("dd8577"), 0.2), 0.6)
-    _patch(c, x + 0.58 * look * r, y - 0.10 * r, 0.16 * r, 0.11 * r, shadow, 0.5)
-    _patch(c, x + 0.30 * look * r, y + 0.95 * r, 0.42 * r, 0.14 * r, light.on(colour("b98a86"), -0.5), 0.5)
+    heads.patch(c, x + 0.40 * look * r, y + 0.34 * r, 0.26 * r, 0.22 * r, light.on(colour("dd8577"), 0.2), 0.6)
+    heads.patch(c, x + 0.58 * look * r, y - 0.10 * r, 0.16 * r, 0.11 * r, shadow, 0.5)
+    heads.patch(c, x + 0.30 * look * r, y + 0.95 * r, 0.42 * r, 0.14 * r, light.on(colour("b98a86"), -0.5), 0.5)
     c.line(at([(0.46, -0.02), (0.54, 0.01), (0.62, 0.0), (0.69, -0.05)]), 0.036 * r, line, 0.3)
     c.line(at([(0.42, -0.27), (0.53, -0.33), (0.64, -0.32), (0.72, -0.27)]), 0.036 * r, mix(line, shadow, 0.3), 0.3)
     c.line(at([(0.80, 0.345), (0.74, 0.34), (0.70, 0.29)]), 0.03 * r, light.on(colour("b87468"), -0.3), 0.3)
@@ -388,16 +250,16 @@ def _profile(c: Canvas, scene: Scene, light: Light, rng) -> None:
         at([(0.655, 0.545), (0.785, 0.55), (0.818, 0.61), (0.74, 0.665)]), mix(lips, colour("f0b0a0"), 0.25), 0.2, 0.3
     )
     hair = _tint(scene, "hair")
-    _hair(c, rng, light, at(_GATHERED_HAIR), hair, x - 0.15 * look * r, y - 0.3 * r)
+    heads.hair(c, rng, light, at(_GATHERED_HAIR), hair, x - 0.15 * look * r, y - 0.3 * r)
     c.shade(
-        _oval(x - 0.20 * look * r, y + 0.10 * r, 0.10 * r, 0.19 * r, 0.2 * look),
-        _flesh(light, x - 0.2 * look * r, y, 0.3 * r),
+        heads.oval(x - 0.20 * look * r, y + 0.10 * r, 0.10 * r, 0.19 * r, 0.2 * look),
+        heads.flesh(light, x - 0.2 * look * r, y, 0.3 * r),
         1.5,
         0.32,
         0.002,
     )
     bun_x, bun_y = x - 1.08 * look * r, y - 0.32 * r
-    _hair(c, rng, light, _oval(bun_x, bun_y, 0.40 * r, 0.44 * r), hair, bun_x, bun_y)
+    heads.hair(c, rng, light, heads.oval(bun_x, bun_y, 0.40 * r, 0.44 * r), hair, bun_x, bun_y)
     c.line(at([(-0.82, -0.68), (-0.76, -0.35), (-0.86, 0.05)]), 0.045 * r, light.on(hair, -0.9), 0.4)
     collar = light.on(colour("f6f0e6"), 0.6)
     c.polygon(at([(-0.86, 1.42), (0.46, 1.60), (0.52, 1.86), (-0.1, 1.92), (-0.98, 1.70)]), collar, 0.2 * look, 0.45)
@@ -422,14 +284,14 @@ def _walker(c: Canvas, rng, light: Light, x: float, foot: float, size: float, ti
     """A standing woman seen from behind, her skirt and veil blown away from the light."""
     wind = -light.side
     skirt = placed("-11,0 -8,-20 -5,-45 5,-45 9,-24 17,-8 31,-2", x, foot, size, wind)
-    c.shade(skirt, _cloth(c, rng, light, tint), lambda px, py: 1.57 + 1.6 * (px - x), 0.6, 0.003)
+    c.shade(skirt, heads.cloth(c, rng, light, tint), lambda px, py: 1.57 + 1.6 * (px - x), 0.6, 0.003)
     bodice = placed("-6.2,-43 -8.8,-70 -4,-76 4,-76 8.8,-70 6.2,-43", x, foot, size)
-    c.shade(bodice, _cloth(c, rng, light, tint), 1.5, 0.5, 0.002)
+    c.shade(bodice, heads.cloth(c, rng, light, tint), 1.5, 0.5, 0.002)
     c.line(placed("7,-69 17,-55 15,-66", x, foot, size, light.side), 0.045 * size, light.on(tint, -0.3), 0.4)
     head, straw = foot - 0.825 * size, colour("ecd08a")
     veil = mix(light.cloud, light.zenith, 0.25)
     c.line(placed("0,0 12,4 26,12", x, head, size, wind), 0.035 * size, veil, 0.4)
-    c.shade(_oval(x, head, 0.050 * size, 0.066 * size), _flesh(light, x, head, 0.06 * size), 1.5, 0.32)
+    c.shade(heads.oval(x, head, 0.050 * size, 0.066 * size), heads.flesh(light, x, head, 0.06 * size), 1.5, 0.32)
     c.ellipse(
         x + wind * 0.015 * size, head - 0.012, 0.052 * size, 0.06 * size, light.on(colour("8a5f48"), -0.2), 1.5, 0.32
     )
