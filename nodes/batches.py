@@ -9,7 +9,7 @@ from ..rendering.painting import Sampling
 from . import sockets
 from .host import execution, folders, identity, memory
 from .host import sampling as host_sampling
-from .inputs import picture_size_inputs, sampler_inputs
+from .inputs import painter_inputs, picture_size_inputs, sampler_inputs
 
 
 class BatchGenerator(io.ComfyNode):
@@ -24,9 +24,7 @@ class BatchGenerator(io.ComfyNode):
             "cancelled, it goes on from there.",
             search_aliases=["batch", "bulk generation", "prompts x seeds", "many images", "out of memory"],
             inputs=[
-                io.Model.Input("model", tooltip="Any FLUX model, with or without LoRAs."),
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                *painter_inputs("Any FLUX model, with or without LoRAs."),
                 sockets.Prompts.Input("prompts", tooltip="The prompts, from Prompt Set."),
                 io.String.Input(
                     "seeds",

@@ -7,13 +7,19 @@ from ..prompting.seeds import listed_seeds
 from ..rendering.cells import best_of, steps_wanted
 from ..rendering.comparison import Comparison, NamedLora, compare, labelled, pairs, strengths_of
 from ..rendering.painting import Sampling
-from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import sockets
 from .host import execution, folders, identity, sampling
-from .inputs import grid_inputs, picture_size_inputs, sampler_inputs, sampling_inputs, seeds_input
+from .inputs import (
+    grid_inputs,
+    lora_input,
+    painter_inputs,
+    picture_size_inputs,
+    sampler_inputs,
+    sampling_inputs,
+    seeds_input,
+)
 from .picture_outputs import drawn, grid_outputs
-
-NO_LORA = "none"
+from .rendering import checkpoints_of
 
 
 class BaseVsLora(io.ComfyNode):
@@ -27,16 +33,9 @@ class BaseVsLora(io.ComfyNode):
             "strengths, negative ones too; or several LoRAs or checkpoints as rows. Every finished picture is kept.",
             search_aliases=["lora comparison", "strength sweep", "before after", "lora weight", "compare checkpoints"],
             inputs=[
-                io.Model.Input("model", tooltip="The model without the LoRA; each LoRA is put on it in turn."),
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                *painter_inputs("The model without the LoRA; each LoRA is put on it in turn."),
                 sockets.Prompts.Input("prompts", tooltip="From Prompt Set: prompts with their seeds."),
-                io.Combo.Input(
-                    "lora",
-                    options=[NO_LORA, *folders.lora_names()],
-                    default=NO_LORA,
-                    tooltip="A LoRA of ComfyUI's list.",
-                ),
+                lora_input("A LoRA of ComfyUI's list."),
                 io.String.Input(
                     "strengths",
                     default="1",
@@ -101,7 +100,7 @@ class BaseVsLora(io.ComfyNode):
         theme="light",
         cell_size=0,
     ) -> io.NodeOutput:
-        names = [name for name in (lora, *map(str.strip, more_loras.splitlines())) if name and name != NO_LORA]
+        names = [name for name in (lora, *map(str.strip, more_loras.splitlines())) if name and name != folders.NO_LORA]
         loras = labelled(names, [folders.lora_path(name) for name in names]) + _checkpoints(run, at_steps)
         if not loras:
             raise SettingsError("There is no LoRA to compare. Choose one of the list, or connect a run.")
@@ -129,8 +128,7 @@ class BaseVsLora(io.ComfyNode):
 def _checkpoints(run, at_steps: str) -> tuple[NamedLora, ...]:
     if run is None:
         return ()
-    adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
-    held_out = {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
+    adapters, held_out = checkpoints_of(run)
     steps = [step for step in steps_wanted(at_steps, adapters, best_of(adapters, held_out)) if step]
     lacking = [step for step in steps if step not in adapters]
     if lacking or not adapters:

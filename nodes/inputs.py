@@ -150,6 +150,15 @@ def keep_metadata_input() -> io.Input:
     )
 
 
+def painter_inputs(model: str, decodes: str = "Decodes the pictures.") -> list[io.Input]:
+    """What pictures are sampled with; `model` is the tooltip of the model."""
+    return [
+        io.Model.Input("model", tooltip=model),
+        io.Clip.Input("clip", tooltip="Encodes the prompts."),
+        io.Vae.Input("vae", tooltip=decodes),
+    ]
+
+
 def picture_size_inputs(default: int) -> list[io.Input]:
     """Width and height of sampled pictures."""
     return [

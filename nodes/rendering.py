@@ -11,7 +11,7 @@ from ..prompting.seeds import listed_seeds
 from ..rendering import samples
 from ..rendering.cells import Grid, best_of, columns_of, render
 from ..rendering.loss_plot import MOST_OTHERS, loss_plot
-from ..rendering.loss_series import Curve, metrics_of_loss_map
+from ..rendering.loss_series import Curve, held_out_by_step, metrics_of_loss_map
 from ..rendering.painting import Sampling
 from ..trainers.run import folder as runs
 from ..trainers.run.checkpoints import ADAPTER_FILE
@@ -22,6 +22,7 @@ from .inputs import (
     checkpoint_inputs,
     grid_inputs,
     over_links,
+    painter_inputs,
     picture_size_inputs,
     sampler_inputs,
     sampling_inputs,
@@ -53,7 +54,7 @@ def checkpoints_of(run: runs.Run) -> tuple[dict[int, Path], dict[int, float]]:
     if not run.path.is_dir():
         raise TrainingError(f"The folder of the run '{run.id}' is gone ({run.path}). Load another run.")
     adapters = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()}
-    return adapters, {row["step"]: row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row}
+    return adapters, held_out_by_step(run.metrics())
 
 
 def kept_with(run: runs.Run, prompts, models: tuple, wanted: Sampling, strength: float, seeds: str, theme: str) -> dict:
@@ -85,11 +86,7 @@ class ProgressGrid(io.ComfyNode):
             inputs=[
                 sockets.Run.Input("run", tooltip="The training run whose checkpoints are compared."),
                 sockets.Prompts.Input("prompts", tooltip="The rows, from Prompt Set: fixed prompts with fixed seeds."),
-                io.Model.Input(
-                    "model", tooltip="The model that the run was trained on; the checkpoints are put on it."
-                ),
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                *painter_inputs("The model that the run was trained on; the checkpoints are put on it."),
                 *picture_size_inputs(512),
                 *sampling_inputs(),
                 *checkpoint_inputs(1000),
@@ -281,7 +278,7 @@ class LossPlot(io.ComfyNode):
 def _told(curve: Curve) -> str:
     """How long a run was, and where its held-out loss was lowest."""
     steps = sum("loss" in record for record in curve.metrics)
-    held_out = {record["step"]: record["held_out_loss"] for record in curve.metrics if "held_out_loss" in record}
+    held_out = held_out_by_step(curve.metrics)
     best = best_of(dict.fromkeys(held_out), held_out)
     return f"{curve.name}: {steps} steps" + (f", best held-out {held_out[best]:.4f} at step {best}" if best else "")
 

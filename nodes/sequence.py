@@ -17,7 +17,16 @@ from ..rendering.sequence import MOST_PIXELS, SEEDS, STRENGTHS, WAYS, durations,
 from . import results
 from .host import execution, folders, identity, sampling
 from .host.spec_painter import ComfySpecPainter
-from .inputs import anew, lora_input, lora_strength_input, over_links, picture_size_inputs, sampler_inputs, seed_input
+from .inputs import (
+    anew,
+    lora_input,
+    lora_strength_input,
+    over_links,
+    painter_inputs,
+    picture_size_inputs,
+    sampler_inputs,
+    seed_input,
+)
 
 
 class GenerationSequence(io.ComfyNode):
@@ -33,9 +42,7 @@ class GenerationSequence(io.ComfyNode):
             search_aliases=["animation", "slerp", "seed travel", "prompt travel", "morph", "interpolation", "gif"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX model, with or without LoRAs."),
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
-                io.Vae.Input("vae", tooltip="Decodes the frames."),
+                *painter_inputs("A FLUX model, with or without LoRAs.", decodes="Decodes the frames."),
                 io.Combo.Input("way", options=list(WAYS), default=SEEDS, tooltip="What changes from frame to frame."),
                 io.String.Input(
                     "prompts",

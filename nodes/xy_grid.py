@@ -14,7 +14,6 @@ from ..rendering import xy_grid
 from ..rendering.cells import Sampling
 from ..rendering.picture_specs import PaintedSpecs, PictureSpec, paint_specs
 from ..rendering.xy_grid import FromDisk, Known, XYGrid, api_form, axis
-from ..trainers.run.checkpoints import ADAPTER_FILE
 from . import sockets
 from .host import execution, folders, identity, sampling
 from .host.spec_painter import ComfySpecPainter
@@ -23,10 +22,12 @@ from .inputs import (
     lora_input,
     lora_strength_input,
     over_links,
+    painter_inputs,
     picture_size_inputs,
     sampler_inputs,
     seed_input,
 )
+from .rendering import checkpoints_of
 
 MOST_IN_BATCH = 160_000_000  # pixels of all pictures together: 1.9 GB as ComfyUI's IMAGE
 
@@ -44,9 +45,7 @@ class LoraXYGrid(io.ComfyNode):
             "is done, so that a stopped or changed grid only paints what is missing.",
             search_aliases=["xy plot", "xyz plot", "lora comparison", "parameter sweep", "strength sweep", "grid"],
             inputs=[
-                io.Model.Input("model", tooltip="A FLUX model; LoRAs and checkpoints are put on it in turn."),
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                *painter_inputs("A FLUX model; LoRAs and checkpoints are put on it in turn."),
                 io.Combo.Input(
                     "x_axis", options=axes, default=xy_grid.STRENGTH, tooltip="What changes from column to column."
                 ),
@@ -142,7 +141,7 @@ class LoraXYGrid(io.ComfyNode):
         scheduler="simple",
         run=None,
     ) -> io.NodeOutput:
-        checkpoints = {step: folder / ADAPTER_FILE for step, folder in run.checkpoints().items()} if run else None
+        checkpoints = checkpoints_of(run)[0] if run else None
         known = Known(folders.lora_path, checkpoints, sampling.sampler_names())
         base = PictureSpec(
             prompt,

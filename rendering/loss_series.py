@@ -27,6 +27,11 @@ def series(records: Sequence[Mapping[str, Any]], key: str) -> Series:
     return [step for step, _ in finite], [value for _, value in finite]
 
 
+def held_out_by_step(records: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """The held-out loss at each step that was measured."""
+    return {record["step"]: record["held_out_loss"] for record in records if "held_out_loss" in record}
+
+
 def by_sigma(records: Sequence[Mapping[str, Any]]) -> dict[float, Series]:
     """The held-out loss at each sigma that was measured on its own, in ascending order of sigma."""
     found: dict[float, tuple[list[int], list[float]]] = {}

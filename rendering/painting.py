@@ -150,16 +150,11 @@ def paint_missing(
     for painting in missing:
         if painting.weights in gone:
             continue
-        report = _reporter(steps, total, progress, len(there), painting.called)
-        try:
-            if used != painting.weights:
-                with stage("apply checkpoints", 1):
-                    painter.use(painting.weights.adapter, painting.weights.strength)
-                used = painting.weights
-        except FileNotFoundError:
-            log.warning("%s is gone (%s): its pictures stay empty", painting.weights.label, painting.weights.adapter)
+        if used != painting.weights and not _applied(painting.weights, painter):
             gone.add(painting.weights)
             continue
+        used = painting.weights
+        report = _reporter(steps, total, progress, len(there), painting.called)
         report(0)
         with stage("paint pictures", 1):
             picture = painter.paint(painting.text, painting.seed, report)
@@ -213,6 +208,17 @@ def _refuse_early(missing: Sequence[PictureToPaint], painter: Painter) -> None:
         with contextlib.suppress(FileNotFoundError):  # gone: told when its turn comes, and the next one is tried
             painter.use(weights.adapter, weights.strength)
             return
+
+
+def _applied(weights: Weights, painter: Painter) -> bool:
+    """Put a checkpoint or LoRA on the model; False where its file is gone, which the log says."""
+    try:
+        with stage("apply checkpoints", 1):
+            painter.use(weights.adapter, weights.strength)
+    except FileNotFoundError:
+        log.warning("%s is gone (%s): its pictures stay empty", weights.label, weights.adapter)
+        return False
+    return True
 
 
 def _reporter(steps: int, total: int, progress: Progress, done: int, text: str) -> Callable[..., None]:

@@ -17,6 +17,7 @@ from ..progress import Progress
 from ..trainers.run.folder import Job, Run
 from .cells import best_of, spread, steps_wanted
 from .grid import Label
+from .loss_series import held_out_by_step
 from .painting import PromptToDraw
 from .picture_grid import PictureGrid
 from .sample_folders import Sample, read_folder
@@ -45,7 +46,7 @@ def grid_of_run(
             f"The run '{run.id}' has drawn no samples in {run.path}. Set sample_steps above 0 in Training Settings and "
             "train to the first checkpoint; or take Progress Grid, which draws any checkpoint."
         )
-    held_out = {record["step"]: record["held_out_loss"] for record in run.metrics() if "held_out_loss" in record}
+    held_out = held_out_by_step(run.metrics())
     best = best_of(files, held_out)
     steps = steps_wanted(wanted, files, best) or spread(sorted(files), max(1, count))
     decoded: dict[int, list[Path]] = {}
