@@ -135,10 +135,13 @@ class ProgressGrid(io.ComfyNode):
         with logged("Progress Grid", run.path):
             shown = render(grid, painter, execution.progress())
         best = best_of(adapters, held_out)
-        hidden_best = best is not None and not any(column.best for column in grid.columns)
-        note = f"Step {best} has the lowest held-out loss ({held_out[best]:.4f})." if hidden_best else ""
-        pages, pictures, report = drawn(shown, run.path / "grids", run.name, cls.hidden, note)
-        return io.NodeOutput(pages, pictures, shown, report)
+        lowest = f"Step {best} has the lowest held-out loss ({held_out[best]:.4f})." if best is not None else ""
+        seen = any(column.best for column in grid.columns)
+        pages, pictures, report = drawn(shown, run.path / "grids", run.name, cls.hidden, "" if seen else lowest)
+        steps = f"from {shown.columns[0].text} to {shown.columns[-1].text}"
+        prompts = f"{len(shown.rows)} prompt{'s' if len(shown.rows) > 1 else ''}"
+        told = " ".join(filter(None, [f"{run.name}: {prompts}, {steps}.", lowest if seen else "", report]))
+        return io.NodeOutput(pages, pictures, shown, report, ui=results.said(told))
 
 
 class SampleGrid(io.ComfyNode):
