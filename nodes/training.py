@@ -294,7 +294,8 @@ def _train_logged(run: runs.Run, launcher: Sequence[str], work: LoggedJob, about
     with stage("train") as training:
         try:
             folder = folders.trainer_folder()
-            launch.train(run, memory.on_cpu(), execution.progress(), preview, launcher, folder, about)
+            progress = execution.progress(pictures=False)  # the page's panel shows every sample of each prompt
+            launch.train(run, memory.on_cpu(), progress, preview, launcher, folder, about)
         except launch.StoppedOnRequest as error:
             raise execution.cancelled() from error
         finally:

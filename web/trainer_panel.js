@@ -26,7 +26,8 @@ addStyle(
   "trainer",
   `.impasto-trainer { display: flex; flex-direction: column; gap: 6px; width: 100%; height: 100%; min-height: ${HEIGHT - 20}px;
     overflow: auto; padding: 6px 8px; user-select: text; }
-  .impasto-trainer > * { flex: none; }
+  .impasto-trainer > * { flex: none; min-width: 0; max-width: 100%; }
+  .impasto-trainer select { max-width: 100%; }
   .impasto-trainer progress { width: 100%; height: 8px; }
   .impasto-trainer .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
   .impasto-trainer .strip { display: flex; gap: 4px; overflow-x: auto; }
@@ -114,8 +115,11 @@ export class TrainerPanel {
       getMinHeight: () => HEIGHT,
     });
     this.widget.serialize = false;
-    const [, needed] = node.computeSize();
-    node.setSize([Math.max(node.size[0], 360), Math.max(node.size[1], needed)]);
+    // Only higher: a wider node would lie over its neighbour.
+    node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+    // The panel has every sample; ComfyUI would draw the last ones a second time, in Nodes 2.0 and in the classic renderer.
+    node.hideOutputImages = true;
+    Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
   }
 
   /** Show this run; the node may start a trainer soon. */

@@ -37,10 +37,13 @@ def raise_if_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def progress() -> Progress:
+def progress(pictures: bool = True) -> Progress:
     """A `Progress` that fills the executing node's bar, text and preview, and raises when Cancel was pressed.
 
     To be made inside `execute`: the node it belongs to is taken from ComfyUI's executing context.
+
+    Args:
+        pictures: False for a node that shows its own on the page; ComfyUI would draw each a second time.
     """
     context = get_executing_context()
     node_id = context.node_id if context else None
@@ -51,7 +54,7 @@ def progress() -> Progress:
         nonlocal shown
         raise_if_cancelled()
         text = writable(text)
-        bar.update_absolute(done, max(total, 1), ("JPEG", preview, PREVIEW_SIZE) if preview else None)
+        bar.update_absolute(done, max(total, 1), ("JPEG", preview, PREVIEW_SIZE) if preview and pictures else None)
         if text and text != shown and node_id is not None:
             shown = text
             server = PromptServer.instance
