@@ -58,6 +58,7 @@ function show(node, text, failed = false) {
   if (!text && !node.widgets?.some((widget) => widget.name === RESULT)) return;
   const { element } = resultWidget(node);
   element.textContent = text;
+  element.dataset.state = failed ? "failed" : "";
   element.style.color = failed ? "var(--impasto-fault)" : "var(--input-text, #ddd)";
   element.style.borderLeft = failed ? "3px solid var(--error-text, #ff6b6b)" : "none";
   const needed = node.computeSize()[1];

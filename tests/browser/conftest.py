@@ -6,7 +6,10 @@ that says what is missing.
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from impasto.setup import chromium
@@ -15,27 +18,38 @@ from impasto.setup.serving import ComfyServer
 from ..comfyui.conftest import new_server
 
 WINDOW = {"width": 1920, "height": 1080}
-PATIENCE = 300_000  # milliseconds: a page without a graphics card on two busy cores
+PATIENCE = 120_000  # milliseconds for what a page does, without a graphics card on two busy cores
+LONG = 300_000  # milliseconds for what a graph does
 RENDERERS = {"classic": False, "nodes 2.0": True}
 READY = "window.app?.extensionManager?.setting && window.app.rootGraph && window.app.vueAppReady"
+# Without them, the first page has ComfyUI's templates over everything, and each one the graph of the page before it.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.ColorPalette": "dark"}
 
 
-@pytest.fixture(scope="module")  # Playwright leaves an event loop running, which other files' tests must not meet
-def browser() -> Iterator:
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="Playwright is not installed: run ./test.sh"
-    ).sync_playwright
+@pytest.fixture(scope="session")
+def chromium_program() -> Path:
+    pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: run ./test.sh")
     program = chromium.find()
     if not program:
         pytest.skip(f"Chromium: {chromium.MISSING}")
-    with playwright() as started:
-        launched = started.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=PATIENCE)
+    return program
+
+
+@pytest.fixture(scope="module")  # Playwright leaves an event loop running, which other files' tests must not meet
+def browser(chromium_program: Path) -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        options = {"executable_path": chromium_program, "args": ["--no-sandbox"], "timeout": PATIENCE}
+        launched = started.chromium.launch(**options)
+        launched.new_context(viewport=WINDOW)  # of all pages, which find what the first one loaded in its cache
         yield launched
         launched.close()
 
 
-@pytest.fixture(scope="module")
-def server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+@pytest.fixture(scope="session")
+def server(chromium_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A running server that the tests of the page share; a file that needs another has its own under this name."""
     running = new_server(tmp_path_factory.mktemp("page"))
     running.start()
     yield running
@@ -45,23 +59,31 @@ def server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyS
 class Page:
     """ComfyUI's page in one renderer, and what went wrong in code of ours."""
 
-    def __init__(self, browser, server: ComfyServer, vue: bool) -> None:
+    def __init__(self, browser, server: ComfyServer, vue: bool, outlives: bool = False) -> None:
+        """`outlives`: for a server that the test kills; else the page ends with it, and so does each wait on it."""
         self.server, self.vue, self.faults = server, vue, []
-        self.tab = browser.new_page(viewport=WINDOW)
+        self.tab = browser.contexts[0].new_page()
         self.tab.set_default_timeout(PATIENCE)
         self.tab.on("pageerror", lambda error: self._note(str(error.stack or error)))
         self.tab.on("console", lambda said: said.type == "error" and self._note(f"{said.text} {said.location}"))
+        if not outlives:
+            self.tab.on("websocket", lambda socket: socket.on("close", self._end_with_the_server))
         self.open()
 
     def _note(self, text: str) -> None:
         if "impasto" in text.lower():
             self.faults.append(text)
 
+    def _end_with_the_server(self, _socket) -> None:
+        if self.server.process.poll() is not None:
+            self.tab.close()
+
     def open(self) -> None:
+        body = json.dumps(SETTINGS | {"Comfy.VueNodes.Enabled": self.vue}).encode()
+        request = urllib.request.Request(f"{self.server.url}/settings", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=PATIENCE / 1000).close()
         self.tab.goto(self.server.url)
         self.tab.wait_for_function(READY)
-        for name, value in {"Comfy.VueNodes.Enabled": self.vue, "Comfy.TutorialCompleted": True}.items():
-            self.tab.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
 
     def load(self, graph: dict) -> None:
         self.tab.evaluate("graph => app.loadGraphData(graph)", graph)
@@ -83,18 +105,45 @@ class Page:
         })"""
         return {name: tuple(sides) for name, *sides in self.tab.evaluate(drawn if self.vue else known)}
 
+    def queue(self) -> None:
+        """Queue the graph, and wait until it has ended."""
+        self.tab.evaluate("""() => {
+            window.ended = null;
+            const end = ({detail}) => { window.ended = detail; };
+            for (const kind of ['execution_success', 'execution_error'])
+                app.api.addEventListener(kind, end, {once: true});
+            app.queuePrompt(0);
+        }""")
+        self.tab.wait_for_function("window.ended", timeout=LONG)
+        failure = self.tab.evaluate("window.ended.exception_message")
+        assert not failure, failure
+
     def wait_for_text(self, kind: str, said: str) -> None:
-        """Until a node of this type shows this of its last run."""
+        """Until a node of this type shows this of its last run; an error that some node shows instead ends the wait."""
         self.tab.wait_for_function(
-            """([kind, said]) => app.rootGraph.nodes.some(node => node.type === kind && node.widgets?.some(
-                widget => widget.name === 'impasto_result' && widget.element.textContent.includes(said)
-                    && widget.element.getClientRects().length > 0))""",
+            """([kind, said]) => {
+                const results = app.rootGraph.nodes.flatMap(node => (node.widgets ?? [])
+                    .filter(widget => widget.name === 'impasto_result').map(({element}) => [node.type, element]));
+                if (results.some(([type, element]) => type === kind && element.textContent.includes(said)
+                    && element.getClientRects().length > 0)) return true;
+                const failed = results.find(([, element]) => element.dataset.state === 'failed');
+                if (failed) throw new Error(`${failed[0]}: ${failed[1].textContent}`);
+            }""",
             arg=[kind, said],
+            timeout=LONG,
         )
 
 
 @pytest.fixture(params=RENDERERS)
 def page(request: pytest.FixtureRequest, browser, server: ComfyServer) -> Iterator[Page]:
+    opened = Page(browser, server, RENDERERS[request.param])
+    yield opened
+    opened.tab.close()
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def lasting_page(request: pytest.FixtureRequest, browser, server: ComfyServer) -> Iterator[Page]:
+    """One page a renderer for all tests of a file that do not mind what another one did in it."""
     opened = Page(browser, server, RENDERERS[request.param])
     yield opened
     opened.tab.close()

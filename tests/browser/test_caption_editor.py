@@ -42,15 +42,6 @@ def editing(name: str) -> dict:
     return {node: {"class_type": kind, "inputs": inputs} for node, (kind, inputs) in nodes.items()}
 
 
-def queue(page: Page) -> None:
-    """Queue the graph, and wait until it has ended."""
-    page.tab.evaluate("""() => new Promise((resolve, reject) => {
-        app.api.addEventListener('execution_success', resolve, {once: true});
-        app.api.addEventListener('execution_error', ({detail}) => reject(detail.exception_message), {once: true});
-        app.queuePrompt(0);
-    })""")
-
-
 def open_editor(page: Page) -> None:
     page.tab.evaluate("""() => {
         const node = app.rootGraph.nodes.find(node => node.type === 'ImpastoCaptionEditor');
@@ -85,7 +76,7 @@ def test_captions_edited_in_the_dialog_are_in_the_files_after_queueing(page, ser
     open_editor(page)
     assert "Queue the graph once" in page.tab.inner_text("dialog.impasto")
     page.tab.keyboard.press("Escape")
-    queue(page)
+    page.queue()
     saved = page.tab.evaluate("app.rootGraph.serialize()")
     page.open()  # the captions come back with the result of the last queue
     page.load(saved)
@@ -116,7 +107,7 @@ def test_captions_edited_in_the_dialog_are_in_the_files_after_queueing(page, ser
     )
     page.tab.screenshot(path=tmp_path / f"editor-{page.vue}.png")
     page.tab.keyboard.press("Escape")
-    queue(page)
+    page.queue()
     texts = written(server, edited)
     assert "mntgrdn, a pond with lilies" in texts and f"mntgrdn, {before}" not in texts
     assert sum(line.count(": !") for line in overrides(page).splitlines()) == 1
@@ -127,7 +118,7 @@ def test_captions_edited_in_the_dialog_are_in_the_files_after_queueing(page, ser
 
 
 def test_two_thousand_pictures_open_and_scroll_smoothly(page, server, edited, record_property):
-    queue(page)
+    page.queue()
     small = [file.name for file in (server.base / "temp" / "impasto" / "thumbnails").glob("*.jpg")]
     first = next((server.base / "datasets" / edited / "images").iterdir()).stem  # whose large copy is shown
     rows = [

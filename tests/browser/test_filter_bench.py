@@ -9,7 +9,6 @@ from pathlib import Path
 from impasto.embedded.paintings import paint, scene
 
 from .conftest import Page
-from .test_caption_editor import queue
 
 KINDS = ("landscape", "portrait", "cityscape", "still life")
 PICTURES = 8
@@ -50,7 +49,7 @@ def test_a_threshold_is_dragged_and_what_it_refuses_is_seen_at_once_and_kept_any
     page.tab.evaluate(press)
     wait_for(page, "Queue the graph once")
     page.tab.keyboard.press("Escape")
-    queue(page)
+    page.queue()
     page.tab.evaluate(press)
     wait_for(page, f"{PICTURES} of {PICTURES} kept, 0 refused")
     # By pointer: to the middle of the histogram of the shorter side, which goes from 200 to 256.
@@ -86,7 +85,7 @@ def test_a_threshold_is_dragged_and_what_it_refuses_is_seen_at_once_and_kept_any
     assert len(value(page, "keep").splitlines()) == 1 and "kept by you" in page.tab.inner_text("dialog.impasto")
     page.tab.screenshot(path=tmp_path / f"bench-{page.vue}.png")
     page.tab.keyboard.press("Escape")
-    queue(page)
+    page.queue()
     page.wait_for_text("ImpastoQualityFilter", f"{PICTURES} pictures in, {PICTURES - out + 1} kept")
     page.tab.evaluate(press)
     wait_for(page, f"{PICTURES - out + 1} of {PICTURES} kept")

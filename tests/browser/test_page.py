@@ -17,7 +17,9 @@ TOUCHING = 1.0  # pixels that rounding may take
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_shipped_graph_opens_whole_and_readable_with_no_node_over_another(page: Page, workflow):
+def test_a_shipped_graph_opens_whole_and_readable_with_no_node_over_another(lasting_page: Page, workflow):
+    page = lasting_page
+    page.faults.clear()
     page.load(json.loads(workflow.read_text(encoding="utf-8")))
     page.tab.wait_for_function("least => app.canvas.ds.scale !== 1", arg=LEAST_SCALE)
     scale = page.tab.evaluate("app.canvas.ds.scale")

@@ -76,7 +76,6 @@ def saved_graph() -> dict:
 
 
 def opened(page: Page):
-    page.open()  # anew: at the very first time ComfyUI lays its templates over everything
     page.tab.evaluate("() => app.rootGraph.clear()")
     page.tab.evaluate(OPEN)
     sidebar = page.tab.locator(".impasto.sidebar")

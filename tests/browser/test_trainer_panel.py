@@ -152,7 +152,7 @@ def mortal(browser, tmp_path) -> Iterator[ComfyServer]:
 
 
 def test_a_killed_server_is_told_of_and_the_run_goes_on_when_it_is_queued_again(browser, mortal: ComfyServer, tmp_path):
-    page = Page(browser, mortal, vue=True)
+    page = Page(browser, mortal, vue=True, outlives=True)
     page.load(quickstart("killed"))
     page.tab.get_by_test_id("queue-button").click()
     wait_for_state(page, "Training: step")
