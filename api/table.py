@@ -43,6 +43,7 @@ ROUTES = (
         query=(_SIDE,),
         media="image/jpeg",
     ),
+    Route("GET", f"{PREFIX}/sources", "sources.listed", "The sources of paintings that are known by name."),
     # From pictures to a LoRA; the work is done by nodes, through ComfyUI's queue.
     Route(
         "POST",

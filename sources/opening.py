@@ -29,6 +29,11 @@ class Opener(Protocol):
         """
 
 
+# What a person is offered beside the folders that are there.
+COLLECTIONS = {
+    "huggan/wikiart": "81,444 paintings on the Hugging Face Hub, labelled by style, genre and artist.",
+    wikiart_org.NAME: "The site itself: slow, because it allows 400 requests an hour.",
+}
 # The first that recognises a name opens it; a folder's may be any.
 OPENERS: tuple[Opener, ...] = (wikiart_org, hub_repository, local)
 
@@ -41,6 +46,11 @@ def open_source(datasets_root: Roots, request: Request) -> PaintingSource:
 def source_fingerprint(datasets_root: Roots, source: str) -> str:
     """Changes when what the source holds is known to have changed. Raises as `Opener.open_source`."""
     return _opener(source).fingerprint(datasets_root, source)
+
+
+def suggested(datasets_root: Roots) -> dict[str, str]:
+    """Sources that are known by name, and what each is, in a sentence; any dataset on the Hub may be one too."""
+    return COLLECTIONS | dict.fromkeys(local.find_sources(datasets_root), "A folder among ComfyUI's datasets.")
 
 
 def _opener(source: str) -> Opener:

@@ -47,8 +47,8 @@ MAY_IMPORT = {
     "publishing": ("curation.dataset_card", "dataset.pictures", "dataset.records", "rendering", "trainers"),
     # What is asked over HTTP: everything but the nodes, which it reaches through ComfyUI's queue.
     "api": (
-        *("captioners", "curation", "dataset", "evaluation", "hardware", "prompting", "rendering", "sources"),
-        "trainers",
+        *("captioners", "curation", "dataset", "embedded", "evaluation", "hardware", "prompting", "rendering"),
+        *("sources", "trainers"),
     ),
     # Says to a person what routes tell of runs' folders; on a running server it is a client like any other.
     "cli": ("api", "evaluation.run_page", "trainers.run"),

@@ -212,4 +212,12 @@ export const FRENCH = {
   "training": "s'entraîne",
   "Training runs": "Entraînements",
   "Use": "Utiliser",
+  // sources.js
+  "Asking the server …": "Le serveur est interrogé …",
+  "Choose a source": "Choisir une source",
+  "Choose a source …": "Choisir une source …",
+  "Or type another dataset of the Hugging Face Hub into source: owner/name, or owner/name@revision.":
+    "Ou tapez dans source un autre jeu de données du Hugging Face Hub : propriétaire/nom, ou propriétaire/nom@révision.",
+  "Sources": "Sources",
+  "The source comes over a link: choose it where the link begins.": "La source vient par un lien : choisissez-la à son début.",
 };
