@@ -1,5 +1,6 @@
 """What the documentation points at is there."""
 
+import json
 import re
 from pathlib import Path
 
@@ -94,3 +95,15 @@ def test_a_long_help_page_begins_with_what_to_do_and_what_to_do_when_it_goes_wro
         headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
         assert headings[:2] == ["In three steps", "If it goes wrong"]
         assert re.findall(r"^(\d)\. ", text.split("## ")[1], re.MULTILINE) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("workflow", sorted((REPOSITORY / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_the_note_of_a_shipped_graph_links_to_the_help_page_of_each_of_its_nodes(workflow):
+    """As ComfyUI's page serves them where the pack's folder is called `impasto`."""
+    graph = json.loads(workflow.read_text(encoding="utf-8"))
+    parts = [graph, *graph.get("definitions", {}).get("subgraphs", ())]
+    types = {node["type"] for part in parts for node in part["nodes"] if node["type"].startswith("Impasto")}
+    [note] = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+    linked = set(re.findall(r"\]\(extensions/impasto/docs/(\w+)\.md\)", note))
+    assert types and linked == types
+    assert all((REPOSITORY / "web" / "docs" / f"{kind}.md").is_file() for kind in linked)
