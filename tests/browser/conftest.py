@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from impasto.setup.serving import ComfyServer
 from ..comfyui.conftest import new_server
 
 WINDOW = {"width": 1920, "height": 1080}
-PATIENCE = 120_000  # milliseconds for what a page does, without a graphics card on two busy cores
-LONG = 300_000  # milliseconds for what a graph does
+PATIENCE = 300_000  # milliseconds: a page without a graphics card on two busy cores
+TOUCHING = 1.0  # pixels of the graph that rounding may take
 RENDERERS = {"classic": False, "nodes 2.0": True}
 READY = "window.app?.extensionManager?.setting && window.app.rootGraph && window.app.vueAppReady"
 # Without them, the first page has ComfyUI's templates over everything, and each one the graph of the page before it.
@@ -105,6 +106,14 @@ class Page:
         })"""
         return {name: tuple(sides) for name, *sides in self.tab.evaluate(drawn if self.vue else known)}
 
+    def overlapping(self) -> list[tuple[str, str]]:
+        """The nodes that lie over each other, in pairs."""
+        return [
+            (one, other)
+            for (one, a), (other, b) in combinations(self.rectangles().items(), 2)
+            if min(a[2], b[2]) - max(a[0], b[0]) > TOUCHING and min(a[3], b[3]) - max(a[1], b[1]) > TOUCHING
+        ]
+
     def queue(self) -> None:
         """Queue the graph, and wait until it has ended."""
         self.tab.evaluate("""() => {
@@ -114,7 +123,7 @@ class Page:
                 app.api.addEventListener(kind, end, {once: true});
             app.queuePrompt(0);
         }""")
-        self.tab.wait_for_function("window.ended", timeout=LONG)
+        self.tab.wait_for_function("window.ended")
         failure = self.tab.evaluate("window.ended.exception_message")
         assert not failure, failure
 
@@ -130,7 +139,6 @@ class Page:
                 if (failed) throw new Error(`${failed[0]}: ${failed[1].textContent}`);
             }""",
             arg=[kind, said],
-            timeout=LONG,
         )
 
 

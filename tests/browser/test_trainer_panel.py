@@ -62,6 +62,18 @@ def quickstart(name: str) -> dict:
     return graph | {"id": str(uuid.uuid4()), "groups": []}
 
 
+def width_of_the_trainer(page: Page) -> float:
+    left, _, right, _ = page.rectangles()[str(TRAINER)]
+    return right - left
+
+
+# Whether the trainer's pictures are those of its panel alone: in Nodes 2.0 ComfyUI's are elements, in the classic
+# renderer a widget that it draws.
+SHOWN_ONCE = f"""() => [...document.querySelectorAll('[data-node-id="{TRAINER}"] img')]
+    .every(image => image.closest('.impasto-trainer'))
+    && !app.rootGraph.getNodeById({TRAINER}).widgets.some(widget => widget.name === '$$canvas-image-preview')"""
+
+
 def wait_for_state(page: Page, said: str) -> None:
     page.tab.wait_for_function(f"said => {PANEL}?.querySelector('[role=status]').textContent.includes(said)", arg=said)
 
@@ -69,6 +81,7 @@ def wait_for_state(page: Page, said: str) -> None:
 def test_a_training_is_watched_found_again_after_a_reload_and_finished_early(page: Page, tmp_path):
     graph = quickstart(f"panel-{'vue' if page.vue else 'classic'}")
     page.load(graph)
+    width = width_of_the_trainer(page)
     page.tab.evaluate("() => { app.queuePrompt(0) }")
     wait_for_state(page, "Training: step")
     page.open()
@@ -76,11 +89,14 @@ def test_a_training_is_watched_found_again_after_a_reload_and_finished_early(pag
     wait_for_state(page, "Training: step")
     page.tab.wait_for_function(f"{PANEL}.panel.losses.heldOut.size >= 2 && {PANEL}.querySelector('button.sample')")
     page.tab.screenshot(path=tmp_path / "training.png")
+    assert width_of_the_trainer(page) <= width + 1 and page.tab.evaluate(f"{PANEL}.scrollWidth <= {PANEL}.clientWidth")
+    assert not [pair for pair in page.overlapping() if str(TRAINER) in pair] and page.tab.evaluate(SHOWN_ONCE)
     page.tab.evaluate(f"[...{PANEL}.querySelectorAll('button')].find(b => b.textContent.startsWith('Finish')).click()")
     wait_for_state(page, "Finished early")
     page.wait_for_text("ImpastoFluxLoraTrainer", "finished early, as you asked")
     finished = page.tab.evaluate(f"{PANEL}.querySelector('[role=status]').textContent")
     page.tab.screenshot(path=tmp_path / "finished.png")
+    assert page.tab.evaluate(SHOWN_ONCE)
     assert page.tab.evaluate(f"{PANEL}.panel.loraName").startswith(f"panel-{'vue' if page.vue else 'classic'}/")
     page.tab.evaluate("() => { app.queuePrompt(0) }")
     page.wait_for_text("ImpastoFluxLoraTrainer", "finished early, as you asked")
