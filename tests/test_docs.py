@@ -107,3 +107,13 @@ def test_the_note_of_a_shipped_graph_links_to_the_help_page_of_each_of_its_nodes
     linked = set(re.findall(r"\]\(extensions/impasto/docs/(\w+)\.md\)", note))
     assert types and linked == types
     assert all((REPOSITORY / "web" / "docs" / f"{kind}.md").is_file() for kind in linked)
+
+
+@pytest.mark.parametrize("word", ["lora", "train", "style", "caption"])
+def test_a_shipped_graph_is_found_by_each_of_these_words_in_its_name(word):
+    """ComfyUI's template browser searches by Fuse.js with a threshold of 0.33 and a distance of 100: what begins behind
+    the 33rd letter is not found.
+    """
+    names = [path.stem.lower() for path in (REPOSITORY / "workflows").glob("*.json")]
+    found = [name for name in names if word in name]
+    assert len(found) >= 2 and not [name for name in found if name.index(word) > 33]
