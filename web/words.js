@@ -58,8 +58,8 @@ export const FRENCH = {
   "Waiting for its turn": "Attend son tour",
   // caption_editor.js
   "(no caption)": "(sans légende)",
-  "{n} locked are left as they are": "{n} verrouillées restent telles quelles",
-  "{places} places in {n} of the captions shown": "{places} endroits dans {n} des légendes affichées",
+  "{n} locked are left as they are": "verrouillées, laissées telles quelles : {n}",
+  "{places} places in {n} of the captions shown": "endroits : {places}, dans {n} des légendes affichées",
   "A locked caption is changed by you alone, here": "Une légende verrouillée n'est changée que par vous, ici",
   "All": "Toutes",
   "An empty caption is not written; Give back brings the captioner's own.":
@@ -97,7 +97,7 @@ export const FRENCH = {
   "Replace in {n}": "Remplacer dans {n}",
   "Replace in every caption that is shown on the left": "Remplacer dans toutes les légendes affichées à gauche",
   "Replace with": "Remplacer par",
-  "Replaced in {n} captions": "Remplacé dans {n} légendes",
+  "Replaced in {n} captions": "Légendes remplacées : {n}",
   "Save": "Enregistrer",
   "Save and next": "Enregistrer, puis la suivante",
   "Search captions": "Chercher une légende",
@@ -134,12 +134,12 @@ export const FRENCH = {
   "Strength": "Force",
   "Strength of the LoRA": "Force du LoRA",
   // filter_bench.js
-  "{kept} of {total} kept, {n} refused": "{kept} gardées sur {total}, {n} refusées",
-  "{n} not measured yet, known after queueing": "{n} pas encore mesurées, connues une fois le graphe lancé",
+  "{kept} of {total} kept, {n} refused": "gardées : {kept} sur {total}, refusées : {n}",
+  "{n} not measured yet, known after queueing": "pas encore mesurées : {n}, connues une fois le graphe lancé",
   "{n} of {total} over": "{n} sur {total} au-dessus",
   "{n} of {total} under": "{n} sur {total} au-dessous",
   "{name}, threshold": "{name}, seuil",
-  "{value}; {n} refused": "{value} ; {n} refusées",
+  "{value}; {n} refused": "{value} ; refusées : {n}",
   "Drag a dashed line, or use the sliders. Queue the graph to filter so.":
     "Tirez une ligne pointillée, ou les curseurs. Lancez le graphe pour filtrer ainsi.",
   "Enter": "Entrée",
