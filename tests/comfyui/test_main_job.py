@@ -20,6 +20,7 @@ from impasto.setup.serving import ComfyServer, Execution, Interrupted, NodeFaile
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ..weights import same
 from .workflows import shipped
 
 WORKFLOW = shipped(1)
@@ -75,10 +76,6 @@ def lora_folder(server: ComfyServer, name: str) -> Path:
 
 def weights(server: ComfyServer, name: str) -> dict[str, torch.Tensor]:
     return load_file(lora_folder(server, name) / f"{name}.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def run_folder(server: ComfyServer, name: str) -> Path:

@@ -8,6 +8,7 @@ from impasto.embedded.transformer_weights import transformer_weights
 from impasto.trainers.features import encoding as features
 from impasto.trainers.features import index
 from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
+from impasto.trainers.recipe import train_run
 from impasto.trainers.run import create
 from impasto.trainers.run import folder as runs
 from impasto.trainers.settings import Settings
@@ -27,6 +28,15 @@ def encode_image(pixels: torch.Tensor) -> torch.Tensor:
 def encode_text(text: str) -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(sum(map(ord, text)))
     return torch.randn(16, CONTEXT, generator=random), torch.randn(POOLED, generator=random)
+
+
+def train(run: runs.Run, stop_at: int | None = None) -> bool:
+    """Train in this process; asked to stop as soon as `stop_at` steps are done."""
+
+    def stop_requested() -> bool:
+        return stop_at is not None and max((record["step"] for record in run.metrics()), default=0) >= stop_at - 1
+
+    return train_run(run, cpu=True, stop_requested=stop_requested)
 
 
 @pytest.fixture(scope="session")

@@ -8,21 +8,15 @@ import shutil
 import pytest
 import torch
 from impasto.errors import TrainingError
-from impasto.trainers.recipe import train_run
 from impasto.trainers.run import checkpoints
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.create import continue_run
 from impasto.trainers.run.publish import publish
 from safetensors.torch import load_file
 
+from .conftest import train
+
 SMALL = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
-
-
-def train(run, stop_at: int | None = None) -> bool:
-    def stop_requested() -> bool:
-        return stop_at is not None and max((record["step"] for record in run.metrics()), default=0) >= stop_at - 1
-
-    return train_run(run, cpu=True, stop_requested=stop_requested)
 
 
 def tensors(file):

@@ -23,7 +23,6 @@ from impasto.trainers.flux.fingerprint import fingerprint as flux_fingerprint
 from impasto.trainers.lora import file_formats as lora_files
 from impasto.trainers.memory import block_profile
 from impasto.trainers.optimizers import OPTIMIZERS
-from impasto.trainers.recipe import train_run
 from impasto.trainers.run import create, publish, samples
 from impasto.trainers.run import folder as runs
 from impasto.trainers.run.folder import Job
@@ -33,28 +32,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ..leftovers import of_a_killed_process
-from .conftest import encode_image, encode_text
+from ..weights import final_adapter, same
+from .conftest import encode_image, encode_text, train
 
 QUICK = {"sample_steps": 0, "rank": 2, "alpha": 2.0, "targets": "image attention"}  # over 8 steps, saved every 4
 RATES = {name: 1.0 for name, row in OPTIMIZERS.items() if row.finds_learning_rate}
-
-
-def train(run, stop_at: int | None = None) -> bool:
-    """Train in this process; asked to stop as soon as `stop_at` steps are done."""
-
-    def stop_requested() -> bool:
-        return stop_at is not None and max((record["step"] for record in run.metrics()), default=0) >= stop_at - 1
-
-    return train_run(run, cpu=True, stop_requested=stop_requested)
-
-
-def final_adapter(run):
-    checkpoints = run.checkpoints()
-    return load_file(checkpoints[max(checkpoints)] / "adapter.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from impasto.trainers.run import launch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ..weights import final_adapter, same
+
 
 def train_here(run) -> bool:
     """Train in this process: what does not concern the process is tested without the seconds that its start takes."""
@@ -42,15 +44,6 @@ def cancel_at(step: int, told: list[str]):
             raise Cancelled
 
     return progress
-
-
-def final_adapter(run):
-    checkpoints = run.checkpoints()
-    return load_file(checkpoints[max(checkpoints)] / "adapter.safetensors")
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.fixture(scope="module")
