@@ -63,7 +63,7 @@ def impressionist(canvas: Canvas, width: int, height: int, seed: int, least_stro
             [_strokes(rng, layer, motif, brush, detail, (width, height), least_stroke) for layer in layers]
         )
         _lay(painted, relief, strokes, full, rng)
-    return _lit(painted, relief, width, height, rng)
+    return _lit(painted, relief, rng)
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _lay(painted: np.ndarray, relief: np.ndarray, strokes: _Strokes, motif: np.n
     thickness[where] = thickness[where] * (1 - 0.8 * alpha) + ridge * alpha
 
 
-def _lit(painted: np.ndarray, relief: np.ndarray, width: int, height: int, rng) -> Image.Image:
+def _lit(painted: np.ndarray, relief: np.ndarray, rng) -> Image.Image:
     """Light from the upper left rakes over the paint's relief; the darkest paint stays well above black."""
     slope = np.zeros_like(relief)
     slope[1:, 1:] = relief[1:, 1:] - relief[:-1, :-1]

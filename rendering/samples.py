@@ -139,7 +139,7 @@ def grid_of_folder(
     cells = tuple(
         tuple((by_place[at, row].file if (at, row) in by_place else nowhere,) for at in steps) for row in rows
     )
-    labels = tuple(_row_label(row, number, prompts, by_place, steps) for number, row in enumerate(rows))
+    labels = tuple(_row_label(row, prompts, by_place, steps) for row in rows)
     note = f"drawn by {samples[0].trainer}"
     files = [file for row in cells for (file,) in row if file is not nowhere]
     columns = tuple(_column(at, unit, {}, None) for at in steps)
@@ -160,7 +160,6 @@ def _spread_from_base(steps: list[int], count: int) -> list[int]:
 
 def _row_label(
     row: tuple[str, int],
-    number: int,
     prompts: Sequence[PromptToDraw],
     samples: Mapping[tuple[int, tuple[str, int]], Sample],
     steps: Sequence[int],
