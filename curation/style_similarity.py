@@ -39,6 +39,7 @@ class PictureEncoder:
     identity: str  # the same for the same weights, also after a restart; hexadecimal digits
     side: int  # pixels of the square pictures that it takes
     encode: Callable[[Sequence[Image.Image]], numpy.ndarray]  # of squares, `(pictures, width)` float32
+    name: str = "CLIP vision"  # of its kind, as people read it
 
 
 def style_similarities(

@@ -1,12 +1,13 @@
 """Whether a measure tells a set's own pictures from the base model's, found out before any score of it is shown.
 
 A direction from the base's pictures to the set's is fitted on a part of both and tried on the rest, part by part, so
-that every picture is placed by a direction that has not seen it. On it the base model stands at 0 and the set at 1.
+that every picture is placed by a direction that has not seen it; or a picture is placed by its neighbours among both.
+The base model then stands at 0 and the set at 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -15,6 +16,9 @@ FOLDS = 5
 SHRINKAGE = 0.5  # of the covariance towards equal variances: there are more numbers than pictures
 TRUSTED = 0.7  # least AUC of a measure whose scores may be believed
 FEWEST = 4  # pictures of each kind
+NEAREST = 10  # K of CSLS, as in its paper
+
+Placing = Callable[[numpy.ndarray, numpy.ndarray], numpy.ndarray]  # rows, and the prompt of each, to places
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,17 @@ class Calibration:
 
     Attributes:
         auc: how likely a held-out picture of the set lies farther along than a held-out one of the base: 0.5 is
-            guessing, 1 tells them always apart. From pictures that the direction was not fitted on.
-        base: where each picture of the base lies, by a direction that has not seen it nor its prompt.
-        of_set: the same of the set's pictures.
-        folds: the directions, each fitted without a part of the prompts, and `fold_of_prompt` which without which.
-        zero, one: where the base's and the set's held-out pictures lie on them, on the mean.
+            guessing, 1 tells them always apart.
+        base: where each picture of the base lies, held out: 0 on the mean.
+        of_set: the same of the set's pictures: 1 on the mean.
+        raw: where other pictures lie, each by what has not seen the base's pictures of its prompt, not yet scaled so.
+        zero, one: where the base's and the set's held-out pictures lie before they are scaled, on the mean.
     """
 
     auc: float
     base: numpy.ndarray
     of_set: numpy.ndarray
-    folds: tuple[Direction, ...]
-    fold_of_prompt: numpy.ndarray
+    raw: Placing
     zero: float
     one: float
 
@@ -71,16 +74,12 @@ class Calibration:
         return self.auc >= TRUSTED
 
     def place(self, vectors: numpy.ndarray, prompts: Sequence[int]) -> numpy.ndarray:
-        """Where other pictures lie, each by the direction that has not seen the base's pictures of its prompt."""
-        placed = numpy.empty(len(vectors))
-        folds = self.fold_of_prompt[numpy.asarray(prompts)]
-        for number, fitted in enumerate(self.folds):
-            placed[folds == number] = fitted.place(vectors[folds == number])
-        return (placed - self.zero) / (self.one - self.zero)
+        """Where other pictures lie, rows of vectors with the prompt of each."""
+        return (self.raw(vectors, numpy.asarray(prompts)) - self.zero) / (self.one - self.zero)
 
 
 def calibrate(base: numpy.ndarray, prompts: Sequence[int], of_set: numpy.ndarray) -> Calibration:
-    """Try a measure on a set.
+    """Try a measure on a set, by a direction from the one to the other.
 
     Args:
         base: a row for each picture of the base model.
@@ -91,18 +90,69 @@ def calibrate(base: numpy.ndarray, prompts: Sequence[int], of_set: numpy.ndarray
     count = min(FOLDS, len(set(asked.tolist())), len(of_set))
     fold_of_prompt = numpy.arange(asked.max() + 1) % count
     base_folds, set_folds = fold_of_prompt[asked], numpy.arange(len(of_set)) % count
-    fitted, placed_base, placed_set = [], numpy.empty(len(base)), numpy.empty(len(of_set))
-    for fold in range(count):
-        fitted.append(direction(base[base_folds != fold], of_set[set_folds != fold]))
-        placed_base[base_folds == fold] = fitted[-1].place(base[base_folds == fold])
-        placed_set[set_folds == fold] = fitted[-1].place(of_set[set_folds == fold])
-    zero, one = placed_base.mean(), placed_set.mean()
+    fitted = [direction(base[base_folds != fold], of_set[set_folds != fold]) for fold in range(count)]
+
+    def by_folds(vectors: numpy.ndarray, folds: numpy.ndarray) -> numpy.ndarray:
+        placed = numpy.empty(len(vectors))
+        for number, one in enumerate(fitted):
+            placed[folds == number] = one.place(vectors[folds == number])
+        return placed
+
+    return _scaled(
+        by_folds(base, base_folds),
+        by_folds(of_set, set_folds),
+        lambda vectors, others: by_folds(vectors, fold_of_prompt[others]),
+    )
+
+
+def calibrate_by_neighbours(base: numpy.ndarray, prompts: Sequence[int], of_set: numpy.ndarray) -> Calibration:
+    """Try an embedding on a set, by the neighbourhood-corrected likeness of each picture to the set's nearest ones.
+
+    CSLS (Conneau et al., "Word Translation Without Parallel Data", 2018): of a picture x and one of the set, y, twice
+    their cosine, less the mean cosine of each to its K nearest pictures of the base. What is near to everything, as a
+    few points of such a space are, counts less for that. A picture's place is the mean over its K nearest of the set.
+    The base's pictures of x's own prompt are none of its neighbours, and a picture of the set is none of its own.
+
+    Args:
+        base, prompts, of_set: as of `calibrate`, rows of an image network.
+    """
+    of_length_1, set_of_length_1 = unit(base), unit(of_set)
+    asked = numpy.asarray(prompts)
+    count = int(asked.max()) + 1
+    hubs = [_nearest(set_of_length_1 @ of_length_1[asked != prompt].T) for prompt in range(count)]
+
+    def by_neighbours(
+        vectors: numpy.ndarray, left_out: numpy.ndarray, own: numpy.ndarray | None = None
+    ) -> numpy.ndarray:
+        placed = numpy.empty(len(vectors))
+        for row, (vector, prompt) in enumerate(zip(unit(vectors), left_out, strict=True)):
+            corrected = 2 * set_of_length_1 @ vector - hubs[prompt]
+            known = corrected if own is None else numpy.delete(corrected, own[row])
+            placed[row] = _nearest(known) - _nearest(of_length_1[asked != prompt] @ vector)
+        return placed
+
+    places = numpy.arange(len(of_set))
+    return _scaled(by_neighbours(base, asked), by_neighbours(of_set, places % count, places), by_neighbours)
+
+
+def unit(rows: numpy.ndarray) -> numpy.ndarray:
+    """Rows of length 1, so that their products are cosines."""
+    return rows / numpy.maximum(numpy.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _nearest(likeness: numpy.ndarray) -> numpy.ndarray:
+    """Mean of the `NEAREST` highest, over the last axis."""
+    count = min(NEAREST, likeness.shape[-1])
+    return numpy.sort(likeness, axis=-1)[..., -count:].mean(axis=-1)
+
+
+def _scaled(base: numpy.ndarray, of_set: numpy.ndarray, raw: Placing) -> Calibration:
+    """Of where held-out pictures lie, 0 at the base's mean and 1 at the set's."""
+    zero, one = float(base.mean()), float(of_set.mean())
     if one - zero < 1e-6:  # the held-out ones lie the other way round: the measure is worth nothing
         one = zero + 1.0
-    of_base, of_the_set = ((placed - zero) / (one - zero) for placed in (placed_base, placed_set))
-    return Calibration(
-        auc(of_base, of_the_set), of_base, of_the_set, tuple(fitted), fold_of_prompt, float(zero), float(one)
-    )
+    of_base, of_the_set = ((placed - zero) / (one - zero) for placed in (base, of_set))
+    return Calibration(auc(of_base, of_the_set), of_base, of_the_set, raw, zero, one)
 
 
 def auc(lower: numpy.ndarray, higher: numpy.ndarray) -> float:

@@ -20,9 +20,11 @@ MARKERS = ("o", "s", "^", "D")
 
 
 def chart(scores: Scores, judged: StepVerdict, title: str, theme: Theme = LIGHT) -> Image.Image:
-    """Two charts over the steps: where each measure of style places them, and how much of the composition they keep."""
+    """Charts over the steps: where each measure of style places them, how much of the composition they keep, and, where
+    a CLIP tells, how well they fit their prompts."""
     figure = new_figure(*SIZE, title, theme)
-    style, content = figure.subplots(1, 2)
+    fitting = scores.adherence
+    style, content, *further = figure.subplots(1, 3 if fitting else 2)
     figure.subplots_adjust(left=0.06, right=0.975, top=0.8, bottom=0.1, wspace=0.16)
     steps = list(scores.painted.steps)
     calm(style, "style: 0 the base model, 1 the training set", theme=theme)
@@ -48,7 +50,11 @@ def chart(scores: Scores, judged: StepVerdict, title: str, theme: Theme = LIGHT)
     calm(content, "the base model's composition kept: 1 all of it, 0 none", theme=theme)
     _line(content, scores, scores.content, steps, theme, theme.blue, "composition", 0)
     content.set_ylim(min(-0.05, content.get_ylim()[0]), 1.05)
-    for axes in (style, content):
+    if fitting:
+        name = f"fits its prompt: cosine by CLIP (AUC {fitting.auc:.2f})"
+        calm(further[0], name if fitting.trusted else f"{name}: not to be believed here", theme=theme)
+        _line(further[0], scores, fitting.columns, steps, theme, theme.blue if fitting.trusted else theme.thin, name, 0)
+    for axes in (style, content, *further):
         axes.set_xlabel("step", color=theme.quiet, fontsize=9)
         axes.set_xticks(steps)
         if judged.keep is not None:
@@ -58,7 +64,7 @@ def chart(scores: Scores, judged: StepVerdict, title: str, theme: Theme = LIGHT)
                 color=theme.ink, textcoords="offset points", va="top",
             )  # fmt: skip
     style.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0, ncols=len(scores.style), frameon=False,
+        loc="lower left", bbox_to_anchor=(0, 1.07), borderaxespad=0, ncols=min(3, len(scores.style)), frameon=False,
         fontsize=9, labelcolor=theme.quiet,
     )  # fmt: skip
     return as_picture(figure)

@@ -14,6 +14,7 @@ from ..curation.style_similarity import PictureEncoder
 from ..dataset.pictures import PictureRefused, seen
 from ..dataset.records import Dataset
 from ..drawing.palette import theme_of
+from ..errors import ModelError
 from ..files import content_hash, write_changed
 from ..progress import Progress, silent
 from ..rendering.cells import Grid, render
@@ -53,6 +54,7 @@ def evaluate(
     folder: Path,
     progress: Progress = silent,
     more: Sequence[str] = (),
+    embed_texts: Callable[[Sequence[str]], numpy.ndarray] | None = None,
 ) -> Evaluated:
     """Judge the checkpoints of a grid; what is painted already is not painted again.
 
@@ -63,12 +65,13 @@ def evaluate(
         references: at most so many of them are looked at.
         round_trip: a picture encoded and decoded by the VAE that decodes the painted ones.
         encoder: of CLIP vision, one more measure; None for none.
+        embed_texts: prompts to vectors of the encoder's space, `(prompts, width)`; None for none.
         folder: where page and figures are written.
         more: further parts of the page, as HTML.
 
     Raises:
         TrainingError: there are too few prompts or pictures.
-        ModelError: no picture is finite, or a LoRA is another model's.
+        ModelError: no picture is finite, a LoRA is another model's, or an image network gives no finite numbers.
     """
     check_enough(len({prompt.text for prompt in grid.prompts}), len(dataset.records()))
     shown = render(grid, painter, progress)
@@ -78,7 +81,9 @@ def evaluate(
         progress(done, len(training), f"Seeing the set as the VAE shows it: {done} of {len(training)}")
         round_trips.append(round_trip(picture))
     painted = rows_of(grid, shown)
-    measures = (*WEIGHT_FREE, *([_embedding(encoder)] if encoder else []))
+    measures = [*WEIGHT_FREE]
+    if encoder:
+        measures.append(_embedding(encoder, embed_texts))
     scores = score(painted, training, round_trips, measures, progress)
     judged = verdict(scores)
     title = grid.title or grid.name
@@ -125,11 +130,16 @@ def _references(dataset: Dataset, count: int, size: tuple[int, int]) -> list[Ima
     return pictures
 
 
-def _embedding(encoder: PictureEncoder) -> Measure:
+def _embedding(encoder: PictureEncoder, embed_texts: Callable[[Sequence[str]], numpy.ndarray] | None) -> Measure:
     def embed(pictures: Sequence[Image.Image]) -> numpy.ndarray:
         side = (encoder.side, encoder.side)
         squares = [ImageOps.fit(picture, side, Image.Resampling.BICUBIC) for picture in pictures]
-        rows = [encoder.encode([square])[0] for square in squares]
-        return numpy.array(rows, numpy.float32)
+        rows = numpy.array([encoder.encode([square])[0] for square in squares], numpy.float32)
+        if not numpy.isfinite(rows).all():
+            raise ModelError(
+                f"The image network at clip_vision ({encoder.name}) gives numbers that are not finite. Its file is "
+                "damaged, or too coarse for it: load another one with Load CLIP Vision, or disconnect it."
+            )
+        return rows
 
-    return Measure("CLIP vision", embed)
+    return Measure(encoder.name, embed, network=True, embed_texts=embed_texts)

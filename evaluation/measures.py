@@ -1,4 +1,4 @@
-"""What can be measured of a picture's style and of what it shows without any downloaded weights.
+"""What can be measured of a picture's style and of what it shows: weight-free measures, and what others are.
 
 Each measure turns pictures into vectors, one row each. The vectors mean nothing by themselves: `calibration` finds out
 whether they tell this set of pictures from what the base model paints.
@@ -31,10 +31,14 @@ class Measure:
     Attributes:
         name: as people read it.
         embed: pictures, RGB of any size, to float32 `(pictures, width)`.
+        network: the vectors are an image network's, between which a cosine means something.
+        embed_texts: prompts to vectors of the same space, `(prompts, width)`; None where it has no texts.
     """
 
     name: str
     embed: Callable[[Sequence[Image.Image]], numpy.ndarray]
+    network: bool = False
+    embed_texts: Callable[[Sequence[str]], numpy.ndarray] | None = None
 
 
 def oklab(pixels: numpy.ndarray) -> numpy.ndarray:

@@ -27,6 +27,7 @@ def as_json(scores: Scores, judged: StepVerdict, settings: dict[str, Any]) -> di
             {"name": style.name, "auc": round(style.calibration.auc, 4), "trusted": style.calibration.trusted}
             for style in scores.style
         ],
+        **_told_of_networks(scores),
         "copy_limit": round(scores.limit, 4),
         "steps": [
             {
@@ -34,6 +35,7 @@ def as_json(scores: Scores, judged: StepVerdict, settings: dict[str, Any]) -> di
                 "style": {style.name: _interval(scores.interval(style.placed[column])) for style in scores.style},
                 "content": _interval(scores.interval(scores.content[column])),
                 "diversity": scores.diversity[column],
+                **_by_networks(scores, column),
                 "copies": [
                     {
                         "prompt": painted.texts[painted.rows[copy.picture]],
@@ -46,6 +48,30 @@ def as_json(scores: Scores, judged: StepVerdict, settings: dict[str, Any]) -> di
             for column, step in enumerate(painted.steps)
         ],
     }
+
+
+def _told_of_networks(scores: Scores) -> dict[str, Any]:
+    """What only an image network tells; nothing where there is none."""
+    told: dict[str, Any] = {}
+    if fitting := scores.adherence:
+        told["adherence"] = {"auc": round(fitting.auc, 4), "trusted": fitting.trusted}
+    return told | ({"too_few_for_distances": scores.too_few} if scores.too_few else {})
+
+
+def _by_networks(scores: Scores, column: int) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if fitting := scores.adherence:
+        told["adherence"] = _interval(scores.interval(fitting.columns[column]))
+    if scores.distances:
+        told["distances"] = {
+            one.name: dict(zip(("estimate", "spread"), map(_four_digits, one.columns[column]), strict=True))
+            for one in scores.distances
+        }
+    return told
+
+
+def _four_digits(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _interval(found: Interval) -> dict[str, float]:
@@ -79,33 +105,67 @@ def page(
 
 
 def _table(scores: Scores) -> str:
-    names = [style.name for style in scores.style]
-    head = "".join(f"<th>{escaped(name)}</th>" for name in ("step", *names, "composition kept", "diversity", "copies"))
+    fitting = scores.adherence
+    names = [
+        *((style.name, style.calibration.trusted) for style in scores.style),
+        ("composition kept", True),
+        *([("fits its prompt", fitting.trusted)] if fitting else []),
+        *((distance.name, True) for distance in scores.distances),
+        ("diversity", True),
+        ("copies", True),
+    ]
+    head = "".join(_cell(name, believed, "th") for name, believed in [("step", True), *names])
     rows = []
     for column, step in enumerate(scores.painted.steps):
         diversity = scores.diversity[column]
         cells = [
-            str(step) if column else "base model",
             *(share(scores.interval(style.placed[column])) for style in scores.style),
             share(scores.interval(scores.content[column])),
+            *([_cosine(scores.interval(fitting.columns[column]))] if fitting else []),
+            *("{:.3g} ± {:.1g}".format(*distance.columns[column]) for distance in scores.distances),
             "one seed" if diversity is None else f"{100 * diversity:.0f} %",
             str(len(scores.copies[column])),
         ]
-        rows.append("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>")
+        told = "".join(_cell(cell, believed) for cell, (_, believed) in zip(cells, names, strict=True))
+        rows.append(f"<tr>{_cell(str(step) if column else 'base model')}{told}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
+def _cell(words: str, believed: bool = True, kind: str = "td") -> str:
+    """What is not to be believed is grey, and says so to those who do not see it."""
+    quiet = "" if believed else ' class="quiet" title="not to be believed here"'
+    return f"<{kind}{quiet}>{escaped(words)}</{kind}>"
+
+
+def _cosine(found: Interval) -> str:
+    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
 def _explanation(scores: Scores) -> str:
-    told = "; ".join(
-        f"{style.name} {style.calibration.auc:.2f}" + ("" if style.calibration.trusted else ", not to be believed")
-        for style in scores.style
-    )
-    return (
-        '<p class="quiet">A measure of style places a picture between the base model (0 %) and the training set '
-        "(100 %), by a direction fitted on other pictures of both. In brackets: between which values the mean lies "
-        "with a certainty of 98 %, as far as these prompts tell. How often each measure tells a picture of the set "
-        f"from one of the base model (AUC; 0.5 is guessing, under 0.7 its scores mean nothing): {escaped(told)}.</p>"
-    )
+    told = "; ".join(_believed(style.name, style.calibration.auc, style.calibration.trusted) for style in scores.style)
+    said = [
+        "A measure of style places a picture between the base model (0 %) and the training set (100 %), by a direction "
+        "fitted on other pictures of both, or, with CSLS, by its nearest neighbours among both. In brackets: between "
+        "which values the mean lies with a certainty of 98 %, as far as these prompts tell. How often each measure "
+        "tells a picture of the set from one of the base model (AUC; 0.5 is guessing, under 0.7 its scores mean "
+        f"nothing and are grey): {told}."
+    ]
+    if fitting := scores.adherence:
+        said.append(
+            "How well a picture fits its prompt is the cosine of the two in CLIP's space; compare it with the base "
+            "model's. How often CLIP tells the base model's pictures' own prompts from the others: "
+            f"{_believed('AUC', fitting.auc, fitting.trusted)}."
+        )
+    if scores.distances:
+        said.append(
+            "KID and CMMD are distances of all pictures of a step from the set's, 0 where they cannot be told apart, "
+            "with one standard error; what the pictures show counts in them as their style does."
+        )
+    return "".join(f'<p class="quiet">{escaped(sentence)}</p>' for sentence in [*said, *filter(None, [scores.too_few])])
+
+
+def _believed(name: str, auc: float, trusted: bool) -> str:
+    return f"{name} {auc:.2f}" + ("" if trusted else ", not to be believed")
 
 
 def _copies(scores: Scores, training: Sequence[Image.Image]) -> str:

@@ -204,17 +204,25 @@ def _evaluated(run: Run) -> list[str]:
             for one in found["measures"]
         )
         names = [one["name"] for one in found["measures"]]
-        head = "".join(f"<th>{escaped(name)}</th>" for name in ("step", *names, "composition kept", "copies"))
+        fitting = found.get("adherence")
+        kept = ("composition kept", *(["fits its prompt"] if fitting else []), "copies")
+        head = "".join(f"<th>{escaped(name)}</th>" for name in ("step", *names, *kept))
         rows = "".join(_scores(step, names) for step in found["steps"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"<p>{escaped(files[-1].name)} in its evaluation folder is damaged. Queue Evaluate LoRA again.</p>"]
     told = f'<p class="quiet">How often each measure tells the set from the base model (AUC): {escaped(trust)}.</p>'
+    if fitting:
+        believed = "" if fitting.get("trusted") else ", not to be believed"
+        auc = escaped(str(fitting.get("auc")))
+        told += f'<p class="quiet">How often CLIP tells the right prompt: {auc}{believed}.</p>'
     return [f"<h2>Verdict</h2>{why}<h2>Scores</h2><table><tr>{head}</tr>{rows}</table>{told}"]
 
 
 def _scores(step: dict[str, Any], names: Sequence[str]) -> str:
     found = [*(step["style"][name] for name in names), step["content"]]
     shown = [f"{100 * one['mean']:.0f} % ({100 * one['low']:.0f} to {100 * one['high']:.0f})" for one in found]
+    if "adherence" in step:
+        shown.append("{mean:.3f} ({low:.3f} to {high:.3f})".format(**step["adherence"]))
     cells = [str(step["step"] or "base model"), *shown, str(len(step["copies"]))]
     return "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in cells) + "</tr>"
 

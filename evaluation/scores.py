@@ -14,8 +14,10 @@ from PIL import Image
 
 from ..errors import TrainingError
 from ..progress import Progress, silent
-from .calibration import FEWEST, Calibration, calibrate
+from .adherence import Adherence, adherence
+from .calibration import FEWEST, Calibration, calibrate, calibrate_by_neighbours
 from .copies import Copy, TrainingPictures
+from .distances import LEAST_COUNT, Distance, distances_from_set, enough
 from .measures import Measure, structure
 
 RESAMPLED = 1000  # times, of the prompts
@@ -56,6 +58,11 @@ class Rows:
         order: dict[str, int] = {}
         return [order.setdefault(self.texts[row], len(order)) for row in self.rows]
 
+    @cached_property
+    def different(self) -> list[str]:
+        """The different prompts, in the order that `prompts` counts."""
+        return list(dict.fromkeys(self.texts[row] for row in self.rows))
+
     def column(self, index: int) -> list[Image.Image]:
         return [self.pictures[row, index] for row in self.rows]
 
@@ -74,11 +81,14 @@ class Scores:
     """Everything measured, by column.
 
     Attributes:
-        style: one for each measure.
+        style: one for each measure, and for an image network a second one, by neighbours.
         content: how much of the base model's composition each row keeps: 1 all of it, 0 no more than another prompt's.
         diversity: how different the seeds of a prompt are, beside the base model's: 1 as much; None with one seed each.
         copies: of training pictures; `Copy.picture` counts `painted.rows`.
         limit: likeness from which on a picture is a copy.
+        adherence: to the prompts; None without a model that knows pictures and texts.
+        distances: of each column's pictures as a whole from the set's; empty without an image network.
+        too_few: why there are no distances, as people read it; "" where there are, or nothing to tell them by.
     """
 
     painted: Rows
@@ -87,6 +97,9 @@ class Scores:
     diversity: tuple[float | None, ...]
     copies: tuple[tuple[Copy, ...], ...]
     limit: float
+    adherence: Adherence | None = None
+    distances: tuple[Distance, ...] = ()
+    too_few: str = ""
 
     @property
     def lead(self) -> StyleScores:
@@ -119,13 +132,17 @@ def score(
     check_enough(len(set(painted.prompts)), len(round_trips))
     columns = [painted.column(index) for index in range(len(painted.steps))]
     total = len(measures) + 2
-    style = []
+    style, apart, fitting = [], [], None
+    networks = any(measure.network for measure in measures)
+    told = enough(len(painted.rows), len(round_trips))
     for done, measure in enumerate(measures):
         progress(done, total, f"Measuring {measure.name}")
-        base, *others = [measure.embed(pictures) for pictures in columns]
-        calibration = calibrate(base, painted.prompts, measure.embed(round_trips))
-        placed = (calibration.base, *(calibration.place(vectors, painted.prompts) for vectors in others))
-        style.append(StyleScores(measure.name, calibration, placed))
+        vectors, of_set = [measure.embed(pictures) for pictures in columns], measure.embed(round_trips)
+        style += _styles(measure, vectors, painted.prompts, of_set)
+        if measure.network and told:
+            apart += distances_from_set(measure.name, vectors, painted.prompts, of_set)
+        if measure.embed_texts:
+            fitting = adherence(vectors, measure.embed_texts(painted.different), painted.prompts)
     progress(total - 2, total, "Comparing what is shown")
     shown = [structure(pictures) for pictures in columns]
     progress(total - 1, total, "Looking for copies of training pictures")
@@ -137,6 +154,29 @@ def score(
         _diversity(shown, painted.prompts),
         tuple(tuple(known.copies(pictures)) for pictures in columns),
         known.limit,
+        fitting,
+        tuple(apart),
+        _too_few(len(painted.rows), len(round_trips)) if networks and not told else "",
+    )
+
+
+def _styles(
+    measure: Measure, columns: Sequence[numpy.ndarray], prompts: Sequence[int], of_set: numpy.ndarray
+) -> list[StyleScores]:
+    base, *others = columns
+    ways = [(measure.name, calibrate), (f"{measure.name}, CSLS", calibrate_by_neighbours)]
+    found = []
+    for name, way in ways[: 1 + measure.network]:
+        calibration = way(base, prompts, of_set)
+        placed = (calibration.base, *(calibration.place(vectors, prompts) for vectors in others))
+        found.append(StyleScores(name, calibration, placed))
+    return found
+
+
+def _too_few(pictures: int, of_set: int) -> str:
+    return (
+        f"KID and CMMD are not told: they take at least {LEAST_COUNT} pictures of each step and of the set, and "
+        f"there are {pictures} and {of_set}."
     )
 
 

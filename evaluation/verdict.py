@@ -9,6 +9,7 @@ from .scores import Interval, Scores, StyleScores
 
 WORTH_TELLING = 0.1  # of the way from the base model to the set: less is no style, however certain
 LOST = 0.5  # of the base model's composition: below, it no longer paints what the prompt asks for
+NO_ADHERENCE = "the CLIP does not tell a picture's own prompt from the others (AUC {:.2f}; 0.7 is needed)"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def _sentences(scores: Scores, lead: StyleScores, keep: int, others: tuple[int, 
     said.append(f"It keeps {share(content)} of the base model's composition.")
     if content.high < LOST:
         said.append("That is little: look whether it still paints what the prompts ask for.")
+    said += _fitting(scores, keep)
     diversity = scores.diversity[keep]
     if diversity is not None:
         said.append(f"Its seeds differ {round(100 * diversity)} % as much as the base model's.")
@@ -83,6 +85,19 @@ def _sentences(scores: Scores, lead: StyleScores, keep: int, others: tuple[int, 
     if copied:
         said.append(f"Pictures of step {', '.join(map(str, copied))} repeat training pictures: see the copies.")
     return said
+
+
+def _fitting(scores: Scores, keep: int) -> list[str]:
+    """Whether the prompts are still followed, beside the base model, where that can be told."""
+    fitting = scores.adherence
+    if fitting is None:
+        return []
+    if not fitting.trusted:
+        return [f"Whether it follows the prompts cannot be told: {NO_ADHERENCE.format(fitting.auc)}."]
+    difference = scores.interval(fitting.columns[keep] - fitting.columns[0])
+    if difference.high < 0:
+        return [f"Its pictures fit their prompts less than the base model's: by {-difference.mean:.3f} of the cosine."]
+    return ["Its pictures fit their prompts no less than the base model's, above the noise."]
 
 
 def share(interval: Interval) -> str:

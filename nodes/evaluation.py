@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..errors import SettingsError
 from ..evaluation.evaluate import evaluate
 from ..evaluation.run_page import sections
 from ..rendering.cells import Grid, columns_of
@@ -56,6 +57,12 @@ class EvaluateLora(io.ComfyNode):
                 ),
                 seeds_input(),
                 theme_input(),
+                io.Clip.Input(
+                    "clip_text",
+                    optional=True,
+                    tooltip="From Load CLIP, the text encoder of the same CLIP as clip_vision, with its projection: "
+                    "tells how well pictures fit their prompts.",
+                ),
             ],
             outputs=[
                 io.String.Output("verdict", tooltip="Which step to keep, why, and whether that is more than noise."),
@@ -86,7 +93,9 @@ class EvaluateLora(io.ComfyNode):
         clip_vision=None,
         seeds="",
         theme="light",
+        clip_text=None,
     ) -> io.NodeOutput:
+        encoder, embed_texts = _encoders(clip_vision, clip_text)
         wanted = Sampling(width, height, steps, guidance, sampler_name, scheduler)
         adapters, held_out = checkpoints_of(run)
         grid = Grid(
@@ -100,10 +109,11 @@ class EvaluateLora(io.ComfyNode):
                 dataset,
                 references,
                 lambda picture: sampling.round_trip(vae, picture),
-                encoders.picture_encoder(clip_vision) if clip_vision else None,
+                encoder,
                 run.path / "evaluation",
                 execution.progress(),
                 _of_run(run),
+                embed_texts,
             )
         said = "\n".join(judged.verdict.sentences)
         return io.NodeOutput(
@@ -113,6 +123,23 @@ class EvaluateLora(io.ComfyNode):
             str(judged.page),
             ui=results.said(said, [judged.chart]),
         )
+
+
+def _encoders(clip_vision, clip_text):
+    """What encodes pictures, and prompts in the same space; None for each that is not connected.
+
+    Raises:
+        SettingsError: there are prompts and no pictures to compare them with.
+        ModelError: the two have no space in common.
+    """
+    if clip_text is None:
+        return encoders.picture_encoder(clip_vision) if clip_vision else None, None
+    if clip_vision is None:
+        raise SettingsError(
+            "clip_text is connected and clip_vision is not: prompts are compared with what CLIP sees in the pictures. "
+            "Connect Load CLIP Vision with the image encoder of the same CLIP, or disconnect clip_text."
+        )
+    return encoders.picture_encoder(clip_vision), encoders.prompt_encoder(clip_text, clip_vision)
 
 
 def _of_run(run) -> list[str]:
