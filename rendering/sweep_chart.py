@@ -12,7 +12,8 @@ from ..drawing.charts import as_picture, calm, new_figure, plain
 from ..drawing.palette import LIGHT, Theme
 
 SIZE = (1400, 700)  # width and height, pixels
-MOST_TICKS = 12  # of an axis
+WIDE = 8  # times the smallest is the largest, from which on an axis is logarithmic
+LEAST_GAP = 0.045  # of an axis, between two labels: nearer ones would be written over each other
 
 
 class TrialToDraw(Protocol):
@@ -27,22 +28,23 @@ class TrialToDraw(Protocol):
 
 
 def sweep_chart(trials: Sequence[TrialToDraw], title: str, theme: Theme = LIGHT) -> Image.Image:
-    """Lines that go further in training are darker; the last axis is the held-out loss where a trial ended.
+    """Lines that go further in training are darker; the last axes are how far, and the held-out loss there.
 
     Args:
         trials: the best first; those that failed are left out.
     """
     drawn = [trial for trial in trials if math.isfinite(trial.loss)]
-    names = [*drawn[0].chosen, "held-out loss"]
-    columns = [_heights([trial.chosen[name] for trial in drawn]) for name in names[:-1]]
-    columns.append(_heights([trial.loss for trial in drawn]))
+    settings = list(drawn[0].chosen)
+    names = [*settings, "steps trained", "held-out loss, lower is better"]
+    columns = [_heights([trial.chosen[name] for trial in drawn]) for name in settings]
+    columns += [_heights([trial.steps for trial in drawn]), _heights([trial.loss for trial in drawn])]
     figure = new_figure(*SIZE, title, theme)
     axes = figure.add_axes((0.06, 0.1, 0.88, 0.72))
     calm(axes, "each line a trial; dark ones were trained longer, the best is marked", grid="x", theme=theme)
     axes.set_yticks([])
     axes.set_xlim(-0.2, len(names) - 0.6)
-    axes.set_ylim(-0.06, 1.06)
-    axes.set_xticks(range(len(names)), [plain(name.replace("_", " ")) for name in names])
+    axes.set_ylim(-0.06, 1.1)
+    axes.set_xticks(range(len(names)), [plain(name.replace("_", " ")) for name in names], fontsize=10, color=theme.ink)
     longest = max(trial.steps for trial in drawn)
     for place in reversed(range(len(drawn))):
         heights = [column[place] for column, _ in columns]
@@ -61,11 +63,12 @@ def sweep_chart(trials: Sequence[TrialToDraw], title: str, theme: Theme = LIGHT)
             axes.annotate(
                 plain(label),
                 (across, height),
-                (7, 0),
+                (6, 7),  # above the line, which often goes on level
                 textcoords="offset points",
-                va="center",
-                fontsize=9,
+                fontsize=10,
                 color=theme.ink,
+                bbox={"boxstyle": "square,pad=0", "facecolor": theme.paper, "edgecolor": "none", "alpha": 0.6},
+                zorder=3,
             )
     return as_picture(figure)
 
@@ -80,9 +83,11 @@ def _heights(values: Sequence[int | float | str | bool]) -> tuple[list[float], l
         at = {word: index / max(1, len(words) - 1) for index, word in enumerate(words)}
         return [at[str(value)] for value in values], [(height, word) for word, height in at.items()]
     low, high = min(numbers), max(numbers)
-    scale = math.log if low > 0 and high / low > 20 else float
+    scale = math.log if low > 0 and high / low >= WIDE else float
     span = scale(high) - scale(low) or 1.0
     heights = [(scale(number) - scale(low)) / span for number in numbers]
-    single = sorted(dict(zip(heights, numbers, strict=True)).items())
-    shown = single if len(single) <= MOST_TICKS else [single[0], single[-1]]
-    return heights, [(height, f"{number:.4g}") for height, number in shown]
+    shown: list[tuple[float, str]] = []
+    for height, number in sorted(zip(heights, numbers, strict=True)):
+        if not shown or height - shown[-1][0] >= LEAST_GAP:
+            shown.append((height, f"{number:.4g}"))
+    return heights, shown
