@@ -17,7 +17,7 @@ from ..trainers.run import create, launch, publish
 from ..trainers.run import folder as runs
 from ..trainers.run import launch_profiles as profiles
 from ..trainers.settings import RANGES
-from ..trainers.sweep import GRID, METHODS, SweepPlan, check, read_space, search
+from ..trainers.sweep import GRID, METHODS, Outcome, SweepPlan, check, read_space, search
 from . import results, sockets
 from .host import execution, folders, memory, sampling
 from .inputs import refused, theme_input
@@ -129,11 +129,7 @@ class TrainingSweep(io.ComfyNode):
                 lambda settings, label: _trained(dataclasses.replace(job, settings=settings), label, progress),
             )
         best = _run_of(dataclasses.replace(job, settings=outcome.best))
-        chosen = ", ".join(f"{name} {value}" for name, value in outcome.trials[0].chosen.items())
-        said = (
-            f"Best of {len(outcome.trials)}: {chosen}, held-out loss {outcome.trials[0].loss:.4f}\n"
-            f"Trained {outcome.share:.0%} of the steps that all of them would have taken"
-        )
+        said = _told(outcome, best.best_step())
         picture = sweep_chart(outcome.trials, f"Sweep of {name}", theme_of(theme))
         report = f"{said}\n\n{outcome.table()}"
         return io.NodeOutput(
@@ -177,6 +173,17 @@ def _run_of(job: runs.Job) -> runs.Run:
     """The run of a trial, also where it was trained for longer: at a constant rate its id has no part in that."""
     longest = dataclasses.replace(job.settings, steps=int(RANGES["steps"][1]))
     return create.run_of(folders.runs_root(), dataclasses.replace(job, settings=longest))
+
+
+def _told(outcome: Outcome, lowest: int | None) -> str:
+    """The outcome, a thought a line; `lowest` is the step at which the best run's held-out loss is."""
+    best = outcome.trials[0]
+    chosen = ", ".join(f"{name} {value}" for name, value in best.chosen.items())
+    lines = [f"Best of {len(outcome.trials)}: {chosen}, held-out loss {best.loss:.4f}"]
+    if lowest and lowest < best.steps:
+        lines.append(f"It was lowest at step {lowest} of {best.steps}: so many may do")
+    lines.append(f"Trained {outcome.share:.0%} of the steps that all of them would have taken")
+    return "\n".join(lines)
 
 
 def _check_held_out(features: Features) -> None:

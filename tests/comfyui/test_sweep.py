@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed, PromptRefused
 
+from .test_api import ask
 from .test_encoding_node import encoding, make_source
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install optuna")
@@ -51,6 +53,40 @@ def test_the_better_trials_are_trained_longer_and_a_cancelled_sweep_goes_on(serv
     assert "0.001" in rows[0]  # a rate of 1e-8 teaches nothing
     again = server.queue(graph("swept"), timeout=300)
     assert again.outputs["shown"]["text"] == [report]
+
+
+def asked_for(server: ComfyServer, kind: str, before: set[str]) -> str:
+    """Ask the next run that trains for `kind`, and give its id."""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        runs = {run["id"] for run in ask(server, "GET", "runs")[1]["runs"] if run["active"]} - before
+        for run_id in sorted(each for each in runs if each.startswith("asked-sweep-")):
+            if ask(server, "POST", f"runs/{run_id}/{kind}")[0] == 202:
+                return run_id
+        time.sleep(0.2)
+    raise AssertionError(f"Nothing was trained that could be asked to {kind}: {server.log_tail()}")
+
+
+def test_a_stopped_trial_is_gone_on_with_and_those_finished_early_stand_where_they_are(server: ComfyServer):
+    make_source(server, "asked")
+    prompt = graph("asked", steps=9_000)
+    prompt["sweep"]["inputs"]["space"] = "rank: 2, 4"
+    execution = server.submit(prompt)
+    stopped = asked_for(server, "stop", set())
+    with pytest.raises(Interrupted):
+        execution.wait(300)
+    execution = server.submit(prompt)
+    first = asked_for(server, "finish", set())
+    second = asked_for(server, "finish", {first})
+    (report,) = execution.wait(600).outputs["shown"]["text"]
+    assert first == stopped and second != first
+    assert report.startswith("Best of 2: rank ") and "failed" not in report
+    steps = {run["id"]: run["step"] for run in ask(server, "GET", "runs")[1]["runs"]}
+    rows = [
+        [cell.strip() for cell in line.split("|")] for line in report.splitlines() if line.startswith(("| 2", "| 4"))
+    ]
+    assert sorted(int(row[2]) for row in rows) == sorted([steps[first], steps[second]])
+    assert server.queue(prompt, timeout=300).outputs["shown"]["text"] == [report]
 
 
 def test_without_held_out_pictures_or_with_a_falling_rate_nothing_is_compared(server: ComfyServer):

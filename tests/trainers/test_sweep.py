@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         check(SweepPlan(read_space(SPACE)), Settings(scheduler="cosine"))
     for space, base in (
         (SPACE, dataclasses.replace(BASE, warmup_steps=10)),
-        ("warmup_steps: 0, 10\nrank: 4, 8, 16", BASE),
+        ("warmup_steps: 0, 30\nrank: 4, 8, 16", BASE),
     ):
         with pytest.raises(SettingsError, match="first compared after"):
             check(SweepPlan(read_space(space)), base)
