@@ -46,7 +46,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def prepare(folder: str | Path, finish: str, comfyui: str | Path, shuffled: bool = False) -> Features:
+def prepare(
+    folder: str | Path, finish: str, comfyui: str | Path, shuffled: bool = False, held_out: float = 0.0
+) -> Features:
     """Paint the scenes `TAUGHT` in one finish, as square pictures, and encode them as the tiny FLUX's sockets would.
 
     Args:
@@ -54,22 +56,26 @@ def prepare(folder: str | Path, finish: str, comfyui: str | Path, shuffled: bool
         finish: of `paintings.FINISHES`.
         comfyui: ComfyUI's folder, for its tokenizers.
         shuffled: deal the captions out anew, so that they tell nothing of their pictures.
+        held_out: share of the pictures that nothing is trained on, for measuring the loss.
     """
     captions = [caption(scene_of(index)) for index in TAUGHT]
     if shuffled:
         random.Random(0).shuffle(captions)
     pictures = [paint(scene_of(index), finish, *SHAPES[0], LEAST_STROKE) for index in TAUGHT]
-    return encode(folder, list(zip(pictures, captions, strict=True)), comfyui)
+    return encode(folder, list(zip(pictures, captions, strict=True)), comfyui, held_out)
 
 
-def encode(folder: str | Path, pictures: Sequence[tuple[Image, str]], comfyui: str | Path) -> Features:
+def encode(
+    folder: str | Path, pictures: Sequence[tuple[Image, str]], comfyui: str | Path, held_out: float = 0.0
+) -> Features:
     """Encode any square pictures with their captions, as `prepare` does it."""
     folder = Path(folder)
     for number, (picture, text) in enumerate(pictures):
         picture.save(folder / f"{number:04}.png")
         (folder / f"{number:04}.txt").write_text(text, encoding="utf-8")
+    split = f"validation_split = {held_out}\n" if held_out else ""
     (folder / "dataset.toml").write_text(
-        f"[[datasets]]\nresolution = {list(SHAPES[0])}\nbatch_size = {BATCH}\n"
+        f"[[datasets]]\nresolution = {list(SHAPES[0])}\nbatch_size = {BATCH}\n{split}"
         '[[datasets.subsets]]\nimage_dir = "."\ncaption_extension = ".txt"\n',
         encoding="utf-8",
     )
