@@ -138,9 +138,9 @@ class ProgressGrid(io.ComfyNode):
         lowest = f"Step {best} has the lowest held-out loss ({held_out[best]:.4f})." if best is not None else ""
         seen = any(column.best for column in grid.columns)
         pages, pictures, report = drawn(shown, run.path / "grids", run.name, cls.hidden, "" if seen else lowest)
-        steps = f"from {shown.columns[0].text} to {shown.columns[-1].text}"
+        ends = " to ".join(dict.fromkeys([shown.columns[0].text, shown.columns[-1].text]))
         prompts = f"{len(shown.rows)} prompt{'s' if len(shown.rows) > 1 else ''}"
-        told = " ".join(filter(None, [f"{run.name}: {prompts}, {steps}.", lowest if seen else "", report]))
+        told = " ".join(filter(None, [f"{run.name}: {prompts}, {ends}.", lowest if seen else "", report]))
         return io.NodeOutput(pages, pictures, shown, report, ui=results.said(told))
 
 

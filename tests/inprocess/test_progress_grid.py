@@ -37,13 +37,17 @@ def run(tmp_path, tiny):
     return Run("harbours-12345678", str(tmp_path))
 
 
-def render(run, tiny, **changes):
+def executed(run, tiny, **changes):
     from impasto.nodes.rendering import ProgressGrid
 
     settings = {"width": SIZE, "height": SIZE, "steps": STEPS, "guidance": 3.5, "columns": 6, "strength": 1.0}
     settings |= {"sampler_name": "euler", "scheduler": "simple", "prompts": PROMPTS} | changes
     model, clip, vae = tiny
-    return ProgressGrid.execute(run=run, model=model, clip=clip, vae=vae, **settings).args[:2]
+    return ProgressGrid.execute(run=run, model=model, clip=clip, vae=vae, **settings)
+
+
+def render(run, tiny, **changes):
+    return executed(run, tiny, **changes).args[:2]
 
 
 def kept(run):
@@ -186,3 +190,14 @@ def test_prompt_set_node_gives_the_prompts():
     from impasto.nodes.prompt_sets import PromptSet
 
     assert PromptSet.execute(text="one\ntwo --d 9", seed=4).args[0] == prompt_set("one\ntwo --d 9", 4)
+
+
+def test_the_node_says_what_it_shows_and_which_step_is_best(run, tiny):
+    (run.path / "metrics.jsonl").write_text(
+        '{"step": 10, "loss": 1.5, "held_out_loss": 1.25}\n{"step": 20, "loss": 1.4, "held_out_loss": 1.5}\n'
+    )
+    [said] = executed(run, tiny).ui["impasto"]
+    best = "Step 10 has the lowest held-out loss (1.2500)."
+    assert said.startswith(f"harbours: 2 prompts, base model to step 20. {best} 6 pictures. Kept as ")
+    [said] = executed(run, tiny, at_steps="20", prompts=PROMPTS[:1]).ui["impasto"]
+    assert said.startswith("harbours: 1 prompt, step 20. ") and said.count(best) == 1
