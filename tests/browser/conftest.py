@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 
@@ -23,8 +24,14 @@ PATIENCE = 300_000  # milliseconds: a page without a graphics card on two busy c
 TOUCHING = 1.0  # pixels of the graph that rounding may take
 RENDERERS = {"classic": False, "nodes 2.0": True}
 READY = "window.app?.extensionManager?.setting && window.app.rootGraph && window.app.vueAppReady"
-# Without them, the first page has ComfyUI's templates over everything, and each one the graph of the page before it.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.ColorPalette": "dark"}
+# Of a person who has installed ComfyUI now and has seen it before: the first time, its templates lie over everything.
+# And no page begins with the graph of the one before it.
+SETTINGS = {
+    "Comfy.InstalledVersion": version("comfyui-frontend-package"),
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.ColorPalette": "dark",
+}
 
 
 @pytest.fixture(scope="session")
