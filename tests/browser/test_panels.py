@@ -14,6 +14,7 @@ from impasto.trainers.settings import Settings
 
 from . import test_sidebar
 from .conftest import PATIENCE, READY, Page
+from .test_colours import LETTERS
 
 ERROR = "The card has no memory left at step 3.\n\n" + "\n".join(f"block {n} lies on the card" for n in range(40))
 LAST_WORDS = "Lower the rank, or set blocks_to_swap to 18."
@@ -139,8 +140,12 @@ def test_every_control_of_a_dialog_and_the_sidebar_is_reached_by_tab_and_seen_to
 def test_texts_of_the_sidebar_and_of_a_dialog_stand_out_in_both_themes(page: Page, server, shelf, tmp_path: Path):
     kept_run(server, tmp_path, f"faulty-{page.vue}".lower(), state="failed", error=ERROR)
     sidebar = test_sidebar.opened(page)
-    for theme in ("dark", "light"):
+    for theme in LETTERS:
         page.tab.evaluate("name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", theme)
+        page.tab.wait_for_function(
+            "letters => getComputedStyle(document.documentElement).getPropertyValue('--fg-color').trim() === letters",
+            arg=LETTERS[theme],
+        )
         sidebar.locator(test_sidebar.ROW.format("harbours")).get_by_role("button", name="Compare").click()
         for selector in (".impasto.sidebar", "dialog.impasto"):
             contrast, text = page.tab.evaluate(CONTRAST, selector)
