@@ -11,6 +11,7 @@ from ..curation.measurements import measurement_files
 from ..curation.quality import CALLED, WIDGETS, Thresholds
 from ..dataset.records import Dataset
 from .datasets import named
+from .models import TryThresholds
 from .routing import Call, Refused, Reply
 
 
@@ -34,21 +35,15 @@ def measured(call: Call) -> Reply:
 
 
 def refused(call: Call) -> Reply:
-    """Which pictures these thresholds would refuse, and why; nothing is filtered.
-
-    The body: `thresholds` by name, those left out as the filter has them, and `keep` as its input.
-    """
-    body: dict[str, Any] = call.body if isinstance(call.body, dict) else {}
-    given, keep = body.get("thresholds", {}), body.get("keep", "")
-    if not isinstance(given, dict) or not isinstance(keep, str):
-        raise Refused("thresholds must be an object of numbers, and keep a text.", "thresholds")
+    """Which pictures these thresholds would refuse, and why; nothing is filtered."""
+    body: TryThresholds = call.body
     usual = Thresholds()
-    for name, value in given.items():
+    for name, value in body.thresholds.items():
         wanted = bool if isinstance(getattr(usual, name, None), bool) else int | float
         if name not in WIDGETS or not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool)):
             raise Refused(f"{name[:60]} in thresholds is no threshold, or not of its kind.", "thresholds")
     bench = _bench(named(call))
-    refusals = bench.refused(Thresholds(**given), read_keep(keep))
+    refusals = bench.refused(Thresholds(**body.thresholds), read_keep(body.keep))
     told = [
         {"picture": record.sha256, "known_as": record.known_as, "rule": refusal.rule, "reason": refusal.reason}
         for record, refusal in refusals.items()

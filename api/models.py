@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ..captioners.editing import MAX_CAPTION
 from ..errors import writable
 from .routing import Refused
 
 TINY = "tiny-flux"  # of pretrained_model: the pack's own, which needs no download
 LONGEST_TEXT, MOST_PICTURES, SHOWN = 20_000, 10_000, 100
+MOST_TEXTS = 200  # captions of one call
 MOST_WAIT = 86_400.0  # seconds
 JOB_ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
@@ -27,9 +29,11 @@ Side = Annotated[int, Field(ge=64, le=4096, multiple_of=16, description="Pixels.
 Value = bool | int | float | Annotated[str, Field(max_length=1_000)]
 
 
-class _Body(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
+
+class _Body(_Strict):
     job_id: str | None = Field(
         None,
         pattern=JOB_ID,
@@ -158,6 +162,24 @@ class Continue(_Body):
     more_steps: int | None = Field(
         None, ge=1, le=1_000_000, description="Of a finished run. Without it, one that was stopped goes on to its end."
     )
+
+
+class CheckCaptions(_Strict):
+    texts: list[Annotated[str, Field(max_length=MAX_CAPTION)]] = Field(max_length=MOST_TEXTS)
+    trigger_word: Text = ""
+    prefix: Text = ""
+    suffix: Text = ""
+
+
+class TryThresholds(_Strict):
+    thresholds: dict[str, bool | int | float] = Field(
+        default={}, max_length=40, description="Of Quality Filter, by name; those left out are as the filter has them."
+    )
+    keep: Annotated[str, Field(max_length=1_000_000)] = Field("", description="As the filter's input of that name.")
+
+
+class Remove(_Strict):
+    confirm: str = Field(max_length=500, description="The run's own id once more.")
 
 
 class Posted(BaseModel):

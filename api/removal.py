@@ -6,6 +6,7 @@ import logging
 import shutil
 
 from ..files import writing
+from .models import Remove
 from .routing import Call, Refused, Reply
 from .runs import run_of
 
@@ -15,7 +16,7 @@ REMOVED = ".removed-"  # begins the name of a folder that is no run any more
 
 
 def remove(call: Call) -> Reply:
-    """Delete the folder of a run; the body says `confirm`, the run's id once more.
+    """Delete the folder of a run, whose own id the path and the body name.
 
     Raises:
         Refused: it is not confirmed, a trainer is at work on it, or its folder is a link to another place.
@@ -24,8 +25,8 @@ def remove(call: Call) -> Reply:
     from filelock import FileLock, Timeout
 
     run = run_of(call)
-    confirmed = call.body.get("confirm") if isinstance(call.body, dict) else None
-    if confirmed != run.id or call.path["run_id"] != run.id:
+    body: Remove = call.body
+    if body.confirm != run.id or call.path["run_id"] != run.id:
         raise Refused(f"To delete the run '{run.id}', name it and send its id as 'confirm'.", "confirm")
     if run.path.is_symlink():
         raise Refused(f"{run.path} is a link to another folder: remove it by hand.", "run_id", 409)

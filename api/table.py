@@ -107,8 +107,20 @@ ROUTES = (
     Route("GET", f"{PREFIX}/health", "health.health", "Devices, memory, queue and versions."),
     Route("GET", f"{PREFIX}/openapi.json", "openapi.document", "This interface, as an OpenAPI 3.1 document."),
     Route("GET", f"{_RUN}/grids", "grids.described", "The pictures of its grids, cell by cell."),
-    Route("POST", f"{_RUN}/delete", "removal.remove", "Deletes its folder; published LoRAs stay."),
+    Route("POST", f"{_RUN}/delete", "removal.remove", "Deletes its folder; published LoRAs stay.", body="Remove"),
     Route("GET", f"{PREFIX}/datasets/{{name}}/measurements", "filtering.measured", "What its pictures measure."),
-    Route("POST", f"{PREFIX}/datasets/{{name}}/refused", "filtering.refused", "What other thresholds would refuse."),
-    Route("POST", f"{PREFIX}/captions/check", "captions.checked", "Tokens and doubts of captions; keeps nothing."),
+    Route(
+        "POST",
+        f"{PREFIX}/datasets/{{name}}/refused",
+        "filtering.refused",
+        "What other thresholds would refuse.",
+        body="TryThresholds",
+    ),
+    Route(
+        "POST",
+        f"{PREFIX}/captions/check",
+        "captions.checked",
+        "Tokens and doubts of captions; keeps nothing.",
+        body="CheckCaptions",
+    ),
 )

@@ -18,7 +18,7 @@ def jobs(document: Mapping[str, Any]) -> dict[str, str]:
     return {
         path.removeprefix(PREFIX): methods["post"]["summary"]
         for path, methods in document["paths"].items()
-        if "requestBody" in methods.get("post", {}) and "{" not in path
+        if "{" not in path and "job_id" in _fields_of(document, methods.get("post", {}))
     }
 
 
@@ -30,9 +30,16 @@ def of_job(document: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]
     """
     if name not in (known := jobs(document)):
         raise SettingsError(f"The server has no job '{name}'. It has: {', '.join(known)}.")
-    content = document["paths"][PREFIX + name]["post"]["requestBody"]["content"]
+    return PREFIX + name, _fields_of(document, document["paths"][PREFIX + name]["post"])
+
+
+def _fields_of(document: Mapping[str, Any], operation: Mapping[str, Any]) -> dict[str, Any]:
+    """The schemas of the fields of a body; none where nothing is said of one."""
+    content = operation.get("requestBody", {}).get("content", {})
+    if not content:
+        return {}
     model = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    return PREFIX + name, document["components"]["schemas"][model]["properties"]
+    return document["components"]["schemas"][model]["properties"]
 
 
 def body(words: Sequence[str], schema: Mapping[str, Any], file: str | None = None) -> dict[str, Any]:
