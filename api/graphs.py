@@ -150,17 +150,33 @@ def models(base: Base) -> tuple[Graph, tuple[Link, Link, Link]]:
 
 
 def continued(graph: Graph, run_id: str, more_steps: int) -> Graph | None:
-    """What trains a finished run for longer, on the model of the graph that trained it; None if that has no trainer."""
+    """What trains a run for longer, on the model of the graph that trained it; None if that has no trainer."""
     trainer = next((each for each in graph.values() if each["class_type"] in TRAINERS), None)
     model = trainer and trainer["inputs"].get("model")
     if not is_link(model, graph):
         return None
+    return upstream(graph, model[0]) | _longer(model, run_id, more_steps)
+
+
+def continued_on(loader: dict[str, Any], run_id: str, more_steps: int) -> Graph:
+    """The same on the model that a node loads, as its first output."""
+    return {"base": loader} | _longer(["base", 0], run_id, more_steps)
+
+
+def _longer(model: Link, run_id: str, more_steps: int) -> Graph:
     longer = {"model": model, "run": ["earlier", 0], "more_steps": more_steps}
     longer |= {"learning_rate": AS_BEFORE_RATE, "scheduler": "as before"}
-    return upstream(graph, model[0]) | {
+    return {
         "earlier": node("ImpastoTrainingRunLoader", "Take up the run", run_id=run_id),
         TRAIN: node("ImpastoContinueTraining", "Train for longer", **longer),
     }
+
+
+def of_prompt(prompt: Mapping[str, Any], last: str) -> Graph:
+    """What leads to a node of a prompt that ComfyUI executes, without what ComfyUI notes in it while it does."""
+    kept = ("class_type", "inputs", "_meta")
+    graph = {name: {key: each[key] for key in kept if key in each} for name, each in prompt.items()}
+    return upstream(graph, last) if last in graph else graph
 
 
 def upstream(graph: Graph, last: str) -> Graph:

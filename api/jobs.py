@@ -27,6 +27,7 @@ from .graphs import Graph
 from .routing import Call, JobState, Places, Refused, Reply
 
 MOST_RECORDS = 2_000
+LARGEST_GRAPH = 2**20  # characters of one that was not asked for here; bodies of requests have a limit of their own
 SPARE_RECORDS = 200  # beyond that, before the oldest are removed
 _POSTING = threading.Lock()
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -34,7 +35,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as it was asked for; `run_id` is "" until it is known, `graph` empty where ComfyUI was asked itself."""
+    """A job as it was asked for; `run_id` is "" until it is known, `graph` empty where that is not known."""
 
     job_id: str
     kind: str
@@ -78,13 +79,17 @@ def post(call: Call, kind: str, graph: Graph, job_id: str | None = None) -> str:
     return job_id
 
 
-def note_run(user_root: Path, job_id: str, run_id: str) -> None:
-    """Say which run a job trains; called by the node that trains, of every prompt."""
+def note_run(user_root: Path, job_id: str, run_id: str, graph: Graph) -> None:
+    """Say which run a job trains, and by which graph; called by the node that trains, of every prompt.
+
+    Of a job that was asked for here, the graph is known already; of one that a page or a script queued, this is kept.
+    """
     if not _ID.fullmatch(job_id):
         return
     folder = _folder(user_root)
-    record = read(user_root, job_id) or JobRecord(job_id, "prompt", {})
-    content = {"job_id": job_id, "kind": record.kind, "asked": time.time(), "graph": record.graph, "run_id": run_id}
+    known = read(user_root, job_id) or JobRecord(job_id, "prompt", {})
+    kept = known.graph or (graph if len(json.dumps(graph)) <= LARGEST_GRAPH else {})
+    content = {"job_id": job_id, "kind": known.kind, "asked": time.time(), "graph": kept, "run_id": run_id}
     write_whole(folder / f"{job_id}.json", json.dumps(content))
     write_whole(_of_run(user_root, run_id), job_id)
 

@@ -72,6 +72,11 @@ class Host(Protocol):
     def models(self, folder: str) -> list[str]:
         """Names of the models that ComfyUI lists in a folder, such as "diffusion_models"."""
 
+    def loader_of(self, weights: Path, fingerprint: str) -> dict[str, Any] | None:
+        """A node in API format whose first output is the base model of a run, by its file and what identifies its
+        content (`trainers.flux.fingerprint`); None where nothing that ComfyUI lists is that.
+        """
+
     def health(self) -> dict[str, Any]:
         """Devices, memory, queue and versions."""
 

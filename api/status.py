@@ -57,9 +57,9 @@ def told(call: Call, asked: str) -> dict[str, Any]:
         Refused: there is no such job or run.
     """
     found = jobs.find(call, asked)
-    state, error = _state(found)
+    state, error = state_of(found)
     of_run = runs.summary(found.run) if found.run else {}
-    resumable = state in ("stopped", "lost") or (state == "failed" and bool(found.record and found.record.graph))
+    resumable = state in ("stopped", "lost", "failed") and _can_go_on(found)
     step, total = _steps(found, of_run)
     percent = 100.0 if state == "finished" else min(100.0, 100.0 * step / total) if total else 0.0
     queue = found.state or JobState("")
@@ -85,7 +85,7 @@ def told(call: Call, asked: str) -> dict[str, Any]:
     }
 
 
-def _state(found: Found) -> tuple[str, str]:
+def state_of(found: Found) -> tuple[str, str]:
     """What a job or a run is, and what went wrong."""
     if found.state:
         return _OF_THE_QUEUE[found.state.state], found.state.error or _stopped(found.state.state == "stopped")
@@ -100,6 +100,11 @@ def _state(found: Found) -> tuple[str, str]:
     if said in ("starting", "training") and found.run and _is_told_of(found.run):
         return "running", ""  # by a trainer of its own, or one that saves what it has because its server ended
     return "lost", "ComfyUI was started again since, and its queue begins empty."
+
+
+def _can_go_on(found: Found) -> bool:
+    """By the graph that was queued, or from a checkpoint."""
+    return bool(found.record and found.record.graph) or bool(found.run and found.run.checkpoints())
 
 
 def _stopped(it_was: bool) -> str:

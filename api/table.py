@@ -84,7 +84,7 @@ ROUTES = (
     Route(
         "POST",
         f"{_RUN}/continue",
-        "training.go_on",
+        "continuing.go_on",
         "Has a run go on that was stopped or lost, or a finished one train for more steps.",
         body="Continue",
         answer="Started",

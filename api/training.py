@@ -1,4 +1,4 @@
-"""From a dataset to a LoRA, from pictures to a LoRA in one call, and a run that goes on."""
+"""From a dataset to a LoRA, and from pictures to a LoRA in one call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..paths import existing_child
 from ..trainers.run.publish import lora_folder
 from ..trainers.settings import RANGES
 from . import graphs, jobs, preparing
-from .models import TINY, Continue, RunAll, Train, _Base
+from .models import TINY, RunAll, Train, _Base
 from .routing import Call, Refused, Reply
 
 MOST_STEPS = int(RANGES["steps"][1])
@@ -34,7 +34,7 @@ def train(call: Call) -> Reply:
     graph = graphs.trained(
         graphs.written_config(config), body.output_name, base(call, body), graphs.settings_of(body.settings, **asked)
     )
-    return _started(call, "train", graph)
+    return started(call, "train", graph)
 
 
 def run_all(call: Call) -> Reply:
@@ -54,36 +54,7 @@ def run_all(call: Call) -> Reply:
         enable_bucket=body.enable_bucket,
     )
     settings = graphs.settings_of(body.settings, steps=body.steps, checkpoint_every=body.steps, **_common(body))
-    return _started(call, "run", graphs.trained(graph, body.output_name, base(call, body), settings))
-
-
-def go_on(call: Call) -> Reply:
-    """Queue a job again that was stopped or lost, which goes on where it was; or train a finished run for longer."""
-    body: Continue = call.body
-    asked = call.path["run_id"]
-    found = jobs.find(call, asked)
-    if found.state and not found.state.ended:
-        raise Refused(f"'{asked}' is {found.state.state}. Wait until it has ended.", "run_id", 409)
-    graph = found.record.graph if found.record else {}
-    if not graph:
-        raise Refused(
-            f"'{asked}' was not asked for here, so that its graph is not known. Queue its graph again in ComfyUI, or "
-            "use the node Continue Training.",
-            "run_id",
-            409,
-        )
-    if body.more_steps is None:
-        if found.run and found.run.finished:
-            raise Refused(f"'{asked}' is finished. Say by more_steps for how long it is to go on.", "more_steps", 409)
-        return _started(call, found.record.kind, graph)
-    if found.run is None or not found.run.finished:
-        raise Refused(
-            f"'{asked}' is not finished, and more_steps is of finished runs. Leave it out.", "more_steps", 409
-        )
-    longer = graphs.continued(graph, found.run.id, body.more_steps)
-    if longer is None:
-        raise Refused(f"The graph of '{asked}' has no trainer to go on with.", "run_id", 409)
-    return _started(call, "continue", longer)
+    return started(call, "run", graphs.trained(graph, body.output_name, base(call, body), settings))
 
 
 def base(call: Call, body: _Base) -> graphs.Base:
@@ -159,7 +130,8 @@ def _steps(call: Call, config: str, body: Train) -> tuple[int, int]:
     return steps, min(epoch * body.save_every_n_epochs or steps, MOST_STEPS)
 
 
-def _started(call: Call, kind: str, graph: graphs.Graph) -> Reply:
+def started(call: Call, kind: str, graph: graphs.Graph) -> Reply:
+    """Queue a training; the body says by `job_id` under which id."""
     try:
         job_id = jobs.post(call, kind, graph, call.body.job_id)
     except Refused:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,18 @@ def pretrained_tiny_flux(models_root: str | Path, progress: Progress = silent) -
 
 def _pretrained_folder(models_root: Path) -> Path:
     return models_root / f"tiny-flux-{VERSION}-pretrained-{pretrained_digest()}"
+
+
+def seed_of(transformer: Path) -> int | None:
+    """The seed that `make_tiny_flux` makes this file with, wherever it lies; None where it is none of its."""
+    seeded = re.fullmatch(rf"tiny-flux-{VERSION}-(\d+)", transformer.parent.name)
+    return int(seeded[1]) if seeded else None
+
+
+def is_pretrained(transformer: Path) -> bool:
+    """Whether `pretrained_tiny_flux` makes this file, wherever it lies."""
+    name = transformer.parent.name
+    return name.startswith(f"tiny-flux-{VERSION}-pretrained-") and name == _pretrained_folder(Path()).name
 
 
 def decoder_of(transformer: Path, models_root: Path) -> Path | None:

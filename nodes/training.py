@@ -10,6 +10,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..api.graphs import of_prompt
 from ..api.jobs import note_run
 from ..embedded import tiny_flux
 from ..errors import ImpastoError, SettingsError, TrainingError
@@ -256,8 +257,9 @@ def _trained(
         with stage("check"):
             preflight(job, run, lora_format, profiles.is_sharded(launcher))
     create.create_run(folders.runs_root(), job)
-    note_run(folders.user_root(), execution.prompt_id(), run.id)
     about = execution.place(hidden)
+    graph = of_prompt(hidden.prompt or {}, about["node"])
+    note_run(folders.user_root(), execution.prompt_id(), run.id, graph)
     execution.tell_of_run(run.id, about)
     returned = run.finished
     if not returned:

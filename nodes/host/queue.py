@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -18,7 +19,7 @@ from server import PromptServer
 from ... import installation
 from ...api.routing import JobState, Refused
 from ..results import MADE
-from . import memory, version
+from . import base_loader, memory, version
 from .workflow import to_workflow
 
 MOST_WAITING = 1_000  # jobs in the queue, whoever queued them
@@ -48,6 +49,9 @@ class Queue:
 
     def models(self, folder: str) -> list[str]:
         return folder_paths.get_filename_list(folder)
+
+    def loader_of(self, weights: Path, fingerprint: str) -> dict[str, Any] | None:
+        return base_loader.loader_of(weights, fingerprint)
 
     def health(self) -> dict[str, Any]:
         running, waiting = PromptServer.instance.prompt_queue.get_current_queue_volatile()

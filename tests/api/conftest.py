@@ -18,6 +18,7 @@ class NotingHost:
         self.posted: dict[str, Mapping[str, Any]] = {}
         self.states: dict[str, JobState] = {}
         self.lists: dict[str, list[str]] = {}
+        self.loaders: dict[tuple[str, str], dict[str, Any]] = {}
 
     def post(self, job_id: str, graph: Mapping[str, Any]) -> None:
         assert job_id not in self.posted, "posted twice"
@@ -32,6 +33,9 @@ class NotingHost:
 
     def models(self, folder: str) -> list[str]:
         return self.lists.get(folder, [])
+
+    def loader_of(self, weights: Path, fingerprint: str) -> dict[str, Any] | None:
+        return self.loaders.get((str(weights), fingerprint))
 
     def health(self) -> dict[str, Any]:
         return {}

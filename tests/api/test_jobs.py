@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 import uuid
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from impasto.api import jobs
+from impasto.api import graphs, jobs
 from impasto.api.models import CreateDatasetConfig, DownloadImages, RunAll, Train
 from impasto.api.routing import JobState, Refused
 from impasto.dataset.records import Record, write_manifest
 from impasto.trainers.features.index import Features
 from impasto.trainers.run import create
 from impasto.trainers.run import folder as runs
+from impasto.trainers.run.folder import Job
 from impasto.trainers.settings import Settings
 
 TINY = {"pretrained_model": "tiny-flux"}
@@ -217,7 +223,7 @@ def test_a_job_is_told_of_from_the_queue_to_the_run_by_either_id(ask, host, plac
     host.states[job_id] = JobState("pending", ahead=3)
     told = status(ask, job_id)
     assert (told["state"], told["status"], told["ahead"], told["run"]) == ("queued", "processing", 3, None)
-    jobs.note_run(places.user_root, job_id, run.id)
+    jobs.note_run(places.user_root, job_id, run.id, {})
     host.states[job_id] = JobState("running", doing="Train")
     (run.path / "status.json").write_text(json.dumps({"state": "training", "step": 10, "total": 40}))
     (run.path / "train.log").write_text("".join(f"line {number}\n" for number in range(30)))
@@ -234,7 +240,7 @@ def test_a_job_is_told_of_from_the_queue_to_the_run_by_either_id(ask, host, plac
 
 def test_what_a_restart_took_is_lost_and_goes_on_by_its_graph(ask, host, places, run):
     job_id = started(ask)
-    jobs.note_run(places.user_root, job_id, run.id)
+    jobs.note_run(places.user_root, job_id, run.id, {})
     graph = host.posted[job_id]
     host.states.clear()  # another server, whose queue begins empty
     (run.path / "status.json").write_text(json.dumps({"state": "stopped", "step": 10, "total": 40}))
@@ -255,20 +261,18 @@ def test_a_job_that_had_no_run_yet_is_lost_too(ask, host):
 
 def test_a_trainer_that_ends_without_its_server_is_still_running_for_a_minute(ask, host, places, run):
     job_id = started(ask)
-    jobs.note_run(places.user_root, job_id, run.id)
+    jobs.note_run(places.user_root, job_id, run.id, {})
     host.states.clear()
     file = run.path / "status.json"
     file.write_text(json.dumps({"state": "training", "step": 10, "total": 40}))
     assert status(ask, run.id)["state"] == "running"
-    import os
-
     os.utime(file, (time.time() - 100,) * 2)
     assert status(ask, run.id)["state"] == "lost"
 
 
 def test_a_finished_run_trains_for_longer_on_the_model_that_it_was_trained_on(ask, host, places, run):
     job_id = started(ask)
-    jobs.note_run(places.user_root, job_id, run.id)
+    jobs.note_run(places.user_root, job_id, run.id, {})
     (run.path / "status.json").write_text(json.dumps({"state": "finished", "step": 40, "total": 40}))
     host.states.clear()
     with pytest.raises(Refused, match="more_steps"):
@@ -281,6 +285,109 @@ def test_a_finished_run_trains_for_longer_on_the_model_that_it_was_trained_on(as
         "ImpastoContinueTraining",
     }
     assert graph["earlier"]["inputs"]["run_id"] == run.id and graph["train"]["inputs"]["more_steps"] == 20
+
+
+def trained(run, state: str, step: int) -> None:
+    """As a trainer leaves a run of forty steps whose last checkpoint is of this one."""
+    (run.path / "status.json").write_text(json.dumps({"state": state, "step": step, "total": 40}))
+    if step:
+        checkpoint = run.path / "checkpoints" / f"step-{step:06d}"
+        checkpoint.mkdir(parents=True)
+        with zipfile.ZipFile(checkpoint / "state.pt", "w") as state:  # as torch.save writes it
+            state.writestr("state/data.pkl", b"")
+
+
+@pytest.fixture
+def loader(host):
+    found = graphs.node("UNETLoader", "Load", unet_name="flux.safetensors", weight_dtype="default")
+    host.loaders["/models/flux.safetensors", "f1"] = found
+    return found
+
+
+def go_on(ask, run, **body) -> str:
+    return ask("POST", "runs/{run_id}/continue", body, run_id=run.id).value["job_id"]
+
+
+def test_a_run_that_a_page_began_goes_on_by_what_led_to_its_trainer(ask, host, places, run):
+    job_id = str(uuid.uuid4())
+    prompt = {
+        "1": {"class_type": "Load", "inputs": {}, "is_changed": [1.0]},
+        "2": {"class_type": "ImpastoFluxLoraTrainer", "inputs": {"model": ["1", 0]}, "_meta": {"title": "Train"}},
+        "3": {"class_type": "Grid", "inputs": {"run": ["2", 0]}},
+    }
+    jobs.note_run(places.user_root, job_id, run.id, graphs.of_prompt(prompt, "2"))
+    trained(run, "stopped", 10)
+    assert status(ask, run.id)["resumable"] and status(ask, run.id)["kind"] == "prompt"
+    again = host.posted[go_on(ask, run)]
+    assert again == {"1": {"class_type": "Load", "inputs": {}}, "2": prompt["2"]}
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "training"])
+def test_a_run_of_which_only_the_folder_is_known_goes_on_by_continue_training(ask, host, run, loader, state):
+    trained(run, state, 10)
+    if state == "training":  # its trainer was lost without a word
+        os.utime(run.path / "status.json", (time.time() - 100,) * 2)
+    assert status(ask, run.id)["resumable"]
+    graph = host.posted[go_on(ask, run)]
+    longer = graph["train"]["inputs"]
+    assert graph[longer["model"][0]] == loader and graph["earlier"]["inputs"]["run_id"] == run.id
+    assert longer["more_steps"] == 30
+
+
+def test_a_finished_run_of_which_only_the_folder_is_known_trains_for_longer(ask, host, run, loader):
+    trained(run, "finished", 40)
+    with pytest.raises(Refused, match="more_steps"):
+        go_on(ask, run)
+    assert host.posted[go_on(ask, run, more_steps=7)]["train"]["inputs"]["more_steps"] == 7
+
+
+def without_features(run, host):
+    Path(Job.read(run).features_folder).rmdir()
+
+
+def without_model(run, host):
+    host.loaders.clear()
+
+
+def damaged(run, host):
+    (run.path / "checkpoints" / "step-000010" / "state.pt").write_bytes(b"PK\x03\x04 and no more")
+
+
+def without_checkpoint(run, host):
+    shutil.rmtree(run.path / "checkpoints")
+
+
+def with_a_long_warm_up(run, host):
+    job = Job.read(run)
+    replace(job, settings=replace(job.settings, warmup_steps=35)).write(run)
+
+
+def at_its_end(run, host):
+    trained(run, "stopped", 40)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without_features, "encoded pictures .* are gone .* Queue the graph"),
+        (without_model, "/models/flux.safetensors, which no loader"),
+        (damaged, "step-000010 is damaged"),
+        (without_checkpoint, "has no checkpoint to go on from"),
+        (with_a_long_warm_up, "warms its learning rate up over 35 steps, and only 30"),
+        (at_its_end, "has come to step 40, its last"),
+    ],
+)
+def test_a_run_that_cannot_go_on_is_refused_with_why_and_what_to_do(ask, host, run, loader, spoil, said):
+    trained(run, "stopped", 10)
+    spoil(run, host)
+    with pytest.raises(Refused, match=said) as refused:
+        go_on(ask, run)
+    assert (refused.value.status, refused.value.name) == (409, "run_id") and not host.posted
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_is_not_said_to_be_resumable(ask, run):
+    trained(run, "stopped", 0)
+    assert status(ask, run.id)["resumable"] is False
 
 
 @pytest.mark.parametrize("asked", ["e21bb719-dde6-4aaa-8afb-461a720b340e", "nothing-00000000", "../x"])

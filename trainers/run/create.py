@@ -64,6 +64,23 @@ def continue_run(
         changes: settings that are to be others from here on.
 
     Raises:
+        TrainingError: as `longer_job`.
+    """
+    job = longer_job(earlier, more_steps, weights, fingerprint, **changes)
+    run = create_run(runs_root, job)
+    if not run.checkpoints():
+        last = earlier.checkpoints()[job.first_step]
+        records = [record for record in earlier.metrics() if record["step"] <= job.first_step]
+        write_whole(run.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        with appearing(run.path / "checkpoints" / last.name) as temporary:
+            shutil.copytree(last, temporary, copy_function=link_or_copy)
+    return run
+
+
+def longer_job(earlier: Run, more_steps: int, weights: Path, fingerprint: str, **changes: Any) -> Job:
+    """What the run is asked to do that goes on from `earlier`'s last checkpoint; nothing is made.
+
+    Raises:
         TrainingError: `earlier` has no checkpoint, was trained on another model, or a change makes its state useless.
     """
     job = Job.read(earlier)
@@ -91,12 +108,4 @@ def continue_run(
                 f"{name} was {trained} in the run '{earlier.id}' and is {asked} now, which its checkpoint cannot go on "
                 f"with. Leave it at {trained}, or begin a new run with start_from."
             )
-    job = dataclasses.replace(job, settings=settings, weights=str(weights), continued_from=earlier.id, first_step=step)
-    run = create_run(runs_root, job)
-    if not run.checkpoints():
-        target = run.path / "checkpoints" / earlier.checkpoints()[step].name
-        records = [record for record in earlier.metrics() if record["step"] <= step]
-        write_whole(run.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-        with appearing(target) as temporary:
-            shutil.copytree(earlier.checkpoints()[step], temporary, copy_function=link_or_copy)
-    return run
+    return dataclasses.replace(job, settings=settings, weights=str(weights), continued_from=earlier.id, first_step=step)
