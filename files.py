@@ -220,15 +220,15 @@ def append_lines(path: str | Path, lines: Sequence[str]) -> None:
 
 
 def read_jsonl(path: str | Path, **types: type) -> list[dict[str, Any]]:
-    """Read the JSON objects of a line file; a missing file gives none, an unreadable line is left out.
-
-    Args:
-        types: as `has_types`; a line that has them not is left out as well.
-    """
+    """Read the JSON objects of a line file, as `jsonl_records`; a missing file gives none."""
     try:
-        content = Path(path).read_text(encoding="utf-8", errors="replace")
+        return jsonl_records(Path(path).read_text(encoding="utf-8", errors="replace"), **types)
     except FileNotFoundError:
         return []
+
+
+def jsonl_records(content: str, **types: type) -> list[dict[str, Any]]:
+    """The JSON objects in these lines; a line that is unreadable, or has not these types (`has_types`), is left out."""
     records = []
     for line in content.splitlines():
         with contextlib.suppress(ValueError):

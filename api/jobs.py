@@ -9,6 +9,7 @@ with it can be told and be gone on with.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import threading
@@ -21,21 +22,25 @@ from typing import Any
 from ..errors import ImpastoError
 from ..files import has_types, parsed_json, write_whole
 from ..paths import child_of
-from ..trainers.run import folder as runs
 from ..trainers.run.folder import MAX_RUN_ID_LENGTH, Run
+from . import run_files
 from .graphs import Graph
 from .routing import Call, JobState, Places, Refused, Reply
 
 MOST_RECORDS = 2_000
 LARGEST_GRAPH = 2**20  # characters of one that was not asked for here; bodies of requests have a limit of their own
 SPARE_RECORDS = 200  # beyond that, before the oldest are removed
+OF_RUN = "of-run"  # folder of files that bear a run's id and hold that of the job which trained it last
 _POSTING = threading.Lock()
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as it was asked for; `run_id` is "" until it is known, `graph` empty where that is not known."""
+    """A job as it was asked for; `run_id` is "" until it is known, `graph` empty where that is not known.
+
+    The graph is shared with others who read the record: it is not to be changed.
+    """
 
     job_id: str
     kind: str
@@ -98,14 +103,21 @@ def read(user_root: Path, job_id: str) -> JobRecord | None:
     """The record of a job; None where there is none, or a damaged one."""
     if not _ID.fullmatch(job_id):
         return None
+    file = _folder(user_root) / f"{job_id}.json"
+    return _read(file, run_files.state_of(file))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(file: Path, state: run_files.State | None) -> JobRecord | None:
+    """The record as it is in this state: a graph of ten thousand URLs is not read for each question."""
     try:
-        content = parsed_json((_folder(user_root) / f"{job_id}.json").read_bytes())
+        content = parsed_json(file.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(content, dict) or not has_types(content, kind=str, graph=dict):
         return None
     run_id = content.get("run_id", "")
-    return JobRecord(job_id, content["kind"], content["graph"], run_id if isinstance(run_id, str) else "")
+    return JobRecord(file.stem, content["kind"], content["graph"], run_id if isinstance(run_id, str) else "")
 
 
 def find(call: Call, asked: str) -> Found:
@@ -123,10 +135,10 @@ def find(call: Call, asked: str) -> Found:
         run_id = (record.run_id if record else "") or made
         return Found(record or JobRecord(asked, "prompt", {}), _run(places, run_id) if run_id else None, state)
     try:
-        run = runs.find_run(places.runs_root, asked)
+        run = run_files.find_run(places.runs_root, asked)
     except ImpastoError as error:
         raise Refused(str(error), "run_id", 404) from error
-    job_id = _text(_of_run(places.user_root, run.id))
+    job_id = _text(_folder(places.user_root) / OF_RUN / run.id)  # the id is the name of a folder that is there
     record = read(places.user_root, job_id)
     return Found(record, run, call.host.state(job_id) if record and call.host else None)
 
@@ -174,7 +186,7 @@ def _host(call: Call) -> Any:
 
 def _run(places: Places, run_id: str) -> Run | None:
     with contextlib.suppress(ImpastoError):  # deleted since
-        return runs.find_run(places.runs_root, run_id)
+        return run_files.find_run(places.runs_root, run_id)
     return None
 
 
@@ -183,7 +195,7 @@ def _folder(user_root: Path) -> Path:
 
 
 def _of_run(user_root: Path, run_id: str) -> Path:
-    return child_of(_folder(user_root), "of-run", run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
+    return child_of(_folder(user_root), OF_RUN, run_id, what="run id", longest=MAX_RUN_ID_LENGTH)
 
 
 def _text(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from ..trainers.run import folder as runs
 from ..trainers.run import requests
 from ..trainers.run.folder import Job, Run
 from ..trainers.run.launch import PREVIEW
-from . import jobs
+from . import jobs, run_files
 from .routing import PREFIX, Call, Refused, Reply, whole_number
 
-MOST_RUNS, MOST_LINES, LOG_BYTES, PROMPTS_BYTES = 1_000, 1_000, 200_000, 1_000_000
+MOST_RUNS, MOST_LINES, PROMPTS_BYTES = 1_000, 1_000, 1_000_000
 # Files of a run that may be read: what people and pages show. A trainer's state is none of it.
 READABLE = {".png", ".jpg", ".webp", ".json", ".jsonl", ".toml", ".log", ".html", ".safetensors"}
 RECENT_STEPS = 20  # whose mean duration says how long the rest will take
@@ -27,7 +28,7 @@ def listed(call: Call) -> Reply:
     """Summaries of the runs, `limit` of them; a run whose folder is damaged says so in `error`."""
     limit = whole_number(call, "limit", MOST_RUNS, 1, MOST_RUNS)
     found = runs.list_runs(call.places.runs_root)
-    summaries = [summary(runs.find_run(call.places.runs_root, name)) for name in found[:limit]]
+    summaries = [summary(run_files.find_run(call.places.runs_root, name)) for name in found[:limit]]
     return Reply({"runs": summaries, "active": [_active(trainer) for trainer in requests.at_work()]})
 
 
@@ -57,17 +58,7 @@ def metrics(call: Call) -> Reply:
 
 def log(call: Call) -> Reply:
     """The last `lines` of train.log; none before a trainer was started."""
-    return Reply({"lines": log_lines(run_of(call), whole_number(call, "lines", 100, 1, MOST_LINES))})
-
-
-def log_lines(run: Run, wanted: int) -> list[str]:
-    """The last lines of a run's log."""
-    try:
-        with open(run.path / "train.log", "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
-            return file.read().decode(errors="replace").splitlines()[-wanted:]
-    except FileNotFoundError:
-        return []
+    return Reply({"lines": run_files.log_lines(run_of(call), whole_number(call, "lines", 100, 1, MOST_LINES))})
 
 
 def file(call: Call) -> Reply:
@@ -110,15 +101,12 @@ def _count(latents: Path) -> int:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    status = run.status()
-    told: dict[str, Any] = {
+    status = run_files.status(run)
+    previews = [picture for sample in run.samples().values() for picture in _pictures(run, sample)]
+    return {
         "id": run.id,
         "name": run.name,
-        "state": status.get("state", "new"),
-        "step": status.get("step", 0),
-        "total": status.get("total", 0),
-        "best_step": status.get("best_step"),
-        "doing": status.get("doing", ""),
+        **how_far(run),
         "plan": status.get("plan", ""),
         "warning": status.get("warning", ""),
         "error": status.get("error", ""),
@@ -127,13 +115,24 @@ def summary(run: Run) -> dict[str, Any]:
         "peak_memory": status.get("peak_memory", 0),
         "peak_device_memory": status.get("peak_device_memory", 0),
         "updated": _updated(run),
+        "thumbnail": previews[-1] if previews else None,
+    }
+
+
+def how_far(run: Run) -> dict[str, Any]:
+    """What changes from step to step; of a run that is being trained with `seconds_left`."""
+    status = run_files.status(run)
+    told: dict[str, Any] = {
+        "state": status.get("state", "new"),
+        "step": status.get("step", 0),
+        "total": status.get("total", 0),
+        "best_step": status.get("best_step"),
+        "doing": status.get("doing", ""),
     }
     if told["state"] in ("starting", "training"):
-        records = run.metrics()
+        records = run_files.last_steps(run, RECENT_STEPS)
         told["step"] = max(told["step"], records[-1]["step"] if records else 0)
         told["seconds_left"] = _seconds_left(records, told["total"])
-    previews = [picture for sample in run.samples().values() for picture in _pictures(run, sample)]
-    told["thumbnail"] = previews[-1] if previews else None
     return told
 
 
@@ -144,7 +143,7 @@ def _updated(run: Run) -> float | None:
     return None
 
 
-def _seconds_left(records: list[dict[str, Any]], total: int) -> float | None:
+def _seconds_left(records: Sequence[Mapping[str, Any]], total: int) -> float | None:
     recent = [record["seconds"] for record in records if "seconds" in record][-RECENT_STEPS:]
     return (total - records[-1]["step"]) * sum(recent) / len(recent) if recent else None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..trainers.run.folder import Run
-from . import jobs, runs
+from . import jobs, run_files, runs
 from .jobs import Found
 from .routing import Call, JobState, Refused, Reply
 
@@ -58,7 +58,7 @@ def told(call: Call, asked: str) -> dict[str, Any]:
     """
     found = jobs.find(call, asked)
     state, error = state_of(found)
-    of_run = runs.summary(found.run) if found.run else {}
+    of_run = runs.how_far(found.run) if found.run else {}
     resumable = state in ("stopped", "lost", "failed") and _can_go_on(found)
     step, total = _steps(found, of_run)
     percent = 100.0 if state == "finished" else min(100.0, 100.0 * step / total) if total else 0.0
@@ -79,7 +79,7 @@ def told(call: Call, asked: str) -> dict[str, Any]:
         "seconds_left": of_run.get("seconds_left") if state == "running" else None,
         "best_step": of_run.get("best_step"),
         "lora": next((made["lora"] for made in queue.made if "lora" in made), None) or _lora(call, found.run, state),
-        "logs": runs.log_lines(found.run, LOG_LINES) if found.run else [],
+        "logs": run_files.log_lines(found.run, LOG_LINES) if found.run else [],
         "resumable": resumable,
         "remedy": GO_ON.format(asked) if resumable else "",
     }
@@ -89,7 +89,7 @@ def state_of(found: Found) -> tuple[str, str]:
     """What a job or a run is, and what went wrong."""
     if found.state:
         return _OF_THE_QUEUE[found.state.state], found.state.error or _stopped(found.state.state == "stopped")
-    status = found.run.status() if found.run else {}
+    status = run_files.status(found.run) if found.run else {}
     said = status.get("state", "")
     if said == "finished":
         return "finished", ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ class Queue:
         self._loop = loop
 
     def post(self, job_id: str, graph: Mapping[str, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(_post(job_id, graph), self._loop).result(VALIDATING)
+        prompt, extra, outputs = self._in_loop(_checked(job_id, graph))
+        workflow = to_workflow(prompt)  # in this thread: in ComfyUI's loop all others would wait for it
+        extra["extra_pnginfo"] = {"workflow": workflow} | extra.get("extra_pnginfo", {})
+        self._in_loop(_put(job_id, prompt, extra, outputs))
+
+    def _in_loop(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(VALIDATING)
 
     def state(self, job_id: str) -> JobState | None:
         return state(job_id)
@@ -71,19 +78,25 @@ class Queue:
         }
 
 
-async def _post(job_id: str, graph: Mapping[str, Any]) -> None:
-    """As core's POST /prompt does it, but that a graph is refused whole if any of its nodes is."""
+async def _checked(job_id: str, graph: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The prompt, what goes with it and its output nodes, as core's POST /prompt has them; but that a graph is refused
+    whole if any of its nodes is.
+    """
     server = PromptServer.instance
     if server.prompt_queue.get_tasks_remaining() >= MOST_WAITING:
         raise Refused(f"{MOST_WAITING:,} jobs are waiting already. Ask again when some have ended.", status=429)
-    asked = server.trigger_on_prompt({"prompt": dict(graph), "prompt_id": job_id})
+    # A copy: what handles and executes a prompt writes into it.
+    asked = server.trigger_on_prompt({"prompt": copy.deepcopy(dict(graph)), "prompt_id": job_id})
     prompt = asked["prompt"]
     server.node_replace_manager.apply_replacements(prompt)
     valid, error, outputs, node_errors = await execution.validate_prompt(job_id, prompt, None)
     if not valid or node_errors:
         raise Refused(_refusal(error, node_errors, prompt), status=400)
-    extra = dict(asked.get("extra_data", {}))
-    extra["extra_pnginfo"] = {"workflow": to_workflow(prompt)} | extra.get("extra_pnginfo", {})
+    return prompt, dict(asked.get("extra_data", {})), outputs
+
+
+async def _put(job_id: str, prompt: dict[str, Any], extra: dict[str, Any], outputs: list[str]) -> None:
+    server = PromptServer.instance
     extra["create_time"] = int(time.time() * 1000)
     number = server.number
     server.number += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ImpastoError, TrainingError
-from ...files import has_types, parsed_json, read_jsonl, write_changed
+from ...files import has_types, jsonl_records, parsed_json, read_jsonl, write_changed
 from ...paths import MAX_NAME_LENGTH, existing_child, in_a_row, offered
 from ..settings import Settings
 from . import checkpoints
@@ -24,6 +24,7 @@ from . import checkpoints
 MAX_RUN_ID_LENGTH = MAX_NAME_LENGTH + 9  # the name, a dash and eight digits of the hash
 LATEST = "latest"  # no run's id, which ends in a dash and a hash
 RUN_VERSION = 2  # raise when the same inputs would train to other weights
+END_BYTES = 16_384  # of metrics.jsonl, read at first for its last steps
 METRIC_NAMES = ("loss", "learning_rate", "seconds", "held_out_loss")
 
 logger = logging.getLogger(__name__)
@@ -86,13 +87,16 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per step in order of steps: `loss`, `learning_rate`, `seconds`; some with `held_out_loss`."""
-        by_step: dict[int, dict[str, Any]] = {}
-        for record in read_jsonl(self.path / "metrics.jsonl", step=int):
-            if not all(isinstance(record.get(name, 0.0), int | float) for name in METRIC_NAMES):
-                continue  # written by nobody who trains
-            # a checkpoint's held-out loss is a line of its own
-            by_step.setdefault(record["step"], {}).update(record)
-        return [by_step[step] for step in sorted(by_step)]
+        return _in_order(read_jsonl(self.path / "metrics.jsonl", step=int))
+
+    def last_metrics(self, wanted: int) -> list[dict[str, Any]]:
+        """Those of the last steps, at least `wanted` where there are as many; only the end of the file is read."""
+        length, is_all, records = END_BYTES, False, []
+        while len(records) < wanted and not is_all:
+            lines, is_all = end_of(self.path / "metrics.jsonl", length)
+            records = _in_order(jsonl_records(lines.decode(errors="replace"), step=int))
+            length *= 8
+        return records
 
     def evaluations(self) -> list[tuple[int, float]]:
         """(step, held-out loss) at the checkpoints that this run trained and validated itself, in order."""
@@ -197,6 +201,27 @@ class Job:
                 "move the run's folder away."
             ) from error
         return job
+
+
+def end_of(file: Path, length: int) -> tuple[bytes, bool]:
+    """The last bytes of a file, from where a line begins, and whether they are all of it; none of a missing one."""
+    try:
+        with open(file, "rb") as opened:
+            begins = max(0, opened.seek(0, 2) - length)
+            opened.seek(begins)
+            content = opened.read(length)
+    except FileNotFoundError:
+        return b"", True
+    return (content.partition(b"\n")[2] or content, False) if begins else (content, True)
+
+
+def _in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One record a step: a checkpoint's held-out loss is a line of its own."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for record in records:
+        if all(isinstance(record.get(name, 0.0), int | float) for name in METRIC_NAMES):  # else nobody's who trains
+            by_step.setdefault(record["step"], {}).update(record)
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def list_runs(runs_root: Path) -> list[str]:
