@@ -13,10 +13,8 @@ from . import graphs, jobs
 from .models import CaptionImages, CreateDatasetConfig, DownloadImages
 from .routing import Call, Refused, Reply
 
-# What is asked of each captioner, by its own inputs; the rest of them have a value that its node gives by itself.
-QUESTION = CaptionImages.model_fields["prompt"].default
-_FLORENCE = {"download": False, "clean_up": True, "num_beams": 3, "max_new_tokens": 256, "batch_size": 8}
-_FLORENCE |= {"model": "florence-community/Florence-2-base", "task": "more_detailed_caption"}
+QUESTION = CaptionImages.model_fields["prompt"].default  # that which every captioner asks by itself
+ASKED = ("gemini", "openai")  # captioners that take any question
 
 
 def download_images(call: Call) -> Reply:
@@ -75,54 +73,19 @@ def create_dataset_config(call: Call) -> Reply:
 
 
 def captioner_inputs(captioner: str, model: str, question: str = QUESTION) -> dict[str, Any]:
-    """Inputs of a captioner's node.
+    """Inputs of a captioner's node that are to be others than the node has them by itself.
 
     Raises:
         Refused: the captioner cannot be asked that.
     """
-    from ..captioners import gemini_answers
-
-    if captioner in ("florence2", "metadata") and question != QUESTION:
+    if captioner not in ASKED and question != QUESTION:
         raise Refused(
             f"prompt is '{question[:100]}', and {captioner} takes none but '{QUESTION}'. Leave it out, or choose the "
             "captioner gemini or openai.",
             "prompt",
         )
-    system = {} if question == QUESTION else {"system_prompt": question}
-    chosen = {"model": model} if model else {}
-    if captioner == "florence2":
-        return _FLORENCE | chosen
-    if captioner == "gemini":
-        return _defaults_of_gemini(gemini_answers.DEFAULT_MODEL) | system | chosen
-    if captioner == "openai":
-        return _defaults_of_openai() | system | chosen
-    return {}
-
-
-def _defaults_of_gemini(model: str) -> dict[str, Any]:
-    from ..captioners import gemini
-    from ..captioners.quota import ProjectLimits
-
-    limits = ProjectLimits()
-    return {
-        "projects": gemini.DEFAULT_PROJECTS,
-        "model": model,
-        "clean_up": True,
-        "estimate_only": False,
-        "ask_again": False,
-        "system_prompt": gemini.SYSTEM_PROMPT,
-        "media_resolution": "high",
-        "requests_per_minute": limits.requests_per_minute,
-        "requests_per_day": limits.requests_per_day,
-        "tokens_per_minute": limits.tokens_per_minute,
-    }
-
-
-def _defaults_of_openai() -> dict[str, Any]:
-    from ..captioners.gemini import SYSTEM_PROMPT
-
-    asked = {"server": "ollama", "model": "qwen3-vl:8b", "clean_up": True, "ask_again": False}
-    return asked | {"system_prompt": SYSTEM_PROMPT, "concurrency": 2}
+    chosen = {"model": model} if model and captioner != "metadata" else {}
+    return chosen if question == QUESTION else chosen | {"system_prompt": question}
 
 
 def existing(call: Call, name: str) -> Dataset:

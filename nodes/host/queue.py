@@ -21,7 +21,7 @@ from ... import installation
 from ...api.routing import JobState, Refused
 from ..results import MADE
 from . import base_loader, memory, version
-from .workflow import to_workflow
+from .workflow import filled, to_workflow
 
 MOST_WAITING = 1_000  # jobs in the queue, whoever queued them
 VALIDATING = 60.0  # seconds
@@ -38,7 +38,7 @@ class Queue:
         self._loop = loop
 
     def post(self, job_id: str, graph: Mapping[str, Any]) -> None:
-        prompt, extra, outputs = self._in_loop(_checked(job_id, graph))
+        prompt, extra, outputs = self._in_loop(_checked(job_id, filled(graph)))
         workflow = to_workflow(prompt)  # in this thread: in ComfyUI's loop all others would wait for it
         extra["extra_pnginfo"] = {"workflow": workflow} | extra.get("extra_pnginfo", {})
         self._in_loop(_put(job_id, prompt, extra, outputs))
@@ -78,7 +78,7 @@ class Queue:
         }
 
 
-async def _checked(job_id: str, graph: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+async def _checked(job_id: str, graph: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The prompt, what goes with it and its output nodes, as core's POST /prompt has them; but that a graph is refused
     whole if any of its nodes is.
     """
@@ -86,7 +86,7 @@ async def _checked(job_id: str, graph: Mapping[str, Any]) -> tuple[dict[str, Any
     if server.prompt_queue.get_tasks_remaining() >= MOST_WAITING:
         raise Refused(f"{MOST_WAITING:,} jobs are waiting already. Ask again when some have ended.", status=429)
     # A copy: what handles and executes a prompt writes into it.
-    asked = server.trigger_on_prompt({"prompt": copy.deepcopy(dict(graph)), "prompt_id": job_id})
+    asked = server.trigger_on_prompt({"prompt": copy.deepcopy(graph), "prompt_id": job_id})
     prompt = asked["prompt"]
     server.node_replace_manager.apply_replacements(prompt)
     valid, error, outputs, node_errors = await execution.validate_prompt(job_id, prompt, None)

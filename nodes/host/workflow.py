@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nodes as comfyui_nodes
@@ -39,6 +39,23 @@ def to_workflow(graph: Mapping[str, Any]) -> dict[str, Any]:
         "config": {},
         "extra": {},
         "version": 0.4,
+    }
+
+
+def filled(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """The graph with a value for every widget that its nodes need and it does not give: that which the page would show.
+
+    What a node takes as its default is written in the node alone; a graph of ours says what it wants otherwise.
+    """
+    return {name: each | {"inputs": _defaults(each) | each["inputs"]} for name, each in graph.items()}
+
+
+def _defaults(each: Mapping[str, Any]) -> dict[str, Any]:
+    kind = comfyui_nodes.NODE_CLASS_MAPPINGS.get(each["class_type"])  # one that is not known is refused by ComfyUI
+    return {
+        called: options["default"]
+        for called, (type_, options) in (_declared(kind, ("required",)) if kind else {}).items()
+        if type_ in WIDGETS and "default" in options and not options.get("forceInput")
     }
 
 
@@ -82,11 +99,11 @@ def _node(
     }
 
 
-def _declared(kind: Any) -> dict[str, tuple[str, dict[str, Any]]]:
+def _declared(kind: Any, parts: Sequence[str] = ("required", "optional")) -> dict[str, tuple[str, dict[str, Any]]]:
     """Name of an input -> its type and options, in the order in which the page shows them."""
     types = kind.INPUT_TYPES()
     declared = {}
-    for part in ("required", "optional"):
+    for part in parts:
         for called, given in types.get(part, {}).items():
             options = given[1] if len(given) > 1 else {}
             if isinstance(given[0], list) and given[0] and "default" not in options:
