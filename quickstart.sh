@@ -10,4 +10,4 @@ case "${1:-}" in
 esac
 . setup/python.sh
 "$PYTHON" -m setup.environment
-exec .impasto/venv/bin/python -m setup.quickstart "$@"
+exec .impasto/venv/bin/python worker.py impasto.setup.quickstart "$@"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from impasto.embedded.examination import Findings
+    from ..embedded.examination import Findings
 
 SCENES = 48  # drawn before and after, none of them trained on
 LOADER, CAPTIONER = "ImpastoTinyFluxLoader", "ImpastoMetadataCaptioner"
@@ -26,9 +26,9 @@ def what_was_learned(lora: Path, trigger: str, comfyui: Path) -> str:
     Args:
         comfyui: its folder, for the tokenizers.
     """
-    from impasto.captioners.metadata import label_caption
-    from impasto.embedded.examination import Examination, held_out_scenes
-    from impasto.embedded.scenes import GENRES, Scene, caption
+    from ..captioners.metadata import label_caption
+    from ..embedded.examination import Examination, held_out_scenes
+    from ..embedded.scenes import GENRES, Scene, caption
 
     def asked(scene: Scene) -> str:
         words = label_caption(GENRES[scene.kind], caption(scene))

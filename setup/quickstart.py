@@ -68,8 +68,7 @@ def torch_sees_accelerator() -> bool:
 
 def paint(screen: Screen) -> None:
     """Make the embedded paintings, unless they are there: parquet shards in the form of the real WikiArt set."""
-    sys.path.insert(0, str(BASE / "custom_nodes"))  # where the pack is linked under its own name
-    from impasto.embedded.paintings import paint_embedded_source
+    from ..embedded.paintings import paint_embedded_source
 
     began = time.monotonic()
 

@@ -17,13 +17,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..client import Client, NotReachable, RequestRefused
 
 START_SECONDS = 120  # a cold start on 2 cores takes about 10
 STOP_SECONDS = 20  # for the running node to see Cancel and for the server to leave
@@ -37,13 +37,18 @@ class ServerFailed(Exception):
     """The server did not start, or ended while it was needed. The text holds the end of its log."""
 
 
-class PromptRefused(Exception):
-    """The server refused a prompt before running it; `node_errors` is its answer by node id."""
+class PromptRefused(RequestRefused):
+    """The server refused a prompt before running it, or a part of it; `node_errors` is its answer by node id."""
 
-    def __init__(self, answer: dict[str, Any]) -> None:
-        self.node_errors: dict[str, Any] = answer.get("node_errors") or {}
-        told = [error["details"] for node in self.node_errors.values() for error in node.get("errors", ())]
-        super().__init__("\n".join([json.dumps(answer.get("error") or answer), *dict.fromkeys(told)]))
+    @property
+    def node_errors(self) -> dict[str, Any]:
+        return self.answer.get("node_errors") or {}
+
+    def __str__(self) -> str:
+        """With the type of a node that is not there, of which the server's sentence says only the title."""
+        error = self.answer.get("error")
+        kind = error.get("extra_info", {}).get("class_type") if isinstance(error, dict) else None
+        return super().__str__() + (f" ({kind})" if kind else "")
 
 
 class NodeFailed(Exception):
@@ -109,7 +114,7 @@ class Execution:
                 raise TimeoutError(f"The prompt has not ended after {timeout} s.")
         if self._failure:
             raise self._failure
-        history = _request(f"{self._url}/history/{self.prompt_id}")[self.prompt_id]
+        history = Client(self._url).get(f"/history/{self.prompt_id}")[self.prompt_id]
         return Result(self.prompt_id, history["outputs"], self._cached, self._seconds)
 
     async def _follow(self, url: str, body: dict[str, Any]) -> None:
@@ -121,11 +126,11 @@ class Execution:
                 async with session.ws_connect(events, max_msg_size=0) as connection:
                     async with session.post(f"{url}/prompt", json=body) as answer:
                         if answer.status != 200:
-                            self._accepted.put(PromptRefused(await answer.json()))
+                            self._accepted.put(PromptRefused(answer.status, await answer.json()))
                             return
                         accepted = await answer.json()
                         if accepted["node_errors"]:  # part of the graph was refused, and the rest runs
-                            self._failure = PromptRefused(accepted)
+                            self._failure = PromptRefused(answer.status, accepted)
                     self._accepted.put(None)
                     async for message in connection:
                         if self._ended_by(message):
@@ -184,6 +189,10 @@ class ComfyServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def client(self) -> Client:
+        return Client(self.url)
+
     def start(self, timeout: float = START_SECONDS) -> None:
         """Start the process and wait until it answers.
 
@@ -231,7 +240,7 @@ class ComfyServer:
 
     def _leave(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
-        with contextlib.suppress(OSError):  # a server that does not answer any more is ended all the same
+        with contextlib.suppress(NotReachable, RequestRefused):  # what does not answer any more is ended all the same
             self.clear_queue()
             self.interrupt()
             while self.is_busy() and time.monotonic() < deadline:
@@ -276,22 +285,22 @@ class ComfyServer:
 
     def interrupt(self) -> None:
         """Cancel the prompt that is running."""
-        _request(f"{self.url}/interrupt", {})
+        self.client.post("/interrupt")
 
     def clear_queue(self) -> None:
-        _request(f"{self.url}/queue", {"clear": True})
+        self.client.post("/queue", {"clear": True})
 
     def is_busy(self) -> bool:
-        waiting = _request(f"{self.url}/queue")
+        waiting = self.client.get("/queue")
         return bool(waiting["queue_running"] or waiting["queue_pending"])
 
     def object_info(self, node_type: str | None = None) -> dict[str, Any]:
         """Node type -> its inputs and outputs, as the browser sees them."""
-        return _request(f"{self.url}/object_info" + (f"/{node_type}" if node_type else ""))
+        return self.client.get("/object_info" + (f"/{Client.quoted(node_type)}" if node_type else ""))
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         """ComfyUI's record of an executed prompt: its outputs, status and messages."""
-        return _request(f"{self.url}/history/{prompt_id}")[prompt_id]
+        return self.client.get(f"/history/{prompt_id}")[prompt_id]
 
     def output_files(self, result: Result, node_id: str) -> list[Path]:
         """The files that a node of an executed prompt saved or previewed."""
@@ -311,10 +320,9 @@ class ComfyServer:
 
     def _answers(self) -> bool:
         try:
-            _request(f"{self.url}/system_stats", timeout=2)
-        except (OSError, ValueError):
+            return isinstance(Client(self.url, timeout=2).get("/system_stats"), dict)
+        except (NotReachable, RequestRefused):
             return False
-        return True
 
 
 def free_port() -> int:
@@ -336,15 +344,6 @@ def peak_memory(process_id: int) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None)
-
-
-def _request(url: str, body: dict[str, Any] | None = None, timeout: float = 60) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    # Straight to loopback, past any proxy that the environment names.
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer:
-        content = answer.read()
-    return json.loads(content) if content else None
 
 
 def _decode(message: Any) -> tuple[str, dict[str, Any]]:
