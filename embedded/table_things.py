@@ -52,7 +52,8 @@ def _ring(x: float, y: float, rx: float, ry: float, steps: int = 40) -> list[Poi
 
 def fruit(c: Canvas, rng, light: Light, kind: str, x: float, y: float, r: float, shadow: bool = True) -> None:
     """One fruit resting on its foot at about (x, y + r)."""
-    tint = mix(*(colour(_FRUIT[kind][k]) for k in rng.permutation(3)[:2]), 0.35 * rng.random())
+    one, another = (colour(_FRUIT[kind][k]) for k in rng.permutation(3)[:2])
+    tint = mix(one, another, 0.35 * rng.random())
     if shadow:
         cast_shadow(c, light, x, y + 0.86 * r, r, 0.30 * r)
     if kind == "pears":
