@@ -20,6 +20,7 @@ from ..progress import Progress, silent
 from ..rendering.cells import Grid, render
 from ..rendering.painting import Painter
 from ..rendering.picture_grid import PictureGrid, read
+from . import efficientnet
 from .chart import chart
 from .measures import WEIGHT_FREE, Measure
 from .report import as_json, dumped, page
@@ -82,6 +83,8 @@ def evaluate(
         round_trips.append(round_trip(picture))
     painted = rows_of(grid, shown)
     measures = [*WEIGHT_FREE]
+    if efficientnet.weights_file():
+        measures.append(Measure(efficientnet.NAME, efficientnet.statistics, network=True))
     if encoder:
         measures.append(_embedding(encoder, embed_texts))
     scores = score(painted, training, round_trips, measures, progress)
