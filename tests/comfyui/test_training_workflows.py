@@ -28,6 +28,7 @@ SMALLER = {  # of every graph, so that a run takes seconds
     "ImpastoTrainingPreset": {"steps": STEPS},
     "ImpastoContinueTraining": {"more_steps": MORE},
     "ImpastoProgressGrid": {"width": 64, "height": 64, "steps": 2},
+    "ImpastoEvaluateLora": {"width": 64, "height": 64, "steps": 2},
     "EmptySD3LatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
 }
@@ -56,16 +57,21 @@ class Ran:
         return next(str(node["id"]) for node in self.graph["nodes"] if node.get("title") == title)
 
 
-def run_shipped(server: ComfyServer, number: int, changes: dict[str, dict]) -> Ran:
-    """Queue a shipped workflow on the tiny FLUX, with changed inputs by node type."""
+def run_shipped(server: ComfyServer, number: int, changes: dict[str, dict], known: Run | None = None) -> Ran:
+    """Queue a shipped workflow on the tiny FLUX, with changed inputs by node type.
+
+    Args:
+        known: the run that the graph is about, where it trains none.
+    """
     workflow = shipped(number)
     prompt = on_tiny_flux(server, workflow)
     for node in prompt.values():
         node["inputs"] |= SMALLER.get(node["class_type"], {}) | changes.get(node["class_type"], {})
     before = set(runs_of(server))
     result = server.queue(prompt, timeout=240)
-    (folder,) = set(runs_of(server)) - before
-    return Ran(json.loads(workflow.read_text(encoding="utf-8")), result, Run(folder.name, str(folder)))
+    made = [Run(folder.name, str(folder)) for folder in set(runs_of(server)) - before]
+    (run,) = [known, *made] if known else made
+    return Ran(json.loads(workflow.read_text(encoding="utf-8")), result, run)
 
 
 def runs_of(server: ComfyServer) -> list[Path]:
@@ -139,6 +145,23 @@ def test_wikiart_style_lora_shows_its_grid_and_paints_with_the_lora(server: Comf
     grid = wikiart.picture(server, "Save the progress grid")
     assert grid.width > 2 * 64 and grid.height > 4 * 64  # the base and the LoRA, four prompts
     assert wikiart.picture(server, "Save a picture made with the LoRA").size == (64, 64)
+
+
+def test_judge_a_lora_shows_the_run_of_the_wikiart_graph_and_says_what_to_keep(server: ComfyServer, wikiart: Ran):
+    judged = run_shipped(server, 10, {"ImpastoTrainingRunLoader": {"run_id": wikiart.run.id}}, wikiart.run)
+    verdict, page = judged.text("The verdict"), Path(judged.text("The page to send lies here"))
+    assert verdict.splitlines()[0] in page.read_text(encoding="utf-8")
+    kept = int(judged.text("The step to keep"))
+    assert kept in (0, STEPS) and (f"Keep step {kept}" in verdict) == bool(kept)
+    assert page.parent == wikiart.run.path / "evaluation"
+    grid = judged.picture(server, "Save the grid")
+    assert grid.height > 8 * 64 and grid.width > 2 * 2 * 64  # eight prompts; base and last step, two seeds each
+    assert judged.picture(server, "Save the chart").width > 256
+    (animation,) = (server.base / "output" / "impasto" / "animations").glob("wikiart-impressionism-*.webp")
+    assert Image.open(animation).n_frames > 1
+    painted = [json.loads(Image.open(file).text["impasto"]) for file in (wikiart.run.path / "grid").glob("*.png")]
+    by_both = [about for about in painted if about["seed"] in (42, 43) and "lighthouse on a cliff" in about["prompt"]]
+    assert len(by_both) == 2 * 2  # shared by grid and verdict
 
 
 def test_wikiart_style_lora_as_shipped_plans_and_trains_nothing(server: ComfyServer, wikiart: Ran):

@@ -1,5 +1,5 @@
 """Shipped workflows on a test server: core's FLUX loaders find the embedded tiny FLUX under the real files' names, and
-what a person is to choose, a picture and a LoRA, is there under the names that the graphs are shipped with.
+what a person is to choose, a picture, a LoRA or a dataset, is there under the names that the graphs are shipped with.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from impasto.embedded.tiny_flux import make_tiny_flux
 from impasto.setup import comfy_cli
 from impasto.setup.environment import HOME, REPOSITORY
 from impasto.setup.serving import ComfyServer
+from impasto.sources.folder import load_folder
 from impasto.trainers.flux import detection
 from safetensors.torch import save_file
 
@@ -39,8 +40,21 @@ def offer_models(server: ComfyServer, workflow: Path) -> None:
             picture = server.base / "input" / node["widgets_values"][0]
             if not picture.exists():
                 paint(scene("landscape", 3), "plain", 256, 192).save(picture)
+        if node["type"] == "ImpastoDatasetByName":
+            _make_dataset(server, node["widgets_values"][0])
         if node["type"] == "ImpastoLoraWorkbench":
             _write_lora(server.base / "models" / "loras" / node["widgets_values"][0], family.transformer)
+
+
+def _make_dataset(server: ComfyServer, name: str) -> None:
+    """A dataset of that name, where no graph has made one before."""
+    if (server.base / "datasets" / name).exists():
+        return
+    folder = server.base / "input" / name
+    folder.mkdir(exist_ok=True)
+    for seed in range(6):
+        paint(scene("landscape", seed), "impressionist", 128, 128).save(folder / f"{seed}.png")
+    load_folder(server.base / "datasets", server.base / "input", name, name, "input")
 
 
 def _write_lora(file: Path, transformer: Path) -> None:
