@@ -89,6 +89,16 @@ def test_content_falls_where_other_scenes_are_painted_in_the_style():
     assert judged.keep == 250
 
 
+def test_a_step_nearer_to_the_style_is_not_kept_where_it_lost_the_content_and_another_did_not():
+    elsewhere = scenes(400, ROWS, "impressionist")
+    _, judged = judge(mixed(0), mixed(0.6), elsewhere)
+    assert (judged.keep, judged.equal) == (250, ())
+    assert "Step 500 is nearer to the style, but has lost" in judged.sentences[-1]
+    _, without_another = judge(mixed(0), elsewhere)
+    assert without_another.keep == 250
+    assert "look whether it still paints what the prompts ask for" in " ".join(without_another.sentences)
+
+
 def test_a_step_that_repeats_training_pictures_is_not_kept_where_another_is_as_near():
     scores, judged = judge(mixed(0), mixed(1), set_of()[:ROWS])
     assert [len(found) for found in scores.copies] == [0, 0, ROWS]
