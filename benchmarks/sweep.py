@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from impasto.trainers.settings import Settings
 
 SPACE = "rank: 2, 8, 32\nalpha: rank\nlearning_rate: 1e-4, 1e-3, 4e-3"
-STEPS, SEEDS = 81, (0, 1, 2, 3, 4)
+STEPS, SEEDS = 81, (1, 2, 3, 4, 5)  # with seed 0 it was settled that two are trained whole
 QUICK_SPACE, QUICK_STEPS, QUICK_SEEDS = "rank: 2, 4\nalpha: rank\nlearning_rate: 1e-8, 1e-3", 12, (0,)
 HELD_OUT = 0.2  # of forty pictures
 AIM = 0.35  # share of the full grid's steps
@@ -130,7 +130,7 @@ def told(found: Sequence[Found]) -> str:
         same, regret = "yes" if each.chosen == each.winner else "no", f"{each.regret(each.chosen):.4f}"
         rows.append((f"{each.seed}", each.winner, each.chosen, same, regret, f"{each.share:.0%}"))
     share, whole = max(each.share for each in found), len(found[0].grid)
-    drawn, third = math.ceil(share * whole), found[0].steps // 3
+    drawn, third = math.ceil(round(share * whole, 6)), found[0].steps // 3
     chances, regrets = zip(*(each.drawn(drawn) for each in found), strict=True)
     early = [each.best_after(third) for each in found]
     ways = [

@@ -36,7 +36,7 @@ class TrainingSweep(io.ComfyNode):
             node_id="ImpastoTrainingSweep",
             display_name="Training Sweep",
             category="Impasto/Training",
-            description="Searches for settings: trains all a little, the better ones longer, one of them whole, and "
+            description="Searches for settings: trains all a little, the better ones longer, two of them whole, and "
             "compares them by held-out loss. Cancel keeps everything; queue again to go on.",
             search_aliases=["hyperparameter", "grid search", "optuna", "tune", "learning rate search", "best rank"],
             inputs=[
@@ -68,7 +68,7 @@ class TrainingSweep(io.ComfyNode):
                     min=2,
                     max=10,
                     optional=True,
-                    tooltip="One of so many goes on to the next rung, where it is trained so many times as long.",
+                    tooltip="One of so many, but at least two, go on to the next rung, trained so many times as long.",
                 ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=2**32 - 1, optional=True, tooltip="Of what a random search draws."

@@ -1,4 +1,4 @@
-"""A search for settings by trial: all are trained a little, the better ones longer, until one is trained whole.
+"""A search for settings by trial: all are trained a little, the better ones longer, until two are trained whole.
 
 This is successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943). Each trial is an ordinary run that is asked
 for more steps at every rung, so that nothing is trained twice; the learning rate is constant, so that a run's first
@@ -35,6 +35,8 @@ AS_RANK = "rank"  # as a value of alpha: whatever the rank is
 LOGARITHMIC = {"learning_rate", "weight_decay"}
 MOST_TRIALS = 200
 LEAST_STEPS = 4  # of the first rung
+# Go on to the next rung at least: a high rate leads early and is overtaken late, which only a whole training shows.
+LEAST_KEPT = 2
 
 Value = int | float | str | bool
 
@@ -60,7 +62,7 @@ class SweepPlan:
         space: setting -> its values, or the numbers it lies between.
         method: of `METHODS`.
         trials: how many a random search draws; a grid has as many as it has points.
-        kept: one of so many trials goes on to the next rung.
+        kept: one of so many trials goes on to the next rung, `LEAST_KEPT` at least.
         seed: of what is drawn.
     """
 
@@ -287,7 +289,7 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
                 trial.losses[came_to] = loss
             except (TrainingError, SettingsError) as error:
                 trial.failure = str(error)
-        further = 0 if steps == base.steps else math.ceil(len(alive) / plan.kept)
+        further = 0 if steps == base.steps else max(LEAST_KEPT, math.ceil(len(alive) / plan.kept))
         going_on = sorted((each for each in alive if each.steps == steps and not each.failure), key=_rank)[:further]
         for trial in alive:
             if trial not in going_on:
