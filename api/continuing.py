@@ -23,7 +23,7 @@ def go_on(call: Call) -> Reply:
     """Queue a job again that was stopped or lost, which goes on where it was; or train a finished run for longer.
 
     Where the graph is not known, a run of its own goes on from the last checkpoint: for the steps that are left, or for
-    `more_steps` of a finished run.
+    `more_steps`.
     """
     body: Continue = call.body
     asked = call.path["run_id"]
@@ -37,9 +37,9 @@ def go_on(call: Call) -> Reply:
         if found.record and graph:
             return started(call, found.record.kind, graph)
         return started(call, "continue", _from_folder(call, found, asked))
-    if not finished or found.run is None:
+    if found.run is None or (graph and not finished):
         raise Refused(
-            f"'{asked}' is not finished, and more_steps is of finished runs. Leave it out.", "more_steps", 409
+            f"'{asked}' is not finished, and its graph goes on to its end. Leave more_steps out.", "more_steps", 409
         )
     longer = graphs.continued(graph, found.run.id, body.more_steps)
     return started(call, "continue", longer or _from_folder(call, found, asked, body.more_steps))

@@ -160,7 +160,11 @@ class RunAll(_Learning, _Captioning, _Body):
 
 class Continue(_Body):
     more_steps: int | None = Field(
-        None, ge=1, le=1_000_000, description="Of a finished run. Without it, one that was stopped goes on to its end."
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Of a finished run, or of one whose graph is not known. Without it, one that was stopped goes on "
+        "to its end.",
     )
 
 

@@ -334,6 +334,14 @@ def test_a_run_of_which_only_the_folder_is_known_goes_on_by_continue_training(as
     assert longer["more_steps"] == 30
 
 
+def test_a_run_that_has_too_few_steps_left_for_its_warm_up_goes_on_for_more(ask, host, run, loader):
+    trained(run, "stopped", 10)
+    with_a_long_warm_up(run, host)
+    with pytest.raises(Refused, match="Ask for more steps"):
+        go_on(ask, run)
+    assert host.posted[go_on(ask, run, more_steps=50)]["train"]["inputs"]["more_steps"] == 50
+
+
 def test_a_finished_run_of_which_only_the_folder_is_known_trains_for_longer(ask, host, run, loader):
     trained(run, "finished", 40)
     with pytest.raises(Refused, match="more_steps"):
