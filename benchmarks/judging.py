@@ -79,9 +79,6 @@ KINDS = (
 )
 
 
-# ---- What is drawn ------------------------------------------------------------------------------------------------
-
-
 def scenes(first: int, count: int) -> list[Scene]:
     from impasto.embedded.training_pictures import HELD_OUT, scene_of
 
@@ -140,9 +137,6 @@ class TinyPainter:
             pictures = drawn(Examination.transformer(self.adapter), self.told, noise)
             self.pictures = dict(zip(self.asked, pictures, strict=True))
         return self.pictures[text, seed]
-
-
-# ---- The truth ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,9 +205,6 @@ def painted(of: Sequence[Scene], finish: str = "impressionist") -> list[Image.Im
     from impasto.embedded.training_pictures import LEAST_STROKE
 
     return [paint(scene, finish, SIDE, SIDE, LEAST_STROKE) for scene in of]
-
-
-# ---- A run --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -315,8 +306,6 @@ def line_of(kind: Kind, seed: int, folder: Path, comfyui: Path) -> Line:
     return Line(kind.name, seed, truth, verdict.keep, list(verdict.sentences))
 
 
-# ---- Right or not -------------------------------------------------------------------------------------------------
-
 LOST_SAID, COPIES_SAID = "still paints what the prompts ask for", "repeat training pictures"  # in the verdict
 
 
@@ -385,9 +374,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="kinds of run whose names hold one of these words")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument(
-        "--folder", type=Path, default=REPOSITORY / ".impasto" / "judging", help="what is made stays here"
-    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="what is made stays here")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     load_pack()
