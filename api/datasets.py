@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import re
@@ -101,13 +100,12 @@ def _summary(name: str, folder: Path, revision: str = "") -> dict[str, Any]:
     dataset = Dataset(name, str(folder), revision or newest_revision(folder))
     told: dict[str, Any] = {"name": name, "revision": dataset.revision, "updated": 0.0, "error": ""}
     told |= {"count": 0, "captioned": 0, "refused": 0, "cover": None}
-    with contextlib.suppress(OSError):
+    try:
         state = dataset.manifest.stat()
         told["updated"] = state.st_mtime
-        try:
-            told |= _counted(dataset, state.st_mtime_ns, state.st_size)
-        except (ImpastoError, ValueError, TypeError) as error:  # of one dataset: the others are told of all the same
-            told["error"] = str(error)
+        told |= _counted(dataset, state.st_mtime_ns, state.st_size)
+    except (ImpastoError, OSError, ValueError, TypeError) as error:  # the others are told of all the same
+        told["error"] = str(error)
     return told
 
 

@@ -38,11 +38,13 @@ def described(call: Call) -> Reply:
     """
     run = run_of(call)
     told = summary(run)
-    with contextlib.suppress(ImpastoError):
+    try:
         job = Job.read(run)
         told["settings"] = job.settings.to_dict()
         told["continued_from"], told["first_step"] = job.continued_from, job.first_step
         told["prompts"] = _prompts(job, call.places.datasets_roots)
+    except ImpastoError as error:  # its pictures and its log are told of all the same
+        told["error"] = told["error"] or str(error)
     told["checkpoints"] = list(run.checkpoints())
     told["samples"] = [
         {"step": step, "pictures": _pictures(run, file), "count": _count(file)} for step, file in run.samples().items()

@@ -89,13 +89,19 @@ def _translated(file: str, server: Client) -> dict[str, Any]:
         )
     address = urllib.parse.urlsplit(server.url)
     where = ["--host", address.hostname or "", "--port", str(address.port or 80)]
-    done = subprocess.run(
-        [program, "--skip-prompt", "run", "--print-prompt", "--json", "--workflow", file, *where],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=CONVERT_SECONDS,
-    )
+    try:
+        done = subprocess.run(
+            [program, "--skip-prompt", "run", "--print-prompt", "--json", "--workflow", file, *where],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CONVERT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SettingsError(
+            f"comfy-cli has not translated {file} in {CONVERT_SECONDS} seconds. Does ComfyUI answer at {server.url}? "
+            f"{EXPORT}"
+        ) from error
     try:
         answer = parsed_json(done.stdout.splitlines()[-1])  # the lines before it are events
         if answer["ok"]:

@@ -24,7 +24,6 @@ VERSION = 1  # to be raised when the same picture would measure otherwise
 SIGMAS = (0.25, 0.5, 0.75, 0.9)
 TOLD_BY_CAPTION = SIGMAS[1:]  # under them the noisy picture itself says all that a caption could
 NOISES = 2
-PASSES = NOISES * (len(SIGMAS) + len(TOLD_BY_CAPTION))  # of the model, for one picture
 
 
 def measure(

@@ -110,8 +110,11 @@ def _watched(run: Run) -> list[str]:
         found = parsed_json((run.path / FOLDER / RESULT).read_bytes())
         pictures = [one for one in found["pictures"] if isinstance(one, dict)]
         title = str(found["title"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = f"The result of Loss Watch cannot be read ({error}): queue it again."
+        return [f"<h2>Watched</h2><p>{escaped(said)}</p>"]
     shown = []
     for one in pictures[:MOST_WATCHED]:
         words = f"{str(one.get('digits'))[:8]} {one.get('reason')}"

