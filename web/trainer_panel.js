@@ -33,7 +33,9 @@ addStyle(
   .impasto-trainer .strip { display: flex; gap: 4px; overflow-x: auto; }
   .impasto button.sample { padding: 0; flex: none; position: relative; overflow: hidden; }
   .impasto button.sample img { position: absolute; top: 0; height: 100%; max-width: none; }
-  .impasto-trainer pre { margin: 0; max-height: 110px; overflow: auto; white-space: pre-wrap; font: 11px monospace; }`,
+  .impasto-trainer pre { margin: 0; max-height: 110px; overflow: auto; white-space: pre-wrap; font: 11px monospace; }
+  /* Nodes 2.0 asks no node whether it wants what it sends while it works a second time, with its size in pixels under it. */
+  [data-testid^=node-body]:has(.impasto-trainer) > :is(img, img + div) { display: none; }`,
 );
 
 /** Seconds as `progress.duration` of the server says them. */
@@ -117,7 +119,7 @@ export class TrainerPanel {
     this.widget.serialize = false;
     // Only higher: a wider node would lie over its neighbour.
     node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
-    // The panel has every sample; ComfyUI would draw the last ones a second time, in Nodes 2.0 and in the classic renderer.
+    // The panel has every sample; ComfyUI would show a result's a second time, in Nodes 2.0 and in the classic renderer.
     node.hideOutputImages = true;
     Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
   }

@@ -70,7 +70,7 @@ def width_of_the_trainer(page: Page) -> float:
 # Whether the trainer's pictures are those of its panel alone: in Nodes 2.0 ComfyUI's are elements, in the classic
 # renderer a widget that it draws.
 SHOWN_ONCE = f"""() => [...document.querySelectorAll('[data-node-id="{TRAINER}"] img')]
-    .every(image => image.closest('.impasto-trainer'))
+    .every(image => image.closest('.impasto-trainer') || !image.getClientRects().length)
     && !app.rootGraph.getNodeById({TRAINER}).widgets.some(widget => widget.name === '$$canvas-image-preview')"""
 
 
@@ -102,6 +102,35 @@ def test_a_training_is_watched_found_again_after_a_reload_and_finished_early(pag
     page.wait_for_text("ImpastoFluxLoraTrainer", "finished early, as you asked")
     assert page.tab.evaluate(f"{PANEL}.querySelector('[role=status]').textContent") == finished
     assert not page.faults
+
+
+# A picture as ComfyUI sends one while a node works, for a trainer that has its panel and for a node that has none.
+SENT = """async () => {
+    const loaded = performance.getEntriesByType('resource').map(entry => entry.name);
+    const {TrainerPanel} = await import(loaded.find(name => name.includes('trainer_panel.js')));
+    const nodes = ['ImpastoFluxLoraTrainer', 'ImpastoProgressGrid'].map(type => window.LiteGraph.createNode(type));
+    nodes.forEach(node => app.rootGraph.add(node));
+    new TrainerPanel(nodes[0]);
+    const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 64});
+    const blob = await new Promise(resolve => canvas.toBlob(resolve));
+    for (const {id} of nodes) app.api.dispatchCustomEvent(
+        'b_preview_with_metadata', {blob, nodeId: String(id), displayNodeId: String(id), jobId: 'none'});
+    return nodes.map(node => String(node.id));
+}"""
+SENT_ON = """id => {
+    app.canvas.setDirty(true, true);  // which takes a picture that came while it drew
+    const node = app.rootGraph.getNodeById(id);
+    const images = [...document.querySelectorAll(`[data-node-id="${id}"] img`)];
+    return images.some(image => image.getClientRects().length) || Boolean(node.imgs?.length);
+}"""
+
+
+def test_what_comfyui_sends_while_it_works_is_not_shown_a_second_time_beside_the_panel(page: Page, tmp_path):
+    page.tab.evaluate("() => app.rootGraph.clear()")
+    trainer, other = page.tab.evaluate(SENT)
+    page.tab.wait_for_function(SENT_ON, arg=other)
+    page.tab.screenshot(path=tmp_path / "sent.png")
+    assert not page.tab.evaluate(SENT_ON, trainer) and not page.faults
 
 
 def test_ten_thousand_steps_are_all_in_a_bounded_number_of_points(page: Page, tmp_path, record_property):
