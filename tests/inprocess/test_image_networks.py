@@ -94,10 +94,13 @@ def whole_clip(comfyui, tmp_path_factory):
 
 
 def text_half(tensors):
-    """As Load CLIP loads it: the vision half of the file is left over."""
+    """What Load CLIP makes of a CLIP-L, but for its size, which that reads from no file: the vision half is left over."""
     import comfy.sd
+    from comfy import sd1_clip
+    from comfy.supported_models_base import ClipTarget
 
-    return comfy.sd.load_text_encoder_state_dicts([dict(tensors)], model_options={"clip_l_model_config": TEXT})
+    target = ClipTarget(sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel)
+    return comfy.sd.CLIP(target, state_dict=[dict(tensors)], model_options={"clip_l_model_config": TEXT})
 
 
 def vision_half(tensors, **changes):
