@@ -100,7 +100,8 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
+            sent = self.token.encode().decode("latin-1")  # its UTF-8, byte by byte: http.client sends latin-1
+            headers["Authorization"] = f"Bearer {sent}"
         request = urllib.request.Request(self.url.rstrip("/") + path, data, headers)
         try:
             with _opener(self.url).open(request, timeout=self.timeout) as answer:
