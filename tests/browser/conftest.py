@@ -1,7 +1,7 @@
 """The real ComfyUI and its real page in Chromium, in both of its node renderers.
 
-`test.sh --browser` finds or installs a Chromium for them; without it, or where there is none, the tests here are skipped
-with a line that says what is missing.
+`test.sh --browser` finds or installs a Chromium for them; without it, or where there is none, the tests here are
+skipped with a line that says what is missing.
 """
 
 from __future__ import annotations

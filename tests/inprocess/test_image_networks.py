@@ -94,7 +94,7 @@ def whole_clip(comfyui, tmp_path_factory):
 
 
 def text_half(tensors):
-    """What Load CLIP makes of a CLIP-L, but for its size, which that reads from no file: the vision half is left over."""
+    """What Load CLIP makes of a CLIP-L, but for its size, which no file tells that; the vision half is left over."""
     import comfy.sd
     from comfy import sd1_clip
     from comfy.supported_models_base import ClipTarget
