@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def test_wikiart_style_lora_shows_its_grid_and_paints_with_the_lora(server: Comf
 def test_judge_a_lora_shows_the_run_of_the_wikiart_graph_and_says_what_to_keep(server: ComfyServer, wikiart: Ran):
     judged = run_shipped(server, 10, {"ImpastoTrainingRunLoader": {"run_id": wikiart.run.id}}, wikiart.run)
     verdict, page = judged.text("The verdict"), Path(judged.text("The page to send lies here"))
-    assert verdict.splitlines()[0] in page.read_text(encoding="utf-8")
+    assert verdict.splitlines()[0] in html.unescape(page.read_text(encoding="utf-8"))
     kept = int(judged.text("The step to keep"))
     assert kept in (0, STEPS) and (f"Keep step {kept}" in verdict) == bool(kept)
     assert page.parent == wikiart.run.path / "evaluation"
