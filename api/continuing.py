@@ -48,7 +48,8 @@ def go_on(call: Call) -> Reply:
 def _check_nobody_trains(found: Found, asked: str) -> None:
     state, _ = state_of(found)
     if state in ("queued", "running") or (found.run and requests.trainer_of(found.run)):
-        raise Refused(f"'{asked}' is {state}. Wait until it has ended, or stop it.", "run_id", 409)
+        does = "waits in the queue" if state == "queued" else "is being trained"
+        raise Refused(f"'{asked}' {does}. Wait until it has ended, or stop it.", "run_id", 409)
 
 
 def _from_folder(call: Call, found: Found, asked: str, more_steps: int | None = None) -> graphs.Graph:

@@ -7,6 +7,7 @@ from typing import Any
 
 import folder_paths
 
+from ...api.graphs import node
 from ...embedded import tiny_flux
 from ...errors import ImpastoError
 from ...trainers.flux.fingerprint import fingerprint
@@ -15,6 +16,7 @@ LOADERS = (  # ComfyUI's folder key, the core node that loads from it, its input
     ("diffusion_models", "UNETLoader", "unet_name", {"weight_dtype": "default"}),
     ("checkpoints", "CheckpointLoaderSimple", "ckpt_name", {}),
 )
+TITLE = "Load the base model"
 
 
 def loader_of(weights: Path, content: str) -> dict[str, Any] | None:
@@ -25,19 +27,15 @@ def loader_of(weights: Path, content: str) -> dict[str, Any] | None:
         content: its fingerprint.
     """
     if (seed := tiny_flux.seed_of(weights)) is not None:
-        return _node("ImpastoTinyFluxLoader", {"seed": seed, "weights": "seeded"})
+        return node("ImpastoTinyFluxLoader", TITLE, seed=seed, weights="seeded")
     if tiny_flux.is_pretrained(weights):
-        return _node("ImpastoTinyFluxLoader", {"seed": 0, "weights": "pretrained"})
+        return node("ImpastoTinyFluxLoader", TITLE, seed=0, weights="pretrained")
     for folder, loader, name, others in LOADERS:
         for listed in folder_paths.get_filename_list(folder):
             file = folder_paths.get_full_path(folder, listed)
             if PurePath(listed).name == weights.name and file and _holds(Path(file), content):
-                return _node(loader, {name: listed} | others)
+                return node(loader, TITLE, **{name: listed}, **others)
     return None
-
-
-def _node(kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs, "_meta": {"title": "Load the base model"}}
 
 
 def _holds(file: Path, content: str) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 import nodes as comfyui_nodes
 
+from ...api.graphs import is_link
+
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 WIDTH, GAP, ROW, HEAD = 340, 80, 26, 120  # pixels; of a node, between columns, of a line, of a node without lines
 FOLLOWS = "control_after_generate"  # a widget that the page puts behind a seed
@@ -66,7 +68,7 @@ def _node(
     inputs, values = [], []
     for called, (type_, options) in _declared(kind).items():
         value = each["inputs"].get(called, options.get("default"))
-        linked = isinstance(value, list) and len(value) == 2 and value[0] in graph
+        linked = is_link(value, graph)
         is_widget = type_ in WIDGETS and not options.get("forceInput")
         if linked or not is_widget:
             slot = {"name": called, "type": type_, "link": None}
@@ -121,14 +123,12 @@ def _lay_out(graph: Mapping[str, Any], made: Mapping[str, dict[str, Any]]) -> No
 
     def column_of(name: str) -> int:
         if name not in column:
-            before = [
-                value[0] for value in graph[name]["inputs"].values() if isinstance(value, list) and len(value) == 2
-            ]
-            column[name] = max((column_of(each) + 1 for each in before if each in graph), default=0)
+            before = [value[0] for value in graph[name]["inputs"].values() if is_link(value, graph)]
+            column[name] = max((column_of(each) + 1 for each in before), default=0)
         return column[name]
 
-    filled: dict[int, int] = {}
+    used: dict[int, int] = {}
     for name, node in made.items():
         place = column_of(name)
-        node["pos"] = [place * (WIDTH + GAP), filled.get(place, 0)]
-        filled[place] = filled.get(place, 0) + node["size"][1] + GAP
+        node["pos"] = [place * (WIDTH + GAP), used.get(place, 0)]
+        used[place] = used.get(place, 0) + node["size"][1] + GAP
