@@ -54,8 +54,11 @@ def described(call: Call) -> Reply:
 
 def metrics(call: Call) -> Reply:
     """The records of the steps behind `after`."""
-    after = whole_number(call, "after", -1, -1)
-    return Reply({"records": [record for record in run_of(call).metrics() if record["step"] > after]})
+    after, run = whole_number(call, "after", -1, -1), run_of(call)
+    records = run_files.last_steps(run, RECENT_STEPS)  # a page asks each second for what is new
+    if not records or records[0]["step"] > after:
+        records = run.metrics()
+    return Reply({"records": [record for record in records if record["step"] > after]})
 
 
 def log(call: Call) -> Reply:

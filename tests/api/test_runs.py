@@ -58,6 +58,16 @@ def test_only_the_steps_behind_the_last_known_are_sent(run):
     assert [record["step"] for record in records] == [8, 9, 10]
 
 
+def test_what_is_new_of_a_long_run_is_read_from_the_end_of_its_steps_alone(run, monkeypatch):
+    write_steps(run, 2_000)
+    whole = run.metrics()
+    for after in (-1, 0, 1, 999, 1_700, 1_970, 1_999, 2_000):
+        assert ask(run, "/impasto/runs/{run_id}/metrics", after=str(after)).value["records"] == whole[max(after, 0) :]
+    monkeypatch.setattr(runs.Run, "metrics", lambda run: pytest.fail("the whole file was read"))
+    records = ask(run, "/impasto/runs/{run_id}/metrics", after="1998").value["records"]
+    assert [record["step"] for record in records] == [1_999, 2_000]
+
+
 def test_the_last_lines_of_the_log_are_sent_and_none_before_there_is_one(run):
     assert ask(run, "/impasto/runs/{run_id}/log").value == {"lines": []}
     (run.path / "train.log").write_text("".join(f"line {number}\n" for number in range(9)))
