@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -11,9 +12,10 @@ from typing import Any
 from ..captioners.editing import read_edits
 from ..captioners.lint import flags, least_tokens
 from ..dataset.pictures import EXTENSIONS, PictureRefused, thumbnail
-from ..dataset.records import REVISION_LENGTH, Dataset, Record, Refusal
-from ..errors import ImpastoError
-from ..paths import child_of, existing_child, offered
+from ..dataset.records import Dataset, Record, Refusal
+from ..dataset.stored import stored_dataset, stored_names
+from ..errors import DatasetError, ImpastoError
+from ..paths import child_of
 from .routing import PREFIX, Call, Refused, Reply, whole_number
 
 PAGE, LARGEST_PAGE = 100, 500  # pictures
@@ -24,7 +26,10 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def listed(call: Call) -> Reply:
     """Every dataset with its newest revision, that which was changed last first."""
-    found = [_summary(name, folder) for name in offered(call.places.datasets_roots) if (folder := _folder(call, name))]
+    found = []
+    for name in stored_names(call.places.datasets_roots):
+        with contextlib.suppress(DatasetError):  # gone since
+            found.append(_summary(stored_dataset(call.places.datasets_roots, name)))
     return Reply({"datasets": sorted(found, key=lambda told: -told["updated"])})
 
 
@@ -32,7 +37,7 @@ def described(call: Call) -> Reply:
     """`limit` pictures of a dataset from `offset` on, in their order; with `refused=1` those refused instead."""
     offset, limit = whole_number(call, "offset", 0), whole_number(call, "limit", PAGE, 1, LARGEST_PAGE)
     dataset = named(call)
-    told: dict[str, Any] = _summary(dataset.name, Path(dataset.folder), dataset.revision) | {"offset": offset}
+    told: dict[str, Any] = _summary(dataset) | {"offset": offset}
     if whole_number(call, "refused", 0, 0, 1):
         refusals = dataset.refusals()
         return Reply(told | {"total": len(refusals), "refusals": [_refusal(one) for one in refusals[offset:][:limit]]})
@@ -65,40 +70,19 @@ def named(call: Call) -> Dataset:
     Raises:
         Refused: there is none.
     """
-    name = call.path["name"]
+    roots, name = call.places.datasets_roots, call.path["name"]
     try:
-        folder = _folder(call, name)
+        newest = stored_dataset(roots, name)
     except ImpastoError as error:
         raise Refused(str(error), "name", 404) from error
-    if folder is None:
-        raise Refused(f"There is no dataset '{name[:100]}'.", "name", 404)
-    revision = call.query.get("revision") or newest_revision(folder)
-    if not re.fullmatch(rf"[0-9a-f]{{{REVISION_LENGTH}}}", revision):
-        raise Refused(f"The revision '{revision[:80]}' is not {REVISION_LENGTH} hexadecimal digits.", "revision")
-    dataset = Dataset(folder.name, str(folder), revision)
-    if not dataset.manifest.is_file():
-        raise Refused(f"The dataset '{folder.name}' has no revision {revision}.", "revision", 404)
-    return dataset
+    try:
+        return stored_dataset(roots, name, revision) if (revision := call.query.get("revision")) else newest
+    except DatasetError as error:
+        raise Refused(str(error), "revision", 404) from error
 
 
-def newest_revision(folder: Path) -> str:
-    """The revision that was written last; "" where there is none."""
-    return max(_manifests(folder), key=lambda path: path.stat().st_mtime_ns).stem if _manifests(folder) else ""
-
-
-def _manifests(folder: Path) -> list[Path]:
-    return [path for path in (folder / "manifests").glob("*.jsonl") if not path.name.startswith(".")]
-
-
-def _folder(call: Call, name: str) -> Path | None:
-    """The folder of a dataset; None where there is none, or only pictures of which none was made yet."""
-    folder = existing_child(call.places.datasets_roots, name, what="dataset", holds=lambda path: bool(_manifests(path)))
-    return folder if folder and _manifests(folder) else None
-
-
-def _summary(name: str, folder: Path, revision: str = "") -> dict[str, Any]:
-    dataset = Dataset(name, str(folder), revision or newest_revision(folder))
-    told: dict[str, Any] = {"name": name, "revision": dataset.revision, "updated": 0.0, "error": ""}
+def _summary(dataset: Dataset) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": dataset.name, "revision": dataset.revision, "updated": 0.0, "error": ""}
     told |= {"count": 0, "captioned": 0, "refused": 0, "cover": None}
     try:
         state = dataset.manifest.stat()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from ..curation.bench import Bench
 from ..curation.keeping import read_keep
@@ -13,6 +12,7 @@ from ..dataset.records import Dataset
 from .datasets import named
 from .models import TryThresholds
 from .routing import Call, Refused, Reply
+from .run_files import State, state_of
 
 
 def measured(call: Call) -> Reply:
@@ -52,18 +52,10 @@ def refused(call: Call) -> Reply:
 
 
 def _bench(dataset: Dataset) -> Bench:
-    return _read(dataset, *(_state(path) for path in (dataset.manifest, *measurement_files(dataset))))
-
-
-def _state(path: Any) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return state.st_mtime_ns, state.st_size
+    return _read(dataset, *(state_of(path) for path in (dataset.manifest, *measurement_files(dataset))))
 
 
 @functools.lru_cache(maxsize=4)  # a threshold that is dragged asks ten times a second
-def _read(dataset: Dataset, *states: tuple[int, int]) -> Bench:
+def _read(dataset: Dataset, *states: State | None) -> Bench:
     """Its files as they are in these states."""
     return Bench.of(dataset)
