@@ -10,7 +10,6 @@ time of a call, and what ours are of theirs. ComfyUI's web server, which adds th
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import sys
@@ -24,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-PACK = Path(__file__).resolve().parent.parent
+from full_size import load_pack
+
 CALLS, ROUNDS, EVERY = 5, 4, 0.1  # of each client in a round; rounds of each way; seconds between two steps
 
 
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs="+", default=[200, 2_000, 20_000], help="trained so far")
     parser.add_argument("--clients", type=int, default=20)
     asked = parser.parse_args()
-    _load_pack()
+    load_pack()
     print("| steps | way | median, ms | p99, ms | CPU, ms a call |\n|---:|---|---:|---:|---:|")
     for steps in asked.steps:
         with tempfile.TemporaryDirectory() as folder:
@@ -43,14 +43,6 @@ def main() -> int:
             print(f"| {steps:,} | {way} | " + " | ".join(f"{figure * 1e3:.2f}" for figure in figures) + " |")
         print("| | ratio | " + " | ".join(f"{own / other:.3f}" for own, other in zip(ours, theirs, strict=True)) + " |")
     return 0
-
-
-def _load_pack() -> None:
-    spec = importlib.util.spec_from_file_location("worker", PACK / "worker.py")
-    worker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
-    worker.leave_out(Path(__file__).resolve().parent)
-    worker.load_pack()
 
 
 def _training(folder: Path, steps: int) -> tuple[Callable[[], object], Callable[[], None]]:
