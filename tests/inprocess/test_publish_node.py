@@ -45,13 +45,7 @@ def owner_s_word(comfyui):
 
 @pytest.fixture
 def hub(monkeypatch):
-    from huggingface_hub import constants
-
-    with writable_hub.serving(TOKEN) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with writable_hub.reached(TOKEN, monkeypatch) as running:
         yield running
 
 

@@ -13,14 +13,7 @@ TOKEN = "hf_" + "a" * 34
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub, and huggingface_hub set to it; Xet, which would send by another protocol, is off."""
-    from huggingface_hub import constants
-
-    with writable_hub.serving(TOKEN) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with writable_hub.reached(TOKEN, monkeypatch) as running:
         yield running
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
 import yaml
 from aiohttp import web
 
@@ -178,3 +179,16 @@ def serving(token: str) -> Iterator[WritableHub]:
     hub = WritableHub(token)
     with loopback.serving(hub.application(), shutdown_timeout=1) as hub.endpoint:
         yield hub
+
+
+@contextmanager
+def reached(token: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
+    """The hub with huggingface_hub set to it in this process; Xet, which would send by another protocol, is off."""
+    from huggingface_hub import constants
+
+    with serving(token) as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", token)
+        yield running
