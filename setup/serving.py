@@ -99,6 +99,11 @@ class Execution:
         if refusal := self._accepted.get():
             raise refusal
 
+    @property
+    def ended(self) -> bool:
+        """Whether `wait` would return or raise at once."""
+        return not self._thread.is_alive()
+
     def wait(self, timeout: float | None = None) -> Result:
         """Block until the prompt has ended, for at most `timeout` seconds.
 

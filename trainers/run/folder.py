@@ -100,12 +100,13 @@ class Run:
 
     def evaluations(self) -> list[tuple[int, float]]:
         """(step, held-out loss) at the checkpoints that this run trained and validated itself, in order."""
-        first = Job.read(self).first_step
-        return [
+        measured = [
             (record["step"], record["held_out_loss"])
             for record in self.metrics()
-            if record["step"] > first and math.isfinite(record.get("held_out_loss", math.nan))
+            if math.isfinite(record.get("held_out_loss", math.nan))
         ]
+        first = Job.read(self).first_step if measured else 0  # a run that nobody has made yet has no job to read
+        return [(step, loss) for step, loss in measured if step > first]
 
     def best_step(self) -> int | None:
         """The step with the lowest held-out loss; None as long as none was measured."""
