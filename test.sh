@@ -19,5 +19,6 @@ done
 .impasto/venv/bin/ruff check .
 .impasto/venv/bin/mypy
 # A process a core, each computing on one; a file's tests stay together, because they share servers and trained runs.
+# They begin in the order that tests/conftest.py gives them.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec .impasto/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec .impasto/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15 "$@"
