@@ -4,12 +4,12 @@
     .impasto/venv/bin/python benchmarks/judging.py --only overtrained plain --seeds 1
     .impasto/venv/bin/python benchmarks/judging.py --folder FOLDER        keeps runs, pictures and lines there
 
-Each run trains the tiny FLUX, which draws plain pictures, for 60 steps at most; the verdict is that of
-`evaluation.evaluate`, as the node asks for it, on 8 prompts with 2 seeds each. What is right is found without it: the
-shipped judges, fitted on painted pairs, look at other scenes and noise, and count how many samples of each checkpoint
-are impressionist and how many show the composition asked for. A run that is there already is only judged anew, so that
-a stop loses at most the checkpoint being drawn. ComfyUI, for its tokenizers, is the one in COMFYUI_PATH, else in
-.impasto/ComfyUI. Seed 0 was looked at while the verdict was made; the others were not.
+Each run trains the tiny FLUX, which draws plain pictures, for 60 steps at most, or 240 on ten pictures; the verdict is
+that of `evaluation.evaluate`, as the node asks for it, on 8 prompts with 2 seeds each. What is right is found without
+it: the shipped judges, fitted on painted pairs, look at other scenes and noise, and count how many samples of each
+checkpoint are impressionist and how many show the composition asked for. A run that is there already is only judged
+anew, so that a stop loses at most the checkpoint being drawn. ComfyUI, for its tokenizers, is the one in COMFYUI_PATH,
+else in .impasto/ComfyUI. Seed 0 was looked at while the verdict was made; the others were not.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ SEEDS = (1, 2)
 FOLDER = REPOSITORY / ".impasto" / "judging"
 SIDE, SAMPLER_STEPS = 128, 8
 PROMPTS, NOISES = 8, (11, 12)  # of what the verdict sees
-LOOKED_AT = 24  # samples of other scenes by which the truth is known
+LOOKED_AT = 72  # samples of other scenes by which the truth is known
 SET = 40  # pictures
 
 NO_STYLE = 0.10  # of the samples became impressionist: less is no difference
-AS_GOOD = 0.10  # style gained less content lost: how far below the best a step is still a right answer, 2 of 24 samples
+AS_GOOD = 0.10  # style gained less content lost: how far below the best a step is still a right answer, 7 of 72 samples
 LOST, KEPT = 0.25, 0.10  # content lost that has to be said, and up to which it must not be
 COPIED = 0.25  # of the samples repeat a training picture: it has to be said, or another step kept
 
@@ -68,10 +68,11 @@ class Kind:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+TOO_LONG = {"learning_rate": 4e-3, "steps": 240, "checkpoint_every": 60}
 KINDS = (
     Kind("ordinary", "a later step", settings={"learning_rate": 4e-4}),
     Kind("slow", "a later step", settings={"learning_rate": 2e-4}),
-    Kind("overtrained", "an earlier step, or copies named", pictures=10, settings={"learning_rate": 4e-3}),
+    Kind("overtrained", "an earlier step, or copies named", pictures=10, settings=TOO_LONG),
     Kind("shuffled captions", "style gained, content lost", shuffled=True, settings={"learning_rate": 2e-3}),
     Kind("undertrained", "no difference", settings={"learning_rate": 2e-5, "steps": 30, "checkpoint_every": 10}),
     Kind("rate 0", "no difference", control=True, settings={"learning_rate": 1e-8, "steps": 6, "checkpoint_every": 2}),

@@ -1,7 +1,7 @@
 """What ways of training teach: style gained, content lost and diversity left, on equal steps and on equal seconds.
 
     .impasto/venv/bin/python benchmarks/learning.py                     some hours on two cores
-    .impasto/venv/bin/python benchmarks/learning.py --only Impasto rank some of it
+    .impasto/venv/bin/python benchmarks/learning.py --only Impasto rank some of it: "Impasto" itself, all with "rank"
     .impasto/venv/bin/python benchmarks/learning.py --quick             a minute or two; shows that it runs, no more
 
 All train on the same forty impressionist pictures, on the tiny FLUX that draws plain ones. Judges, fitted on decoded
@@ -83,6 +83,18 @@ def ways() -> list[Way]:
         Way("Impasto, rank 4", "Impasto", {"rank": 4, "alpha": 4.0}),
         Way("Impasto, rank 64", "Impasto", {"rank": 64, "alpha": 64.0}),
         Way("rank falling with the timestep", "diffusers + PEFT", falling=True),
+    ]
+
+
+def named(words: Sequence[str]) -> list[Way]:
+    """The contender of such a name, or where none is called so, all whose names hold the word; all without words."""
+    known = {way.name: way for way in ways()}
+    if not words:
+        return list(known.values())
+    return [
+        way
+        for name, way in known.items()
+        if any(name == word or (word not in known and word in name) for word in words)
     ]
 
 
@@ -271,6 +283,11 @@ def row(name: str, outcomes: Sequence[Outcome], base: Findings, base_apart: floa
 HEADER = ("way of training", "steps", "CPU s", "style gained", "content lost", "scenes kept", "diversity")
 
 
+def tell(cells: Sequence[str]) -> None:
+    """A line at once, so that a stop loses no more than the contender at work."""
+    print("; ".join(f"{head} {value}" for head, value in zip(HEADER, cells, strict=True)), flush=True)
+
+
 def compare(chosen: Sequence[Way], steps: int, seeds: int, scenes: int, root: Path) -> None:
     from impasto.embedded import lesson
     from impasto.embedded.examination import Examination, held_out_scenes
@@ -292,12 +309,12 @@ def compare(chosen: Sequence[Way], steps: int, seeds: int, scenes: int, root: Pa
                 imported.add(way.trainer)
             first = [outcome(way, features, steps, seed, examinations, root) for seed in range(seeds)]
             equal_steps.append((way, first))
-            told = dict(zip(HEADER, row(way.name, first, base, base_apart), strict=True))
-            print("; ".join(f"{head} {value}" for head, value in told.items()), flush=True)  # a stop loses no more
+            tell(row(way.name, first, base, base_apart))
             seconds, ours = (statistics.mean(each.seconds for each in some) for some in (first, equal_steps[0][1]))
             fitting = max(1, round(steps * ours / seconds))
             if abs(fitting - steps) > 0.1 * steps:
                 first = [outcome(way, features, fitting, seed, examinations, root) for seed in range(seeds)]
+                tell(row(way.name, first, base, base_apart))
             equal_seconds.append((way, first))
         except Exception as error:
             logging.exception("%s failed", way.name)
@@ -310,17 +327,16 @@ def compare(chosen: Sequence[Way], steps: int, seeds: int, scenes: int, root: Pa
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="see that it runs: 2 steps, one seed, 8 scenes")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="contenders whose names hold one of these words")
+    parser.add_argument("--only", nargs="+", metavar="WORD", default=[], help="contenders of these names, or with it")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--scenes", type=int, default=64, help="examined, from two noises each")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     load_pack()
-    chosen = [way for way in ways() if not arguments.only or any(word in way.name for word in arguments.only)]
     sizes = QUICK if arguments.quick else {key: getattr(arguments, key) for key in QUICK}
     with tempfile.TemporaryDirectory() as root:
-        compare(chosen, **sizes, root=Path(root))
+        compare(named(arguments.only), **sizes, root=Path(root))
     return 0
 
 
