@@ -89,7 +89,7 @@ def named(settings: Settings) -> str:
 def searched(space: str, steps: int, seed: int, features: Features, runs_root: Path) -> Found:
     """Train the grid whole, and let the sweep decide by what it sees of it on the way."""
     from impasto.embedded import lesson
-    from impasto.trainers import sweep
+    from impasto.trainers import search_space, sweep
     from impasto.trainers.settings import Settings
 
     grid: dict[str, Losses] = {}
@@ -107,7 +107,7 @@ def searched(space: str, steps: int, seed: int, features: Features, runs_root: P
 
     base = Settings(**lesson.SETTINGS | {"steps": steps, "seed": seed})
     with tempfile.TemporaryDirectory() as journals:
-        plan = sweep.SweepPlan(sweep.read_space(space))
+        plan = sweep.SweepPlan(search_space.read_space(space))
         outcome = sweep.search(plan, base, Path(journals), [seed], train)
     return Found(seed, grid, named(outcome.best), outcome.share)
 

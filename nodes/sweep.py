@@ -16,8 +16,9 @@ from ..trainers.preflight import check_settings, preflight
 from ..trainers.run import create, launch, publish
 from ..trainers.run import folder as runs
 from ..trainers.run import launch_profiles as profiles
+from ..trainers.search_space import read_space
 from ..trainers.settings import RANGES
-from ..trainers.sweep import GRID, METHODS, Outcome, SweepPlan, check, read_space, search
+from ..trainers.sweep import GRID, METHODS, Outcome, SweepPlan, check, search
 from . import results, sockets
 from .host import execution, folders, memory, sampling
 from .inputs import refused, theme_input

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import SettingsError, TrainingError
 from ..files import content_hash
 from .libraries import install_command, is_installed
+from .search_space import Axis, Between, Value, points, settings_of
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -27,31 +27,10 @@ if TYPE_CHECKING:
 
 GRID, RANDOM = "grid", "random"
 METHODS = (GRID, RANDOM)
-SWEPT = (
-    *("rank", "alpha", "learning_rate", "optimizer", "targets", "block_ranks", "weight_decay", "lora_dropout"),
-    *("caption_dropout", "warmup_steps", "timestep_sampling", "timestep_mean", "timestep_scale", "ema_decay", "dora"),
-)
-AS_RANK = "rank"  # as a value of alpha: whatever the rank is
-LOGARITHMIC = {"learning_rate", "weight_decay"}
 MOST_TRIALS = 200
 LEAST_STEPS = 4  # of the first rung
 # Go on to the next rung at least: a high rate leads early and is overtaken late, which only a whole training shows.
 LEAST_KEPT = 2
-
-Value = int | float | str | bool
-
-
-@dataclass(frozen=True)
-class Between:
-    """All numbers from `low` to `high`."""
-
-    low: float
-    high: float
-    whole: bool
-    logarithmic: bool
-
-
-Axis = tuple[Value, ...] | Between
 
 
 @dataclass(frozen=True)
@@ -150,79 +129,6 @@ class Outcome:
         return "\n".join(lines)
 
 
-def read_space(text: str) -> dict[str, Axis]:
-    """What a person typed: a line a setting, "rank: 4, 16" or "learning_rate: 1e-5 to 1e-3".
-
-    Values that hold commas stand between upright lines: "block_ranks: | single 2-3: 16; rest: 0".
-
-    Raises:
-        SettingsError: a line cannot be read, or names a setting that cannot be swept.
-    """
-    space: dict[str, Axis] = {}
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        name, colon, values = (part.strip() for part in line.partition(":"))
-        if not colon or name not in SWEPT:
-            raise SettingsError(
-                f"'{line.strip()[:80]}' cannot be swept. Write a line for each setting, its name, a colon and its "
-                f"values, as in 'rank: 4, 16'. There are: {', '.join(SWEPT)}."
-            )
-        if name in space:
-            raise SettingsError(f"{name} stands in two lines. Put its values into one.")
-        space[name] = _axis(name, values)
-    if not space:
-        raise SettingsError("There is nothing to try. Write a line for each setting, as in 'rank: 4, 16'.")
-    return space
-
-
-def _axis(name: str, text: str) -> Axis:
-    if ends := re.fullmatch(r"(\S+)\s+to\s+(\S+)", text):
-        kind = _kind(name)
-        low, high = (_value(name, end) for end in ends.groups())
-        if (
-            kind not in (int, float)
-            or not isinstance(low, int | float)
-            or not isinstance(high, int | float)
-            or low >= high
-        ):
-            raise SettingsError(
-                f"{name}: '{text[:60]}' is no range. Write the smaller number first, as in '1e-5 to 1e-3'."
-            )
-        return Between(low, high, kind is int, name in LOGARITHMIC and low > 0)
-    separator = "|" if "|" in text else ","
-    values = tuple(dict.fromkeys(_value(name, word.strip()) for word in text.split(separator) if word.strip()))
-    if not values:
-        raise SettingsError(f"{name} has no values. Write some behind the colon, with commas between.")
-    return values
-
-
-def _kind(name: str) -> type:
-    default = getattr(Settings, name)
-    return type(default)
-
-
-def _value(name: str, word: str) -> Value:
-    kind = _kind(name)
-    if name == "alpha" and word == AS_RANK:
-        return AS_RANK
-    try:
-        value: Value = {"true": True, "false": False}[word.lower()] if kind is bool else kind(word)
-        _settings(Settings(), {name: value})
-    except (ValueError, KeyError) as error:
-        raise SettingsError(f"{name}: '{word[:60]}' is no value of it. Give {kind.__name__} values.") from error
-    except SettingsError as error:
-        raise SettingsError(f"{name}: {error}") from error
-    return value
-
-
-def _settings(base: Settings, chosen: Mapping[str, Value]) -> Settings:
-    changes: dict[str, Any] = dict(chosen)
-    if changes.get("alpha") == AS_RANK:
-        changes["alpha"] = float(changes.get("rank", base.rank))
-    return dataclasses.replace(base, **changes)
-
-
 def check(plan: SweepPlan, base: Settings) -> None:
     """Refuse before anything is trained what every trial would be refused for, and what cannot be compared.
 
@@ -248,13 +154,6 @@ def check(plan: SweepPlan, base: Settings) -> None:
             "A sweep needs optuna, which is not installed. Install it into ComfyUI's Python with "
             f"{install_command('optuna')}."
         )
-
-
-def _points(space: Mapping[str, Axis]) -> list[dict[str, Value]]:
-    points: list[dict[str, Value]] = [{}]
-    for name, axis in space.items():
-        points = [{**point, name: value} for point in points for value in (axis if isinstance(axis, tuple) else ())]
-    return points
 
 
 # Trains a run as far as the settings' `steps`; told which trial and rung. Gives how far it came, which is less where a
@@ -285,7 +184,7 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
         for place, trial in enumerate(alive, start=1):
             label = f"Rung {rung} of {len(rungs)}, trial {place} of {len(alive)}"
             try:
-                came_to, loss = train(_on_rung(_settings(base, trial.chosen), steps, rungs[0]), label)
+                came_to, loss = train(_on_rung(settings_of(base, trial.chosen), steps, rungs[0]), label)
                 trial.losses[came_to] = loss
             except (TrainingError, SettingsError) as error:
                 trial.failure = str(error)
@@ -298,7 +197,7 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
     best, *_ = ranked = sorted(trials, key=_rank)
     if best.failure:
         raise TrainingError(f"Not one trial could be trained. The first said: {best.failure}")
-    return Outcome(tuple(ranked), _settings(base, best.chosen), len(trials) * base.steps)
+    return Outcome(tuple(ranked), settings_of(base, best.chosen), len(trials) * base.steps)
 
 
 def _rank(trial: Trial) -> tuple[bool, int, float, int]:
@@ -334,7 +233,7 @@ def _asked(study: Study, plan: SweepPlan) -> list[Trial]:
 
     distributions = {name: _distribution(axis) for name, axis in plan.space.items()}
     # Optuna's own sampler of grids wants to run the search; a point that is enqueued is what the next trial gets.
-    for point in _points(plan.space)[len(study.trials) :] if plan.method == GRID else ():
+    for point in points(plan.space)[len(study.trials) :] if plan.method == GRID else ():
         study.enqueue_trial(point)
     while len(study.trials) < plan.number or any(each.state == TrialState.WAITING for each in study.trials):
         study.ask(distributions)

@@ -5,8 +5,9 @@ import math
 
 import pytest
 from impasto.errors import SettingsError, TrainingError
+from impasto.trainers.search_space import Between, read_space
 from impasto.trainers.settings import Settings
-from impasto.trainers.sweep import GRID, RANDOM, Between, SweepPlan, check, read_space, search
+from impasto.trainers.sweep import GRID, RANDOM, SweepPlan, check, search
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install optuna")
 
