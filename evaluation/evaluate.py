@@ -18,7 +18,7 @@ from ..errors import ModelError
 from ..files import content_hash, write_changed
 from ..progress import Progress, silent
 from ..rendering.cells import Grid, render
-from ..rendering.painting import Painter
+from ..rendering.painting import Painter, Sampling
 from ..rendering.picture_grid import PictureGrid, read
 from . import efficientnet
 from .chart import chart
@@ -76,18 +76,8 @@ def evaluate(
     """
     check_enough(len({prompt.text for prompt in grid.prompts}), len(dataset.records()))
     shown = render(grid, painter, progress)
-    training = _references(dataset, references, (grid.sampling.width, grid.sampling.height))
-    round_trips = []
-    for done, picture in enumerate(training):
-        progress(done, len(training), f"Seeing the set as the VAE shows it: {done} of {len(training)}")
-        round_trips.append(round_trip(picture))
-    painted = rows_of(grid, shown)
-    measures = [*WEIGHT_FREE]
-    if efficientnet.weights_file():
-        measures.append(Measure(efficientnet.NAME, efficientnet.statistics, network=True))
-    if encoder:
-        measures.append(_embedding(encoder, embed_texts))
-    scores = score(painted, training, round_trips, measures, progress)
+    training, round_trips = of_the_set(dataset, references, grid.sampling, round_trip, progress)
+    scores = score(rows_of(grid, shown), training, round_trips, measures_with(encoder, embed_texts), progress)
     judged = verdict(scores)
     title = grid.title or grid.name
     drawn = chart(scores, judged, title, theme_of(grid.theme))
@@ -99,6 +89,34 @@ def evaluate(
     write_changed(file, page(title, scores, judged, pictures, training, told, more).encode())
     write_changed(file.with_suffix(".json"), dumped(figures).encode())
     return Evaluated(judged, drawn, file)
+
+
+def of_the_set(
+    dataset: Dataset,
+    count: int,
+    sampling: Sampling,
+    round_trip: Callable[[Image.Image], Image.Image],
+    progress: Progress = silent,
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """At most `count` of its pictures, cut to the shape that is painted, and the same as the VAE shows them."""
+    training = _references(dataset, count, (sampling.width, sampling.height))
+    round_trips = []
+    for done, picture in enumerate(training):
+        progress(done, len(training), f"Seeing the set as the VAE shows it: {done} of {len(training)}")
+        round_trips.append(round_trip(picture))
+    return training, round_trips
+
+
+def measures_with(
+    encoder: PictureEncoder | None, embed_texts: Callable[[Sequence[str]], numpy.ndarray] | None = None
+) -> list[Measure]:
+    """All measures of style that there are here, and the encoder's where one is given."""
+    measures = [*WEIGHT_FREE]
+    if efficientnet.weights_file():
+        measures.append(Measure(efficientnet.NAME, efficientnet.statistics, network=True))
+    if encoder:
+        measures.append(_embedding(encoder, embed_texts))
+    return measures
 
 
 def rows_of(grid: Grid, shown: PictureGrid) -> Rows:

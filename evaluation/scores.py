@@ -138,7 +138,7 @@ def score(
     for done, measure in enumerate(measures):
         progress(done, total, f"Measuring {measure.name}")
         vectors, of_set = [measure.embed(pictures) for pictures in columns], measure.embed(round_trips)
-        style += _styles(measure, vectors, painted.prompts, of_set)
+        style += styles_by(measure, vectors, painted.prompts, of_set)
         if measure.network and told:
             apart += distances_from_set(measure.name, vectors, painted.prompts, of_set)
         if measure.embed_texts:
@@ -150,7 +150,7 @@ def score(
     return Scores(
         painted,
         tuple(style),
-        tuple(_content(shown[0], vectors, painted.prompts) for vectors in shown),
+        tuple(content_kept(shown[0], vectors, painted.prompts) for vectors in shown),
         _diversity(shown, painted.prompts),
         tuple(tuple(known.copies(pictures)) for pictures in columns),
         known.limit,
@@ -160,9 +160,15 @@ def score(
     )
 
 
-def _styles(
+def styles_by(
     measure: Measure, columns: Sequence[numpy.ndarray], prompts: Sequence[int], of_set: numpy.ndarray
 ) -> list[StyleScores]:
+    """What a measure says, in both ways where it is an image network's.
+
+    Args:
+        columns: its vectors of the base model's pictures, and of each checkpoint's.
+        of_set: its vectors of the set's pictures.
+    """
     base, *others = columns
     ways = [(measure.name, calibrate), (f"{measure.name}, CSLS", calibrate_by_neighbours)]
     found = []
@@ -205,7 +211,12 @@ def interval(values: numpy.ndarray, prompts: Sequence[int]) -> Interval:
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def _content(base: numpy.ndarray, vectors: numpy.ndarray, prompts: Sequence[int]) -> numpy.ndarray:
+def content_kept(base: numpy.ndarray, vectors: numpy.ndarray, prompts: Sequence[int]) -> numpy.ndarray:
+    """How much of the base model's composition each picture keeps, as `Scores.content`.
+
+    Args:
+        base, vectors: `measures.structure` of the base model's pictures, and of those of the same prompts and seeds.
+    """
     kept = (base * vectors).sum(axis=1)
     others = numpy.not_equal.outer(prompts, prompts)
     floor = float((base @ base.T)[others].mean())

@@ -37,15 +37,8 @@ def verdict(scores: Scores) -> StepVerdict:
     """
     lead, steps = scores.lead, scores.painted.steps
     if not lead.calibration.trusted:
-        return StepVerdict(
-            None,
-            (),
-            (
-                f"None of the measures tells this set's pictures from the base model's ({lead.name} does best, with an "
-                f"AUC of {lead.calibration.auc:.2f}; {TRUSTED:.1f} is needed), so that none can say which step is "
-                "nearer to its style. Look at the grid, and connect a CLIP vision model.",
-            ),
-        )
+        said = f"{none_tells(lead)}, so that none can say which step is nearer to its style. Look at the grid, and "
+        return StepVerdict(None, (), (f"{said}connect a CLIP vision model.",))
     columns = range(1, len(steps))
     best = max(columns, key=lambda column: float(lead.placed[column].mean()), default=0)
     if not best or not _better(scores, lead, best):
@@ -67,19 +60,39 @@ def verdict(scores: Scores) -> StepVerdict:
     return StepVerdict(steps[keep], others, tuple(sentences))
 
 
-def _better(scores: Scores, lead: StyleScores, column: int) -> bool:
-    gained = scores.interval(lead.placed[column] - lead.placed[0])
+def none_tells(lead: StyleScores) -> str:
+    """That even the best measure is not to be believed."""
+    return (
+        f"None of the measures tells this set's pictures from the base model's ({lead.name} does best, with an AUC of "
+        f"{lead.calibration.auc:.2f}; {TRUSTED:.1f} is needed)"
+    )
+
+
+def is_better(gained: Interval) -> bool:
+    """Whether pictures are nearer to the set than the base model's; `gained` is how much, picture by picture."""
     return gained.low > 0 and gained.mean >= WORTH_TELLING
 
 
+def is_lost(content: float) -> bool:
+    """Whether so much of the base model's composition is too little."""
+    return content < LOST
+
+
+def is_apart(difference: Interval) -> bool:
+    """Whether two LoRAs differ above the noise; `difference` is that of their places, picture by picture."""
+    return difference.low > 0 or difference.high < 0
+
+
+def _better(scores: Scores, lead: StyleScores, column: int) -> bool:
+    return is_better(scores.interval(lead.placed[column] - lead.placed[0]))
+
+
 def _lost(scores: Scores, column: int) -> bool:
-    return float(scores.content[column].mean()) < LOST
+    return is_lost(float(scores.content[column].mean()))
 
 
 def _apart(scores: Scores, lead: StyleScores, one: int, other: int) -> bool:
-    """Whether two checkpoints differ above the noise: compared prompt by prompt."""
-    difference = scores.interval(lead.placed[other] - lead.placed[one])
-    return difference.low > 0 or difference.high < 0
+    return is_apart(scores.interval(lead.placed[other] - lead.placed[one]))
 
 
 def _sentences(scores: Scores, lead: StyleScores, keep: int, others: tuple[int, ...]) -> list[str]:
