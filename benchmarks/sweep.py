@@ -94,7 +94,7 @@ def searched(space: str, steps: int, seed: int, features: Features, runs_root: P
 
     grid: dict[str, Losses] = {}
 
-    def train(asked: Settings, label: str) -> tuple[int, float]:
+    def train(asked: Settings, label: str) -> sweep.Reached:
         name = named(asked)
         if name not in grid:
             whole = dataclasses.asdict(dataclasses.replace(asked, steps=steps, keep_checkpoints=1))
@@ -103,7 +103,7 @@ def searched(space: str, steps: int, seed: int, features: Features, runs_root: P
             grid[name] = dict(run.evaluations())
             told = "; ".join(f"{step}: {loss:.4f}" for step, loss in grid[name].items())
             print(f"seed {seed}, {name}, held-out loss after {told}", flush=True)
-        return asked.steps, grid[name][asked.steps]
+        return sweep.Reached(asked.steps, grid[name][asked.steps])
 
     base = Settings(**lesson.SETTINGS | {"steps": steps, "seed": seed})
     with tempfile.TemporaryDirectory() as journals:

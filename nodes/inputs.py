@@ -159,10 +159,18 @@ def painter_inputs(model: str, decodes: str = "Decodes the pictures.") -> list[i
     ]
 
 
-def picture_size_inputs(default: int) -> list[io.Input]:
+def picture_size_inputs(default: int, optional: bool = False) -> list[io.Input]:
     """Width and height of sampled pictures."""
     return [
-        io.Int.Input(side, default=default, min=64, max=4096, step=16, tooltip="Of each picture, in pixels.")
+        io.Int.Input(
+            side,
+            default=default,
+            min=64,
+            max=4096,
+            step=16,
+            optional=optional,
+            tooltip="Of each picture, in pixels.",
+        )
         for side in ("width", "height")
     ]
 

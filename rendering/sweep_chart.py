@@ -27,17 +27,27 @@ class TrialToDraw(Protocol):
     def steps(self) -> int: ...
 
 
-def sweep_chart(trials: Sequence[TrialToDraw], title: str, theme: Theme = LIGHT) -> Image.Image:
-    """Lines that go further in training are darker; the last axes are how far, and the held-out loss there.
+class CriterionToDraw(Protocol):
+    """What `trainers.sweep.Criterion` looks like from here."""
+
+    @property
+    def axis(self) -> str: ...
+    def value(self, loss: float) -> float: ...
+
+
+def sweep_chart(
+    trials: Sequence[TrialToDraw], criterion: CriterionToDraw, title: str, theme: Theme = LIGHT
+) -> Image.Image:
+    """Lines that go further in training are darker; the last axes are how far, and what they are compared by there.
 
     Args:
         trials: the best first; those that failed are left out.
     """
     drawn = [trial for trial in trials if math.isfinite(trial.loss)]
     settings = list(drawn[0].chosen)
-    names = [*settings, "steps trained", "held-out loss, lower is better"]
+    names = [*settings, "steps trained", criterion.axis]
     columns = [_heights([trial.chosen[name] for trial in drawn]) for name in settings]
-    columns += [_heights([trial.steps for trial in drawn]), _heights([trial.loss for trial in drawn])]
+    columns += [_heights([trial.steps for trial in drawn]), _heights([criterion.value(trial.loss) for trial in drawn])]
     figure = new_figure(*SIZE, title, theme)
     axes = figure.add_axes((0.06, 0.1, 0.88, 0.72))
     calm(axes, "each line a trial; dark ones were trained longer, the best is marked", grid="x", theme=theme)

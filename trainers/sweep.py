@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SettingsError, TrainingError
 from ..files import content_hash
@@ -80,34 +80,89 @@ class SweepPlan:
         return [*(first * self.kept**rung for rung in range(halvings)), steps]
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """What trials are compared by.
+
+    Attributes:
+        name: as people read it.
+        higher: whether more of it is better; a trial's loss is then its negative.
+        beside: what else the table tells of a trial: heading -> what stands there, of what was `Reached.found`.
+    """
+
+    name: str
+    higher: bool = False
+    beside: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
+
+    def value(self, loss: float) -> float:
+        return 0.0 - loss if self.higher else loss
+
+    @property
+    def axis(self) -> str:
+        return f"{self.name}, {'higher' if self.higher else 'lower'} is better"
+
+
+HELD_OUT_LOSS = Criterion("held-out loss")
+
+
+class Reached(NamedTuple):
+    """What a trial was worth where it was compared with others.
+
+    Attributes:
+        steps: after so many; fewer than asked for where a person had it finish early.
+        loss: the held-out loss, or what else judges: lower is better.
+        learned: whether that is more than nothing, above the noise.
+        spoiled: whether it lost what is to be kept.
+        found: what the judge found, for it to tell.
+    """
+
+    steps: int
+    loss: float
+    learned: bool = True
+    spoiled: bool = False
+    found: Any = None
+
+
 @dataclass
 class Trial:
     """One choice of settings, and what came of it.
 
     Attributes:
-        losses: held-out loss after so many steps.
+        reached: what it was worth after so many steps.
         failure: why it failed; "" where it did not.
     """
 
     number: int
     chosen: Mapping[str, Value]
-    losses: dict[int, float] = field(default_factory=dict)
+    reached: dict[int, Reached] = field(default_factory=dict)
     failure: str = ""
+
+    @property
+    def last(self) -> Reached:
+        return self.reached[max(self.reached)] if self.reached else Reached(0, math.inf)
 
     @property
     def steps(self) -> int:
         """After how many steps it was measured last."""
-        return max(self.losses, default=0)
+        return self.last.steps
 
     @property
     def loss(self) -> float:
-        """The held-out loss there; infinite where there is none."""
-        return self.losses.get(self.steps, math.inf)
+        """What it was worth there; infinite where it never was measured."""
+        return self.last.loss
+
+    @property
+    def described(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.chosen.items())
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All trials, the best first: what failed last, what went further before what did not, then by loss."""
+    """All trials, the best first.
+
+    What failed stands last; before it what learned nothing; before that what is spoiled; the others by how far they
+    went, then by loss.
+    """
 
     trials: tuple[Trial, ...]
     best: Settings
@@ -118,15 +173,41 @@ class Outcome:
         """Of the steps that training every trial whole would have taken."""
         return sum(trial.steps for trial in self.trials) / self.steps_of_all
 
-    def table(self) -> str:
+    def equals(self, are_alike: Callable[[Any, Any], bool]) -> list[Trial]:
+        """Those that cannot be told from the best where they were compared last, both trained for as many steps.
+
+        Args:
+            are_alike: asked of what the judge found of the one and of the other.
+        """
+        best, *others = self.trials
+        return [
+            trial
+            for trial in others
+            if trial.steps in best.reached
+            and not trial.failure
+            and trial.last.spoiled <= best.last.spoiled
+            and are_alike(trial.last.found, best.reached[trial.steps].found)
+        ]
+
+    def table(self, criterion: Criterion = HELD_OUT_LOSS) -> str:
         """A line for each trial, as Markdown."""
-        names = list(self.trials[0].chosen)
-        lines = ["| " + " | ".join([*names, "steps", "held-out loss"]) + " |", "|" + "---|" * (len(names) + 2)]
+        heads = [*self.trials[0].chosen, "steps", criterion.name, *criterion.beside]
+        lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for trial in self.trials:
-            loss = f"failed: {trial.failure}"[:100] if trial.failure else f"{trial.loss:.4f}"
-            values = [f"{trial.chosen[name]}" for name in names]
-            lines.append("| " + " | ".join([*values, str(trial.steps), loss.replace("|", "/")]) + " |")
+            cells = [*map(str, trial.chosen.values()), str(trial.steps)]
+            if trial.failure:
+                cells += [f"failed: {trial.failure}"[:100].replace("|", "/"), *("" for _ in criterion.beside)]
+            else:
+                told = (tell(trial.last.found) for tell in criterion.beside.values())
+                cells += [f"{criterion.value(trial.loss):.4f}", *told]
+            lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
+
+
+def cheapest(trials: Sequence[Trial]) -> Trial | None:
+    """The first with the smallest rank; None where all have the same."""
+    ranks = [trial.chosen.get("rank", 0) for trial in trials]
+    return trials[ranks.index(min(ranks))] if len(set(ranks)) > 1 else None
 
 
 def check(plan: SweepPlan, base: Settings) -> None:
@@ -156,9 +237,7 @@ def check(plan: SweepPlan, base: Settings) -> None:
         )
 
 
-# Trains a run as far as the settings' `steps`; told which trial and rung. Gives how far it came, which is less where a
-# person had it finish early, and the held-out loss there.
-Train = Callable[[Settings, str], tuple[int, float]]
+Train = Callable[[Settings, str], Reached]  # trains a run as far as its `steps`; told which trial and rung
 
 
 def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object], train: Train) -> Outcome:
@@ -169,7 +248,7 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
     Args:
         base: what is not swept; its `steps` are those of the last rung.
         journals: folder for Optuna's journal, which no request can write.
-        key: what else decides the outcome: the data, the base model, the name.
+        key: what else decides the outcome: the data, the base model, the name, what judges but the held-out loss.
         train: a TrainingError or SettingsError that it raises fails the trial, and everything else (Cancel, a stop)
             ends the search for now.
 
@@ -184,12 +263,13 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
         for place, trial in enumerate(alive, start=1):
             label = f"Rung {rung} of {len(rungs)}, trial {place} of {len(alive)}"
             try:
-                came_to, loss = train(_on_rung(settings_of(base, trial.chosen), steps, rungs[0]), label)
-                trial.losses[came_to] = loss
+                reached = train(_on_rung(settings_of(base, trial.chosen), steps, rungs[0]), label)
+                trial.reached[reached.steps] = reached
             except (TrainingError, SettingsError) as error:
                 trial.failure = str(error)
         further = 0 if steps == base.steps else max(LEAST_KEPT, math.ceil(len(alive) / plan.kept))
-        going_on = sorted((each for each in alive if each.steps == steps and not each.failure), key=_rank)[:further]
+        there = (each for each in alive if each.steps == steps and not each.failure)
+        going_on = sorted(there, key=lambda each: (each.last.spoiled, each.loss, each.number))[:further]
         for trial in alive:
             if trial not in going_on:
                 _tell(study, trial, whole=trial.steps == base.steps)
@@ -200,8 +280,9 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
     return Outcome(tuple(ranked), settings_of(base, best.chosen), len(trials) * base.steps)
 
 
-def _rank(trial: Trial) -> tuple[bool, int, float, int]:
-    return bool(trial.failure), -trial.steps, trial.loss, trial.number
+def _rank(trial: Trial) -> tuple[bool, bool, bool, int, float, int]:
+    last = trial.last
+    return bool(trial.failure), not last.learned, last.spoiled, -last.steps, last.loss, trial.number
 
 
 def _on_rung(settings: Settings, steps: int, first: int) -> Settings:

@@ -2,60 +2,145 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from impasto.embedded.paintings import caption, paint
+from impasto.embedded.training_pictures import LEAST_STROKE, scene_of
 from impasto.setup.serving import ComfyServer, Interrupted, NodeFailed, PromptRefused
 
+from ..small_sources import Painting, write_shard
 from .test_api import ask
 from .test_encoding_node import encoding, make_source
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install optuna")
 
+SIDE = 128  # pixels, as the tiny FLUX paints
+LORAS = "output/impasto/runs/swept-sweep-*/checkpoints/*/adapter.safetensors"
+PICTURES = "user/impasto/sweeps/pictures/*.png"
+
+
+def make_paintings(server: ComfyServer, name: str) -> None:
+    """A source of eight paintings in a finish that the tiny FLUX does not paint."""
+    paintings = []
+    for index in range(1000, 1008):
+        buffer = io.BytesIO()
+        paint(scene_of(index), "impressionist", SIDE, SIDE, LEAST_STROKE).save(buffer, "PNG")
+        paintings.append(Painting(buffer.getvalue(), genre="landscape"))
+    write_shard(server.base / "datasets" / f"{name}-source" / "data" / "train-00000-of-00001.parquet", paintings)
+
 
 def graph(name: str, split: float = 0.4, **settings: object) -> dict:
-    """Four trials: all of them for 4 steps, two for 8."""
+    """Three trials: all of them for 4 steps, two for 12."""
     prompt = {node: each for node, each in encoding(name).items() if each["class_type"] != "PreviewAny"}
+    prompt["flux"]["inputs"]["weights"] = "pretrained"
     by_kind = {each["class_type"]: node for node, each in prompt.items()}
-    prompt[by_kind["ImpastoDatasetTOMLWriter"]]["inputs"]["validation_split"] = split
-    training = {"steps": 8, "scheduler": "constant", "precision": "fp32", "warmup_steps": 0} | settings
-    space = "rank: 2, 4\nlearning_rate: 1e-3, 1e-8"
+    prompt[by_kind["ImpastoDatasetTOMLWriter"]]["inputs"] |= {"validation_split": split, "resolution": 128}
+    training = {"steps": 12, "scheduler": "constant", "precision": "fp32", "warmup_steps": 0} | settings
     sweep = {"model": ["tiny", 0], "features": [by_kind["ImpastoEncodeTrainingData"], 0], "training": ["settings", 0]}
-    sweep |= {"space": space, "kept": 2, "name": f"{name}-sweep"}
+    sweep |= {"space": "rank: 8\nalpha: rank\nlearning_rate: 2e-3, 1e-8, 4e-3", "kept": 3, "name": f"{name}-sweep"}
     return prompt | {
-        "tiny": {"class_type": "ImpastoTinyFluxLoader", "inputs": {"seed": 0}},
+        "tiny": {"class_type": "ImpastoTinyFluxLoader", "inputs": {"seed": 0, "weights": "pretrained"}},
         "settings": {"class_type": "ImpastoTrainingSettings", "inputs": training},
         "sweep": {"class_type": "ImpastoTrainingSweep", "inputs": sweep},
         "shown": {"class_type": "PreviewAny", "inputs": {"source": ["sweep", 3]}},
     }
 
 
-def test_the_better_trials_are_trained_longer_and_a_cancelled_sweep_goes_on(server: ComfyServer):
-    make_source(server, "swept")
-    second = threading.Event()
+def by_style(prompt: dict, **inputs: object) -> dict:
+    """The same sweep, judged by four small pictures of each trial."""
+    text = "\n".join(caption(scene_of(index)) for index in range(4))
+    sweep = prompt["sweep"]["inputs"] | {"judge": "style", "prompts": ["prompts", 0], "dataset": ["load", 0]}
+    sweep |= {"clip": ["tiny", 1], "vae": ["tiny", 2], "width": SIDE, "height": SIDE, "sampling_steps": 4} | inputs
+    return prompt | {
+        "sweep": {"class_type": "ImpastoTrainingSweep", "inputs": sweep},
+        "prompts": {"class_type": "ImpastoPromptSet", "inputs": {"text": text, "seed": 1}},
+    }
+
+
+def cancelled_at(server: ComfyServer, prompt: dict, words: str) -> None:
+    """Queue it, and cancel as soon as the progress says so."""
+    said = threading.Event()
 
     def listen(kind: str, data: dict) -> None:
-        if kind == "progress_text" and "trial 2 of 4" in data["text"]:
-            second.set()
+        if kind == "progress_text" and words in data["text"]:
+            said.set()
 
-    execution = server.submit(graph("swept"), listener=listen)
+    execution = server.submit(prompt, listener=listen)
     deadline = time.monotonic() + 600
-    while not second.wait(0.2) and time.monotonic() < deadline:
+    while not said.wait(0.2) and time.monotonic() < deadline:
         if execution.ended:
             execution.wait()  # says what it failed by
-    assert second.is_set()
+    assert said.is_set()
     server.interrupt()
     with pytest.raises(Interrupted):
         execution.wait(300)
-    result = server.queue(graph("swept"), timeout=900)
-    (report,) = result.outputs["shown"]["text"]
-    rows = [line for line in report.splitlines() if line.startswith(("| 2 |", "| 4 |"))]
-    assert [line.split("|")[3].strip() for line in rows] == ["8", "8", "4", "4"]
-    assert "0.001" in rows[0]  # a rate of 1e-8 teaches nothing
-    again = server.queue(graph("swept"), timeout=300)
-    assert again.outputs["shown"]["text"] == [report]
+
+
+def rows_of(report: str) -> list[dict[str, str]]:
+    head, _, *rows = [line.strip("|").split("|") for line in report.splitlines() if line.startswith("|")]
+    return [dict(zip(map(str.strip, head), map(str.strip, row), strict=True)) for row in rows]
+
+
+def written(server: ComfyServer, pattern: str) -> dict[Path, int]:
+    """When each of these files was written."""
+    return {file: file.stat().st_mtime_ns for file in server.base.glob(pattern)}
+
+
+def test_the_better_trials_are_trained_longer_by_either_judge_and_what_was_cancelled_is_gone_on_with(
+    server: ComfyServer,
+):
+    make_paintings(server, "swept")
+    by_loss = graph("swept")
+    cancelled_at(server, by_loss, "trial 2 of 3")
+    trained = written(server, LORAS)
+    assert len(trained) == 1
+    cancelled_at(server, by_style(by_loss), "Rung 1 of 2, trial 2 of 3\nstep 4, prompt 2 of 4")
+    painted = written(server, PICTURES)
+    assert len(painted) >= 4 + 4 + 1  # the base model's, those of the first trial, and one of the second
+    (styled,) = server.queue(by_style(by_loss), timeout=900).outputs["shown"]["text"]
+    best, other, left = rows_of(styled)
+    (judge,) = (name for name in best if name.startswith("style by "))
+    assert [row["steps"] for row in (best, other, left)] == ["12", "12", "4"]
+    assert left["learning_rate"] == "1e-08" and float(left[judge]) == pytest.approx(0, abs=0.02)
+    assert float(best[judge]) > float(other[judge]) and left["content kept"].startswith("100 %")
+    chosen = f"rank 8, alpha rank, learning_rate {best['learning_rate']}"
+    assert styled.startswith(f"Best of 3: {chosen}, {judge} {best[judge]}\n")
+    now = written(server, PICTURES)
+    assert painted.items() <= now.items() and len(now) == 4 * (1 + 3 + 2)
+
+    (lost,) = server.queue(by_loss, timeout=300).outputs["shown"]["text"]
+    assert [row["steps"] for row in rows_of(lost)] == ["12", "12", "4"]
+    assert rows_of(lost)[2]["learning_rate"] == "1e-08"  # teaches nothing
+    assert " above it" in lost and "train both with another seed" in lost
+    again = server.queue(by_style(by_loss, theme="dark"), timeout=300)  # another theme, so that it runs again
+    assert again.outputs["shown"]["text"] == [styled]
+    assert written(server, PICTURES) == now
+    runs = written(server, LORAS)
+    assert trained.items() <= runs.items() and len(runs) == 3 + 2 * 2
+    for file in server.base.glob("output/impasto/runs/swept-sweep-*/metrics.jsonl"):
+        steps = [record["step"] for record in map(json.loads, file.read_text().splitlines()) if "loss" in record]
+        assert steps == sorted(set(steps))  # none was trained twice
+
+
+def test_style_is_refused_before_training_where_something_is_not_connected_or_prompts_are_too_few(
+    server: ComfyServer,
+):
+    make_source(server, "styled")
+    prompt = by_style(graph("styled", split=0.0))
+    del prompt["sweep"]["inputs"]["prompts"], prompt["sweep"]["inputs"]["vae"]
+    with pytest.raises(NodeFailed, match="nothing is connected to prompts and vae. Connect what Evaluate LoRA takes"):
+        server.queue(prompt, timeout=600)
+    few = by_style(graph("styled", split=0.0))
+    few["prompts"]["inputs"]["text"] = "a harbour"
+    with pytest.raises(NodeFailed, match="at least 4 different prompts"):
+        server.queue(few, timeout=600)
+    assert not [run for run in ask(server, "GET", "runs")[1]["runs"] if run["id"].startswith("styled-sweep-")]
 
 
 def asked_for(server: ComfyServer, kind: str, before: set[str]) -> str:
@@ -74,7 +159,7 @@ def asked_for(server: ComfyServer, kind: str, before: set[str]) -> str:
 def test_a_stopped_trial_is_gone_on_with_and_those_finished_early_stand_where_they_are(server: ComfyServer):
     make_source(server, "asked")
     prompt = graph("asked", steps=9_000)
-    prompt["sweep"]["inputs"]["space"] = "rank: 2, 4"
+    prompt["sweep"]["inputs"] |= {"space": "rank: 2, 4", "kept": 2}
     execution = server.submit(prompt)
     stopped = asked_for(server, "stop", set())
     with pytest.raises(Interrupted):

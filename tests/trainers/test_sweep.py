@@ -7,7 +7,7 @@ import pytest
 from impasto.errors import SettingsError, TrainingError
 from impasto.trainers.search_space import Between, read_space
 from impasto.trainers.settings import Settings
-from impasto.trainers.sweep import GRID, RANDOM, SweepPlan, check, search
+from impasto.trainers.sweep import GRID, RANDOM, Criterion, Reached, SweepPlan, cheapest, check, search
 
 pytest.importorskip("optuna", reason="Optuna is not installed: pip install optuna")
 
@@ -22,7 +22,7 @@ class Losses:
         self.trained: dict[tuple, int] = {}
         self.steps, self.left = 0, stop_after
 
-    def __call__(self, settings: Settings, label: str) -> tuple[int, float]:
+    def __call__(self, settings: Settings, label: str) -> Reached:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left -= 1
@@ -30,7 +30,7 @@ class Losses:
         self.steps += max(0, settings.steps - self.trained.get(name, 0))
         self.trained[name] = max(settings.steps, self.trained.get(name, 0))
         away = abs(math.log2(settings.rank / 8)) + abs(math.log10(settings.learning_rate / 1e-3))
-        return settings.steps, 1 + away + 1 / settings.steps
+        return Reached(settings.steps, 1 + away + 1 / settings.steps)
 
 
 def test_the_best_of_a_grid_is_found_with_a_third_of_its_steps(tmp_path):
@@ -61,8 +61,66 @@ def test_other_data_is_another_search(tmp_path):
     assert len({file.name for file in tmp_path.glob("*.journal")}) == 2
 
 
+def test_another_judge_is_named_its_values_stand_as_they_are_and_what_it_found_stands_beside_them(tmp_path):
+    def train(settings: Settings, label: str) -> Reached:
+        if settings.rank == 16:
+            raise TrainingError("no picture is finite")
+        return Reached(settings.steps, -0.1 * settings.rank, found=100 - 10 * settings.rank)
+
+    outcome = search(SweepPlan(read_space("rank: 4, 8, 16")), BASE, tmp_path, ["data", "style"], train)
+    assert outcome.best.rank == 8
+    criterion = Criterion("style by strokes", higher=True, beside={"content kept": lambda found: f"{found} %"})
+    assert criterion.axis == "style by strokes, higher is better"
+    assert outcome.table(criterion).splitlines() == [
+        "| rank | steps | style by strokes | content kept |",
+        "|---|---|---|---|",
+        "| 8 | 90 | 0.8000 | 20 % |",
+        "| 4 | 90 | 0.4000 | 60 % |",
+        "| 16 | 0 | failed: no picture is finite |  |",
+    ]
+
+
+def test_the_spoiled_and_those_that_learned_nothing_do_not_win_and_the_spoiled_do_not_go_on(tmp_path):
+    """Style by rank: 4 to 6 learn nothing, 32 and 64 are nearest and spoiled, 64 from the first rung on."""
+
+    def train(settings: Settings, label: str) -> Reached:
+        spoiled = settings.rank == 64 or (settings.rank == 32 and settings.steps == BASE.steps)
+        learned = settings.rank >= 8
+        return Reached(settings.steps, -settings.rank if learned else 0.0, learned, spoiled)
+
+    def ranked(space: str) -> list[tuple[int, int]]:
+        outcome = search(SweepPlan(read_space(space)), BASE, tmp_path, ["data"], train)
+        return [(trial.chosen["rank"], trial.steps) for trial in outcome.trials]
+
+    assert ranked("rank: 4, 8, 16, 64") == [(16, 90), (8, 90), (64, 30), (4, 30)]
+    assert ranked("rank: 4, 16, 32, 64") == [(16, 90), (32, 90), (64, 30), (4, 30)]
+    assert ranked("rank: 4, 5, 64") == [(64, 30), (4, 90), (5, 90)]  # that is told: nothing else learned anything
+    assert ranked("rank: 4, 5, 6")[0] == (4, 90)
+
+
+def test_those_that_cannot_be_told_from_the_best_are_known_and_the_cheapest_of_them(tmp_path):
+    def train(settings: Settings, label: str) -> Reached:
+        return Reached(settings.steps, -settings.rank, spoiled=settings.rank == 8, found=settings.rank * settings.steps)
+
+    outcome = search(SweepPlan(read_space("rank: 4, 8, 15, 16")), BASE, tmp_path, ["data"], train)
+    best, second, left, spoiled = outcome.trials
+    assert [trial.chosen["rank"] for trial in outcome.trials] == [16, 15, 4, 8]
+    assert [trial.steps for trial in outcome.trials] == [90, 90, 30, 30]
+    assert outcome.equals(lambda one, other: abs(one - other) <= 90) == [second]
+    assert outcome.equals(lambda one, other: abs(one - other) <= 360) == [second, left]  # 4 x 30 beside 16 x 30
+    assert outcome.equals(lambda one, other: False) == []
+    assert cheapest([best, second, left]) is left and cheapest([second, best]) is second
+    assert cheapest([best, best]) is None
+    assert best.described == "rank 16"
+
+
+def test_a_journal_is_found_again_under_the_name_that_it_had_before_there_was_a_choice_of_judges(tmp_path):
+    search(SweepPlan(read_space(SPACE)), BASE, tmp_path, ["data"], Losses())
+    assert [file.name for file in tmp_path.glob("*.journal")] == ["a6e404768608873d.journal"]
+
+
 def test_a_trial_that_fails_is_told_and_the_others_go_on(tmp_path):
-    def train(settings: Settings, label: str) -> tuple[int, float]:
+    def train(settings: Settings, label: str) -> Reached:
         if settings.learning_rate == 1e-2:
             raise TrainingError("the loss is no number any more")
         return Losses()(settings, label)
@@ -79,7 +137,7 @@ def test_a_trial_that_was_finished_early_stands_where_it_is_and_the_others_go_on
     """The best of all, finished by a person after so many steps: on the first rung, the second or the last."""
     losses = Losses()
 
-    def train(settings: Settings, label: str) -> tuple[int, float]:
+    def train(settings: Settings, label: str) -> Reached:
         if (settings.rank, settings.learning_rate) == (8, 1e-3) and settings.steps > ended:
             settings = dataclasses.replace(settings, steps=ended)
         return losses(settings, label)
@@ -94,7 +152,7 @@ def test_a_trial_that_was_finished_early_stands_where_it_is_and_the_others_go_on
 
 
 def test_where_the_last_rung_fails_the_best_below_it_is_the_outcome(tmp_path):
-    def train(settings: Settings, label: str) -> tuple[int, float]:
+    def train(settings: Settings, label: str) -> Reached:
         if settings.steps == BASE.steps:
             raise TrainingError("the disk is full")
         return Losses()(settings, label)
@@ -107,7 +165,7 @@ def test_where_the_last_rung_fails_the_best_below_it_is_the_outcome(tmp_path):
 def test_every_rung_is_measured_and_nothing_else_ends_a_trial(tmp_path):
     asked = []
 
-    def train(settings: Settings, label: str) -> tuple[int, float]:
+    def train(settings: Settings, label: str) -> Reached:
         asked.append(settings)
         return Losses()(settings, label)
 
@@ -175,9 +233,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 def test_alpha_follows_the_rank_where_it_is_asked_to(tmp_path):
     seen = []
 
-    def train(settings: Settings, label: str) -> tuple[int, float]:
+    def train(settings: Settings, label: str) -> Reached:
         seen.append((settings.rank, settings.alpha))
-        return settings.steps, 1.0
+        return Reached(settings.steps, 1.0)
 
     search(SweepPlan(read_space("rank: 4, 8\nalpha: rank")), BASE, tmp_path, ["data"], train)
     assert {(4, 4.0), (8, 8.0)} == set(seen)
