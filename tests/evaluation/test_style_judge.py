@@ -3,10 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy
 import pytest
 from impasto.errors import TrainingError
 from impasto.evaluation.measures import WEIGHT_FREE
-from impasto.evaluation.style_judge import StyleJudge
+from impasto.evaluation.style_judge import StyleFound, StyleJudge
 from impasto.prompting.prompt_set import crossed, prompt_set
 from impasto.rendering.cells import Grid
 from impasto.rendering.painting import Sampling
@@ -83,6 +84,21 @@ def test_what_lies_within_the_noise_is_alike_and_what_lies_beyond_is_not(tmp_pat
     near, far, as_far = (judge.judged(10, lora(*file)) for file in ((0.3,), (0.7, 0.1), (0.69, -0.1)))
     assert far.is_like(as_far) and as_far.is_like(far) and far.style.mean != as_far.style.mean
     assert not far.is_like(near) and not near.is_like(as_far)
+
+
+@pytest.mark.parametrize(("prompts", "most"), [(8, 0.1), (16, 0.07)])
+def test_two_loras_that_chance_alone_parts_are_seldom_called_different(prompts, most, record_property):
+    """Two seeds a prompt, which have most of their prompt's chance in common."""
+    draw, pairs = numpy.random.default_rng(1), 600
+    asked = [row // 2 for row in range(2 * prompts)]
+
+    def found():
+        gained = numpy.repeat(draw.normal(size=prompts), 2) + 0.5 * draw.normal(size=2 * prompts)
+        return StyleFound(gained, numpy.ones(2 * prompts), asked, 0)
+
+    apart = sum(not found().is_like(found()) for _ in range(pairs)) / pairs
+    record_property("measured", f"{apart:.1%} of {pairs} pairs called different by {prompts} prompts")
+    assert apart <= most
 
 
 def test_lost_content_is_told_and_not_taken_off_the_style(tmp_path, painter, lora):
