@@ -9,7 +9,15 @@ from ..rendering.cells import Grid, columns_of
 from ..rendering.painting import Sampling
 from . import results, sockets
 from .host import encoders, execution, sampling
-from .inputs import checkpoint_inputs, picture_size_inputs, sampler_inputs, sampling_inputs, seeds_input, theme_input
+from .inputs import (
+    checkpoint_inputs,
+    painter_inputs,
+    picture_size_inputs,
+    sampler_inputs,
+    sampling_inputs,
+    seeds_input,
+    theme_input,
+)
 from .jobs import logged
 from .rendering import checkpoints_of, kept_with
 
@@ -35,9 +43,10 @@ class EvaluateLora(io.ComfyNode):
                     tooltip="From Prompt Set: at least 4 prompts that no training picture has, better 8, with 2 seeds "
                     "each. More of them make the answer surer.",
                 ),
-                io.Model.Input("model", tooltip="The model that the run was trained on."),
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
-                io.Vae.Input("vae", tooltip="Decodes the pictures, and softens the set's as it softens those."),
+                *painter_inputs(
+                    "The model that the run was trained on.",
+                    decodes="Decodes the pictures, and softens the set's as it softens those.",
+                ),
                 *picture_size_inputs(512),
                 *sampling_inputs(),
                 *checkpoint_inputs(50),

@@ -2,8 +2,9 @@
 
 This is successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943). Each trial is an ordinary run that is asked
 for more steps at every rung, so that nothing is trained twice; the learning rate is constant, so that a run's first
-steps do not depend on how many will follow. Optuna draws what is tried, and its journal under the server's user folder
-keeps it.
+steps do not depend on how many will follow. From the second rung on those go further whose loss is to be expected
+lowest on the next, not those that lead: a high rate leads early (`benchmarks/sweep.py`). Optuna draws what is tried,
+and its journal under the server's user folder keeps it.
 """
 
 from __future__ import annotations
@@ -152,6 +153,15 @@ class Trial:
         return self.last.loss
 
     @property
+    def promise(self) -> float:
+        """The loss to be expected on the next rung, if it takes off as much again: each rung is as many times as long.
+
+        What leads by a high rate has stopped falling by then. On the first rung nothing is known of that.
+        """
+        losses = [self.reached[steps].loss for steps in sorted(self.reached)]
+        return losses[-1] + (losses[-1] - losses[-2]) if len(losses) > 1 else self.loss
+
+    @property
     def described(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.chosen.items())
 
@@ -269,7 +279,7 @@ def search(plan: SweepPlan, base: Settings, journals: Path, key: Sequence[object
                 trial.failure = str(error)
         further = 0 if steps == base.steps else max(LEAST_KEPT, math.ceil(len(alive) / plan.kept))
         there = (each for each in alive if each.steps == steps and not each.failure)
-        going_on = sorted(there, key=lambda each: (each.last.spoiled, each.loss, each.number))[:further]
+        going_on = sorted(there, key=lambda each: (each.last.spoiled, each.promise, each.number))[:further]
         for trial in alive:
             if trial not in going_on:
                 _tell(study, trial, whole=trial.steps == base.steps)

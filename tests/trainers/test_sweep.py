@@ -43,6 +43,20 @@ def test_the_best_of_a_grid_is_found_with_a_third_of_its_steps(tmp_path):
     assert "| 8 | 0.001 | 90 | 1.0111 |" in outcome.table().splitlines()[2]
 
 
+def test_what_still_falls_goes_further_than_what_leads_and_has_stopped_falling(tmp_path):
+    leading, still, falling, other = (1.0, 0.99, 1.05), (1.1, 1.0, 1.0), (1.3, 1.01, 0.9), (2.0, 1.9, 1.8)
+    losses = {1e-2: leading, 3e-3: still, 1e-3: falling}
+
+    def train(settings: Settings, label: str) -> Reached:
+        of_it = losses.get(settings.learning_rate, other) if settings.rank == 4 else other
+        return Reached(settings.steps, of_it[(10, 30, 90).index(settings.steps)])
+
+    plan = SweepPlan(read_space("learning_rate: 1e-2, 3e-3, 1e-3\nrank: 4, 8, 16"))
+    outcome = search(plan, BASE, tmp_path, ["data"], train)
+    assert [trial.chosen["learning_rate"] for trial in outcome.trials[:3]] == [1e-3, 3e-3, 1e-2]
+    assert [trial.steps for trial in outcome.trials[:3]] == [90, 90, 30]
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 9, 11, 12])
 def test_a_search_that_was_stopped_goes_on_with_the_same_trials(tmp_path, stop_after):
     plan = SweepPlan(read_space("rank: 4 to 64\nlearning_rate: 1e-5 to 1e-2"), RANDOM, trials=9)
