@@ -86,10 +86,10 @@ def test_what_lies_within_the_noise_is_alike_and_what_lies_beyond_is_not(tmp_pat
     assert not far.is_like(near) and not near.is_like(as_far)
 
 
-@pytest.mark.parametrize(("prompts", "most"), [(8, 0.1), (16, 0.07)])
+@pytest.mark.parametrize(("prompts", "most"), [(4, 0.04), (8, 0.04), (16, 0.04)])
 def test_two_loras_that_chance_alone_parts_are_seldom_called_different(prompts, most, record_property):
-    """Two seeds a prompt, which have most of their prompt's chance in common."""
-    draw, pairs = numpy.random.default_rng(1), 600
+    """In 2 of 100, as an interval of 98 % has it. Two seeds a prompt have most of their prompt's chance in common."""
+    draw, pairs = numpy.random.default_rng(1), 1_500
     asked = [row // 2 for row in range(2 * prompts)]
 
     def found():
