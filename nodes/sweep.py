@@ -76,7 +76,13 @@ class TrainingSweep(io.ComfyNode):
                     tooltip="One of so many, but at least two, go on to the next rung, trained so many times as long.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**32 - 1, optional=True, tooltip="Of what a random search draws."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # another seed is another search
+                    optional=True,
+                    tooltip="Of what a random search draws.",
                 ),
                 io.String.Input(
                     "name",

@@ -19,6 +19,20 @@ def test_schemas(comfyui):
     check("nodes", current.node_schemas())
 
 
+def test_a_seed_stays_until_somebody_changes_it(comfyui):
+    """To an input of this name that does not say so, ComfyUI's page gives another value after each queue."""
+    import asyncio
+
+    from impasto.nodes import ImpastoExtension
+
+    schemas = [node.GET_SCHEMA() for node in asyncio.run(ImpastoExtension().get_node_list())]
+    inputs = [(schema.node_id, each) for schema in schemas for each in schema.inputs]
+    seeds = [(node, each) for node, each in inputs if each.id in ("seed", "noise_seed")]
+    assert len(seeds) > 5
+    for node, seed in seeds:
+        assert getattr(seed, "control_after_generate", None) in ("fixed", False), node
+
+
 def test_the_identity_of_a_model(comfyui, tmp_path):
     """Baked models, painted pictures and encoded training data are found by it."""
     weights = write_base_weights(tmp_path / "flux.safetensors")
