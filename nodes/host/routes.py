@@ -34,7 +34,8 @@ EVENT_SECONDS = 1.0
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="impasto-route")
 # What strangers may have written is shown as what it is, and runs nothing.
 OF_A_FILE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox", "Cache-Control": "no-cache"}
-KEPT = {"Cache-Control": "private, max-age=604800, immutable"}  # for a week, by who asked
+# For a week, by who asked; and whoever asks without the token afterwards, in the same browser, is asked for it.
+KEPT = {"Cache-Control": "private, max-age=604800, immutable", "Vary": "Authorization"}
 OF_EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 _posts: deque[float] = deque()
