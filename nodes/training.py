@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 CATEGORY = "Impasto/Training"
 NEW_LORA = "a new LoRA"
 RUN_KEY = "impasto_run"  # of the run's id among what a node shows: the page's panel asks for the rest
+RETURNED_KEY = "impasto_returned"  # whether that run was finished before and is given back: no step was trained
 
 
 def _lora_format() -> io.Combo.Input:
@@ -283,7 +284,8 @@ def _trained(
         )
     loss = {"loss": [record["loss"] for record in run.metrics() if "loss" in record]}
     lora_name = f"{final.parent.name}/{final.name}"
-    shown = results.said(told(run, job, lora_name, earlier, returned, notes), last_sample(run)) | {RUN_KEY: [run.id]}
+    shown = results.said(told(run, job, lora_name, earlier, returned, notes), last_sample(run))
+    shown |= {RUN_KEY: [run.id], RETURNED_KEY: [returned]}
     return io.NodeOutput(run, models.load_lora(final), loss, lora_name, ui=shown)
 
 

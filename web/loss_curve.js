@@ -90,10 +90,10 @@ export class LossCurve {
     });
   }
 
-  /** @param {number[]} checkpoints steps */
+  /** The axis of a long run grows with it, so that its first steps are seen; @param {number[]} checkpoints steps */
   show(total, checkpoints) {
-    Object.assign(this, { total: Math.max(total, this.losses.last, 1), checkpoints });
-    const { points, heldOut } = this.losses;
+    const { points, heldOut, last: reached } = this.losses;
+    Object.assign(this, { total: Math.max(Math.min(total, 2 ** Math.ceil(Math.log2(reached + 2))), reached, 1), checkpoints });
     const last = points.at(-1);
     this.canvas.ariaLabel = last
       ? t("Loss by step. Trend {trend} at step {step}, {n} held-out losses. Arrow keys read it.", {
@@ -181,6 +181,8 @@ export class LossCurve {
     }
     context.fillText((most + spare).toPrecision(3), 4, 10);
     context.fillText((least - spare).toPrecision(3), 4, HEIGHT - 14);
+    const end = t("Step {step}", { step: this.total });
+    context.fillText(end, width - 4 - context.measureText(end).width, HEIGHT - 14);
     const read = points[this.at];
     if (read) context.fillRect(x(read.step), 4, 1, HEIGHT - 14);
   }

@@ -45,8 +45,8 @@ export function duration(seconds) {
   return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
-/** What a run's summary says of its state, for people. */
-export function stateOf(run, waited = 0) {
+/** What a run's summary says of its state, for people; `returned`: it was finished before, and the node gave it back. */
+export function stateOf(run, waited = 0, returned = false) {
   const { state, step, active } = run;
   const clock = waited > 3 ? `, ${duration(waited)}` : "";
   if (active?.stopping) return t("Stopping after this step, then saving");
@@ -55,6 +55,7 @@ export function stateOf(run, waited = 0) {
     return t("Training: step {step} of {total}", run) + left;
   }
   if (active) return `${(state === "starting" && run.doing) || t("Starting the trainer")}${clock}`;
+  if (state === "finished" && returned) return t("Trained before, given back as it is: step {step} of {total}", run);
   if (state === "finished" && run.finished_early) return t("Finished early: step {step} of {total}", run);
   if (state === "finished") return t("Finished: step {step} of {total}", run);
   if (state === "failed") return t("Failed at step {step} of {total}", run);
@@ -78,7 +79,7 @@ function sampleButton(sample, place, height, title, onClick) {
 
 export class TrainerPanel {
   constructor(node) {
-    Object.assign(this, { node, run: null, losses: new Losses(), until: 0, since: 0, slowest: 0, updates: 0, drawn: "" });
+    Object.assign(this, { node, run: null, losses: new Losses(), until: 0, since: 0, drawn: "" });
     this.curve = new LossCurve(this.losses);
     this.state = element("div", { role: "status", "aria-live": "off", style: { fontWeight: "bold" } });
     this.heard = element("div", { className: "heard", "aria-live": "polite" }); // what is new of the state, not every step
@@ -124,10 +125,12 @@ export class TrainerPanel {
     Object.defineProperty(node, "imgs", { get: () => undefined, set: () => {}, configurable: true });
   }
 
-  /** Show this run; the node may start a trainer soon. */
-  follow(run, starting = false) {
+  /** Show this run; the node may start a trainer soon, or has ended and gave it back as it was. */
+  follow(run, { starting = false, returned } = {}) {
     if (run !== this.run) this.losses.forget();
+    if (run !== this.run || starting) this.returned = false;
     this.run = run;
+    this.returned = returned ?? this.returned;
     if (starting) Object.assign(this, { until: Date.now() + PATIENCE, since: Date.now() });
     this.look();
   }
@@ -163,16 +166,15 @@ export class TrainerPanel {
 
   /** @param {Object[]} records of steps that are new */
   update(summary, records) {
-    const began = performance.now();
     // A run that goes on from a checkpoint trains the steps behind it again.
     if (summary.active && summary.step && summary.step < this.losses.last - 1) this.losses.forget();
     else this.losses.add(records);
     const changed = this.last?.state !== summary.state || !this.last?.active !== !summary.active;
     this.last = summary;
     const waited = this.since ? (Date.now() - this.since) / 1000 : 0;
-    setText(this.state, stateOf(summary, waited));
+    setText(this.state, stateOf(summary, waited, this.returned));
     const tenth = Math.floor((10 * summary.step) / (summary.total || 1));
-    const news = [summary.state, Boolean(summary.active), summary.active?.stopping, tenth].join();
+    const news = [summary.state, Boolean(summary.active), summary.active?.stopping, this.returned, tenth].join();
     if (news !== this.news) setText(this.heard, this.state.textContent);
     this.news = news;
     this.element.dataset.state = summary.active ? "active" : summary.state;
@@ -185,16 +187,13 @@ export class TrainerPanel {
     const made = `${summary.checkpoints} ${summary.samples?.map(({ step }) => step)}`;
     if (changed || made !== this.made) this.say(""); // what was asked for is there
     this.made = made;
-    this.curve.show(summary.total, summary.checkpoints ?? []);
+    this.curve.show(summary.active ? summary.total : summary.step, summary.checkpoints ?? []);
     const size = (bytes) => ({ n: (bytes / 1e9).toFixed(1) });
     const device = summary.peak_device_memory ? `, ${t("{n} GB of the card", size(summary.peak_device_memory))}` : "";
     const memory = summary.peak_memory && t("At most {n} GB of memory", size(summary.peak_memory)) + device;
     setText(this.memory, [memory, summary.plan].filter(Boolean).join(". "));
     this.showCheckpoints(summary);
     this.showSamples(summary);
-    const took = performance.now() - began;
-    this.updates += 1;
-    this.slowest = Math.max(this.slowest, took);
     if (this.log.open) this.readLog();
   }
 
@@ -330,11 +329,11 @@ function keep(graph, node, run) {
   localStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(entries)));
 }
 
-function follow(id, run, starting) {
+function follow(id, run, how) {
   const panel = panelOf(nodeOf(id));
   if (!panel) return;
   keep(app.rootGraph.id, String(id), run);
-  panel.follow(run, starting);
+  panel.follow(run, how);
 }
 
 async function restore() {
@@ -345,7 +344,7 @@ async function restore() {
     if (!trains(graph.nodes)) return;
     const { active } = await ask("/runs?limit=1");
     for (const { node, run, workflow } of active) {
-      if (app.rootGraph === graph && workflow && workflow === graph.id) follow(node, run, true);
+      if (app.rootGraph === graph && workflow && workflow === graph.id) follow(node, run, { starting: true });
     }
   } catch (error) {
     console.warn("Impasto: the training of this graph could not be shown again.", error);
@@ -356,7 +355,7 @@ async function restore() {
 function ended({ detail }) {
   const id = detail.display_node ?? detail.node ?? detail.node_id;
   const run = detail.output?.impasto_run?.at(-1);
-  if (run) follow(id, run, false);
+  if (run) follow(id, run, { returned: Boolean(detail.output.impasto_returned?.at(-1)) });
   const panel = nodeOf(id)?.widgets?.find((widget) => widget.name === WIDGET)?.element.panel;
   if (!panel) return;
   Object.assign(panel, { until: 0, since: 0 });
@@ -367,7 +366,7 @@ app.registerExtension({
   name: "Impasto.Trainer",
   setup() {
     api.addEventListener("impasto.run", ({ detail }) => {
-      if (!detail.workflow || detail.workflow === app.rootGraph.id) follow(detail.node, detail.run, true);
+      if (!detail.workflow || detail.workflow === app.rootGraph.id) follow(detail.node, detail.run, { starting: true });
     });
     for (const kind of ["executed", "execution_error", "execution_interrupted"]) api.addEventListener(kind, ended);
   },

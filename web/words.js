@@ -52,6 +52,7 @@ export const FRENCH = {
   "Stopped, saved at step {saved} of {total}. Queue again to go on": "Arrêté, enregistré au pas {saved} sur {total}. Relancez pour continuer",
   "Stopping after this step, then saving": "Arrêt après ce pas, puis enregistrement",
   "Stopping after this step, then saving.": "Arrêt après ce pas, puis enregistrement.",
+  "Trained before, given back as it is: step {step} of {total}": "Déjà entraîné, rendu tel quel : pas {step} sur {total}",
   "Training": "Entraînement",
   "Training: step {step} of {total}": "Entraînement : pas {step} sur {total}",
   "Use this checkpoint": "Prendre ce point de reprise",
