@@ -13,6 +13,9 @@ const LINE = 16; // pixels
 const PADDING = 28; // pixels: above and below the text, and ComfyUI's margin around an element
 const MOST_LINES = 8; // what is longer can be scrolled
 const HISTORY = 32; // prompts looked at for the last results of a graph
+const EVERY = 250; // milliseconds between two looks at whether the server refused a graph
+const LONGEST_LOOK = 120_000; // milliseconds that it may take to answer
+const refusals = { timer: 0, until: 0, nodes: new Set() }; // the nodes that show one; until when one is looked for
 
 /** A text of ours on a node, made when it is first needed. */
 function resultWidget(node) {
@@ -91,17 +94,48 @@ function failed({ detail }) {
   show(node, detail.exception_message?.trim() ?? "", true);
 }
 
+/** What the server refused about a node before anything ran: a text of ours, which begins with its widget, comes once a widget. */
+function refusalOf({ errors }) {
+  const said = ({ type, message, details = "", extra_info: about }) =>
+    type === "custom_validation_failed" ? details.replace(`${about?.input_name} - `, "") : `${message}: ${details}`;
+  return [...new Set(errors.map(said))].join("\n");
+}
+
+/**
+ * No event tells that the server refused a graph: what ComfyUI's page has of it is looked for while a graph is queued.
+ * @param {Event} [queued] it is, so that this look is the last
+ */
+function lookForRefusals(queued) {
+  clearTimeout(refusals.timer);
+  for (const [id, told] of Object.entries(app.lastNodeErrors ?? {})) {
+    const node = nodeOf(id);
+    if (!node || !told.errors?.length) continue;
+    show(node, refusalOf(told), true);
+    refusals.nodes.add(node);
+  }
+  const going = !queued && !refusals.nodes.size && Date.now() < refusals.until;
+  if (going) refusals.timer = setTimeout(lookForRefusals, EVERY);
+}
+
+/** A graph goes to the server anew: what it refused the last time may be mended. */
+function queueing() {
+  for (const node of refusals.nodes) show(node, "");
+  Object.assign(refusals, { nodes: new Set(), until: Date.now() + LONGEST_LOOK });
+  setTimeout(lookForRefusals, EVERY); // by when the page has forgotten the last ones
+}
+
 /**
  * Show again what the last prompts of this very graph left on its nodes.
  * @param {(id: string) => boolean} wanted by execution id
  */
 async function restore(wanted) {
-  const graph = app.rootGraph;
-  if (!graph?.nodes?.length || graph.id === NO_ID) return;
+  const { nodes, id: opened } = app.rootGraph ?? {};
+  if (!nodes?.length || opened === NO_ID) return;
   const response = await api.fetchApi(`/history?max_items=${HISTORY}`);
-  if (!response.ok || app.rootGraph !== graph) return;
-  for (const { prompt, outputs, meta, status } of Object.values(await response.json())) {
-    if (prompt?.[3]?.extra_pnginfo?.workflow?.id !== graph.id) continue;
+  const prompts = response.ok ? Object.values(await response.json()) : [];
+  if (app.rootGraph.id !== opened) return; // another graph was opened meanwhile
+  for (const { prompt, outputs, meta, status } of prompts) {
+    if (prompt?.[3]?.extra_pnginfo?.workflow?.id !== opened) continue;
     for (const [id, output] of Object.entries(outputs ?? {})) {
       const shownBy = meta?.[id]?.display_node ?? id;
       // As ComfyUI's own page does it when a node ends: the pictures come back by the same way.
@@ -145,6 +179,8 @@ app.registerExtension({
     api.addEventListener("executed", ended);
     api.addEventListener("execution_cached", cached);
     api.addEventListener("execution_error", failed);
+    api.addEventListener("promptQueueing", queueing);
+    api.addEventListener("promptQueued", lookForRefusals);
   },
   afterConfigureGraph() {
     showAgain();
