@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -33,6 +33,17 @@ SETTINGS = {
     "Comfy.Workflow.Persist": False,
     "Comfy.ColorPalette": "dark",
 }
+TIDY = """async palette => {
+    for (const dialog of document.querySelectorAll('dialog.impasto')) dialog.close();
+    const {activeSidebarTabId, toggleSidebarTab} = app.extensionManager.sidebarTab;
+    if (activeSidebarTabId) toggleSidebarTab(activeSidebarTabId);
+    const {setting} = app.extensionManager;
+    if (setting.get('Comfy.ColorPalette') !== palette) await setting.set('Comfy.ColorPalette', palette);
+    sessionStorage.removeItem('impasto.token');
+    await app.loadGraphData({nodes: [], links: [], groups: [], version: 0.4, last_node_id: 0, last_link_id: 0});
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [0, 0];
+}"""
 
 
 @pytest.fixture(scope="session")
@@ -46,25 +57,68 @@ def chromium_program() -> Path:
     return program
 
 
-@pytest.fixture(scope="module")  # Playwright leaves an event loop running, which other files' tests must not meet
-def browser(chromium_program: Path) -> Iterator:
-    from playwright.sync_api import sync_playwright
+class Browsing:
+    """Chromium and the pages that tests share, by server and renderer: to open one takes seconds."""
 
-    with sync_playwright() as started:
-        options = {"executable_path": chromium_program, "args": ["--no-sandbox"], "timeout": PATIENCE}
-        launched = started.chromium.launch(**options)
-        launched.new_context(viewport=WINDOW)  # of all pages, which find what the first one loaded in its cache
-        yield launched
-        launched.close()
+    def __init__(self) -> None:
+        self._playwright = self._browser = None
+        self._pages: dict[tuple[str, bool], Page] = {}
+
+    def browser(self, program: Path):
+        if not self._browser:
+            from playwright.sync_api import sync_playwright
+
+            self._playwright = sync_playwright().start()
+            options = {"executable_path": program, "args": ["--no-sandbox"], "timeout": PATIENCE}
+            self._browser = self._playwright.chromium.launch(**options)
+            self._browser.new_context(viewport=WINDOW)  # of all pages: what the first one loaded is in its cache
+        return self._browser
+
+    def page(self, program: Path, server: ComfyServer, vue: bool) -> Page:
+        """The page of this server in this renderer, as if nothing had been done in it yet."""
+        page = self._pages.get((server.url, vue))
+        if not page or page.tab.is_closed() or not page.is_tidied():
+            if page:
+                page.tab.close()
+            page = self._pages[server.url, vue] = Page(self.browser(program), server, vue)
+        return page
+
+    def close(self) -> None:
+        if self._browser:
+            self._browser.close()
+            self._playwright.stop()
+        self.__init__()
+
+
+browsing = Browsing()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
+    """End Playwright where the tests of the page do: it leaves an event loop running, which others must not meet."""
+    ended = yield
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        browsing.close()
+    return ended
+
+
+@pytest.fixture
+def browser(chromium_program: Path):
+    return browsing.browser(chromium_program)
 
 
 @pytest.fixture(scope="session")
 def server(chromium_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A running server that the tests of the page share; a file that needs another has its own under this name."""
-    running = new_server(tmp_path_factory.mktemp("page"))
-    running.start()
-    yield running
-    running.stop()
+    yield from serving(new_server(tmp_path_factory.mktemp("page")))
+
+
+def serving(server: ComfyServer) -> Iterator[ComfyServer]:
+    """Started, and ended without the leave that it takes its time for while pages are connected."""
+    server.start()
+    yield server
+    server.kill()
+    server.stop()
 
 
 class Page:
@@ -95,6 +149,21 @@ class Page:
         urllib.request.urlopen(request, timeout=PATIENCE / 1000).close()
         self.tab.goto(self.server.url)
         self.tab.wait_for_function(READY)
+
+    def is_tidied(self) -> bool:
+        """Whether it could be made as if it were new: what an earlier test left in it and on the server is gone."""
+        from playwright.sync_api import Error
+
+        if self.server.is_busy():
+            self.server.clear_queue()
+            self.server.interrupt()
+        self.faults.clear()
+        try:
+            self.tab.unroute_all()
+            self.tab.evaluate(TIDY, SETTINGS["Comfy.ColorPalette"])
+        except Error:  # the test before this one left the page as no person would
+            return False
+        return True
 
     def load(self, graph: dict) -> None:
         self.tab.evaluate("graph => app.loadGraphData(graph)", graph)
@@ -137,31 +206,51 @@ class Page:
         failure = self.tab.evaluate("window.ended.exception_message")
         assert not failure, failure
 
-    def wait_for_text(self, kind: str, said: str) -> None:
-        """Until a node of this type shows this of its last run; an error that some node shows instead ends the wait."""
+    def busy(self, work: Callable[[], None]) -> float:
+        """Milliseconds that the main thread computed for this, without what others took of the processor meanwhile."""
+        devtools = self.tab.context.new_cdp_session(self.tab)
+        devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+        def spent() -> float:
+            told = devtools.send("Performance.getMetrics")["metrics"]
+            return 1000 * next(metric["value"] for metric in told if metric["name"] == "TaskDuration")
+
+        begun = spent()
+        work()
+        taken = spent() - begun
+        devtools.detach()
+        return taken
+
+    def wait_for_text(self, kind: str, said: str, failed: bool = False) -> None:
+        """Until a node of this type shows this of its last run, or as its error where it `failed`.
+
+        Where no error is waited for, one that some node shows ends the wait.
+        """
         self.tab.wait_for_function(
-            """([kind, said]) => {
+            """([kind, said, failed]) => {
                 const results = app.rootGraph.nodes.flatMap(node => (node.widgets ?? [])
                     .filter(widget => widget.name === 'impasto_result').map(({element}) => [node.type, element]));
                 if (results.some(([type, element]) => type === kind && element.textContent.includes(said)
-                    && element.getClientRects().length > 0)) return true;
-                const failed = results.find(([, element]) => element.dataset.state === 'failed');
-                if (failed) throw new Error(`${failed[0]}: ${failed[1].textContent}`);
+                    && (element.dataset.state === 'failed') === failed && element.getClientRects().length)) return true;
+                const other = results.find(([, element]) => element.dataset.state === 'failed');
+                if (other && !failed) throw new Error(`${other[0]}: ${other[1].textContent}`);
             }""",
-            arg=[kind, said],
+            arg=[kind, said, failed],
         )
 
 
 @pytest.fixture(params=RENDERERS)
-def page(request: pytest.FixtureRequest, browser, server: ComfyServer) -> Iterator[Page]:
-    opened = Page(browser, server, RENDERERS[request.param])
-    yield opened
-    opened.tab.close()
+def page(request: pytest.FixtureRequest, chromium_program: Path, server: ComfyServer) -> Page:
+    return browsing.page(chromium_program, server, RENDERERS[request.param])
 
 
-@pytest.fixture(scope="module", params=RENDERERS)
-def lasting_page(request: pytest.FixtureRequest, browser, server: ComfyServer) -> Iterator[Page]:
-    """One page a renderer for all tests of a file that do not mind what another one did in it."""
-    opened = Page(browser, server, RENDERERS[request.param])
-    yield opened
-    opened.tab.close()
+@pytest.fixture
+def one_page(chromium_program: Path, server: ComfyServer) -> Page:
+    """Where the renderer of nodes makes no difference."""
+    return browsing.page(chromium_program, server, vue=True)
+
+
+@pytest.fixture
+def pages(chromium_program: Path, server: ComfyServer) -> list[Page]:
+    """One in each renderer."""
+    return [browsing.page(chromium_program, server, vue) for vue in RENDERERS.values()]

@@ -29,8 +29,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("theme", LETTERS)
-def test_every_socket_of_ours_has_a_colour_of_its_own_in_each_theme(lasting_page: Page, theme: str):
-    page = lasting_page
+def test_every_socket_of_ours_has_a_colour_of_its_own_in_each_theme(page: Page, theme: str):
     page.tab.evaluate("name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", theme)
     wanted = "letters => getComputedStyle(document.documentElement).getPropertyValue('--fg-color').trim() === letters"
     page.tab.wait_for_function(wanted, arg=LETTERS[theme])
@@ -42,9 +41,8 @@ def test_every_socket_of_ours_has_a_colour_of_its_own_in_each_theme(lasting_page
     assert min(on_a_dark_node) > 3 and not page.faults
 
 
-def test_a_theme_that_has_a_colour_for_a_socket_of_ours_is_followed_until_another_has_none(lasting_page: Page):
+def test_a_theme_that_has_a_colour_for_a_socket_of_ours_is_followed_until_another_has_none(page: Page):
     """The two writes of ComfyUI's `loadLinkColorPalette` and `loadLinkColorPaletteForVueNodes`."""
-    page = lasting_page
     written = """([vue, colour]) => {
         const name = '--color-datatype-IMPASTO_RUN', style = document.documentElement.style;
         if (vue) colour ? style.setProperty(name, colour) : style.removeProperty(name);

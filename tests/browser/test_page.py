@@ -33,14 +33,14 @@ def written(name: str) -> dict:
     }
 
 
-@pytest.mark.parametrize(("name", "said"), [("samples", "kohya.txt"), ("../samples", "plain name")])
-def test_what_became_of_a_node_is_read_on_it_and_again_when_the_page_is_loaded_anew(page: Page, name: str, said: str):
+@pytest.mark.parametrize(("name", "said", "failed"), [("samples", "kohya.txt", False), ("../samples", "plain", True)])
+def test_what_became_of_a_node_is_read_on_it_and_again_when_the_page_is_loaded_anew(page: Page, name, said, failed):
     page.tab.evaluate("graph => app.loadApiJson(graph, 'written')", written(f"{name}-{page.vue}"))
     page.tab.evaluate("id => { app.rootGraph.id = id }", str(uuid.uuid4()))
     saved = page.tab.evaluate("app.rootGraph.serialize()")
     page.tab.evaluate("() => { app.queuePrompt(0) }")
-    page.wait_for_text("ImpastoPromptSetExport", said)
+    page.wait_for_text("ImpastoPromptSetExport", said, failed)
     page.open()
     page.load(saved)
-    page.wait_for_text("ImpastoPromptSetExport", said)
+    page.wait_for_text("ImpastoPromptSetExport", said, failed)
     assert not page.faults

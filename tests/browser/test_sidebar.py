@@ -76,7 +76,6 @@ def saved_graph() -> dict:
 
 
 def opened(page: Page):
-    page.tab.evaluate("() => app.rootGraph.clear()")
     page.tab.evaluate(OPEN)
     sidebar = page.tab.locator(".impasto.sidebar")
     sidebar.locator(ROW.format("harbours")).wait_for()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from impasto.setup.serving import ComfyServer
@@ -11,7 +13,7 @@ from PIL import Image
 
 from ..comfyui.conftest import new_server
 from . import test_sidebar
-from .conftest import Page
+from .conftest import Page, serving
 from .test_trainer_panel import PANEL
 
 TOKEN = "a harbour – at dusk"  # with a letter that no header has as it is
@@ -21,18 +23,14 @@ shelf = test_sidebar.shelf
 
 
 @pytest.fixture(scope="module")
-def server(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    running = new_server(tmp_path_factory.mktemp("guarded"))
+def server(chromium_program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("IMPASTO_TOKEN", TOKEN)
-        running.start()
-    yield running
-    running.stop()
+        yield from serving(new_server(tmp_path_factory.mktemp("guarded")))
 
 
 def open_sidebar(page: Page):
-    page.open()  # anew: at the very first time ComfyUI lays its templates over everything
-    page.tab.evaluate("() => app.rootGraph.clear()")
+    page.open()  # anew: whether it has asked already is the page's own knowledge
     page.tab.evaluate(test_sidebar.OPEN)
     return page.tab.locator(".impasto.sidebar")
 
@@ -47,7 +45,8 @@ def others(page: Page) -> list[str]:
     return [fault for fault in page.faults if "401" not in fault]
 
 
-def test_the_token_is_asked_for_once_and_opens_every_panel(page: Page, shelf, tmp_path):
+def test_the_token_is_asked_for_once_and_opens_every_panel(one_page: Page, shelf, tmp_path):
+    page = one_page
     asked = []
     page.tab.on("request", lambda request: asked.append(request.url))
     samples = shelf.path / "samples" / "step-000040"
@@ -56,7 +55,7 @@ def test_the_token_is_asked_for_once_and_opens_every_panel(page: Page, shelf, tm
     Image.new("RGB", (192, 64), (90, 40, 160)).save(samples / "preview.png")
     sidebar = open_sidebar(page)
     page.tab.wait_for_selector(DIALOG)
-    page.tab.screenshot(path=tmp_path / f"token-{page.vue}.png")
+    page.tab.screenshot(path=tmp_path / "token.png")
     give(page, "a barn")
     page.tab.get_by_role("alert").get_by_text("does not take that token").wait_for()
     give(page, TOKEN)
@@ -85,7 +84,8 @@ def test_the_token_is_asked_for_once_and_opens_every_panel(page: Page, shelf, tm
     assert page.tab.locator(DIALOG).count() == 0 and not others(page)
 
 
-def test_a_person_without_the_token_is_told_so_and_asked_again_only_when_they_want(page: Page, shelf):
+def test_a_person_without_the_token_is_told_so_and_asked_again_only_when_they_want(one_page: Page, shelf):
+    page = one_page
     sidebar = open_sidebar(page)
     page.tab.wait_for_selector(DIALOG)
     page.tab.keyboard.press("Escape")
@@ -100,8 +100,10 @@ def test_a_person_without_the_token_is_told_so_and_asked_again_only_when_they_wa
     assert not others(page)
 
 
-def test_a_picture_alone_asks_for_the_token_too(page: Page, shelf):
+def test_a_picture_alone_asks_for_the_token_too(one_page: Page, shelf):
     """The caption editor's pictures come before anything else is asked."""
+    page = one_page
+    page.open()
     picture = next((page.server.base / "datasets" / "harbour pictures" / "images").iterdir()).stem
     row = {"sha256": picture, "thumbnail": "", "text": "a pier", "caption": "a pier", "flags": {}, "tokens": [3, 3]}
     page.tab.evaluate(
@@ -121,15 +123,44 @@ def test_a_picture_alone_asks_for_the_token_too(page: Page, shelf):
     assert not others(page)
 
 
-def test_the_token_goes_to_no_other_server(page: Page, shelf):
-    """This very server under another name is another origin."""
-    elsewhere = page.server.url.replace("127.0.0.1", "localhost")
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """Another origin, which would take whatever a page of any server sends to it; and what came."""
     reached = []
-    page.tab.on("request", lambda request: request.url.startswith(elsewhere) and reached.append(request.url))
+
+    class Open(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reached.append(f"{self.path} {self.headers}")
+            self.send_response(200)
+            for name, value in (("Origin", "*"), ("Headers", "*")):
+                self.send_header(f"Access-Control-Allow-{name}", value)
+            self.end_headers()
+            self.wfile.write(b'{"runs": []}')
+
+        do_OPTIONS = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Open) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", reached
+        server.shutdown()
+
+
+def test_the_token_goes_to_no_other_server(one_page: Page, shelf, elsewhere):
+    page = one_page
+    address, reached = elsewhere
+    page.tab.context.new_cdp_session(page.tab).send(
+        "Page.setBypassCSP", {"enabled": True}
+    )  # not every ComfyUI sends one
+    page.open()
+    page.tab.evaluate("address => fetch(`${address}/asked`)", address)
+    assert reached.pop().startswith("/asked")  # it can be reached from here
     page.tab.evaluate("token => sessionStorage.setItem('impasto.token', token)", TOKEN)
-    moved = {"Location": f"{elsewhere}/impasto/runs"}
+    moved = {"Location": f"{address}/impasto/runs"}
     page.tab.route("**/impasto/runs", lambda route: route.fulfill(status=302, headers=moved))
     sidebar = open_sidebar(page)
     page.tab.wait_for_function("() => document.querySelector('.impasto.sidebar [role=status]')?.textContent")
-    assert "does not answer" in sidebar.get_by_role("status").first.inner_text()
-    assert page.server.url != elsewhere and not reached
+    assert "does not answer" in sidebar.get_by_role("status").first.inner_text() and not reached
+    page.tab.close()

@@ -17,31 +17,31 @@ from .conftest import Page
 TRAINER = 9
 KEPT = {2, 3, 4, 5, 6, 7, 8, TRAINER, 10, 13, 14}  # of the Quickstart: all but the grid and what paints with the LoRA
 PANEL = "app.rootGraph.getNodeById(9)?.widgets?.find(widget => widget.name === 'impasto_training')?.element"
-# A long run whose records come ten at a time, and how long each update takes.
-FEED = """async () => {
+# A long run whose records come ten at a time: its panel, and every update of it.
+FED = """async () => {
     const source = performance.getEntriesByType('resource').find(entry => entry.name.includes('trainer_panel.js')).name;
     const {TrainerPanel} = await import(source);
     const node = window.LiteGraph.createNode('ImpastoFluxLoraTrainer');
     app.rootGraph.add(node);
-    const panel = new TrainerPanel(node);
-    panel.run = 'long-00000000';
+    window.fed = new TrainerPanel(node);
+    window.fed.run = 'long-00000000';
     await new Promise(resolve => setTimeout(resolve, 1000));
-    const taken = [], points = [];
+}"""
+UPDATES = """() => {
+    const points = [], panel = window.fed;
     for (let step = 1; step <= 10000; step += 10) {
         const records = Array.from({length: 10}, (_, at) => ({step: step + at, loss: 1 + Math.random()}));
         const summary = {state: 'training', step: step + 9, total: 10000, active: {}, checkpoints: [step], samples: []};
-        const began = performance.now();
         panel.update(summary, records);
-        taken.push(performance.now() - began);
         points.push(panel.losses.points.length);
     }
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [200, 100];
     app.canvas.setDirty(true, true);
-    taken.sort((a, b) => a - b);
     const covered = panel.losses.points.reduce((sum, point) => sum + point.count, 0);
-    return {median: taken[500], points: Math.max(...points), covered};
+    return {points: Math.max(...points), covered};
 }"""
+UPDATE = 2.0  # milliseconds of the page's main thread for ten records
 
 
 def quickstart(name: str) -> dict:
@@ -74,34 +74,55 @@ SHOWN_ONCE = f"""() => [...document.querySelectorAll('[data-node-id="{TRAINER}"]
     && !app.rootGraph.getNodeById({TRAINER}).widgets.some(widget => widget.name === '$$canvas-image-preview')"""
 
 
+def forget_results(page: Page) -> None:
+    """Have ComfyUI keep no result in memory, as after a restart: each node runs again."""
+    page.tab.evaluate("""() => app.api.fetchApi('/free', {method: 'POST',
+        headers: {'Content-Type': 'application/json'}, body: JSON.stringify({free_memory: true})})""")
+
+
 def wait_for_state(page: Page, said: str) -> None:
     page.tab.wait_for_function(f"said => {PANEL}?.querySelector('[role=status]').textContent.includes(said)", arg=said)
 
 
-def test_a_training_is_watched_found_again_after_a_reload_and_finished_early(page: Page, tmp_path):
-    graph = quickstart(f"panel-{'vue' if page.vue else 'classic'}")
-    page.load(graph)
-    width = width_of_the_trainer(page)
-    page.tab.evaluate("() => { app.queuePrompt(0) }")
-    wait_for_state(page, "Training: step")
-    page.open()
-    page.load(graph)
-    wait_for_state(page, "Training: step")
-    page.tab.wait_for_function(f"{PANEL}.panel.losses.heldOut.size >= 2 && {PANEL}.querySelector('button.sample')")
-    page.tab.screenshot(path=tmp_path / "training.png")
-    assert width_of_the_trainer(page) <= width + 1 and page.tab.evaluate(f"{PANEL}.scrollWidth <= {PANEL}.clientWidth")
-    assert not [pair for pair in page.overlapping() if str(TRAINER) in pair] and page.tab.evaluate(SHOWN_ONCE)
-    page.tab.evaluate(f"[...{PANEL}.querySelectorAll('button')].find(b => b.textContent.startsWith('Finish')).click()")
-    wait_for_state(page, "Finished early")
-    page.wait_for_text("ImpastoFluxLoraTrainer", "finished early, as you asked")
-    finished = page.tab.evaluate(f"{PANEL}.querySelector('[role=status]').textContent")
-    page.tab.screenshot(path=tmp_path / "finished.png")
-    assert page.tab.evaluate(SHOWN_ONCE)
-    assert page.tab.evaluate(f"{PANEL}.panel.loraName").startswith(f"panel-{'vue' if page.vue else 'classic'}/")
-    page.tab.evaluate("() => { app.queuePrompt(0) }")
-    page.wait_for_text("ImpastoFluxLoraTrainer", "finished early, as you asked")
-    assert page.tab.evaluate(f"{PANEL}.querySelector('[role=status]').textContent") == finished
-    assert not page.faults
+def test_a_training_is_watched_in_two_tabs_found_again_after_a_reload_and_finished_early(pages, tmp_path):
+    classic, vue = pages
+    graph = quickstart("panel")
+    classic.load(graph)
+    widths = {classic: width_of_the_trainer(classic)}
+    classic.tab.evaluate("() => { app.queuePrompt(0) }")
+    wait_for_state(classic, "Training: step")
+    vue.load(graph)
+    widths[vue] = min(width_of_the_trainer(vue), widths[classic])
+    wait_for_state(vue, "Training: step")
+    classic.open()
+    classic.load(graph)
+    wait_for_state(classic, "Training: step")
+    for page in pages:
+        page.tab.wait_for_function(f"{PANEL}.panel.losses.heldOut.size >= 2 && {PANEL}.querySelector('button.sample')")
+        page.tab.screenshot(path=tmp_path / f"training-{page.vue}.png")
+        assert width_of_the_trainer(page) <= widths[page] + 1
+        assert page.tab.evaluate(f"{PANEL}.scrollWidth <= {PANEL}.clientWidth")
+        assert not [pair for pair in page.overlapping() if str(TRAINER) in pair] and page.tab.evaluate(SHOWN_ONCE)
+    vue.tab.evaluate(f"[...{PANEL}.querySelectorAll('button')].find(b => b.textContent.startsWith('Finish')).click()")
+    for page in pages:
+        wait_for_state(page, "Finished early")
+    vue.open()
+    vue.load(graph)
+    for page in pages:
+        page.wait_for_text("ImpastoFluxLoraTrainer", "finished early, as you asked")
+        page.tab.screenshot(path=tmp_path / f"finished-{page.vue}.png")
+        assert page.tab.evaluate(SHOWN_ONCE)
+        assert page.tab.evaluate(f"{PANEL}.panel.loraName").startswith("panel/")
+    # Queued again it is given back: on the page that queued it, and on one that is loaded afterwards.
+    forget_results(vue)
+    vue.tab.evaluate("() => { app.queuePrompt(0) }")
+    vue.wait_for_text("ImpastoFluxLoraTrainer", "Trained before: finished early, as you asked")
+    classic.open()
+    classic.load(graph)
+    for page in pages:
+        wait_for_state(page, "Trained before, given back as it is: step ")
+        page.tab.screenshot(path=tmp_path / f"returned-{page.vue}.png")
+        assert not page.faults
 
 
 # A picture as ComfyUI sends one while a node works, for a trainer that has its panel and for a node that has none.
@@ -126,7 +147,6 @@ SENT_ON = """id => {
 
 
 def test_what_comfyui_sends_while_it_works_is_not_shown_a_second_time_beside_the_panel(page: Page, tmp_path):
-    page.tab.evaluate("() => app.rootGraph.clear()")
     trainer, other = page.tab.evaluate(SENT)
     page.tab.wait_for_function(SENT_ON, arg=other)
     page.tab.screenshot(path=tmp_path / "sent.png")
@@ -134,11 +154,13 @@ def test_what_comfyui_sends_while_it_works_is_not_shown_a_second_time_beside_the
 
 
 def test_ten_thousand_steps_are_all_in_a_bounded_number_of_points(page: Page, tmp_path, record_property):
-    measured = page.tab.evaluate(FEED)
+    measured = {}
+    page.tab.evaluate(FED)
+    busy = page.busy(lambda: measured.update(page.tab.evaluate(UPDATES))) / 1000
     page.tab.screenshot(path=tmp_path / "long.png")
     assert measured["covered"] == 10_000 and measured["points"] <= 600
-    record_property("measured", f"an update of the trainer's panel: median {measured['median']:.1f} ms")
-    assert not page.faults
+    record_property("measured", f"an update of the trainer's panel: {busy:.2f} ms of the main thread")
+    assert busy < UPDATE and not page.faults
 
 
 # One look at a run, a thousand steps long, again and again: as `look` hands it to the panel, ten records at a time.
@@ -165,10 +187,12 @@ WATCHED = """async ([from, to, picture]) => {
     return panel.losses.last;
 }"""
 LOOKS = 10_000
-GROWN = 1.0  # MB that 9,000 looks may leave; their 90,000 records alone would be 5 MB and more
+GROWN = 1.0  # MB that 9,000 looks may leave: 0.2 were measured; their 90,000 records alone would be 5 MB and more
 
 
-def test_ten_thousand_looks_leave_the_pages_memory_as_it_was(page: Page, server, record_property):
+def test_ten_thousand_looks_leave_the_pages_memory_as_it_was(one_page: Page, server, record_property):
+    page = one_page
+    page.open()  # whose memory holds nothing of the tests before this one
     Image.new("RGB", (128, 64), (90, 40, 160)).save(server.base / "input" / "two samples.png")
     picture = "/view?type=input&filename=two%20samples.png"
     devtools = page.tab.context.new_cdp_session(page.tab)
@@ -193,6 +217,7 @@ def mortal(browser, tmp_path) -> Iterator[ComfyServer]:
     running = new_server(tmp_path / "mortal")
     running.start()
     yield running
+    running.kill()
     running.stop()
 
 
@@ -213,7 +238,8 @@ def test_a_killed_server_is_told_of_and_the_run_goes_on_when_it_is_queued_again(
     page.tab.get_by_test_id("queue-button").click()
     wait_for_state(page, "Training: step")
     begun = page.tab.evaluate(f"{PANEL}.panel.last.step")
-    assert begun > saved > 0
+    assert begun >= saved > 0  # not from the start
+    page.tab.wait_for_function(f"saved => {PANEL}.panel.last.step > saved", arg=saved)
     page.tab.evaluate(f"[...{PANEL}.querySelectorAll('button')].find(b => b.textContent.startsWith('Finish')).click()")
     wait_for_state(page, "Finished early")
     page.tab.close()
