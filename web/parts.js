@@ -21,7 +21,7 @@ const STYLE = `
 :root { /* the themes' own are too near to a node's colour: 3.4 and 4.3 to 1 */
   --impasto-quiet: color-mix(in srgb, var(--descrip-text, #999), var(--input-text, #ddd));
   --impasto-fault: color-mix(in srgb, var(--error-text, #ff6b6b), var(--input-text, #ddd)); }
-.impasto .quiet { color: var(--impasto-quiet); }
+.impasto .quiet, .impasto ::placeholder { color: var(--impasto-quiet); opacity: 1; } .impasto ::placeholder { font-style: italic; }
 .impasto .fault { color: var(--impasto-fault); }
 .impasto .heard { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); } /* read aloud alone */
 dialog.impasto { background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);

@@ -7,7 +7,7 @@ addStyle(
   "picture-list",
   `
 .impasto .pictures { position: relative; overflow: auto; height: 100%; border: 1px solid var(--border-color, #4e4e4e);
-  border-radius: 4px; contain: strict; }
+  border-radius: 4px; contain: strict; outline-offset: -2px; }
 .impasto .pictures > div { position: relative; }
 .impasto .pictures [role=option] { position: absolute; left: 0; right: 0; display: flex; gap: 8px; padding: 4px 6px;
   align-items: center; cursor: pointer; overflow: hidden; border-left: 4px solid transparent; }
