@@ -113,8 +113,7 @@ function lookForRefusals(queued) {
     show(node, refusalOf(told), true);
     refusals.nodes.add(node);
   }
-  const going = !queued && !refusals.nodes.size && Date.now() < refusals.until;
-  if (going) refusals.timer = setTimeout(lookForRefusals, EVERY);
+  if (!queued && !refusals.nodes.size && Date.now() < refusals.until) refusals.timer = setTimeout(lookForRefusals, EVERY);
 }
 
 /** A graph goes to the server anew: what it refused the last time may be mended. */

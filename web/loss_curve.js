@@ -2,7 +2,7 @@
 // It holds a bounded number of points, however long the run: where there are too many, neighbours become their mean.
 import { element, t } from "./parts.js";
 
-const MOST_POINTS = 600; // about as many as a node is pixels wide
+const MOST_POINTS = 400; // a node is about as many pixels wide
 const SMOOTHING = 0.98; // of the trend: what a step leaves of the one before it
 const HEIGHT = 130; // pixels
 
@@ -68,16 +68,18 @@ export class LossCurve {
   /** @param {Losses} losses */
   constructor(losses) {
     Object.assign(this, { losses, checkpoints: [], total: 1, at: null });
-    this.canvas = element("canvas", { tabIndex: 0, role: "img", style: { width: "100%", height: `${HEIGHT}px` } });
+    const style = { width: "100%", height: `${HEIGHT}px`, transition: "color 1ms" }; // whose end tells of another theme
+    this.canvas = element("canvas", { tabIndex: 0, role: "img", style });
     this.readout = element("div", { className: "quiet", "aria-live": "off" });
     // Asked for only when it changes: to ask the page for a width makes it lay itself out.
     this.width = 0;
-    new ResizeObserver(([{ contentRect }]) => {
-      const style = getComputedStyle(this.canvas);
-      this.colours = [style.color, style.getPropertyValue("--p-primary-color").trim() || "#6aa9ff"];
-      this.width = Math.round(contentRect.width);
+    const redraw = (width) => {
+      const shown = getComputedStyle(this.canvas);
+      Object.assign(this, { width, colours: [shown.color, shown.getPropertyValue("--p-primary-color").trim() || "#6aa9ff"] });
       this.draw();
-    }).observe(this.canvas);
+    };
+    new ResizeObserver(([{ contentRect }]) => redraw(Math.round(contentRect.width))).observe(this.canvas);
+    this.canvas.addEventListener("transitionend", () => redraw(this.width));
     this.canvas.addEventListener("pointermove", ({ offsetX }) => this.read(this.nearest(offsetX)));
     this.canvas.addEventListener("pointerleave", () => this.read(null));
     this.canvas.addEventListener("keydown", (event) => {

@@ -128,9 +128,8 @@ export class TrainerPanel {
   /** Show this run; the node may start a trainer soon, or has ended and gave it back as it was. */
   follow(run, { starting = false, returned } = {}) {
     if (run !== this.run) this.losses.forget();
-    if (run !== this.run || starting) this.returned = false;
+    this.returned = returned ?? (this.returned && run === this.run && !starting);
     this.run = run;
-    this.returned = returned ?? this.returned;
     if (starting) Object.assign(this, { until: Date.now() + PATIENCE, since: Date.now() });
     this.look();
   }

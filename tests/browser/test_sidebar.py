@@ -91,6 +91,7 @@ def test_runs_and_datasets_are_seen_found_and_used(page: Page, shelf: runs.Run, 
     )
     dataset = sidebar.locator(ROW.format("harbour pictures"))
     assert "3 pictures, 2 captioned, 1 refused" in dataset.inner_text()
+    dataset.scroll_into_view_if_needed()  # pictures are loaded where they are seen
     page.tab.wait_for_function(
         "() => [...document.querySelectorAll('.impasto.sidebar img')].some(image => image.naturalWidth > 0)"
     )

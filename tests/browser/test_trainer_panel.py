@@ -41,7 +41,12 @@ UPDATES = """() => {
     const covered = panel.losses.points.reduce((sum, point) => sum + point.count, 0);
     return {points: Math.max(...points), covered};
 }"""
-UPDATE = 2.0  # milliseconds of the page's main thread for ten records
+# The curve's colours are those of its text, and that is dark: of a theme that was chosen after it was drawn.
+DRAWN_IN_INK = """() => {
+    const {canvas, colours: [ink]} = window.fed.curve;
+    return ink === getComputedStyle(canvas).color && ink.match(/\\d+/g).slice(0, 3).every(part => part < 100);
+}"""
+UPDATE = 4.0  # milliseconds of the main thread for ten records: twice what it takes while others share the processor
 
 
 def quickstart(name: str) -> dict:
@@ -158,7 +163,9 @@ def test_ten_thousand_steps_are_all_in_a_bounded_number_of_points(page: Page, tm
     page.tab.evaluate(FED)
     busy = page.busy(lambda: measured.update(page.tab.evaluate(UPDATES))) / 1000
     page.tab.screenshot(path=tmp_path / "long.png")
-    assert measured["covered"] == 10_000 and measured["points"] <= 600
+    assert measured["covered"] == 10_000 and measured["points"] <= 400
+    page.tab.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
+    page.tab.wait_for_function(DRAWN_IN_INK)
     record_property("measured", f"an update of the trainer's panel: {busy:.2f} ms of the main thread")
     assert busy < UPDATE and not page.faults
 
