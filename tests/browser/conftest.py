@@ -81,6 +81,7 @@ class Browsing:
             if page:
                 page.tab.close()
             page = self._pages[server.url, vue] = Page(self.browser(program), server, vue)
+        page.tab.bring_to_front()  # one behind another draws once a second
         return page
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ def quickstart(name: str) -> dict:
         if node["id"] == 2:
             node["widgets_values"][4] = 12
         elif node["id"] == 8:
-            node["widgets_values"][0], node["widgets_values"][10], node["widgets_values"][-1] = 4000, 20, 2
+            node["widgets_values"][0], node["widgets_values"][10], node["widgets_values"][-1] = 4000, 10, 2
         elif node["id"] == TRAINER:
             node["widgets_values"][0] = name
     return graph | {"id": str(uuid.uuid4()), "groups": []}
