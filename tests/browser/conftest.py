@@ -81,6 +81,7 @@ class Browsing:
             if page:
                 page.tab.close()
             page = self._pages[server.url, vue] = Page(self.browser(program), server, vue)
+            page.is_tidied()  # ComfyUI opens a new one with a graph of its own
         page.tab.bring_to_front()  # one behind another draws once a second
         return page
 
