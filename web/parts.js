@@ -31,7 +31,7 @@ dialog.impasto[open] { display: flex; flex-direction: column; gap: 8px; }
 dialog.impasto::backdrop { background: #0008; }
 dialog.impasto > header { display: flex; gap: 8px; align-items: center; }
 dialog.impasto > header h2 { font-size: 15px; margin: 0; flex: 1; }
-dialog.impasto.small { width: min(460px, 94vw); height: auto; }
+dialog.impasto.small { width: min(460px, 94vw); height: fit-content; }
 dialog.impasto form { display: grid; gap: 8px; }
 dialog.impasto form p { margin: 0; }
 `;

@@ -21,6 +21,7 @@ def test_a_source_is_chosen_by_the_keyboard_from_a_list_in_which_folders_are_too
     assert chosen.get_attribute("aria-pressed") == "true"
     assert page.tab.evaluate("document.activeElement.textContent").startswith("embedded-wikiart")
     page.tab.screenshot(path=tmp_path / f"sources-{page.vue}.png")
+    assert page.tab.locator("dialog.impasto").bounding_box()["height"] < 600  # no higher than what it holds
     for _ in range(page.tab.get_by_role("group", name="Sources").get_by_role("button").count() - 1):
         page.tab.keyboard.press("Tab")
     page.tab.keyboard.press("Enter")
