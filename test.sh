@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Sets up everything under .impasto/, then checks style and types and runs the tests.
-#   ./test.sh                    all but the longest, ComfyUI's page in Chromium, found or installed, among it
+#   ./test.sh                    all that finishes within 20 minutes on 2 quiet cores
+#   ./test.sh --browser          also ComfyUI's page in Chromium, found or installed: some ten minutes more
 #   ./test.sh --long             also the rest: more kills, more sizes
 #   ./test.sh tests/dataset -q   arguments are pytest's; -n 0 for one process
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-if [[ "${1:-}" == --long ]]; then
-  export IMPASTO_LONG=1
+while :; do
+  case "${1:-}" in
+    --browser) export IMPASTO_BROWSER=1 ;;
+    --long) export IMPASTO_LONG=1 ;;
+    *) break ;;
+  esac
   shift
-fi
+done
 . setup/python.sh
 "$PYTHON" -m setup.environment --test
 .impasto/venv/bin/ruff check .

@@ -1,12 +1,13 @@
 """The real ComfyUI and its real page in Chromium, in both of its node renderers.
 
-`test.sh` finds or installs a Chromium for them; where there is none, the tests here are skipped with a line that says
-what is missing.
+`test.sh --browser` finds or installs a Chromium for them; without it, or where there is none, the tests here are
+skipped with a line that says what is missing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -47,6 +48,8 @@ TIDY = """async palette => {
 
 @pytest.fixture(scope="session")
 def chromium_program() -> Path:
+    if not os.environ.get(chromium.WANTED):
+        pytest.skip("./test.sh --browser runs the tests of ComfyUI's page, in some ten minutes more")
     pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: run ./test.sh")
     program = chromium.find()
     if not program:
