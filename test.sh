@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up everything under .impasto/, then checks style and types and runs the tests.
-#   ./test.sh                    all that finishes within half an hour on 2 quiet cores
-#   ./test.sh --browser          also ComfyUI's page in Chromium, found or installed: some ten minutes more
+#   ./test.sh                    all but the page's and the longest: some half an hour on 2 cores
+#   ./test.sh --browser          also ComfyUI's page in Chromium, found or installed: ten to twenty minutes more
 #   ./test.sh --long             also the rest: more kills, more sizes
 #   ./test.sh tests/dataset -q   arguments are pytest's; -n 0 for one process
 set -euo pipefail

@@ -1,6 +1,6 @@
 """Runs built so that the right answer is known, and what Evaluate LoRA says of them.
 
-    .impasto/venv/bin/python benchmarks/judging.py                        about twenty-five minutes of one core
+    .impasto/venv/bin/python benchmarks/judging.py                        some twenty-five minutes of one core a seed
     .impasto/venv/bin/python benchmarks/judging.py --only overtrained plain --seeds 1
     .impasto/venv/bin/python benchmarks/judging.py --folder FOLDER        keeps runs, pictures and lines there
 
@@ -9,7 +9,8 @@ that of `evaluation.evaluate`, as the node asks for it, on 8 prompts with 2 seed
 it: the shipped judges, fitted on painted pairs, look at other scenes and noise, and count how many samples of each
 checkpoint are impressionist and how many show the composition asked for. A run that is there already is only judged
 anew, so that a stop loses at most the checkpoint being drawn. ComfyUI, for its tokenizers, is the one in COMFYUI_PATH,
-else in .impasto/ComfyUI. Seed 0 was looked at while the verdict was made; the others were not.
+else in .impasto/ComfyUI. Seeds 0 and 1 were looked at while verdict and kinds were made; the others
+were not.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-SEEDS = (1, 2)
+SEEDS = (2, 3)
 FOLDER = REPOSITORY / ".impasto" / "judging"
 SIDE, SAMPLER_STEPS = 128, 8
 PROMPTS, NOISES = 8, (11, 12)  # of what the verdict sees

@@ -49,7 +49,7 @@ TIDY = """async palette => {
 @pytest.fixture(scope="session")
 def chromium_program() -> Path:
     if not os.environ.get(chromium.WANTED):
-        pytest.skip("./test.sh --browser runs the tests of ComfyUI's page, in some ten minutes more")
+        pytest.skip("./test.sh --browser runs the tests of ComfyUI's page, in ten to twenty minutes more")
     pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: run ./test.sh")
     program = chromium.find()
     if not program:
