@@ -280,6 +280,14 @@ class Cancelled(BaseException):
     """As ComfyUI's, no `Exception`."""
 
 
+def moment() -> float:
+    """Processor seconds, 0.2 on an idle core, of work like a prompt's: a bound in it means the same on a slow core."""
+    began = time.thread_time()
+    for _ in range(4):
+        sorted(", ".join(map(str, range(200_000))).split(", "))
+    return time.thread_time() - began
+
+
 def cancelled_after(seconds: float):
     """A look at Cancel that ends the work after so much processor time, and how much of it passed before each look."""
     began = last = time.thread_time()
@@ -316,8 +324,9 @@ def test_a_large_prompt_looks_at_cancel_several_times_a_second(text):
         began = time.thread_time()
         with contextlib.suppress(Cancelled, SettingsError):
             read(check)
-        assert time.thread_time() - began < 12.0
-        assert max([*waits, 0.0]) < 8.0  # half a second on an idle core; on a shared and slowed one ten times as long
+        taken, most = time.thread_time() - began, 10 * moment()
+        assert taken < 2.0 + most
+        assert max([*waits, 0.0]) < most  # 3 moments on an idle core, 4 where three share two
 
 
 def test_the_memory_that_many_variables_take_is_bounded():
@@ -334,7 +343,7 @@ def test_picks_from_thousands_of_options_take_a_moment_and_are_what_they_were():
     text = "{3000$$" + "|".join(map(str, range(3_000))) + "}"
     began = time.thread_time()
     prompt = expand(text, 5)
-    assert time.thread_time() - began < 8.0
+    assert time.thread_time() - began < 10 * moment()
     chosen, rest = random.Random(5), list(range(3_000))
     chosen.randint(3_000, 3_000)
     expected = [rest.pop(rest.index(chosen.choices(rest, [1.0] * len(rest))[0])) for _ in range(3_000)]
