@@ -21,7 +21,7 @@ OWNED_BY_COMFYUI = {"torch", "torchvision", "torchaudio", "numpy", "pillow", "tr
 IMPORTED_FROM_COMFYUI = (OWNED_BY_COMFYUI - {"pillow"}) | {
     *("PIL", "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview"),
     *("execution", "node_helpers", "nodes", "server"),
-    *("av", "psutil", "pydantic", "safetensors", "tqdm", "yaml"),  # of its requirements.txt
+    *("av", "psutil", "pydantic", "safetensors", "scipy", "tqdm", "yaml"),  # of its requirements.txt
     *("comfyui_version", "packaging"),  # its own module; of transformers
 }
 PACKAGES = {  # dotted, from the repository root
@@ -113,9 +113,9 @@ def test_the_readme_tells_of_scripts_that_the_archive_lacks_in_the_repository_al
             assert "In the repository" in section, section[:60]
 
 
-def test_the_headers_of_the_scripts_name_folders_that_exist():
-    named = re.findall(r"^#.*\s(tests/\w+)", (REPOSITORY / "test.sh").read_text(), re.MULTILINE)
-    assert named and all((REPOSITORY / folder).is_dir() for folder in named)
+def test_the_comments_of_the_script_name_paths_that_exist():
+    named = re.findall(r"^#.*\s(tests/[\w./]*\w)", (REPOSITORY / "test.sh").read_text(), re.MULTILINE)
+    assert named and all((REPOSITORY / path).exists() for path in named)
 
 
 def test_nothing_stands_for_an_address_that_does_not_exist():

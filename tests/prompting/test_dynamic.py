@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import random
 import time
 import tracemalloc
@@ -288,6 +289,16 @@ def moment() -> float:
     return time.thread_time() - began
 
 
+@contextlib.contextmanager
+def nothing_collected():
+    """Without a look at all that other tests left in this process: it takes seconds, and is not what is timed."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def cancelled_after(seconds: float):
     """A look at Cancel that ends the work after so much processor time, and how much of it passed before each look."""
     began = last = time.thread_time()
@@ -322,11 +333,11 @@ def test_a_large_prompt_looks_at_cancel_several_times_a_second(text):
     for read in (lambda check: expand(text, 0, check=check), lambda check: combinations(text, check=check)):
         check, waits = cancelled_after(2.0)
         began = time.thread_time()
-        with contextlib.suppress(Cancelled, SettingsError):
+        with nothing_collected(), contextlib.suppress(Cancelled, SettingsError):
             read(check)
-        taken, most = time.thread_time() - began, 10 * moment()
+        taken, most = time.thread_time() - began, 5 * moment()
         assert taken < 2.0 + most
-        assert max([*waits, 0.0]) < most  # 3 moments on an idle core, 4 where three share two
+        assert max([*waits, 0.0]) < most  # 1 moment on an idle core
 
 
 def test_the_memory_that_many_variables_take_is_bounded():
@@ -341,9 +352,11 @@ def test_the_memory_that_many_variables_take_is_bounded():
 
 def test_picks_from_thousands_of_options_take_a_moment_and_are_what_they_were():
     text = "{3000$$" + "|".join(map(str, range(3_000))) + "}"
-    began = time.thread_time()
-    prompt = expand(text, 5)
-    assert time.thread_time() - began < 10 * moment()
+    with nothing_collected():
+        began = time.thread_time()
+        prompt = expand(text, 5)
+        taken = time.thread_time() - began
+    assert taken < 10 * moment()
     chosen, rest = random.Random(5), list(range(3_000))
     chosen.randint(3_000, 3_000)
     expected = [rest.pop(rest.index(chosen.choices(rest, [1.0] * len(rest))[0])) for _ in range(3_000)]
