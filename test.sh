@@ -1,19 +1,14 @@
 #!/usr/bin/env bash
 # Sets up everything under .impasto/, then checks style and types and runs the tests.
-#   ./test.sh                    all but the page's and the longest: some half an hour on 2 cores
-#   ./test.sh --browser          also ComfyUI's page in Chromium, found or installed: ten to twenty minutes more
+#   ./test.sh                    all but the longest, with ComfyUI's page in Chromium, which is found or installed
 #   ./test.sh --long             also the rest: more kills, more sizes
 #   ./test.sh tests/dataset -q   arguments are pytest's; -n 0 for one process
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-while :; do
-  case "${1:-}" in
-    --browser) export IMPASTO_BROWSER=1 ;;
-    --long) export IMPASTO_LONG=1 ;;
-    *) break ;;
-  esac
+if [[ "${1:-}" == --long ]]; then
+  export IMPASTO_LONG=1
   shift
-done
+fi
 . setup/python.sh
 "$PYTHON" -m setup.environment --test
 .impasto/venv/bin/ruff check .

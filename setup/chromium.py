@@ -14,7 +14,6 @@ from pathlib import Path
 
 from .steps import StepFailed, Steps
 
-WANTED = "IMPASTO_BROWSER"  # environment variable: the tests of the page are to run
 CHOSEN = "IMPASTO_CHROMIUM"  # environment variable: a program to use, whatever else there is
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")  # as systems call it
 DEBIAN = Path("/etc/debian_version")  # Ubuntu has it too

@@ -63,7 +63,7 @@ def prepare(steps: Steps, found: str | None, tests: bool) -> None:
     with steps.step("Packages") as said:
         fresh = install_packages(steps, comfy.path, found, tests)
         said.append("installed" if fresh else "as installed before")
-    if tests and os.environ.get(chromium.WANTED):
+    if tests:
         with steps.step("Chromium") as said:
             said.append(chromium.find_or_install(steps, HOME / "venv" / "bin" / "python"))
     with steps.step("Base directory") as said:

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..client import Client, NotReachable, RequestRefused
 
-START_SECONDS = 120  # a cold start on 2 cores takes about 10
+START_SECONDS = 300  # a cold start on 2 cores takes about 10, and on cores that others use as much as 120
 STOP_SECONDS = 20  # for the running node to see Cancel and for the server to leave
 TEXT_EVENT = 3  # ComfyUI protocol.py: BinaryEventTypes.TEXT
 LOG_TAIL = 3000  # characters of the server's log shown when it fails
