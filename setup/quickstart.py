@@ -17,7 +17,7 @@ from .environment import BASE, HOME, REPOSITORY, accelerator
 from .serving import ComfyServer, Interrupted, NodeFailed, PromptRefused, Result, ServerFailed, port_is_free
 from .steps import Screen
 
-WORKFLOW = REPOSITORY / "workflows" / "1 Quickstart, train a style LoRA without a download.json"
+WORKFLOW = REPOSITORY / "workflows" / "01 Quickstart, train a style LoRA without a download.json"
 SERVE_PORT = 8188  # ComfyUI's own, where a person looks for it
 TRAINER = "ImpastoFluxLoraTrainer"
 

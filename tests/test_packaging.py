@@ -157,7 +157,7 @@ def test_every_workflow_is_explained_shown_and_of_core_and_own_nodes(workflow: P
 
 
 def test_the_shipped_batch_frees_memory_between_the_prompts_and_the_painting_and_after_it():
-    graph = json.loads(next((REPOSITORY / "workflows").glob("7 *.json")).read_text(encoding="utf-8"))
+    graph = json.loads(next((REPOSITORY / "workflows").glob("07 *.json")).read_text(encoding="utf-8"))
     kind = {node["id"]: node["type"] for node in graph["nodes"]}
     links = {(kind[source], kind[target]) for _, source, _, target, _, _ in graph["links"]}
     assert {("ImpastoPromptSet", "ImpastoMemoryCleanup"), ("ImpastoMemoryCleanup", "ImpastoBatchGenerator")} <= links

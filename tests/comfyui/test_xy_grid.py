@@ -34,7 +34,7 @@ def folder(server: ComfyServer, name: str) -> Path:
 
 def test_the_graph_beside_each_cell_gives_that_cell_by_core_s_own_nodes(server: ComfyServer):
     repository = Path(__file__).resolve().parents[2]
-    offer_models(server, repository / "workflows" / "8 LoRA, restyle a picture of my own.json")
+    offer_models(server, repository / "workflows" / "08 LoRA, restyle a picture of my own.json")
     lora = "wikiart-impressionism/wikiart-impressionism.safetensors"
     axes = {"x_axis": "strength", "x_values": "0.4\n1", "y_axis": "guidance", "y_values": "2"}
     server.queue(graph("apis", lora, **axes), timeout=900)

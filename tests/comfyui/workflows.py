@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 def shipped(number: int) -> Path:
     """The shipped graph of this number in ComfyUI's template browser."""
-    [workflow] = (REPOSITORY / "workflows").glob(f"{number} *.json")
+    [workflow] = (REPOSITORY / "workflows").glob(f"{number:02} *.json")
     return workflow
 
 

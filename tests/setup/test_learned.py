@@ -9,7 +9,7 @@ from impasto.setup import learned
 
 LOADER = {"class_type": "ImpastoTinyFluxLoader", "inputs": {"seed": 0, "weights": "pretrained"}}
 CAPTIONER = {"class_type": "ImpastoMetadataCaptioner", "inputs": {"trigger_word": "impasto style"}}
-[QUICKSTART] = (Path(__file__).resolve().parents[2] / "workflows").glob("1 *.json")
+[QUICKSTART] = (Path(__file__).resolve().parents[2] / "workflows").glob("01 *.json")
 
 
 def findings(impressionist: list[int], right: list[int]) -> Findings:
