@@ -26,7 +26,7 @@ from ..rendering.loss_plot import loss_plot
 from ..rendering.picture_grid import PictureGrid
 from ..trainers.features import index
 from ..trainers.run.folder import Job, Run
-from .watched_run import FOLDER, RESULT
+from .watched_run import FOLDER, RESULT, files_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +58,7 @@ def write_page(run: Run, file: Path | None = None) -> Path:
 def sections(run: Run, job: Job | None = None) -> list[str]:
     """What Evaluate LoRA's page has too: curves, watched pictures, dataset and its rights, settings; as HTML."""
     job = job or Job.read(run)
-    return [*_curves(run), *_watched(run), *_dataset(job), _settings(run, job)]
+    return [*_curves(run), *_watched(run, job), *_dataset(job), _settings(run, job)]
 
 
 def _state(run: Run) -> str:
@@ -105,7 +105,8 @@ def _settings(run: Run, job: Job) -> str:
     return f"<h2>Settings of the training</h2>{table(told | job.settings.to_dict())}"
 
 
-def _watched(run: Run) -> list[str]:
+def _watched(run: Run, job: Job) -> list[str]:
+    """What Loss Watch found. Its file may be a stranger's: a picture is shown where it is one that the run learned."""
     try:
         found = parsed_json((run.path / FOLDER / RESULT).read_bytes())
         pictures = [one for one in found["pictures"] if isinstance(one, dict)]
@@ -116,11 +117,13 @@ def _watched(run: Run) -> list[str]:
         said = f"The result of Loss Watch cannot be read ({error}): queue it again."
         return [f"<h2>Watched</h2><p>{escaped(said)}</p>"]
     shown = []
+    known = {str(one.get("image")) for one in pictures[:MOST_WATCHED]}
+    files = files_of(index.Features(job.features_folder, job.features_key), known)
     for one in pictures[:MOST_WATCHED]:
         words = f"{str(one.get('digits'))[:8]} {one.get('reason')}"
         try:
-            picture = image(thumbnail(Path(str(one.get("file"))), SHOWN_SIDE), words)
-        except (PictureRefused, OSError):
+            picture = image(thumbnail(files[str(one.get("image"))], SHOWN_SIDE), words)
+        except (PictureRefused, KeyError, OSError):
             picture = "<p>(its file is gone)</p>"
         said = f"{escaped(words)}<br>“{escaped(str(one.get('caption')))}”"
         shown.append(f'<figure style="max-width:12rem">{picture}<figcaption>{said}</figcaption></figure>')

@@ -12,7 +12,7 @@ from ..dataset.pictures import thumbnail
 from ..drawing.contact_sheet import contact_sheet
 from ..drawing.palette import LIGHT, Theme
 from ..errors import DatasetError, TrainingError
-from ..files import content_hash, write_changed
+from ..files import content_hash, file_hash, write_changed
 from ..progress import Progress, silent
 from ..trainers.features import index
 from ..trainers.run.folder import Job
@@ -34,8 +34,9 @@ LISTED = 20  # pictures in the report
 
 @dataclass(frozen=True)
 class WatchedPicture:
-    """A picture to look at: the first digits of its hash, its file ("" where it is gone), its caption, and why."""
+    """A picture to look at: the hash of its content, what of it is shown, its file ("" where it is gone), and why."""
 
+    image: str
     digits: str
     file: str
     caption: str
@@ -93,25 +94,29 @@ def watch_run(run: Run, velocity: Velocity | None = None, model: str = "", progr
             "base model to Loss Watch, which then measures every picture, or train anew."
         )
     found = watch(trained, measured)
-    files = _files(features, {examples[one.example].image for one in found})
+    files = files_of(features, {examples[one.example].image for one in found})
     pictures = []
     for one in found:
         example = examples[one.example]
         file = files.get(example.image)
         digits = file.stem if file and index.named_by_hash(file) else example.image[:SHOWN_DIGITS]
         shown = (digits, str(file or ""), example.caption, one.kind, round(one.deviation, 2), one.reason)
-        pictures.append(WatchedPicture(*shown))
+        pictures.append(WatchedPicture(example.image, *shown))
     title = f"{run.name}: {len(pictures)} of {len(examples)} pictures to look at"
     result = LossWatch(title, tuple(pictures), _report(title, pictures, examples, trained, bool(measured)))
-    told = {"title": title, "pictures": [asdict(one) for one in pictures]}
+    without_paths = [{key: value for key, value in asdict(one).items() if key != "file"} for one in pictures]
+    told = {"title": title, "pictures": without_paths}  # the page finds the files by their content
     write_changed(run.path / FOLDER / RESULT, (json.dumps(told, ensure_ascii=False, indent=1) + "\n").encode())
     return result
 
 
-def _files(features: index.Features, images: set[str]) -> dict[str, Path]:
+def files_of(features: index.Features, images: set[str]) -> dict[str, Path]:
+    """Training's files by the hash of their content, as far as they are where they were and what they were."""
     try:
-        return index.picture_files(features, images)
-    except DatasetError:
+        return {
+            image: file for image, file in index.picture_files(features, images).items() if file_hash(file) == image
+        }
+    except (DatasetError, OSError):
         return {}  # the training files were moved: what was found is told without thumbnails
 
 

@@ -49,7 +49,9 @@ def test_restyle_photo_shows_four_strengths_in_one_row_from_near_the_picture_to_
 
 
 def test_flux_kontext_edit_gives_the_pair_with_the_lora_on_the_model(server: ComfyServer):
-    graph, result = run_shipped(server, "09 LoRA and FLUX Kontext, edit a picture of my own", {"KSampler": {"steps": 1}})
+    graph, result = run_shipped(
+        server, "09 LoRA and FLUX Kontext, edit a picture of my own", {"KSampler": {"steps": 1}}
+    )
     pair, new = (pixels(saved(server, graph, result, title)) for title in ("Save the pair", "Save the new picture"))
     height, width, _ = new.shape
     assert pair.shape == (height, 2 * width + 16, 3) and numpy.array_equal(pair[:, width + 16 :], new)

@@ -8,6 +8,8 @@ import pytest
 from impasto.errors import TrainingError
 from impasto.evaluation import run_page
 from impasto.evaluation.run_page import write_page
+from impasto.files import file_hash
+from impasto.trainers.features import index
 from impasto.trainers.run.folder import Job, Run
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -34,6 +36,19 @@ def paint(run, step, prompt, seed, strength=1.0, **changes):
     Image.new("RGB", (64, 48), (step % 255, 80, 120)).save(run.path / "grid" / name, pnginfo=texts)
 
 
+def features_of(run):
+    job = Job.read(run)
+    return index.Features(job.features_folder, job.features_key)
+
+
+def watch(run, title, *images, **more):
+    """What Loss Watch leaves in a run's folder, where these pictures were found."""
+    about = {"caption": "<i>a hill", "reason": "too hard"} | more
+    pictures = [about | {"image": image, "digits": image[:12]} for image in images]
+    (run.path / "watched").mkdir(exist_ok=True)
+    (run.path / "watched" / "pictures.json").write_text(json.dumps({"title": title, "pictures": pictures}))
+
+
 def headings(text):
     return re.findall(r"<h2>(.*?)</h2>", text)
 
@@ -53,11 +68,8 @@ def test_kept_pictures_verdict_and_watched_pictures_are_on_it(run, tmp_path):
             paint(run, step, prompt, 7, strength)
     paint(run, 4, "of another size", 7, width=32)
     (run.path / "grid" / "step-000004-damaged.png").write_bytes(b"no picture")
-    Image.new("RGB", (300, 200)).save(tmp_path / "odd.png")
-    odd = {"digits": "3fa94c12d0ab", "file": str(tmp_path / "odd.png"), "caption": "<i>a hill", "reason": "too hard"}
-    (run.path / "watched").mkdir()
-    told = {"title": "2 of 9 pictures to look at", "pictures": [odd, odd | {"file": str(tmp_path / "gone.png")}]}
-    (run.path / "watched" / "pictures.json").write_text(json.dumps(told))
+    found = index.load(features_of(run)).examples[0].image
+    watch(run, "2 of 9 pictures to look at", found, "0" * 64)
     place = {"mean": 0.83, "low": 0.71, "high": 0.94}
     step = {"step": 4, "style": {"strokes": place}, "content": place, "copies": [{}]}
     figures = {
@@ -71,9 +83,24 @@ def test_kept_pictures_verdict_and_watched_pictures_are_on_it(run, tmp_path):
     expected = ["Verdict", "Scores", "Prompts and checkpoints", "Curves", "Watched: 2 of 9 pictures to look at"]
     assert headings(text)[:5] == expected
     assert "83 % (71 to 94)" in text and "strokes 0.96" in text
-    assert "3fa94c12 too hard" in text and "(its file is gone)" in text
+    assert f"{found[:8]} too hard" in text and "(its file is gone)" in text
+    assert text.count(f'alt="{found[:8]} too hard"') == 1
     assert not re.search(r"<(b|i|u)>", text)
     assert text.count('alt="prompts by checkpoints"') == 1
+
+
+def test_no_picture_is_shown_that_the_run_did_not_learn_whatever_its_folder_names(run, tmp_path):
+    """Uploads may write into a run's folder: a page must not show what else lies on the disk."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (300, 200), "red").save(secret)
+    watch(run, "planted", file_hash(secret), file=str(secret))
+    assert "(its file is gone)" in run_page._watched(run, Job.read(run))[0]
+    learned = run_page.files_of(features_of(run), {example.image for example in index.load(features_of(run)).examples})
+    image, file = learned.popitem()
+    watch(run, "changed since", image)
+    assert "<img" in run_page._watched(run, Job.read(run))[0]
+    file.write_bytes(secret.read_bytes())
+    assert "(its file is gone)" in run_page._watched(run, Job.read(run))[0]
 
 
 def test_of_several_grids_the_one_with_the_most_pictures_is_shown(run):
