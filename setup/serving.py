@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import random
 import signal
 import socket
 import struct
@@ -26,6 +27,7 @@ from typing import Any
 from ..client import Client, NotReachable, RequestRefused
 
 START_SECONDS = 300  # a cold start on 2 cores takes about 10, and on cores that others use as much as 120
+PORTS = (10_240, 32_768)  # below those that Linux, macOS and Windows take for connections
 STOP_SECONDS = 20  # for the running node to see Cancel and for the server to leave
 TEXT_EVENT = 3  # ComfyUI protocol.py: BinaryEventTypes.TEXT
 LOG_TAIL = 3000  # characters of the server's log shown when it fails
@@ -324,17 +326,20 @@ class ComfyServer:
         return f"The end of {self.log}:\n{self.log_text()[-LOG_TAIL:]}"
 
     def _answers(self) -> bool:
+        """Whether this very server answers: another may have taken the port meanwhile."""
         try:
-            return isinstance(Client(self.url, timeout=2).get("/system_stats"), dict)
+            told = Client(self.url, timeout=2).get("/system_stats")
         except (NotReachable, RequestRefused):
             return False
+        return isinstance(told, dict) and str(self.base) in told["system"]["argv"]
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port on loopback that nobody listens on just now, and that no system gives to whoever asks for any port."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        if port_is_free(port):
+            return port
 
 
 def port_is_free(port: int) -> bool:

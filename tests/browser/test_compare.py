@@ -45,5 +45,5 @@ def test_two_pictures_are_compared_by_keyboard_and_by_pointer_and_again_after_a_
     assert page.tab.evaluate(SEAM) == "25%"
     page.tab.screenshot(path=tmp_path / f"compare-{'vue' if page.vue else 'classic'}.png")
     page.tab.keyboard.press("Escape")
-    assert page.tab.locator("dialog.impasto").count() == 0
+    page.tab.locator("dialog.impasto").wait_for(state="detached")
     assert not page.faults

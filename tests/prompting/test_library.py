@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,7 +180,17 @@ def test_what_no_word_has_is_taken_out_of_the_entries_of_a_file_and_counted(libr
     assert [found.text for found in library.search("fine")] == ["fine 🌻"]
 
 
-def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
+def seconds_of(work: Callable[[], object]) -> list[float]:
+    """Of the processor, each time of five."""
+    spent = []
+    for _ in range(5):
+        began = time.thread_time()
+        work()
+        spent.append(time.thread_time() - began)
+    return spent
+
+
+def test_a_search_among_50000_prompts_takes_a_tenth_of_going_through_them_at_most(tmp_path: Path):
     draw = random.Random(1)
     starts = ("har", "gar", "riv", "mou", "cas", "bri")
     words = [f"{start}{letter}" for start in starts for letter in string.ascii_lowercase]
@@ -203,14 +214,11 @@ def test_a_search_among_50000_prompts_takes_under_50_ms(tmp_path: Path):
         {"tag": words[3]},
         {"favourites": True},
     )
+    gone_through = min(seconds_of(lambda: ["hara" in found.text for found in library.search(limit=50_000)]))
     in_both = [(library.queued, query) for query in queries if not query.keys() & {"tag", "favourites"}]
     for search, query in [*((library.search, query) for query in queries), *in_both]:
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            search(**query)
-            seconds.append(time.perf_counter() - began)
-        assert min(seconds) < 0.05, (search, query, seconds)
+        seconds = min(seconds_of(lambda search=search, query=query: search(**query)))
+        assert seconds < 0.1 * gone_through, (search, query, seconds, gone_through)  # 0.01 on an idle core
 
 
 def test_two_writers_lose_nothing(tmp_path: Path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,6 +140,8 @@ class LoopbackHub:
         headers = {"Content-Range": f"bytes {start}-{stop - 1}/{size}", "Content-Length": str(stop - start)}
         response = web.StreamResponse(status=206, headers=headers)
         await response.prepare(request)
+        # So that no more than a block waits here for a client that is slow, or dead.
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BLOCK)
         await self._send(
             request, response, files[path], start, start + (stop - start) // 2 if fault == "half" else stop
         )
