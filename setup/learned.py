@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ def what_was_learned(lora: Path, trigger: str, comfyui: Path) -> str:
     Args:
         comfyui: its folder, for the tokenizers.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel for 4 bit that nothing here uses
     from ..captioners.metadata import label_caption
     from ..embedded.examination import Examination, held_out_scenes
     from ..embedded.scenes import GENRES, Scene, caption

@@ -121,7 +121,8 @@ class Narrator:
         elif kind == "progress" and data.get("max", 0) > 1:
             self._bar = f"{data['value']}/{data['max']}"
         elif kind == "progress_text" and data["node"] == self._node:
-            self._text = ", ".join(data["text"].splitlines())  # a thought a line on the node, one line here
+            lines = (line.rstrip(".") for line in data["text"].splitlines())
+            self._text = ", ".join(lines)  # a thought a line on the node, one line here
         if self._node is not None:
             self._screen.alive(self._line())
 
