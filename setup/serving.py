@@ -26,7 +26,7 @@ from typing import Any
 
 from ..client import Client, NotReachable, RequestRefused
 
-START_SECONDS = 300  # a cold start on 2 cores takes about 10, and on cores that others use as much as 120
+START_SECONDS = 300  # a cold start on 2 cores takes about 10; beside two busy processes one took 23
 PORTS = (10_240, 32_768)  # below those that Linux, macOS and Windows take for connections
 STOP_SECONDS = 20  # for the running node to see Cancel and for the server to leave
 TEXT_EVENT = 3  # ComfyUI protocol.py: BinaryEventTypes.TEXT
@@ -331,7 +331,8 @@ class ComfyServer:
             told = Client(self.url, timeout=2).get("/system_stats")
         except (NotReachable, RequestRefused):
             return False
-        return isinstance(told, dict) and str(self.base) in told["system"]["argv"]
+        system = told.get("system") if isinstance(told, dict) else None
+        return isinstance(system, dict) and str(self.base) in system.get("argv", ())
 
 
 def free_port() -> int:

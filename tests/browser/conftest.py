@@ -20,7 +20,7 @@ from impasto.setup.serving import ComfyServer
 from ..comfyui.conftest import new_server
 
 WINDOW = {"width": 1920, "height": 1080}
-PATIENCE = 900_000  # milliseconds: until a graph trains takes a minute on two quiet cores, five where others use them
+PATIENCE = 900_000  # milliseconds: until a graph trained took up to 147,000 beside two other processes
 TOUCHING = 1.0  # pixels of the graph that rounding may take
 RENDERERS = {"classic": False, "nodes 2.0": True}
 READY = "window.app?.extensionManager?.setting && window.app.rootGraph && window.app.vueAppReady"
