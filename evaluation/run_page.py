@@ -117,14 +117,14 @@ def _watched(run: Run, job: Job) -> list[str]:
         said = f"The result of Loss Watch cannot be read ({error}): queue it again."
         return [f"<h2>Watched</h2><p>{escaped(said)}</p>"]
     shown = []
-    known = {str(one.get("image")) for one in pictures[:MOST_WATCHED]}
+    known = {one["image"] for one in pictures[:MOST_WATCHED] if isinstance(one.get("image"), str)}
     files = files_of(index.Features(job.features_folder, job.features_key), known)
     for one in pictures[:MOST_WATCHED]:
         words = f"{str(one.get('digits'))[:8]} {one.get('reason')}"
         try:
             picture = image(thumbnail(files[str(one.get("image"))], SHOWN_SIDE), words)
         except (PictureRefused, KeyError, OSError):
-            picture = "<p>(its file is gone)</p>"
+            picture = "<p>(not found where it was: queue Loss Watch again)</p>"
         said = f"{escaped(words)}<br>“{escaped(str(one.get('caption')))}”"
         shown.append(f'<figure style="max-width:12rem">{picture}<figcaption>{said}</figcaption></figure>')
     return [f"<h2>Watched: {escaped(title)}</h2>{''.join(shown)}"]

@@ -34,7 +34,8 @@ LISTED = 20  # pictures in the report
 
 @dataclass(frozen=True)
 class WatchedPicture:
-    """A picture to look at: the hash of its content, what of it is shown, its file ("" where it is gone), and why."""
+    """A picture to look at: the hash of its content, the digits by which it is named, its file ("" where it is gone),
+    its caption, and why."""
 
     image: str
     digits: str

@@ -83,7 +83,7 @@ def test_kept_pictures_verdict_and_watched_pictures_are_on_it(run, tmp_path):
     expected = ["Verdict", "Scores", "Prompts and checkpoints", "Curves", "Watched: 2 of 9 pictures to look at"]
     assert headings(text)[:5] == expected
     assert "83 % (71 to 94)" in text and "strokes 0.96" in text
-    assert f"{found[:8]} too hard" in text and "(its file is gone)" in text
+    assert f"{found[:8]} too hard" in text and "(not found where it was" in text
     assert text.count(f'alt="{found[:8]} too hard"') == 1
     assert not re.search(r"<(b|i|u)>", text)
     assert text.count('alt="prompts by checkpoints"') == 1
@@ -94,13 +94,13 @@ def test_no_picture_is_shown_that_the_run_did_not_learn_whatever_its_folder_name
     secret = tmp_path / "secret.png"
     Image.new("RGB", (300, 200), "red").save(secret)
     watch(run, "planted", file_hash(secret), file=str(secret))
-    assert "(its file is gone)" in run_page._watched(run, Job.read(run))[0]
+    assert "(not found where it was" in run_page._watched(run, Job.read(run))[0]
     learned = run_page.files_of(features_of(run), {example.image for example in index.load(features_of(run)).examples})
     image, file = learned.popitem()
     watch(run, "changed since", image)
     assert "<img" in run_page._watched(run, Job.read(run))[0]
     file.write_bytes(secret.read_bytes())
-    assert "(its file is gone)" in run_page._watched(run, Job.read(run))[0]
+    assert "(not found where it was" in run_page._watched(run, Job.read(run))[0]
 
 
 def test_of_several_grids_the_one_with_the_most_pictures_is_shown(run):
